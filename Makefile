@@ -1,0 +1,31 @@
+# Two commands: `make sweep` and `make test`. Both create .venv when it is not there, from the committed constraints.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: sweep smoke test lint clean
+.DEFAULT_GOAL := sweep
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	@echo "creating $(VENV) (some minutes, once)"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+sweep: $(READY)
+	$(VENV)/bin/python sweeps/tau_T_lambda.py --preset embedded $(ARGS)
+
+smoke: $(READY)
+	$(VENV)/bin/python sweeps/tau_T_lambda.py --preset smoke $(ARGS)
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+test: lint
+	$(VENV)/bin/python -m pytest -m "not gpu and not browser and not slow" $(ARGS)
+
+clean:
+	rm -rf $(VENV) results

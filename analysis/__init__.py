@@ -1,0 +1,1 @@
+"""Reads records, computes, draws, reports. Needs neither Ray nor torch."""

@@ -1,0 +1,73 @@
+"""Reads a study's folder: its configuration, records, and per-example values. Needs neither Ray nor torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ray_jobs.records import TrialRecord, read_study, read_trials
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerExample:
+    """Values of one trial on fixed items, in the same order for all trials of a study: `values` (items,), `weights` (items,)."""
+
+    items: tuple[str, ...]
+    values: Floats
+    weights: Floats
+
+
+@dataclass
+class StudyData:
+    """One study's records, with predictions read when they are asked for."""
+
+    folder: Path
+    study: Mapping[str, Any]
+    records: list[TrialRecord]
+    _cache: dict[str, dict[str, PerExample]] = field(default_factory=dict)
+
+    def quality_values(self, record: TrialRecord) -> PerExample:
+        """Per-example quality: the task's score, or the answer's log-likelihood in nats per token."""
+        return self._read(record)["quality"]
+
+    def retention_losses(self, record: TrialRecord) -> PerExample:
+        """Per-document forgetting in nats per token, weighted by tokens."""
+        return self._read(record)["forgetting"]
+
+    def _read(self, record: TrialRecord) -> dict[str, PerExample]:
+        if record.trial_id not in self._cache:
+            table = pq.read_table(self.folder / "predictions" / f"{record.trial_id}.parquet")
+            columns = {name: table[name].to_pylist() for name in ("kind", "example_id", "score", "loss", "base_loss", "tokens")}
+            task = [i for i, kind in enumerate(columns["kind"]) if kind == "task"]
+            general = [i for i, kind in enumerate(columns["kind"]) if kind == "retention"]
+            by_likelihood = record.quality_metric == "answer_logprob"
+            quality = [-columns["loss"][i] if by_likelihood else columns["score"][i] for i in task]
+            self._cache[record.trial_id] = {
+                "quality": PerExample(items=tuple(columns["example_id"][i] for i in task), values=np.array(quality, dtype=float),
+                                      weights=np.ones(len(task))),
+                "forgetting": PerExample(items=tuple(columns["example_id"][i] for i in general),
+                                         values=np.array([columns["loss"][i] - columns["base_loss"][i] for i in general], dtype=float),
+                                         weights=np.array([columns["tokens"][i] for i in general], dtype=float))}
+        return self._cache[record.trial_id]
+
+    def telemetry(self, record: TrialRecord) -> dict[str, list[Any]]:
+        """The trial's rows of telemetry, by column."""
+        columns: dict[str, list[Any]] = pq.read_table(self.folder / "telemetry" / f"{record.trial_id}.parquet").to_pydict()
+        return columns
+
+
+def load_study(folder: Path) -> StudyData:
+    """The study in `folder`.
+
+    Raises:
+        ConfigError: it holds none, or a malformed one.
+    """
+    return StudyData(folder=folder, study=read_study(folder), records=read_trials(folder))

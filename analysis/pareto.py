@@ -1,0 +1,97 @@
+"""Pareto fronts and hypervolume over quality, retention, overhead and footprint. Pure functions; lower is better inside this file.
+
+Signs are normalized once, by `costs`. Ties: equal points do not dominate each other, so duplicates of a front point are all on the front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.load import Floats, StudyData
+from analysis.points import PointSummary, forgetting_matrix, quality_matrix
+from analysis.statistics import Resampling
+
+#: Objectives by record field, and the sign that turns each into a cost.
+SIGNS = {"quality": -1.0, "retention": -1.0, "overhead": 1.0, "footprint": 1.0}
+#: Reference point of the hypervolume in cost space: retention 0, overhead 100% of a step, footprint of the full adapter (a little beyond,
+#: so that the control counts), and the quality of the untuned model.
+REFERENCE_RETENTION, REFERENCE_OVERHEAD, REFERENCE_FOOTPRINT = 0.0, 1.0, 1.05
+
+FRONT_REPLICATES = 400
+
+
+def costs(points: Sequence[PointSummary]) -> Floats:
+    """(points, 4), means over seeds, in the order of `SIGNS`."""
+    return np.array([[sign * point.mean(name) for name, sign in SIGNS.items()] for point in points], dtype=float).reshape(-1, len(SIGNS))
+
+
+def non_dominated(cost: Floats) -> NDArray[np.bool_]:
+    """Mask (n,) of the rows of (n, d) that no other row dominates. A row with a NaN is never on the front and dominates nothing."""
+    valid = np.asarray(~np.isnan(cost).any(axis=1), dtype=bool)
+    no_worse = (cost[:, None, :] <= cost[None, :, :]).all(axis=2)
+    better = (cost[:, None, :] < cost[None, :, :]).any(axis=2)
+    dominated = (no_worse & better & valid[:, None]).any(axis=0)
+    return np.asarray(valid & ~dominated, dtype=bool)
+
+
+def hypervolume(cost: Floats, reference: Floats) -> float:
+    """Volume of the space between the front and `reference` (d,), exactly, by slicing along the last objective.
+
+    Rows that do not reach below the reference in every objective add nothing.
+    """
+    inside = cost[(cost < reference).all(axis=1)]
+    if len(inside) == 0:
+        return 0.0
+    if inside.shape[1] == 1:
+        return float(reference[0] - inside.min())
+    order = np.argsort(inside[:, -1], kind="stable")
+    inside = inside[order]
+    edges = np.append(inside[:, -1], reference[-1])
+    volume = 0.0
+    for count in range(1, len(inside) + 1):
+        depth = edges[count] - edges[count - 1]
+        if depth > 0:
+            slab = inside[:count, :-1]
+            volume += depth * hypervolume(slab[non_dominated(slab)], reference[:-1])
+    return float(volume)
+
+
+def front(points: Sequence[PointSummary]) -> list[PointSummary]:
+    """The points with usable trials that no other dominates in the means."""
+    usable = [point for point in points if point.records]
+    mask = non_dominated(costs(usable))
+    return [point for point, kept in zip(usable, mask, strict=True) if kept]
+
+
+def front_probability(data: StudyData, points: Sequence[PointSummary]) -> dict[str, float]:
+    """Per point_id, the share of bootstrap replicates in which the point is on the front.
+
+    Replicates draw seeds, examples and documents jointly for all points, so the comparison stays paired. Points without every seed of the
+    most complete one are left out.
+    """
+    most = max((len(point.seeds) for point in points), default=0)
+    full = [point for point in points if most and len(point.seeds) == most]
+    if not full:
+        return {}
+    quality = [quality_matrix(data, point) for point in full]
+    forgetting = [forgetting_matrix(data, point) for point in full]
+    by_example = Resampling.draw(most, quality[0].shape[1], replicates=FRONT_REPLICATES)
+    by_document = Resampling.draw(most, forgetting[0][0].shape[1], forgetting[0][1], replicates=FRONT_REPLICATES, seed=0)
+    draws = np.stack([
+        np.stack([-by_example.means(q), by_document.means(f), by_example.seeds @ np.array(point.values("overhead")),
+                  by_example.seeds @ np.array(point.values("footprint"))], axis=1)
+        for point, q, (f, _) in zip(full, quality, forgetting, strict=True)], axis=1)
+    share = np.mean([non_dominated(replicate) for replicate in draws], axis=0)
+    return {point.point_id: float(p) for point, p in zip(full, share, strict=True)}
+
+
+def study_hypervolume(points: Sequence[PointSummary]) -> float:
+    """Hypervolume of the points with usable trials against the stated reference; 0 without any."""
+    usable = [point for point in points if point.records]
+    if not usable:
+        return 0.0
+    base = min(record.base_quality or 0.0 for point in usable for record in point.records)
+    return hypervolume(costs(usable), np.array([-base, -REFERENCE_RETENTION, REFERENCE_OVERHEAD, REFERENCE_FOOTPRINT]))

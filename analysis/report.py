@@ -1,0 +1,187 @@
+"""The report: rebuilt from a study's folder alone. `python -m analysis.report DIR`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from analysis.bands import KNOBS, Band, band, default_point
+from analysis.figures import METRICS, draw_all
+from analysis.load import StudyData, load_study
+from analysis.pareto import front, front_probability, study_hypervolume
+from analysis.points import PointSummary, summarize_points
+from analysis.recommend import Comparison, compare_with_control, recommend
+from grit.errors import ConfigError
+from ray_jobs.records import TrialRecord, write_atomically
+
+CAPTIONS = {
+    "front": "Every setting: task quality against forgetting.",
+    "knob_tau": "The energy threshold tau alone, all else at the default.",
+    "knob_T": "The reprojection cadence T alone, all else at the default.",
+    "knob_lambda": "The damping lambda alone, all else at the default.",
+    "ranks": "Rank over training for each tau."}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a report says, before it is laid out."""
+
+    data: StudyData
+    points: list[PointSummary]
+    front: list[PointSummary]
+    on_front: dict[str, dict[str, float]]
+    hypervolume: dict[str, float]
+    bands: list[Band]
+    comparisons: list[Comparison]
+    recommendation: dict[str, Any]
+
+    @property
+    def front_trials(self) -> list[str]:
+        """Trial ids of the front's points."""
+        return [record.trial_id for point in self.front for record in point.records]
+
+
+def analyse(data: StudyData) -> Report:
+    """All numbers of the report."""
+    points = summarize_points(data.records)
+    regimes = [regime for regime in ("step", "time") if any(p.regime == regime and p.records for p in points)]
+    members: list[PointSummary] = []
+    probability: dict[str, dict[str, float]] = {}
+    volume: dict[str, float] = {}
+    bands: list[Band] = []
+    comparisons: list[Comparison] = []
+    for regime in regimes:
+        mine = [p for p in points if p.regime == regime]
+        members += front(mine)
+        probability[regime] = front_probability(data, mine)
+        volume[regime] = study_hypervolume(mine)
+        bands += [found for knob in KNOBS if (found := band(data, mine, knob, regime)) is not None]
+        center = default_point(mine, regime)
+        comparison = compare_with_control(data, mine, center) if center is not None and center.records else None
+        if comparison is not None:
+            comparisons.append(comparison)
+    return Report(data=data, points=points, front=members, on_front=probability, hypervolume=volume, bands=bands, comparisons=comparisons,
+                  recommendation=recommend(bands, comparisons))
+
+
+def build_report(folder: Path) -> Report:
+    """Analyses the study in `folder` and writes `pareto.csv`, `figures/`, `recommendation.json`, `report.html` and `report.md` there.
+
+    Raises:
+        ConfigError: the folder holds no study, or a malformed one.
+    """
+    data = load_study(folder)
+    report = analyse(data)
+    write_atomically(folder / "pareto.csv", pareto_csv(report))
+    write_atomically(folder / "recommendation.json", json.dumps(report.recommendation, indent=2, ensure_ascii=False))
+    figures = draw_all(data, report.points, folder / "figures")
+    context = _context(report)
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), undefined=jinja2.StrictUndefined,
+                                     autoescape=jinja2.select_autoescape(("html.j2",)), trim_blocks=True, lstrip_blocks=True)
+    environment.filters["knob"] = lambda value: "none" if value is None else f"{value:.4g}"
+    svg = {name: _inline(path) for name, path in figures.items()}
+    write_atomically(folder / "report.html", environment.get_template("report.html.j2").render(**context, figures=svg))
+    links = {name: f"figures/{name}.png" for name in figures}
+    write_atomically(folder / "report.md", environment.get_template("report.md.j2").render(**context, figures=links))
+    return report
+
+
+def _inline(path: Path) -> str:
+    """An SVG file's root element, for embedding."""
+    text = path.read_text(encoding="utf8")
+    return text[text.index("<svg") :]
+
+
+def pareto_csv(report: Report) -> str:
+    """Every front point with its objectives; means over seeds."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["regime", "point_id", "method", "designs", "tau", "T", "lambda", "n_seeds", "quality_metric", "quality", "retention",
+                     "forgetting", "overhead", "footprint", "effective_parameters", "front_probability", "trial_ids"])
+    for p in report.front:
+        probability = report.on_front[p.regime].get(p.point_id)
+        writer.writerow([p.regime, p.point_id, p.method, "+".join(sorted(p.designs)), p.tau, "none" if p.T is None and p.tau is not None else p.T,
+                         p.lambda_, len(p.seeds), p.quality_metric,
+                         *(p.mean(n) for n in ("quality", "retention", "forgetting", "overhead", "footprint", "effective_parameters")),
+                         probability, " ".join(r.trial_id for r in p.records)])
+    return out.getvalue()
+
+
+def _context(report: Report) -> dict[str, Any]:
+    """What the templates show."""
+    study, records = report.data.study, report.data.records
+    usable = [p for p in report.points if p.records]
+    metric = usable[0].quality_metric if usable else "quality"
+    ended = [r for r in records if r.ended]
+    return {
+        "study": study, "metric": METRICS.get(metric, metric), "captions": CAPTIONS,
+        "comparisons": [c.sentence(METRICS.get(metric, metric)) for c in report.comparisons],
+        "recommendation": report.recommendation, "bands": report.bands, "front": [_front_row(report, p) for p in report.front],
+        "hypervolume": report.hypervolume, "points": len(usable), "trials": [_trial_row(r) for r in records],
+        "counts": {s: sum(r.status == s for r in records) for s in ("completed", "diverged", "failed", "stopped", "planned")},
+        "train_seconds": sum(r.train_seconds or 0.0 for r in ended), "eval_seconds": sum(r.eval_seconds or 0.0 for r in ended),
+        "disturbance": max((r.disturbance for r in ended if r.disturbance is not None and r.regime == "time"), default=None),
+        "base": next(((r.base_quality, r.base_retention_loss) for r in ended if r.base_quality is not None), None),
+        "limits": _limits(report)}
+
+
+def _front_row(report: Report, p: PointSummary) -> list[str]:
+    probability = report.on_front[p.regime].get(p.point_id)
+    return [p.regime, p.method, *p.knob_texts(), f"{p.mean('quality'):.3f}", f"{p.mean('retention'):.3f}", f"{p.mean('forgetting'):+.3f}",
+            f"{p.mean('overhead'):.1%}", f"{p.mean('footprint'):.0%}", str(len(p.seeds)), "-" if probability is None else f"{probability:.0%}"]
+
+
+def _trial_row(r: TrialRecord) -> list[str]:
+    def number(value: float | None, style: str) -> str:
+        return "-" if value is None else format(value, style)
+    cadence = "-" if r.tau is None else "none" if r.T is None else str(r.T)
+    return [r.trial_id, r.design, r.regime, str(r.seed), r.method, number(r.tau, ".4g"), cadence, number(r.lambda_, ".3g"), r.status,
+            number(r.quality, ".3f"), number(r.retention, ".3f"), number(r.overhead, ".1%"), number(r.footprint, ".0%"), number(r.steps, "d"),
+            number(r.train_seconds, ".2f"), number(r.disturbance, ".0%"), r.error or ""]
+
+
+def _limits(report: Report) -> list[str]:
+    """What this study does not show, from its own records."""
+    study, records = report.data.study, report.data.records
+    seeds = {r.seed for r in records}
+    found = [f"One backbone ({study['config']['model']}) and one task ({study['config']['task']['name']}): nothing here speaks of others."]
+    if len(seeds) == 1:
+        found.append("One seed: intervals cover the examples only, and seed variance is not known.")
+    elif len(seeds) < 3:
+        found.append(f"{len(seeds)} seeds: with so few, bootstrap intervals over seeds are too narrow; read `inconclusive` as the safer word.")
+    lost = [r for r in records if r.status in ("failed", "diverged", "stopped")]
+    if lost:
+        found.append(f"{len(lost)} trial(s) did not complete and are left out of means; they count against stability.")
+    if any(not r.ended for r in records):
+        found.append("The study is not finished: planned trials are missing here.")
+    disturbed = [r for r in records if r.regime == "time" and (r.disturbance or 0) > 0.1]
+    if disturbed:
+        found.append(f"{len(disturbed)} time-matched trial(s) had less than 90% of their core to themselves: their budgets bought fewer steps.")
+    found.append("With four objectives most points are on a raw front; the bootstrap probability of being on it says more.")
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """Command line: rebuild one report."""
+    if len(argv) != 1 or argv[0] in ("-h", "--help"):
+        print("usage: python -m analysis.report DIR    rebuilds the report and all it shows from the records in DIR", file=sys.stderr)
+        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    try:
+        build_report(Path(argv[0]))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(Path(argv[0]) / "report.html")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,129 @@
+"""The only importer of peft: loads a backbone, adds LoRA to it, and finds the adapted layers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from grit.errors import ConfigError
+from grit.run_config import Dtype
+
+transformers_logging.disable_progress_bar()
+
+DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptedLayer:
+    """One linear layer with its adapter: y = W x + scaling * B A x, A (rank, d_in), B (d_out, rank)."""
+
+    name: str
+    down: nn.Linear
+    up: nn.Linear
+    scaling: float
+
+    @property
+    def rank(self) -> int:
+        """R."""
+        return self.down.weight.shape[0]
+
+    @property
+    def width(self) -> int:
+        """d_in + d_out: trained parameters per direction."""
+        return self.down.weight.shape[1] + self.up.weight.shape[0]
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """This peft asks this transformers for a property that is about to be renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; one without a pad token pads with its end-of-text token (masked everywhere, so it changes nothing)."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_backbone(model: str, *, quantized: bool, dtype: Dtype, device: str) -> PreTrainedModel:
+    """A frozen causal LM from safetensors; `quantized` stores its linear layers in NF4 with double quantization (QLoRA).
+
+    Raises:
+        ConfigError: the model cannot be read.
+    """
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=DTYPES[dtype]) if quantized else None
+    try:
+        backbone: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            model, dtype=DTYPES[dtype], quantization_config=quantization, device_map={"": device}, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError("model", model, f"cannot be read as a causal LM: {str(error).splitlines()[0]}") from error
+    if quantized:
+        with _quiet_peft():
+            backbone = prepare_model_for_kbit_training(backbone, use_gradient_checkpointing=False)
+        _keep_weights_as_stored(backbone)
+    return backbone.requires_grad_(False)
+
+
+def _keep_weights_as_stored(backbone: PreTrainedModel) -> None:
+    """Turns off bitsandbytes' repacking of NF4 weights for some CPUs.
+
+    It rewrites the shared weights at the first evaluation, so that later trials would compute with another kernel than the first, and
+    it refuses widths that are not multiples of 32.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in backbone.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def add_lora(backbone: PreTrainedModel, *, rank: int, alpha: float, dropout: float, targets: tuple[str, ...], seed: int) -> nn.Module:
+    """A PEFT LoRA model around `backbone`; A is drawn from `seed`, B is zero."""
+    torch.manual_seed(seed)  # PEFT initializes from the global generator
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), bias="none", task_type="CAUSAL_LM")  # type: ignore[arg-type]
+    try:
+        with _quiet_peft():
+            return get_peft_model(backbone, config)
+    except ValueError as error:
+        raise ConfigError("targets", ",".join(targets), str(error).splitlines()[0]) from error
+
+
+def remove_lora(model: Any) -> PreTrainedModel:
+    """The backbone that `add_lora` wrapped, with every adapter layer taken out again."""
+    return model.unload()  # type: ignore[no-any-return]
+
+
+def adapted_layers(model: nn.Module, adapter: str = "default") -> tuple[AdaptedLayer, ...]:
+    """Every linear layer of `model` that carries the LoRA adapter, in the model's own order.
+
+    Raises:
+        ConfigError: there is none, or one uses a variant for which z = A x is not what lora_A returns (DoRA, convolutions, embeddings).
+    """
+    found = []
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLayer) or adapter not in module.scaling:
+            continue
+        if module.use_dora.get(adapter) or adapter not in module.lora_A or not isinstance(module.lora_A[adapter], nn.Linear):
+            raise ConfigError("model", name, "GRIT attaches to plain LoRA on linear layers; this layer uses another variant")
+        down, up = module.lora_A[adapter], module.lora_B[adapter]
+        assert isinstance(down, nn.Linear) and isinstance(up, nn.Linear)  # for mypy; checked above
+        found.append(AdaptedLayer(name=name, down=down, up=up, scaling=float(module.scaling[adapter])))
+    if not found:
+        raise ConfigError("model", type(model).__name__, f"has no LoRA adapter named {adapter!r}; add one with peft first")
+    return tuple(found)

@@ -1,0 +1,45 @@
+"""The last gate before the weights: global-norm clipping, and a step with a NaN or Inf in its gradients is not taken at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class GradientGuard:
+    """Clips the optimizer's gradients to a global norm; drops them all when the norm is not finite, so that the optimizer skips the step.
+
+    Attributes:
+        norm: the last global norm before clipping.
+        skipped: steps dropped so far; `consecutive` of them ended at the last step.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._max_norm = max_norm
+        self.norm, self.skipped, self.consecutive = 0.0, 0, 0
+
+    @property
+    def skipped_last(self) -> bool:
+        """Whether the last step was dropped."""
+        return self.consecutive > 0
+
+    def __call__(self, *_: Any) -> None:
+        """Usable as an optimizer's step pre-hook."""
+        self.norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm, foreach=True))
+        if self.norm - self.norm == 0.0:  # finite
+            self.consecutive = 0
+            return
+        self.skipped += 1
+        self.consecutive += 1
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, float]:
+        """Counters, for a checkpoint."""
+        return {"norm": self.norm, "skipped": self.skipped, "consecutive": self.consecutive}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restores `state_dict()`."""
+        self.norm, self.skipped, self.consecutive = state["norm"], int(state["skipped"]), int(state["consecutive"])

@@ -1,0 +1,60 @@
+"""What a run leaves behind: plain numbers, rows and events, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Status = Literal["completed", "diverged", "stopped"]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """The outcome of one run.
+
+    Attributes:
+        quality: mean per-example quality under `quality_metric`, higher is better.
+        forgetting: held-out loss after minus before, in nats per token; retention = exp(-forgetting).
+        overhead: (fisher + reprojection + rank) / step time over the steady steps.
+        footprint: effective parameters / parameters of the same adapter at full rank.
+        train_seconds: seconds inside optimizer steps; cpu_seconds: processor time in the same steps.
+        step_time_ms: mean, p50, p95, p99 over the steady steps (the first tenth, at most 5, is warm-up); `components_ms` are means.
+        final_ranks: directions kept per module, in the model's order; `modules` names them.
+        telemetry: one row per optimizer step. predictions: one row per evaluated example and per retention document.
+        curve: quality, retention and ranks at each evaluation, the untrained adapter first.
+    """
+
+    status: Status
+    reason: str | None
+    steps: int
+    tokens: int
+    train_seconds: float
+    cpu_seconds: float
+    threads: int
+    quality_metric: str
+    quality: float
+    base_quality: float
+    answer_loss: float
+    base_answer_loss: float
+    retention: float
+    forgetting: float
+    base_retention_loss: float
+    overhead: float
+    footprint: float
+    effective_parameters: int
+    adapter_parameters: int
+    step_time_ms: dict[str, float]
+    components_ms: dict[str, float]
+    peak_memory_bytes: int
+    final_ranks: list[int]
+    modules: list[str]
+    reprojections: int
+    rank_events: int
+    skipped_steps: int
+    truncated_examples: int
+    eval_seconds: float
+    resumed_from_step: int
+    curve: list[Row]
+    telemetry: list[Row] = field(repr=False)
+    predictions: list[Row] = field(repr=False)

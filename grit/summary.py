@@ -1,0 +1,81 @@
+"""From the state of a finished run to its result."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING
+
+from grit.evaluate import mean_quality, nats_per_token, quality_name
+from grit.result import Row, RunResult, Status
+from grit.timing import SECTIONS
+
+if TYPE_CHECKING:
+    from grit.trainer import Run
+
+GEOMETRY_SECTIONS = ("fisher", "reprojection", "rank")
+#: Steps at the start that count as warm-up in timings: a tenth of the run, at most this many.
+MAX_WARMUP_STEPS = 5
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The smallest value that at least `share` of the values do not exceed (nearest rank); NaN of no values."""
+    if not values:
+        return math.nan
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def steady(rows: list[Row]) -> list[Row]:
+    """The rows after warm-up."""
+    return rows[min(MAX_WARMUP_STEPS, len(rows) // 10) :]
+
+
+def step_times(rows: list[Row]) -> tuple[dict[str, float], dict[str, float], float]:
+    """Step time {mean, p50, p95, p99} and mean components, in ms, and the share of the geometry components, over steady steps."""
+    chosen = steady(rows)
+    total = [row["ms_step"] for row in chosen]
+    times = {"mean": statistics.fmean(total) if total else math.nan, **{f"p{p}": percentile(total, p / 100) for p in (50, 95, 99)}}
+    components = {name: statistics.fmean(row[f"ms_{name}"] for row in chosen) if chosen else math.nan for name in SECTIONS}
+    overhead = sum(components[name] for name in GEOMETRY_SECTIONS) / times["mean"] if total else math.nan
+    return times, components, overhead
+
+
+def summarize(run: Run, status: Status, reason: str | None) -> RunResult:
+    """The result of `run`, which has ended with `status` and has been evaluated."""
+    run.log.flush()
+    scores, base, config, handle = run.last_scores, run.base, run.config, run.handle
+    assert scores is not None
+    times, components, overhead = step_times(run.log.rows)
+    forgetting = nats_per_token(scores.documents) - nats_per_token(base.documents)
+    parameters = sum(parameter.numel() for parameter in run.parameters)
+    effective = parameters if handle is None else handle.effective_parameters()
+    events = [] if handle is None else handle.events
+    return RunResult(
+        status=status, reason=reason, steps=run.step, tokens=run.tokens, train_seconds=run.train_seconds,
+        cpu_seconds=run.cpu_seconds, threads=config.threads,
+        quality_metric=quality_name(config.quality, run.bench.task(config).metric),
+        quality=mean_quality(scores.predictions, config.quality), base_quality=mean_quality(base.predictions, config.quality),
+        answer_loss=-mean_quality(scores.predictions, "answer_logprob"), base_answer_loss=-mean_quality(base.predictions, "answer_logprob"),
+        retention=math.exp(-forgetting), forgetting=forgetting, base_retention_loss=nats_per_token(base.documents),
+        overhead=overhead, footprint=effective / parameters, effective_parameters=effective, adapter_parameters=parameters,
+        step_time_ms=times, components_ms=components, peak_memory_bytes=run.memory.bytes,
+        final_ranks=[] if handle is None else list(handle.ranks().values()), modules=[] if handle is None else list(handle.ranks()),
+        reprojections=sum(event["kind"] == "reprojection" for event in events), rank_events=sum(event["kind"] == "rank" for event in events),
+        skipped_steps=run.guard.skipped, truncated_examples=sum(item.truncated for item in run.data), eval_seconds=run.eval_seconds,
+        resumed_from_step=run.resumed_from, curve=run.curve, telemetry=run.log.rows, predictions=prediction_rows(run))
+
+
+def prediction_rows(run: Run) -> list[Row]:
+    """One row per evaluation example (kind `task`) and per held-out document (kind `retention`), with the base model's values beside."""
+    scores, base = run.last_scores, run.base
+    assert scores is not None
+    rows: list[Row] = []
+    for after, before in zip(scores.predictions, base.predictions, strict=True):
+        rows.append({"kind": "task", "example_id": after.example_id, "prediction": after.prediction, "reference": after.reference,
+                     "score": after.score, "base_score": before.score, "loss": after.answer_loss, "base_loss": before.answer_loss,
+                     "tokens": after.answer_tokens})
+    for document, earlier in zip(scores.documents, base.documents, strict=True):
+        rows.append({"kind": "retention", "example_id": document.document_id, "prediction": None, "reference": None, "score": None,
+                     "base_score": None, "loss": document.loss, "base_loss": earlier.loss, "tokens": document.tokens})
+    return rows

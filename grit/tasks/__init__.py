@@ -1,0 +1,1 @@
+"""Tasks: examples, how they are scored, and where they come from."""

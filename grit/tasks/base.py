@@ -1,0 +1,64 @@
+"""What a task is: examples with a reference answer, and one exact rule by which a prediction is scored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+#: How a prediction is made. `generate`: greedy continuation of the prompt. `choose`: the label with the highest log-likelihood.
+Decoding = Literal["generate", "choose"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One prompt with its reference answer. Only the answer (and the end of text) carries loss."""
+
+    example_id: str
+    prompt: str
+    answer: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A named set of examples with its scoring.
+
+    Attributes:
+        metric: name of the primary metric, the mean of `score` over the evaluation examples, in [0, 1].
+        score: (predicted text, example) -> value in [0, 1].
+        max_new_tokens: longest answer that is generated, in tokens.
+    """
+
+    name: str
+    metric: str
+    decoding: Decoding
+    train: tuple[Example, ...]
+    evaluation: tuple[Example, ...]
+    score: Callable[[str, Example], float]
+    max_new_tokens: int
+
+    def content_hash(self) -> str:
+        """Hash of everything of the task that can change a result: its examples, decoding and metric (the scorer by its name)."""
+        return digest([self.name, self.metric, self.decoding, self.max_new_tokens, self.score.__qualname__,
+                       [asdict(e) for e in self.train], [asdict(e) for e in self.evaluation]])
+
+
+def digest(value: object) -> str:
+    """Sixteen hex digits that name a JSON-serializable value; equal values give equal digits on every machine."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def exact_match(prediction: str, example: Example) -> float:
+    """1 when prediction and reference are the same words, whatever the white space around them, else 0."""
+    return float(prediction.split() == example.answer.split())
+
+
+def without_overlap(train: Sequence[Example], evaluation: Sequence[Example]) -> tuple[Example, ...]:
+    """The evaluation examples whose prompt does not occur in training, each prompt once."""
+    seen = {e.prompt for e in train}
+    unique = {e.prompt: e for e in evaluation if e.prompt not in seen}
+    return tuple(unique.values())

@@ -1,0 +1,73 @@
+"""One row per optimizer step: loss, clock, components, ranks and events; and the peak of memory."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+import torch
+
+from grit.handle import GritHandle
+from grit.result import Row
+from grit.timing import SECTIONS, StepClock
+
+#: Steps between reads of the clock: on a GPU a read waits for the device.
+READ_EVERY = 50
+
+
+class StepLog:
+    """Rows of telemetry. Component times (ms) are filled in when the clock is read."""
+
+    def __init__(self, clock: StepClock) -> None:
+        self.rows: list[Row] = []
+        self._clock, self._filled, self._events_seen = clock, 0, 0
+
+    def add(self, step: int, train_seconds: float, *, loss: float, learning_rate: float, grad_norm: float, tokens: int,
+            handle: GritHandle | None) -> None:
+        """Adds the row of optimizer step `step` (from 1); events since the last row belong to it."""
+        events = [] if handle is None else handle.events[self._events_seen :]
+        self._events_seen += len(events)
+        ranks = None if handle is None else list(handle.ranks().values())
+        self.rows.append({
+            "step": step, "train_seconds": train_seconds, "loss": loss, "learning_rate": learning_rate, "grad_norm": grad_norm,
+            "tokens": tokens, "effective_parameters": None if handle is None else handle.effective_parameters(),
+            "mean_rank": None if ranks is None else sum(ranks) / len(ranks), "events": json.dumps(events) if events else None})
+        if len(self.rows) - self._filled >= READ_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Fills in the component times of the rows so far."""
+        for spent in self._clock.read():
+            row = self.rows[self._filled]
+            row.update({f"ms_{name}": spent[name] for name in SECTIONS})
+            row["ms_step"] = sum(spent.values())
+            self._filled += 1
+
+    def restore(self, rows: list[Row], handle: GritHandle | None) -> None:
+        """Takes over the rows of a checkpoint, all of them filled."""
+        self.rows = list(rows)
+        self._filled = len(rows)
+        self._events_seen = 0 if handle is None else len(handle.events)
+
+
+class MemoryPeak:
+    """Peak memory of a run in bytes: of the device on a GPU, of the process while the run trains on a CPU."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = device == "cuda"
+        self._peak = 0
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+
+    def sample(self) -> None:
+        """Looks once (after a step; the process's resident size)."""
+        if not self._cuda:
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() if Path("/proc/self/statm").exists() \
+                else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            self._peak = max(self._peak, resident)
+
+    @property
+    def bytes(self) -> int:
+        """The peak so far."""
+        return torch.cuda.max_memory_allocated() if self._cuda else self._peak

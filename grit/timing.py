@@ -1,0 +1,82 @@
+"""Where a step's time goes: mutually exclusive sections, on the host's clock or on CUDA events.
+
+A clock is told every change of section; each interval is charged to the section that was open. Sections may nest: opening one closes
+the outer one's interval, so that no moment is counted twice. Source: paper appendix F, "component breakdown".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+#: The components of t_step, in the order in which tables show them.
+SECTIONS = ("forward", "backward", "optimizer", "fisher", "reprojection", "rank", "misc")
+
+
+class StepClock:
+    """Times the sections of one optimizer step at a time; whatever is in no section is `misc`."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._cuda = torch.device(device).type == "cuda"
+        self._open = ["misc"]
+        self._marks: list[tuple[str, Any]] = []
+        self._unread: list[list[tuple[str, Any]]] = []
+
+    def _now(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _mark(self) -> None:
+        self._marks.append((self._open[-1], self._now()))
+
+    def start_step(self) -> None:
+        """Begins a step; what was marked since the last `end_step` is dropped (evaluation, checkpoints)."""
+        self._open = ["misc"]
+        self._marks = []
+        self._mark()
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Charges the enclosed time to `name`."""
+        self._open.append(name)
+        self._mark()
+        try:
+            yield
+        finally:
+            self._open.pop()
+            self._mark()
+
+    def end_step(self) -> None:
+        """Closes the step."""
+        self._marks.append(("end", self._now()))
+        self._unread.append(self._marks)
+        self._marks = []
+
+    def read(self) -> list[dict[str, float]]:
+        """Milliseconds by section of each step since the last read. On CUDA this waits for the device: call it rarely."""
+        if self._cuda:
+            torch.cuda.synchronize()
+        steps = []
+        for marks in self._unread:
+            spent = dict.fromkeys(SECTIONS, 0.0)
+            for (name, begin), (_, end) in zip(marks, marks[1:], strict=False):
+                spent[name] += begin.elapsed_time(end) if self._cuda else (end - begin) * 1e3
+            steps.append(spent)
+        self._unread = []
+        return steps
+
+
+class NoClock(StepClock):
+    """A clock that measures nothing, for loops that do not ask."""
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Measures nothing."""
+        yield

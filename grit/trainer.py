@@ -1,0 +1,196 @@
+"""The trainer: one run from its configuration to its result, under a budget of steps or seconds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grit import checkpoint
+from grit.data import TrainingOrder, collate
+from grit.divergence import DivergenceRule
+from grit.evaluate import DocumentLoss, Prediction, mean_quality, nats_per_token
+from grit.guard import GradientGuard
+from grit.handle import GritHandle, attach
+from grit.result import Row, RunResult, Status
+from grit.run_config import RunConfig
+from grit.summary import summarize
+from grit.telemetry import MemoryPeak, StepLog
+from grit.timing import StepClock
+from grit.workbench import BaseScores, Workbench
+
+#: Called after every optimizer step with (step, share of the budget used, loss in nats per token, mean rank).
+Progress = Callable[[int, float, float, float], None]
+
+
+def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = None, should_stop: Callable[[], bool] | None = None,
+          progress: Progress | None = None) -> RunResult:
+    """Runs `config` to the end of its budget and returns its result.
+
+    Args:
+        config: the run.
+        bench: what this process has loaded already.
+        checkpoints: folder of this run's checkpoint; one found there is resumed, bit for bit on a CPU under a step budget.
+        should_stop: asked between steps; True ends the run cleanly with status `stopped`.
+        progress: told of every step.
+    """
+    torch.set_num_threads(config.threads)
+    model = bench.adapted(config)
+    try:
+        return Run(config, bench, model, checkpoints).run(should_stop or (lambda: False), progress)
+    finally:
+        bench.release(model)
+
+
+def learning_rate_factor(progress: float, warmup: float) -> float:
+    """Linear warm-up over the first `warmup` of the budget, then cosine to zero; `progress` in [0, 1] on the budget's own clock."""
+    if progress < warmup:
+        return max(progress / warmup, 0.1)
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-9)))
+
+
+class Run:
+    """State of one run between its steps."""
+
+    def __init__(self, config: RunConfig, bench: Workbench, model: Any, checkpoints: Path | None) -> None:
+        self.config, self.bench, self.model, self.checkpoints = config, bench, model, checkpoints
+        self.data = bench.training_data(config)
+        self.order = TrainingOrder(len(self.data), config.seed)
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.clock = StepClock(bench.device)
+        self.handle: GritHandle | None = attach(model, self.optimizer, config.grit, clock=self.clock) if config.uses_grit else None
+        self.guard = GradientGuard(self.optimizer, config.max_grad_norm)
+        self.optimizer.register_step_pre_hook(self.guard)  # after GRIT's own hook: precondition, then clip
+        self.divergence, self.log, self.memory = DivergenceRule(), StepLog(self.clock), MemoryPeak(bench.device)
+        self.step, self.tokens, self.resumed_from = 0, 0, 0
+        self.train_seconds = self.cpu_seconds = self.eval_seconds = 0.0
+        self.curve: list[Row] = []
+        self.last_scores: BaseScores | None = None
+        torch.manual_seed(config.seed)  # dropout; restored from a checkpoint
+
+    def run(self, should_stop: Callable[[], bool], progress: Progress | None) -> RunResult:
+        """Trains to the end of the budget, evaluates, and returns the result."""
+        self.base = self._timed(lambda: self.bench.base_scores(self.config, self.model.eval()))
+        self._resume()
+        status, reason = self._steps(should_stop, progress)
+        if self.last_scores is None:
+            self._evaluate()
+        if self.checkpoints is not None:
+            checkpoint.discard(self.checkpoints)
+        return summarize(self, status, reason)
+
+    def _steps(self, should_stop: Callable[[], bool], progress: Progress | None) -> tuple[Status, str | None]:
+        """Trains until the budget is spent, the run diverges, or somebody asks it to stop."""
+        budget = self.config.budget
+        while not budget.is_spent(self.step, self.train_seconds):
+            if should_stop():
+                return "stopped", "stopped on request"
+            loss = self._step()
+            reason = self.divergence.update(loss, skipped=self.guard.skipped_last)
+            if reason is not None:
+                return "diverged", f"step {self.step}: {reason}"
+            share = budget.progress(self.step, self.train_seconds)
+            if progress is not None:
+                progress(self.step, share, loss, self._mean_rank())
+            if share < 1 and max(0, len(self.curve) - 1) < int(share * self.config.evaluations):
+                self._evaluate()
+            if self.checkpoints is not None and self.config.checkpoint_steps and self.step % self.config.checkpoint_steps == 0:
+                self._save()
+        self._evaluate()
+        return "completed", None
+
+    def _step(self) -> float:
+        """One optimizer step; returns its loss in nats per token."""
+        config, began, cpu = self.config, time.perf_counter(), time.process_time()
+        self.last_scores = None
+        self.clock.start_step()
+        self.model.train()
+        rate = config.learning_rate * learning_rate_factor(config.budget.progress(self.step, self.train_seconds), config.warmup_fraction)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        chosen = self.order.step(self.step, config.micro_batch * config.accumulation)
+        rows = [self.data[i] for i in chosen]
+        pad = self.bench.tokenizer(config).pad_token_id
+        parts = [collate(rows[i : i + config.micro_batch], pad) for i in range(0, len(rows), config.micro_batch)]
+        labels = sum(len(row.tokens) - row.answer_start for row in rows)
+        loss = torch.zeros((), device=self.bench.device)
+        for part in parts:
+            batch = {key: value.to(self.bench.device) for key, value in part.items()}
+            with self.clock.section("forward"):
+                # One mean over all answer tokens of the step, however they fall into micro-batches.
+                part_loss = self.model(**batch, num_items_in_batch=labels).loss
+            with self.clock.section("backward"):
+                part_loss.backward()
+            loss += part_loss.detach()
+        with self.clock.section("optimizer"):
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        value = float(loss)
+        self.clock.end_step()
+        self.step += 1
+        self.tokens += sum(len(row.tokens) for row in rows)
+        self.train_seconds += time.perf_counter() - began
+        self.cpu_seconds += time.process_time() - cpu
+        self.memory.sample()
+        self.log.add(self.step, self.train_seconds, loss=value, learning_rate=rate, grad_norm=self.guard.norm, tokens=self.tokens,
+                     handle=self.handle)
+        return value
+
+    def _mean_rank(self) -> float:
+        if self.handle is None:
+            return float(self.config.rank)
+        ranks = self.handle.ranks().values()
+        return sum(ranks) / len(ranks)
+
+    def _timed(self, work: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.eval_seconds += time.perf_counter() - began
+
+    def _evaluate(self) -> None:
+        """Measures quality and retention now, outside the training clock, and adds a point to the curve."""
+        evaluator = self.bench.evaluator(self.model.eval(), self.config)
+        task, examples = self.bench.task(self.config), self.bench.eval_examples(self.config)
+        predictions = self._timed(lambda: evaluator.task(task, examples, self.config.quality))
+        documents = self._timed(lambda: evaluator.documents(self.bench.documents(self.config)))
+        self.last_scores = BaseScores(predictions=predictions, documents=documents)
+        if not self.curve:
+            self._add_to_curve(0, 0.0, self.base.predictions, self.base.documents)
+        self._add_to_curve(self.step, self.train_seconds, predictions, documents)
+
+    def _add_to_curve(self, step: int, seconds: float, predictions: list[Prediction], documents: list[DocumentLoss]) -> None:
+        forgetting = nats_per_token(documents) - nats_per_token(self.base.documents)
+        self.curve.append({"step": step, "train_seconds": seconds, "quality": mean_quality(predictions, self.config.quality),
+                           "forgetting": forgetting, "retention": math.exp(-forgetting)})
+
+    def _save(self) -> None:
+        assert self.checkpoints is not None
+        self.log.flush()
+        checkpoint.save(self.checkpoints, {
+            "step": self.step, "tokens": self.tokens, "train_seconds": self.train_seconds, "cpu_seconds": self.cpu_seconds,
+            "eval_seconds": self.eval_seconds, "adapter": checkpoint.adapter_state(self.model), "optimizer": self.optimizer.state_dict(),
+            "handle": None if self.handle is None else self.handle.state_dict(), "guard": self.guard.state_dict(),
+            "divergence": self.divergence.state_dict(), "random": checkpoint.random_state(), "rows": self.log.rows, "curve": self.curve})
+
+    def _resume(self) -> None:
+        state = checkpoint.load(self.checkpoints) if self.checkpoints is not None else None
+        if state is None:
+            return
+        self.step = self.resumed_from = state["step"]
+        self.tokens, self.train_seconds, self.cpu_seconds = state["tokens"], state["train_seconds"], state["cpu_seconds"]
+        self.eval_seconds, self.curve = state["eval_seconds"], state["curve"]
+        checkpoint.load_adapter_state(self.model, state["adapter"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.handle is not None:
+            self.handle.load_state_dict(state["handle"])
+        self.guard.load_state_dict(state["guard"])
+        self.divergence.load_state_dict(state["divergence"])
+        self.log.restore(state["rows"], self.handle)
+        checkpoint.set_random_state(state["random"])

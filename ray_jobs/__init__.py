@@ -1,0 +1,1 @@
+"""Plans studies, runs their trials on Ray, and writes their records."""

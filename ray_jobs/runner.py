@@ -1,0 +1,166 @@
+"""Runs a study: connects to Ray, keeps slots warm, lets Tune execute what the scheduler decides, and writes every outcome down."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.cluster import TrialResources, check_resources, connect
+from ray_jobs.display import StudyDisplay
+from ray_jobs.records import TrialRecord, write_atomically
+from ray_jobs.scheduler import StudyScheduler
+from ray_jobs.store import StudyStore
+from ray_jobs.study import Study
+from ray_jobs.tracking import MlflowTracker
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a study is executed; nothing here changes a result of a step-matched trial."""
+
+    concurrent: int
+    resources: TrialResources
+    address: str | None = None
+    verbose: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOutcome:
+    """What a call of `run_study` did. `seconds` are wall seconds; `startup_seconds` pass before the first trial starts."""
+
+    records: list[TrialRecord]
+    interrupted: bool
+    reused: int
+    seconds: float
+    startup_seconds: float
+
+
+class StudyRunner:
+    """One execution of a study over its store."""
+
+    def __init__(self, study: Study, options: RunOptions, store: StudyStore, tracker: MlflowTracker) -> None:
+        self._options, self._store, self._tracker = options, store, tracker
+        known = list(store.records.values())
+        self._scheduler = StudyScheduler(study, known, changed=store.put)
+        self._reused = self._scheduler.ended
+        for record in self._scheduler.records.values():  # what an earlier call finished but did not get to MLflow
+            if record.ended:
+                tracker.log_trial(record, [])
+        store.flush()
+
+    def run(self) -> StudyOutcome:
+        """Executes what is left of the study. Ctrl-C ends it cleanly: what has finished is on disk, the rest stays `planned`."""
+        began = time.time()
+        if self._scheduler.finished:
+            return self._outcome(began, began)
+        with _ray(self._options):
+            check_resources(self._options.concurrent, self._options.resources)
+            self._display = StudyDisplay(self._scheduler, began)
+            try:
+                with _chatter(self._store.folder / "ray" / "driver.log", keep=self._options.verbose):
+                    self._tune()
+            finally:
+                self._display.close()
+        return self._outcome(began, self._first_start(began))
+
+    def _first_start(self, began: float) -> float:
+        return min((r.started_at for r in self._scheduler.records.values() if r.started_at and r.started_at >= began), default=began)
+
+    def _outcome(self, began: float, first: float) -> StudyOutcome:
+        self._store.flush()
+        return StudyOutcome(records=list(self._scheduler.records.values()), interrupted=not self._scheduler.finished, reused=self._reused,
+                            seconds=time.time() - began, startup_seconds=first - began)
+
+    def _tune(self) -> None:
+        from ray import tune
+
+        from ray_jobs.slots import SlotPool
+        from ray_jobs.tune_bridge import StudySearcher, tune_trial
+
+        name, storage = f"study-{uuid.uuid4().hex[:8]}", str((self._store.folder / "ray").absolute())
+        self._pool = SlotPool(
+            name=name, slots=self._options.concurrent, resources=self._options.resources.as_dict(), use_gpu=self._options.resources.gpus > 0,
+            storage=storage, checkpoints=str((self._store.folder / "checkpoints").absolute()), environment={})
+        self._display.watch(self._pool.board)
+        trainable = tune.with_parameters(tune_trial, board=self._pool.board_name, namespace=self._pool.namespace)
+        # A byte of memory, not a CPU: a driver that held one would keep it from the worker it waits for.
+        trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1}]))
+        try:
+            tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(search_alg=StudySearcher(self._scheduler, self._ended), num_samples=-1, reuse_actors=True,
+                                            max_concurrent_trials=self._options.concurrent),
+                run_config=tune.RunConfig(name=name, storage_path=storage, verbose=1 if self._options.verbose else 0),
+            ).fit()
+        finally:
+            self._pool.close()
+
+    def _ended(self, trial_id: str) -> None:
+        """Takes a trial's outcome from the board into record, files and MLflow."""
+        import ray
+
+        outcome = ray.get(self._pool.board.collect.remote(trial_id))
+        if outcome is None:  # Tune gave the trial up (Ctrl-C): it stays planned
+            self._scheduler.give_back(trial_id)
+            return
+        record = filled(self._scheduler.records[trial_id], outcome)
+        result = outcome.get("result")
+        telemetry: list[dict[str, Any]] = []
+        if result is not None:
+            telemetry = result["telemetry"]
+            self._store.write_rows("telemetry", trial_id, telemetry)
+            self._store.write_rows("predictions", trial_id, result["predictions"])
+        self._scheduler.complete(record)
+        self._tracker.log_trial(record, telemetry)
+        if "traceback" in outcome:
+            write_atomically(self._store.folder / f"traceback-{trial_id}.txt", outcome["traceback"])
+        self._display.ended(record)
+
+
+def filled(record: TrialRecord, outcome: dict[str, Any]) -> TrialRecord:
+    """The planned record with the outcome of its run."""
+    result = outcome.get("result") or {}
+    measured: dict[str, Any] = {key: value for key, value in result.items() if key in TrialRecord.__dataclass_fields__ and key != "status"}
+    if result:
+        threads = max(1, result.get("threads", 1))
+        measured["disturbance"] = max(0.0, 1 - result["cpu_seconds"] / (threads * result["train_seconds"])) if result["train_seconds"] else None
+    times: dict[str, Any] = {key: outcome.get(key) for key in ("queued_at", "started_at", "ended_at", "worker")}
+    return replace(record, status=outcome["status"], error=outcome.get("error"), attempts=outcome["attempts"], **times, **measured)
+
+
+@contextlib.contextmanager
+def _ray(options: RunOptions) -> Iterator[None]:
+    """A Ray connection that is ended with the block; quiet unless asked otherwise."""
+    if not options.verbose:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+        for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    connect(options.address, verbose=options.verbose)
+    import ray
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _chatter(log: Path, *, keep: bool) -> Iterator[None]:
+    """Sends what Tune and the raylet print to a file, unless `keep`: progress and errors have their own places."""
+    if keep:
+        yield
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf8") as handle, contextlib.redirect_stdout(handle):
+        yield
+
+
+def output_folder(name: str) -> Path:
+    """`results/<study>-<time>`, the default output."""
+    return Path("results") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

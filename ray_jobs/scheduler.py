@@ -1,0 +1,151 @@
+"""Decides which trial runs next, on plain data: the plan first, then searched points. Executing them is somebody else's job."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from grit.run_config import Budget
+from ray_jobs.records import TrialRecord
+from ray_jobs.search import OptunaSearch
+from ray_jobs.study import Overrides, Point, Study, TrialSpec, make_trial, plan
+
+#: Searched points under way at once in one regime: more would be suggested from older knowledge.
+OPEN_POINTS = 2
+
+
+@dataclass
+class _RegimeSearch:
+    """One regime's search: tickets under way, and how many points have been asked for."""
+
+    budget: Budget
+    optuna: OptunaSearch
+    asked: int = 0
+    warmed: bool = False
+
+
+class StudyScheduler:
+    """The queue of one study.
+
+    Args:
+        known: records of trials that were planned before (a resumed study, or searched points of an earlier call).
+        changed: called with every record that is new or has changed.
+    """
+
+    def __init__(self, study: Study, known: Iterable[TrialRecord] = (), changed: Callable[[TrialRecord], None] = lambda record: None) -> None:
+        self.study, self._changed = study, changed
+        self.records: dict[str, TrialRecord] = {}
+        self._queue: deque[TrialSpec] = deque()
+        self._running: dict[str, TrialSpec] = {}
+        self._tickets: dict[tuple[str, str], tuple[_RegimeSearch, str]] = {}
+        self._searches = [] if study.search is None else [
+            _RegimeSearch(budget=budget, optuna=OptunaSearch(study.search)) for budget in study.budgets]
+        earlier = {record.trial_id: record for record in known}
+        for trial in plan(study):
+            self._admit(trial, earlier.pop(trial.trial_id, None))
+        self._readmit(list(earlier.values()))
+
+    def _admit(self, trial: TrialSpec, earlier: TrialRecord | None) -> None:
+        if trial.trial_id in self.records:
+            return
+        record = trial.record if earlier is None else earlier
+        self.records[trial.trial_id] = record
+        if record.status in ("planned", "failed"):
+            if record.status == "failed":
+                record = replace(trial.record, attempts=0)
+                self.records[trial.trial_id] = record
+            self._queue.append(replace(trial, record=record))
+        self._changed(record)
+
+    def _readmit(self, searched: list[TrialRecord]) -> None:
+        """Takes over the searched points of an earlier call: their finished trials count, the others run."""
+        earlier = {record.trial_id: record for record in searched if record.design == "search"}
+        for search in self._searches:
+            points = {r.point_id: r.overrides for r in earlier.values() if r.regime == search.budget.regime}
+            for overrides in points.values():
+                search.asked += 1
+                self._enqueue_point(overrides, search.budget, earlier)
+
+    def _enqueue_point(self, overrides: Overrides, budget: Budget, earlier: Mapping[str, TrialRecord]) -> str:
+        trials = [make_trial(self.study, Point.of("search", overrides), seed, budget) for seed in self.study.seeds]
+        for trial in trials:
+            self._admit(trial, earlier.get(trial.trial_id))
+        return trials[0].record.point_id
+
+    @property
+    def expected(self) -> int:
+        """Trials that the study will have in the end, searched ones included."""
+        to_ask = 0 if self.study.search is None else sum(max(0, self.study.search.points - s.asked) for s in self._searches)
+        return len(self.records) + to_ask * len(self.study.seeds)
+
+    @property
+    def ended(self) -> int:
+        """Trials with an outcome."""
+        return sum(record.ended for record in self.records.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to start or to wait for."""
+        return not self._queue and not self._running and not any(self._can_ask(search) for search in self._searches)
+
+    def next(self) -> TrialSpec | None:
+        """The next trial to start; None when there is none now (look at `finished` to tell waiting from the end)."""
+        if not self._queue:
+            self._ask()
+        if not self._queue:
+            return None
+        trial = self._queue.popleft()
+        self._running[trial.trial_id] = trial
+        return trial
+
+    def complete(self, record: TrialRecord) -> None:
+        """Takes the outcome of a started trial, and tells the search once a searched point has all its seeds."""
+        self._running.pop(record.trial_id, None)
+        self.records[record.trial_id] = record
+        self._changed(record)
+        held = self._tickets.get((record.point_id, record.regime))
+        if held is None:
+            return
+        siblings = self._siblings(record.point_id, record.regime)
+        if all(sibling.ended for sibling in siblings):
+            search, ticket = held
+            del self._tickets[record.point_id, record.regime]
+            search.optuna.tell(ticket, siblings)
+
+    def give_back(self, trial_id: str) -> None:
+        """Puts a started trial that was not run back in front of the queue."""
+        trial = self._running.pop(trial_id, None)
+        if trial is not None:
+            self._queue.appendleft(trial)
+
+    def _siblings(self, point_id: str, regime: str) -> list[TrialRecord]:
+        return [r for r in self.records.values() if r.point_id == point_id and r.regime == regime]
+
+    def _can_ask(self, search: _RegimeSearch) -> bool:
+        return self.study.search is not None and search.asked < self.study.search.points
+
+    def _ask(self) -> None:
+        for search in self._searches:
+            open_points = sum(held is search for held, _ in self._tickets.values())
+            if not self._can_ask(search) or open_points >= OPEN_POINTS:
+                continue
+            if not search.warmed:
+                self._warm(search)
+            search.asked += 1
+            ticket, knobs = search.optuna.ask()
+            point_id = self._enqueue_point(knobs, search.budget, {})
+            siblings = self._siblings(point_id, search.budget.regime)
+            if all(record.ended for record in siblings):  # the point was measured before
+                search.optuna.tell(ticket, siblings)
+            else:
+                self._tickets[point_id, search.budget.regime] = (search, ticket)
+
+    def _warm(self, search: _RegimeSearch) -> None:
+        """Gives the search what has been measured already, each point once."""
+        search.warmed = True
+        points = {r.point_id: r for r in self.records.values() if r.tau is not None and r.regime == search.budget.regime}
+        for point_id, record in points.items():
+            siblings = self._siblings(point_id, search.budget.regime)
+            if all(sibling.ended for sibling in siblings):
+                search.optuna.add({"tau": record.tau, "T": record.T, "lambda": record.lambda_}, siblings)

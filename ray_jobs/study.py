@@ -1,0 +1,169 @@
+"""A study as data: points x seeds x regimes, and the trials they expand to. Pure: nothing here starts anything."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from grit.config import GritConfig, check_count
+from grit.errors import ConfigError
+from grit.run_config import Budget, Method, Regime, RunConfig
+from grit.tasks.base import digest
+from ray_jobs.records import TrialRecord
+
+#: The three knobs of the sensitivity study, by the names they have in records and on command lines.
+KNOBS = {"tau": "rank_adaptation_threshold", "T": "reprojection_freq", "lambda": "kfac_damping"}
+_GRIT_FIELDS = {item.name for item in fields(GritConfig)}
+_RUN_FIELDS = {item.name for item in fields(RunConfig)} - {"grit", "task", "budget", "seed", "method"}
+
+Overrides = Mapping[str, Any]
+
+
+def with_overrides(config: RunConfig, overrides: Overrides) -> RunConfig:
+    """`config` with knobs (tau, T, lambda) or any field of GritConfig or RunConfig replaced.
+
+    Raises:
+        ConfigError: an unknown name, or a value that its field does not allow.
+    """
+    grit: dict[str, Any] = {}
+    run: dict[str, Any] = {}
+    for name, value in overrides.items():
+        target = KNOBS.get(name, name)
+        if target in _GRIT_FIELDS:
+            grit[target] = value
+        elif target in _RUN_FIELDS:
+            run[target] = value
+        else:
+            raise ConfigError("knob", name, f"must be tau, T, lambda, or one of {', '.join(sorted(_GRIT_FIELDS | _RUN_FIELDS))}")
+    return replace(config, grit=replace(config.grit, **grit), **run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One setting to be measured: what it changes against the study's base configuration, and the design that asked for it."""
+
+    design: str
+    overrides: tuple[tuple[str, Any], ...] = ()
+    method: Method | None = None
+
+    @classmethod
+    def of(cls, design: str, overrides: Overrides, method: Method | None = None) -> Point:
+        """A point from a mapping; the order of its names does not matter."""
+        return cls(design=design, overrides=tuple(sorted(overrides.items())), method=method)
+
+
+def one_at_a_time(center: Overrides, grids: Mapping[str, Sequence[Any]]) -> list[Point]:
+    """The center, then each knob moved over its grid while the others stay (paper H.3, main effects)."""
+    points = [Point.of("oat", center)]
+    for knob, values in grids.items():
+        points += [Point.of("oat", {**center, knob: value}) for value in values if value != center[knob]]
+    return points
+
+
+def grid(grids: Mapping[str, Sequence[Any]], design: str = "grid") -> list[Point]:
+    """Every combination (paper H.3, coarse interaction grid)."""
+    return [Point.of(design, dict(zip(grids, values, strict=True))) for values in itertools.product(*grids.values())]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A search range. `log` draws on a logarithmic scale; `complement` draws 1 - x, so that tau is resolved near 1."""
+
+    low: float
+    high: float
+    log: bool = True
+    integer: bool = False
+    complement: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A multi-objective search: `points` per regime, each measured with every seed of the study."""
+
+    space: Mapping[str, Interval]
+    points: int
+    sampler: str = "tpe"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        check_count("search-points", self.points, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything that is to be measured.
+
+    Attributes:
+        base: the configuration that points change; its budget and seed are replaced for each trial.
+        control: the first-order method at the same budgets.
+        budgets: one per regime.
+        content: hashes of the data and the model behind the names in `base`.
+    """
+
+    name: str
+    base: RunConfig
+    points: tuple[Point, ...]
+    seeds: tuple[int, ...]
+    budgets: tuple[Budget, ...]
+    content: dict[str, str]
+    search: Search | None = None
+
+    def control_point(self) -> Point:
+        """LoRA, or QLoRA for Q-GRIT."""
+        return Point(design="control", method="qlora" if self.base.quantized else "lora")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """One training run to do, with the record it will fill."""
+
+    trial_id: str
+    config: RunConfig
+    record: TrialRecord = field(compare=False)
+
+
+def make_trial(study: Study, point: Point, seed: int, budget: Budget) -> TrialSpec:
+    """The trial of one point under one seed and budget."""
+    config = replace(study.base, method=point.method or study.base.method, seed=seed, budget=budget)
+    config = with_overrides(config, dict(point.overrides))
+    trial_id = config.identity(study.content)
+    point_id = replace(config, seed=0, budget=Budget(regime="step", amount=1)).identity(study.content)
+    grit = config.grit if config.uses_grit else None
+    record = TrialRecord(
+        trial_id=trial_id, point_id=point_id, design=point.design, regime=budget.regime, seed=seed, method=config.method,
+        task=config.task.name, model=config.model, overrides=dict(point.overrides),
+        tau=grit.rank_adaptation_threshold if grit else None, T=grit.reprojection_freq if grit else None,
+        lambda_=grit.kfac_damping if grit else None)
+    return TrialSpec(trial_id=trial_id, config=config, record=record)
+
+
+def plan(study: Study) -> list[TrialSpec]:
+    """All designed trials, each once, in the order in which they should run.
+
+    A setting that two designs ask for is one trial; its record names both. Seeds are the outer loop, so that an interrupted study has
+    every setting measured once before any is measured twice.
+    """
+    points = [study.control_point(), *study.points]
+    trials: dict[str, TrialSpec] = {}
+    for seed, point, budget in itertools.product(study.seeds, points, study.budgets):
+        trial = make_trial(study, point, seed, budget)
+        known = trials.setdefault(trial.trial_id, trial)
+        if known is not trial and point.design not in (known.record.design, *known.record.also_designs):
+            known.record.also_designs.append(point.design)
+    return list(trials.values())
+
+
+def regimes(budgets: Iterable[Budget]) -> list[Regime]:
+    """The regimes of a study, in order."""
+    return [budget.regime for budget in budgets]
+
+
+def fingerprint(study: Study) -> str:
+    """A hash of what makes a study this study: records made under another may not be mixed with it."""
+    return digest({"name": study.name, "base": study.base.identity(study.content), "seeds": study.seeds,
+                   "budgets": [[b.regime, b.amount] for b in study.budgets],
+                   "points": [[p.design, p.method, p.overrides] for p in study.points],
+                   "space": None if study.search is None else {k: repr(v) for k, v in study.search.space.items()}})

@@ -1,0 +1,149 @@
+"""MLflow, and the only importer of it: one experiment per study name, one parent run per study, one nested run per trial.
+
+One thread writes, in batches, so that a slow server never holds up a trial. Runs are found again by tag, so that resuming doubles nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from grit.errors import ConfigError
+from ray_jobs.records import TrialRecord
+from ray_jobs.search import OBJECTIVES
+
+#: Points of a curve that are kept: the charts of MLflow's UI get slow above some hundreds.
+CURVE_POINTS = 200
+#: Metrics per request.
+BATCH = 500
+
+_TERMINAL = {"completed": "FINISHED", "diverged": "FAILED", "failed": "FAILED", "stopped": "KILLED"}
+_SCALARS = ("forgetting", "answer_loss", "steps", "tokens", "train_seconds", "effective_parameters", "peak_memory_bytes", "disturbance",
+            "reprojections", "rank_events", "skipped_steps")
+_CURVES = ("loss", "learning_rate", "grad_norm", "mean_rank", "effective_parameters", "ms_step")
+
+
+class MlflowTracker:
+    """Mirrors a study's records into an MLflow store.
+
+    Args:
+        uri: any tracking URI; a SQLite file is created and migrated here, once, before anybody else opens it.
+        experiment: the study's name.
+        fingerprint: the study's identity; an earlier parent run with the same one is continued.
+
+    Raises:
+        ConfigError: the store cannot be opened.
+    """
+
+    def __init__(self, uri: str, experiment: str, fingerprint: str, *, params: dict[str, Any]) -> None:
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        self.uri = uri
+        try:
+            self._client = MlflowClient(tracking_uri=uri)
+            found = self._client.get_experiment_by_name(experiment)
+            self.experiment_id: str = found.experiment_id if found is not None else self._client.create_experiment(experiment)
+            self._adopt(fingerprint, params)
+        except MlflowException as error:
+            raise ConfigError("tracking-uri", uri, f"cannot be used: {str(error).splitlines()[0]}") from error
+        self._jobs: queue.Queue[tuple[TrialRecord, Sequence[dict[str, Any]]] | None] = queue.Queue()
+        self.failure: str | None = None
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._writer.start()
+
+    def _adopt(self, fingerprint: str, params: dict[str, Any]) -> None:
+        self._runs: dict[str, str] = {}
+        parents = self._client.search_runs([self.experiment_id], f"tags.study_fingerprint = '{fingerprint}' and tags.kind = 'study'")
+        if not parents:
+            parent = self._client.create_run(self.experiment_id, tags={"study_fingerprint": fingerprint, "kind": "study"}, run_name="study")
+            self._client.log_batch(parent.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+            self.parent_id = parent.info.run_id
+            return
+        self.parent_id = parents[0].info.run_id
+        self._client.update_run(self.parent_id, status="RUNNING")
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([self.experiment_id], f"tags.`mlflow.parentRunId` = '{self.parent_id}'", page_token=token)
+            self._runs.update({run.data.tags["trial_id"]: run.info.run_id for run in page if run.info.status != "RUNNING"})
+            token = page.token
+            if not token:
+                return
+
+    def log_trial(self, record: TrialRecord, telemetry: Sequence[dict[str, Any]]) -> None:
+        """Queues an ended trial; returns at once."""
+        self._jobs.put((record, telemetry))
+
+    def _write(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            try:
+                self._log(*job)
+            except MlflowException as error:
+                self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+
+    def _log(self, record: TrialRecord, telemetry: Sequence[dict[str, Any]]) -> None:
+        if record.trial_id in self._runs:
+            return
+        tags = {"mlflow.parentRunId": self.parent_id, "trial_id": record.trial_id, "point_id": record.point_id, "regime": record.regime,
+                "design": record.design, "seed": str(record.seed), "method": record.method, "status": record.status, "pareto": "false",
+                "kind": "trial"}
+        name = f"{record.method} {record.regime} s{record.seed} {record.trial_id[:6]}"
+        start = int(1000 * (record.started_at or record.ended_at or time.time()))
+        run_id = self._client.create_run(self.experiment_id, tags=tags, start_time=start, run_name=name).info.run_id
+        knobs = {"tau": record.tau, "T": record.T, "lambda": record.lambda_, "seed": record.seed, "regime": record.regime,
+                 "method": record.method, "design": record.design, "task": record.task, "model": record.model}
+        self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in knobs.items() if value is not None],
+                               tags=[RunTag("error", record.error[:500])] if record.error else [])
+        metrics = _trial_metrics(record, telemetry, start)
+        for first in range(0, len(metrics), BATCH):
+            self._client.log_batch(run_id, metrics=metrics[first : first + BATCH])
+        self._client.set_terminated(run_id, _TERMINAL[record.status], end_time=int(1000 * (record.ended_at or time.time())))
+        self._runs[record.trial_id] = run_id
+
+    def finish(self, front: Iterable[str], artifacts: Iterable[Path], *, interrupted: bool) -> None:
+        """Waits for the writer, tags the front, stores artifacts with the parent run and closes it.
+
+        Raises:
+            MlflowException: the store refuses.
+        """
+        self._jobs.put(None)
+        self._writer.join()
+        members = set(front)
+        for trial_id, run_id in self._runs.items():
+            self._client.set_tag(run_id, "pareto", str(trial_id in members).lower())
+        for path in artifacts:
+            if path.is_dir():
+                self._client.log_artifacts(self.parent_id, str(path), artifact_path=path.name)
+            else:
+                self._client.log_artifact(self.parent_id, str(path))
+        self._client.set_terminated(self.parent_id, "KILLED" if interrupted else "FINISHED")
+
+
+def _trial_metrics(record: TrialRecord, telemetry: Sequence[dict[str, Any]], start: int) -> list[Metric]:
+    """Objectives and scalars at the last step, and curves thinned to `CURVE_POINTS`."""
+    end = record.steps or 0
+    metrics = []
+    for name in (*(name for name, _ in OBJECTIVES), *_SCALARS):
+        value = getattr(record, name)
+        if value is not None and name not in _CURVES:
+            metrics.append(Metric(name, float(value), int(1000 * (record.ended_at or 0)), end))
+    for point in record.curve or []:
+        for name in ("quality", "retention"):
+            if point["step"] < end and point[name] is not None:
+                metrics.append(Metric(name, float(point[name]), start + int(1000 * point["train_seconds"]), point["step"]))
+    stride = max(1, -(-len(telemetry) // CURVE_POINTS))
+    for row in (*telemetry[::stride], *telemetry[-1:]):
+        metrics += [Metric(name, float(row[name]), start + int(1000 * row["train_seconds"]), row["step"])
+                    for name in _CURVES if row.get(name) is not None]
+    return metrics

@@ -1,0 +1,1 @@
+"""One short script per study; what they share is in `sweeps.command`."""

@@ -1,0 +1,175 @@
+"""The command line that all sweeps share, as one frozen object: parsed and validated before anything is launched."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from grit.config import check_count
+from grit.errors import ConfigError
+from grit.run_config import Budget, Method, Regime, TaskSource
+from ray_jobs.presets import PRESETS, Preset, preset
+from ray_jobs.search import SAMPLERS
+from ray_jobs.study import with_overrides
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """What the user asked for. `budget_seconds` None: to be measured on this machine (a model or task the preset does not know)."""
+
+    preset: Preset
+    regimes: tuple[Regime, ...]
+    budget_steps: int
+    budget_seconds: float | None
+    seeds: tuple[int, ...]
+    search_points: int
+    sampler: str
+    concurrent: int | None
+    output: Path | None
+    tracking_uri: str | None
+    address: str | None
+    resume: bool
+    dry_run: bool
+    verbose: bool
+
+    def budgets(self, seconds: float) -> tuple[Budget, ...]:
+        """One budget per regime."""
+        return tuple(Budget(regime=r, amount=self.budget_steps if r == "step" else seconds) for r in self.regimes)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see --help)\n")
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The common command line."""
+    p = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = p.add_argument
+    add("--preset", choices=tuple(PRESETS), default="embedded", help="starting point for every setting (default: embedded)")
+    add("--model", metavar="ID_OR_PATH", help="backbone: `embedded`, a folder, or a hub id")
+    add("--task", metavar="NAME", help="what is learned")
+    add("--train-file", metavar="F", help="training examples (JSON Lines), for tasks that read files")
+    add("--eval-file", metavar="F", help="held-out examples (JSON Lines)")
+    add("--retention-file", metavar="F", help="held-out general text on which forgetting is measured (.jsonl with `text`, or plain text)")
+    add("--method", choices=("grit", "qgrit"), default="grit", help="qgrit keeps the backbone in 4-bit NF4; the control is then QLoRA")
+    add("--regimes", nargs="+", choices=("step", "time"), default=["step", "time"], help="budgets that are matched (default: both)")
+    add("--budget-steps", type=int, metavar="N", help="optimizer steps of a step-matched trial")
+    add("--budget-seconds", type=float, metavar="S", help="training seconds of a time-matched trial (evaluation excluded)")
+    add("--seeds", nargs="+", type=int, metavar="SEED", help="every setting is run with each of them")
+    add("--tau", nargs="+", type=float, metavar="V", help="energy thresholds of the one-at-a-time design")
+    add("--T", nargs="+", metavar="V", help="reprojection cadences in steps, or `none`")
+    add("--lambda", nargs="+", type=float, metavar="V", dest="lambda_", help="dampings")
+    add("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE",
+        help="any field of the configuration, e.g. preconditioner=kfac rank=8")
+    add("--search-points", type=int, metavar="N", help="points of the multi-objective search in each regime")
+    add("--sampler", choices=SAMPLERS, default="tpe", help="Optuna's sampler (default: tpe)")
+    add("--max-concurrent", type=int, metavar="N", help="trials at once (default: what the cores or GPUs allow)")
+    add("--output", type=Path, metavar="DIR", help="where everything goes (default: results/<study>-<time>)")
+    add("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in the output folder)")
+    add("--address", metavar="ADDR", help="a running Ray, e.g. auto or host:6379 (default: RAY_ADDRESS, else one is started here)")
+    add("--resume", action="store_true", help="continue the study in --output")
+    add("--dry-run", action="store_true", help="print every trial with its estimated cost, and launch nothing")
+    add("-v", "--verbose", action="store_true", help="show Ray's own logs")
+    return p
+
+
+def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> SweepOptions:
+    """Lays the command line over the preset.
+
+    Raises:
+        ConfigError: a value that cannot be used.
+    """
+    method: Method = arguments.method
+    if arguments.budget_steps is not None:
+        check_count("budget-steps", arguments.budget_steps, minimum=1)
+    chosen = preset(arguments.preset, method, arguments.budget_steps)
+    base = chosen.base
+    task = TaskSource(name=arguments.task or base.task.name, train_file=_absolute(arguments.train_file),
+                      eval_file=_absolute(arguments.eval_file), retention_file=_absolute(arguments.retention_file))
+    known = arguments.model in (None, base.model) and task == base.task
+    model = base.model if arguments.model is None else arguments.model
+    base = replace(base, model=str(Path(model).absolute()) if Path(model).is_dir() else model, task=task)
+    base = with_overrides(base, dict(parse_setting(text) for text in arguments.set))
+    oat = {**chosen.oat, **{name: tuple(values) for name, values in _grids(arguments).items()}}
+    for knob, values in oat.items():
+        for value in values:
+            with_overrides(base, {knob: value})
+    options = SweepOptions(
+        preset=replace(chosen, base=base, oat=oat), regimes=tuple(dict.fromkeys(arguments.regimes)), budget_steps=chosen.budget_steps,
+        budget_seconds=arguments.budget_seconds or (chosen.budget_seconds * chosen_scale(chosen, arguments) if known else None),
+        seeds=tuple(dict.fromkeys(arguments.seeds or chosen.seeds)),
+        search_points=chosen.search_points if arguments.search_points is None else arguments.search_points, sampler=arguments.sampler,
+        concurrent=arguments.max_concurrent, output=arguments.output, tracking_uri=arguments.tracking_uri,
+        address=arguments.address or environment.get("RAY_ADDRESS"), resume=arguments.resume, dry_run=arguments.dry_run,
+        verbose=arguments.verbose)
+    _check(options, arguments)
+    return options
+
+
+def _absolute(path: str | None) -> str | None:
+    """Workers have working folders of their own."""
+    return None if path is None else str(Path(path).expanduser().absolute())
+
+
+def chosen_scale(chosen: Preset, arguments: argparse.Namespace) -> float:
+    """How much longer than the preset's own step budget the user's is: the preset's seconds grow with it."""
+    if arguments.budget_steps is None:
+        return 1.0
+    return float(arguments.budget_steps) / preset(arguments.preset, arguments.method, None).budget_steps
+
+
+def _check(options: SweepOptions, arguments: argparse.Namespace) -> None:
+    for seed in options.seeds:
+        check_count("seeds", seed, minimum=0)
+    check_count("search-points", options.search_points, minimum=0)
+    if options.concurrent is not None:
+        check_count("max-concurrent", options.concurrent, minimum=1)
+    if arguments.budget_seconds is not None:
+        Budget(regime="time", amount=arguments.budget_seconds)
+    if options.resume and options.output is None:
+        raise ConfigError("resume", True, "needs --output: the folder of the study to continue")
+
+
+def _grids(arguments: argparse.Namespace) -> dict[str, Sequence[Any]]:
+    found: dict[str, Sequence[Any]] = {}
+    if arguments.tau is not None:
+        found["tau"] = arguments.tau
+    if arguments.T is not None:
+        found["T"] = [_cadence(text) for text in arguments.T]
+    if arguments.lambda_ is not None:
+        found["lambda"] = arguments.lambda_
+    return found
+
+
+def _cadence(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError("T (reprojection_freq)", text, "must be a whole number of at least 1, or none") from None
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`field=value` with the value read as JSON where it is JSON, else as text; `none` is None.
+
+    Raises:
+        ConfigError: there is no `=`.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError("set", text, "must look like field=value")
+    if value.lower() == "none":
+        return name, None
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        return name, value
+    return name, tuple(parsed) if isinstance(parsed, list) else parsed

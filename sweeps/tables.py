@@ -1,0 +1,49 @@
+"""Tables for the terminal: the plan before a study, the front after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from ray_jobs.display import describe
+from ray_jobs.presets import Preset
+from ray_jobs.study import Study, TrialSpec
+
+if TYPE_CHECKING:
+    from analysis.points import PointSummary
+
+
+def plan_table(study: Study, trials: Sequence[TrialSpec], preset: Preset, concurrent: int) -> str:
+    """Every planned trial with its predicted seconds, then the sums. Searched points are counted, since their knobs are not known yet."""
+    rows: list[list[Any]] = []
+    total = 0.0
+    for trial in trials:
+        budget = trial.config.budget
+        seconds = (budget.amount * preset.step_seconds if budget.regime == "step" else budget.amount) + preset.other_seconds
+        total += seconds
+        unit = "steps" if budget.regime == "step" else "s"
+        rows.append([trial.trial_id, describe(trial.record), f"{budget.amount:g} {unit}", f"{seconds:.0f}"])
+    searched = 0 if study.search is None else study.search.points * len(study.budgets) * len(study.seeds)
+    total += searched * (total / max(1, len(trials)))
+    lines = [tabulate(rows, headers=["trial", "setting", "budget", "est. s"], colalign=("left", "left", "right", "right"))]
+    if study.search is not None and searched:
+        lines.append(f"then {searched} searched trials: {study.search.points} points x {len(study.budgets)} regimes x {len(study.seeds)} seeds "
+                     f"({study.search.sampler})")
+    hours = total / 3600
+    gpus = f", {hours * preset.resources.gpus:.1f} GPU-hours" if preset.resources.gpus else ""
+    minutes = total / concurrent / 60
+    lines.append(f"{len(trials) + searched} trials; about {minutes:.0f} min with {concurrent} at once{gpus} (predicted from the preset)")
+    return "\n".join(lines)
+
+
+def front_table(front: Sequence[PointSummary]) -> str:
+    """The Pareto front as it stands on the terminal: means over seeds."""
+    rows = []
+    for point in sorted(front, key=lambda p: (p.regime, -p.mean("quality"))):
+        rows.append([point.regime, point.method, *point.knob_texts(), f"{point.mean('quality'):.3f}", f"{point.mean('retention'):.3f}",
+                     f"{point.mean('overhead'):.1%}", f"{point.mean('footprint'):.0%}", len(point.seeds)])
+    headers = ["regime", "method", "tau", "T", "lambda", front[0].quality_metric if front else "quality", "retention", "overhead", "footprint", "n"]
+    title = "\nPareto front (quality, retention, overhead, footprint; means over n seeds)\n"
+    return title + str(tabulate(rows, headers=headers, disable_numparse=True))

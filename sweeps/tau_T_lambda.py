@@ -1,0 +1,40 @@
+"""The main study: are GRIT's gains robust in tau, T and lambda? One-at-a-time sweeps, a coarse grid and a multi-objective search.
+
+    python sweeps/tau_T_lambda.py --preset embedded
+    ray job submit --address ... --working-dir . -- python sweeps/tau_T_lambda.py --preset llama-3.2-3b ...
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
+
+from ray_jobs.presets import Preset
+from ray_jobs.study import Interval, Point, Search, grid, one_at_a_time
+from sweeps.command import main
+from sweeps.options import SweepOptions
+
+
+def points(preset: Preset) -> list[Point]:
+    """The designed part: each knob alone, and their coarse interactions."""
+    grit = preset.base.grit
+    center = {"tau": grit.rank_adaptation_threshold, "T": grit.reprojection_freq, "lambda": grit.kfac_damping}
+    return [*one_at_a_time(center, preset.oat), *(grid(preset.grid) if preset.grid else [])]
+
+
+def search(preset: Preset, options: SweepOptions) -> Search | None:
+    """The searched part: method.md's ranges, T from 1/40 to 1/2.5 of the run."""
+    if options.search_points == 0:
+        return None
+    steps = options.budget_steps
+    space = {
+        "tau": Interval(low=1e-3, high=0.2, complement=True),
+        "T": Interval(low=max(1, steps // 40), high=max(2, 2 * steps // 5), integer=True),
+        "lambda": Interval(low=1e-4, high=1e-1)}
+    return Search(space=space, points=options.search_points, sampler=options.sampler, seed=options.seeds[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main("tau_T_lambda", __doc__ or "", points, search))

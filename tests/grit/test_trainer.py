@@ -1,0 +1,163 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from grit.config import GritConfig
+from grit.run_config import Budget, TaskSource
+from grit.trainer import learning_rate_factor, train
+
+#: What a clock measured: everything else of a result must be equal, bit for bit.
+TIMED = {"train_seconds", "cpu_seconds", "eval_seconds", "step_time_ms", "components_ms", "overhead", "peak_memory_bytes", "resumed_from_step"}
+
+
+def _comparable(result):
+    values = {name: getattr(result, name) for name in result.__dataclass_fields__ if name not in TIMED}
+    values["telemetry"] = [{k: v for k, v in row.items() if k != "train_seconds" and not k.startswith("ms_") and k != "events"} for row in result.telemetry]
+    values["curve"] = [{k: v for k, v in row.items() if k != "train_seconds"} for row in result.curve]
+    return values
+
+
+class Killed(Exception):
+    pass
+
+
+def _killed_at(step):
+    def progress(now, share, loss, rank):
+        if now == step:
+            raise Killed
+    return progress
+
+
+def test_same_seed_same_result_bit_for_bit(bench, short_run):
+    first, second = train(short_run(), bench), train(short_run(), bench)
+    assert _comparable(first) == _comparable(second)
+    assert _comparable(train(short_run(seed=42), bench)) != _comparable(first)
+
+
+@pytest.mark.parametrize("suppression", ["project", "gate"])
+@pytest.mark.parametrize("kill", [3, 4, 5, 9])
+def test_interrupted_equals_uninterrupted(bench, short_run, tmp_path, kill, suppression):
+    """Killed around the reprojection of step 4, resumed from the last checkpoint (every step): the same bits in the end."""
+    grit = replace(short_run().grit, suppression=suppression, rank_adaptation_threshold=0.8, min_lora_rank=2)
+    config = short_run(grit=grit, checkpoint_steps=1)
+    whole = train(config, bench)
+    assert whole.reprojections == 2 and min(whole.final_ranks) < 8
+    with pytest.raises(Killed):
+        train(config, bench, checkpoints=tmp_path, progress=_killed_at(kill))
+    resumed = train(config, bench, checkpoints=tmp_path)
+    assert resumed.resumed_from_step == kill - 1
+    assert _comparable(resumed) == _comparable(whole)
+    assert not (tmp_path / "run.pt").exists()
+
+
+def test_the_backbone_is_left_as_it_was_found(bench, short_run):
+    first = train(short_run(), bench)
+    for method in ("lora", "grit"):
+        train(short_run(method=method, learning_rate=0.05), bench)
+    assert _comparable(train(short_run(), bench)) == _comparable(first)
+
+
+def test_grit_without_its_parts_is_lora_bit_for_bit(bench, short_run):
+    off = GritConfig(preconditioner="none", reprojection_freq=None)
+    plain, disabled = train(short_run(method="lora"), bench), train(short_run(grit=off), bench)
+    assert [row["loss"] for row in plain.telemetry] == [row["loss"] for row in disabled.telemetry]
+    assert plain.predictions == disabled.predictions
+
+
+@pytest.mark.parametrize("knob, value", [("rank_adaptation_threshold", 0.8), ("reprojection_freq", 3), ("kfac_damping", 1e-1)])
+def test_every_knob_changes_training(bench, short_run, knob, value):
+    base = train(short_run(), bench)
+    changed = train(short_run(grit=replace(short_run().grit, **{knob: value})), bench)
+    assert [row["loss"] for row in changed.telemetry] != [row["loss"] for row in base.telemetry]
+
+
+def test_time_budget_is_kept_and_its_schedule_follows_the_clock(bench, short_run):
+    result = train(short_run(budget=Budget(regime="time", amount=1.0)), bench)
+    slowest = max(row["ms_step"] for row in result.telemetry) / 1e3
+    assert abs(result.train_seconds - 1.0) <= slowest
+    rates = [row["learning_rate"] for row in result.telemetry]
+    expected = [2e-3 * learning_rate_factor(seconds / 1.0, 0.05) for seconds in (0.0, *[row["train_seconds"] for row in result.telemetry[:-1]])]
+    assert rates == pytest.approx(expected)
+
+
+def test_components_are_exclusive_and_complete(bench, short_run):
+    result = train(short_run(), bench)
+    for row in result.telemetry:
+        parts = sum(value for name, value in row.items() if name.startswith("ms_") and name != "ms_step")
+        assert parts == pytest.approx(row["ms_step"])
+    assert result.components_ms["fisher"] > 0 and result.components_ms["reprojection"] > 0 and 0 < result.overhead < 1
+    assert train(short_run(method="lora"), bench).overhead == 0
+
+
+@pytest.mark.parametrize("method", ["qlora", "qgrit"])
+def test_nf4_learns_on_the_cpu_by_the_same_code(bench, short_run, method):
+    config = short_run(method=method, budget=Budget(regime="step", amount=30), quality="answer_logprob", dtype="bfloat16", eval_examples=16)
+    result = train(config, bench)
+    assert result.status == "completed"
+    assert result.answer_loss < result.base_answer_loss - 1.0
+    assert all(torch.isfinite(torch.tensor(row["loss"])) for row in result.telemetry)
+    if method == "qgrit":
+        assert result.reprojections == 7
+
+
+def test_lora_learns_and_forgets(bench, short_run):
+    result = train(short_run(method="lora", budget=Budget(regime="step", amount=40), quality="answer_logprob"), bench)
+    assert result.quality > result.base_quality + 1.0 and result.forgetting > 0.02
+    assert result.footprint == 1.0 and result.final_ranks == []
+
+
+def test_a_run_that_blows_up_is_called_diverged(bench, short_run):
+    result = train(short_run(method="lora", learning_rate=3.0, budget=Budget(regime="step", amount=60), max_grad_norm=1e6), bench)
+    assert result.status == "diverged"
+    assert result.reason is not None and "step" in result.reason
+
+
+def test_a_non_finite_gradient_never_reaches_the_weights(bench, short_run):
+    """Poisons the gradients of two steps; the steps are dropped and counted, and weights stay finite."""
+    from grit.handle import attach
+
+    config = short_run()
+    model = bench.adapted(config)
+    try:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+        handle = attach(model, optimizer, GritConfig(max_grad_norm=1.0, cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=1))
+        from grit.data import collate
+        batch = collate(bench.training_data(config)[:4], bench.tokenizer(config).pad_token_id)
+        model.train()
+        for step in range(4):
+            model(**batch).loss.backward()
+            if step in (1, 2):
+                parameters[5].grad[0, 0] = float("nan") if step == 1 else float("inf")
+            before = parameters[0].detach().clone()
+            optimizer.step()
+            assert torch.equal(before, parameters[0]) == (step in (1, 2))
+            optimizer.zero_grad()
+        assert all(torch.isfinite(p).all() for p in parameters)
+        assert [event["step"] for event in handle.events if event["kind"] == "nonfinite_gradient"] == [2, 3]
+    finally:
+        bench.release(model)
+
+
+def test_stop_on_request_is_clean(bench, short_run):
+    steps = []
+    result = train(short_run(), bench, should_stop=lambda: len(steps) >= 3, progress=lambda step, *_: steps.append(step))
+    assert (result.status, result.steps) == ("stopped", 3)
+    assert len(result.predictions) == 12
+
+
+def test_curve_has_the_points_asked_for(bench, short_run):
+    result = train(short_run(evaluations=5), bench)
+    assert [point["step"] for point in result.curve] == [0, 2, 4, 6, 8, 10]
+    assert result.curve[-1]["quality"] == result.quality and result.curve[0]["forgetting"] == 0
+
+
+def test_an_empty_train_split_is_refused(bench, short_run, tmp_path):
+    from grit.errors import ConfigError
+
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    source = TaskSource(name="gsm8k", train_file=str(empty), eval_file=str(empty), retention_file=str(empty))
+    with pytest.raises(ConfigError, match="train-file.*is empty"):
+        train(short_run(task=source), bench)
