@@ -86,7 +86,7 @@ def _keep_weights_as_stored(backbone: PreTrainedModel) -> None:
     It rewrites the shared weights at the first evaluation, so that later trials would compute with another kernel than the first, and
     it refuses widths that are not multiples of 32.
     """
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     for module in backbone.modules():
         if isinstance(module, Linear4bit):

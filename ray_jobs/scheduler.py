@@ -13,6 +13,8 @@ from ray_jobs.study import Overrides, Point, Study, TrialSpec, make_trial, plan
 
 #: Searched points under way at once in one regime: more would be suggested from older knowledge.
 OPEN_POINTS = 2
+#: How often a search may suggest what has been measured before (a genetic sampler may copy a parent) until its turn is used up.
+MAX_REPEATS = 20
 
 
 @dataclass
@@ -22,7 +24,6 @@ class _RegimeSearch:
     budget: Budget
     optuna: OptunaSearch
     asked: int = 0
-    warmed: bool = False
 
 
 class StudyScheduler:
@@ -39,12 +40,15 @@ class StudyScheduler:
         self._queue: deque[TrialSpec] = deque()
         self._running: dict[str, TrialSpec] = {}
         self._tickets: dict[tuple[str, str], tuple[_RegimeSearch, str]] = {}
-        self._searches = [] if study.search is None else [
-            _RegimeSearch(budget=budget, optuna=OptunaSearch(study.search)) for budget in study.budgets]
         earlier = {record.trial_id: record for record in known}
+        self._searches = [] if study.search is None else [
+            _RegimeSearch(budget=budget, optuna=OptunaSearch(study.search, asked_before=len(_searched(earlier.values(), budget))))
+            for budget in study.budgets]
         for trial in plan(study):
             self._admit(trial, earlier.pop(trial.trial_id, None))
         self._readmit(list(earlier.values()))
+        for point_id, regime in dict.fromkeys((r.point_id, r.regime) for r in self.records.values()):
+            self._tell(point_id, regime)
 
     def _admit(self, trial: TrialSpec, earlier: TrialRecord | None) -> None:
         if trial.trial_id in self.records:
@@ -60,10 +64,9 @@ class StudyScheduler:
 
     def _readmit(self, searched: list[TrialRecord]) -> None:
         """Takes over the searched points of an earlier call: their finished trials count, the others run."""
-        earlier = {record.trial_id: record for record in searched if record.design == "search"}
+        earlier = {record.trial_id: record for record in searched}
         for search in self._searches:
-            points = {r.point_id: r.overrides for r in earlier.values() if r.regime == search.budget.regime}
-            for overrides in points.values():
+            for overrides in _searched(searched, search.budget).values():
                 search.asked += 1
                 self._enqueue_point(overrides, search.budget, earlier)
 
@@ -100,18 +103,26 @@ class StudyScheduler:
         return trial
 
     def complete(self, record: TrialRecord) -> None:
-        """Takes the outcome of a started trial, and tells the search once a searched point has all its seeds."""
+        """Takes the outcome of a started trial, and tells the search once a point has all its seeds."""
         self._running.pop(record.trial_id, None)
         self.records[record.trial_id] = record
         self._changed(record)
-        held = self._tickets.get((record.point_id, record.regime))
-        if held is None:
+        self._tell(record.point_id, record.regime)
+
+    def _tell(self, point_id: str, regime: str) -> None:
+        """Tells the regime's search a point whose trials have all ended: as an answer if it asked, else as a gift."""
+        siblings = self._siblings(point_id, regime)
+        if not all(sibling.ended for sibling in siblings):
             return
-        siblings = self._siblings(record.point_id, record.regime)
-        if all(sibling.ended for sibling in siblings):
+        held = self._tickets.pop((point_id, regime), None)
+        if held is not None:
             search, ticket = held
-            del self._tickets[record.point_id, record.regime]
             search.optuna.tell(ticket, siblings)
+            return
+        first = siblings[0]
+        for search in self._searches:
+            if search.budget.regime == regime and first.tau is not None:
+                search.optuna.add({"tau": first.tau, "T": first.T, "lambda": first.lambda_}, siblings)
 
     def give_back(self, trial_id: str) -> None:
         """Puts a started trial that was not run back in front of the queue."""
@@ -130,22 +141,17 @@ class StudyScheduler:
             open_points = sum(held is search for held, _ in self._tickets.values())
             if not self._can_ask(search) or open_points >= OPEN_POINTS:
                 continue
-            if not search.warmed:
-                self._warm(search)
             search.asked += 1
-            ticket, knobs = search.optuna.ask()
-            point_id = self._enqueue_point(knobs, search.budget, {})
-            siblings = self._siblings(point_id, search.budget.regime)
-            if all(record.ended for record in siblings):  # the point was measured before
-                search.optuna.tell(ticket, siblings)
-            else:
-                self._tickets[point_id, search.budget.regime] = (search, ticket)
+            for _ in range(MAX_REPEATS):
+                ticket, knobs = search.optuna.ask()
+                point_id = self._enqueue_point(knobs, search.budget, {})
+                siblings = self._siblings(point_id, search.budget.regime)
+                if not all(record.ended for record in siblings):
+                    self._tickets[point_id, search.budget.regime] = (search, ticket)
+                    break
+                search.optuna.tell(ticket, siblings)  # it was measured before: answer at once, and ask for another
 
-    def _warm(self, search: _RegimeSearch) -> None:
-        """Gives the search what has been measured already, each point once."""
-        search.warmed = True
-        points = {r.point_id: r for r in self.records.values() if r.tau is not None and r.regime == search.budget.regime}
-        for point_id, record in points.items():
-            siblings = self._siblings(point_id, search.budget.regime)
-            if all(sibling.ended for sibling in siblings):
-                search.optuna.add({"tau": record.tau, "T": record.T, "lambda": record.lambda_}, siblings)
+
+def _searched(records: Iterable[TrialRecord], budget: Budget) -> dict[str, Overrides]:
+    """The searched points of a regime among earlier records."""
+    return {r.point_id: r.overrides for r in records if r.design == "search" and r.regime == budget.regime}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -24,7 +25,9 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     if name == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed)
     if name == "nsga3":
-        return optuna.samplers.NSGAIIISampler(seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.NSGAIIISampler(seed=seed)
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     raise ConfigError("sampler", name, f"must be one of {', '.join(SAMPLERS)}")
@@ -47,13 +50,18 @@ class OptunaSearch:
     """One multi-objective Optuna study over a space of knobs, for one regime.
 
     The records are the truth: an Optuna study is rebuilt from them when a study resumes, so it can neither lose nor double a trial.
+
+    Args:
+        asked_before: points that an earlier call of this study asked for. They move the seed on: a sampler that started again from the same
+            seed would suggest them again.
     """
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, *, asked_before: int = 0) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = search.space
         self._distributions = {name: _distribution(interval) for name, interval in search.space.items()}
-        self._study = optuna.create_study(directions=[direction for _, direction in OBJECTIVES], sampler=_sampler(search.sampler, search.seed))
+        sampler = _sampler(search.sampler, search.seed + 7919 * asked_before)
+        self._study = optuna.create_study(directions=[direction for _, direction in OBJECTIVES], sampler=sampler)
         self._open: dict[str, optuna.trial.Trial] = {}
 
     def ask(self) -> tuple[str, dict[str, Any]]:

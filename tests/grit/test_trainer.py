@@ -13,7 +13,8 @@ TIMED = {"train_seconds", "cpu_seconds", "eval_seconds", "step_time_ms", "compon
 
 def _comparable(result):
     values = {name: getattr(result, name) for name in result.__dataclass_fields__ if name not in TIMED}
-    values["telemetry"] = [{k: v for k, v in row.items() if k != "train_seconds" and not k.startswith("ms_") and k != "events"} for row in result.telemetry]
+    timed = ("train_seconds", "events")
+    values["telemetry"] = [{k: v for k, v in row.items() if k not in timed and not k.startswith("ms_")} for row in result.telemetry]
     values["curve"] = [{k: v for k, v in row.items() if k != "train_seconds"} for row in result.curve]
     return values
 

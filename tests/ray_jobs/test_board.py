@@ -1,0 +1,95 @@
+import asyncio
+
+import pytest
+
+from ray_jobs.board import MAX_ATTEMPTS, TrialBoard
+
+
+def _play(scene):
+    return asyncio.run(asyncio.wait_for(scene(), timeout=10))
+
+
+def test_trials_go_out_in_order_and_outcomes_come_back():
+    async def scene():
+        board = TrialBoard()
+        await board.expect(1)
+        waits = [asyncio.create_task(board.run(name, {"n": name})) for name in "abc"]
+        for name in "abc":
+            job = await board.take("slot-0")
+            assert (job["trial_id"], job["config"], job["attempt"]) == (name, {"n": name}, 1)
+            await board.finish("slot-0", name, {"status": "completed", "result": {"x": name}})
+        assert [w["status"] for w in await asyncio.gather(*waits)] == ["completed"] * 3
+        outcome = await board.collect("b")
+        assert outcome["result"] == {"x": "b"} and outcome["worker"] == "slot-0" and outcome["ended_at"] >= outcome["started_at"] >= outcome["queued_at"]
+        assert await board.collect("b") is None
+    _play(scene)
+
+
+def test_a_worker_that_died_gets_its_trial_again_until_it_has_died_too_often():
+    async def scene():
+        board = TrialBoard()
+        await board.expect(1)
+        wait = asyncio.create_task(board.run("a", {}))
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            assert (await board.take("slot-0"))["attempt"] == attempt
+        after = asyncio.create_task(board.take("slot-0"))
+        assert (await wait)["status"] == "failed"
+        outcome = await board.collect("a")
+        assert outcome["attempts"] == MAX_ATTEMPTS and "died 3 times" in outcome["error"]
+        await board.close()
+        assert await after is None
+    _play(scene)
+
+
+def test_two_slots_never_share_a_trial():
+    async def scene():
+        board = TrialBoard()
+        await board.expect(2)
+        waits = [asyncio.create_task(board.run(name, {})) for name in "ab"]
+        await asyncio.sleep(0)
+        first, second = await asyncio.gather(board.take("slot-0"), board.take("slot-1"))
+        assert {first["trial_id"], second["trial_id"]} == {"a", "b"}
+        for slot, job in (("slot-0", first), ("slot-1", second)):
+            await board.finish(slot, job["trial_id"], {"status": "completed"})
+        await asyncio.gather(*waits)
+    _play(scene)
+
+
+def test_losing_the_last_slot_fails_what_waits_instead_of_hanging():
+    async def scene():
+        board = TrialBoard()
+        await board.expect(2)
+        waits = [asyncio.create_task(board.run(name, {})) for name in "abc"]
+        await asyncio.sleep(0)
+        await board.take("slot-0")
+        await board.lose_slot("slot-1", "node lost")
+        assert not waits[1].done()
+        await board.lose_slot("slot-0", "node lost")
+        assert [w["status"] for w in await asyncio.gather(*waits)] == ["failed"] * 3
+        late = await board.run("d", {})
+        assert late["status"] == "failed"
+        assert "node lost" in (await board.collect("d"))["error"]
+    _play(scene)
+
+
+def test_a_closed_board_sends_idle_workers_home():
+    async def scene():
+        board = TrialBoard()
+        idle = asyncio.create_task(board.take("slot-0"))
+        await asyncio.sleep(0)
+        assert not idle.done()
+        await board.close()
+        assert await idle is None
+    _play(scene)
+
+
+@pytest.mark.parametrize("unknown", ["nothing"])
+def test_an_outcome_that_does_not_exist_is_none(unknown):
+    async def scene():
+        board = TrialBoard()
+        asyncio.create_task(board.run("a", {}))
+        await asyncio.sleep(0)
+        assert await board.collect("a") is None and await board.collect(unknown) is None
+        await board.take("s")
+        await board.finish("s", "a", {"status": "completed"})
+    _play(scene)

@@ -1,0 +1,85 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from builders import ended, study
+from conftest import ROOT
+
+from grit.errors import ConfigError
+from ray_jobs.records import TrialRecord, read_trials, write_trials
+from ray_jobs.store import StudyStore
+from ray_jobs.study import plan
+
+
+def _records():
+    return [trial.record for trial in plan(study())]
+
+
+def test_a_record_survives_a_round_trip_and_uses_the_contract_names():
+    record = ended(_records()[2])
+    values = json.loads(record.to_json())
+    assert TrialRecord.from_json(record.to_json()) == record
+    assert {"trial_id", "point_id", "design", "regime", "seed", "method", "tau", "T", "lambda", "status", "error", "steps", "train_seconds",
+            "quality", "retention", "forgetting", "overhead", "footprint", "step_time_ms", "peak_memory_bytes", "final_ranks"} <= set(values)
+
+
+def test_not_finite_becomes_null_and_is_not_usable():
+    record = ended(_records()[2], quality=float("nan"), step_time_ms={"mean": float("inf")})
+    assert json.loads(record.to_json())["quality"] is None and json.loads(record.to_json())["step_time_ms"] == {"mean": None}
+    assert not TrialRecord.from_json(record.to_json()).usable and not record.usable
+
+
+def test_malformed_lines_are_named(tmp_path):
+    write_trials(tmp_path, _records())
+    path = tmp_path / "trials.jsonl"
+    path.write_text(path.read_text() + '{"trial_id": 1}\n')
+    with pytest.raises(ConfigError, match=f"line {len(_records()) + 1} is not a trial record"):
+        read_trials(tmp_path)
+    with pytest.raises(ConfigError, match="no readable trials.jsonl"):
+        read_trials(tmp_path / "nowhere")
+
+
+def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
+    """SIGKILLs a process that rewrites the records without pause, again and again: every time the file reads."""
+    code = ("import sys; sys.path.insert(0, 'tests'); from builders import *; from pathlib import Path\n"
+            "records = [t.record for t in plan(study(seeds=range(40)))]\n"
+            "while True: write_trials(Path(sys.argv[1]), records); print('x', flush=True)")
+    for wait in (0.0, 0.013, 0.031):
+        child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
+        child.stdout.readline()
+        time.sleep(wait)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        assert len(read_trials(tmp_path)) == 40 * 5 * 2
+
+
+def test_store_refuses_what_is_not_its_own(tmp_path):
+    StudyStore(tmp_path / "a", "one", resume=False).open({"name": "x"})
+    with pytest.raises(ConfigError, match="holds another study"):
+        StudyStore(tmp_path / "a", "two", resume=True)
+    with pytest.raises(ConfigError, match="--resume"):
+        StudyStore(tmp_path / "a", "one", resume=False)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigError, match="is not empty and holds no study"):
+        StudyStore(tmp_path / "b", "one", resume=False)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        StudyStore(tmp_path / "b" / "thesis.tex" / "x", "one", resume=False).open({})
+
+
+def test_ended_records_are_on_disk_at_once(tmp_path):
+    store = StudyStore(tmp_path / "s", "one", resume=False)
+    store.open({"name": "x"})
+    records = _records()
+    for record in records:
+        store.put(record)
+    assert not (tmp_path / "s" / "trials.jsonl").exists()
+    store.put(ended(records[0]))
+    assert [r.status for r in read_trials(tmp_path / "s")].count("completed") == 1
+    again = StudyStore(tmp_path / "s", "one", resume=True)
+    assert len(again.records) == len(records)

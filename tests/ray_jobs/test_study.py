@@ -1,0 +1,74 @@
+import pytest
+from builders import study
+
+from grit.errors import ConfigError
+from ray_jobs.study import Point, grid, make_trial, one_at_a_time, plan, with_overrides
+
+CENTER = {"tau": 0.99, "T": 10, "lambda": 1e-3}
+
+
+def test_one_at_a_time_moves_one_knob_and_has_its_center_once():
+    points = one_at_a_time(CENTER, {"tau": (0.9, 0.99, 0.999), "T": (5, None), "lambda": (1e-4, 1e-1)})
+    assert len(points) == 1 + 2 + 2 + 2
+    assert all(sum(dict(p.overrides)[k] != CENTER[k] for k in CENTER) == 1 for p in points[1:])
+
+
+def test_grid_is_every_combination():
+    assert len({p.overrides for p in grid({"tau": (0.9, 0.99), "T": (5, 10, 20), "lambda": (1e-3,)})}) == 6
+
+
+def test_a_setting_that_two_designs_ask_for_is_one_trial():
+    made = study()
+    both = study()
+    both = type(made)(**{**made.__dict__, "points": (*made.points, Point.of("grid", CENTER), Point.of("grid", {**CENTER, "tau": 0.95}))})
+    trials = plan(both)
+    assert len(trials) == len(plan(made)) + 2 * 2
+    shared = [t.record for t in trials if t.record.also_designs]
+    assert [(r.design, r.also_designs, r.tau) for r in shared] == [("oat", ["grid"], 0.99)] * 4
+    assert len({t.trial_id for t in trials}) == len(trials)
+
+
+def test_every_setting_is_measured_once_before_any_is_measured_twice():
+    trials = plan(study(seeds=(41, 42, 43)))
+    seeds = [t.record.seed for t in trials]
+    assert seeds == sorted(seeds)
+    first = [t.record.point_id for t in trials if t.record.seed == 41]
+    assert len(set(first)) == len(first) / 2  # two regimes
+
+
+def test_points_are_the_same_over_seeds_and_regimes():
+    trials = plan(study())
+    ids = {(t.record.tau, t.record.T, t.record.lambda_, t.record.method): set() for t in trials}
+    for t in trials:
+        ids[t.record.tau, t.record.T, t.record.lambda_, t.record.method].add(t.record.point_id)
+    assert all(len(found) == 1 for found in ids.values())
+
+
+def test_the_control_is_the_first_order_method_on_the_same_backbone():
+    assert {t.config.method for t in plan(study()) if t.record.design == "control"} == {"lora"}
+    quantized = [t for t in plan(study(method="qgrit")) if t.record.design == "control"]
+    assert {t.config.method for t in quantized} == {"qlora"} and quantized[0].record.tau is None
+
+
+def test_seeds_share_data_order_and_regimes_share_seeds():
+    trials = plan(study())
+    by_seed = {}
+    for t in trials:
+        by_seed.setdefault(t.record.seed, set()).add((t.config.seed, t.config.micro_batch, t.config.accumulation))
+    assert all(len(found) == 1 for found in by_seed.values())
+
+
+def test_overrides_take_knobs_and_any_field_and_refuse_others():
+    base = study().base
+    changed = with_overrides(base, {"T": None, "preconditioner": "kfac", "learning_rate": 1e-2})
+    assert (changed.grit.reprojection_freq, changed.grit.preconditioner, changed.learning_rate) == (None, "kfac", 1e-2)
+    with pytest.raises(ConfigError, match="knob = 'Tau'"):
+        with_overrides(base, {"Tau": 0.9})
+    with pytest.raises(ConfigError, match="tau .*= 1.5"):
+        with_overrides(base, {"tau": 1.5})
+
+
+def test_trial_ids_are_stable():
+    """An id that changes between versions would pay for every finished trial again: change METHOD_VERSION knowingly."""
+    made = study()
+    assert make_trial(made, made.points[0], 41, made.budgets[0]).trial_id == make_trial(study(), study().points[0], 41, study().budgets[0]).trial_id

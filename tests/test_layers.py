@@ -1,0 +1,60 @@
+"""The house: which part may import which, and what reading records must not drag in."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+FORBIDDEN = {
+    "grit": {"ray", "mlflow", "optuna", "ray_jobs", "sweeps", "analysis"},
+    "ray_jobs": {"sweeps", "analysis", "peft"},
+    "analysis": {"ray", "torch", "mlflow", "optuna", "sweeps", "transformers", "peft"},
+    "sweeps": {"ray", "mlflow", "optuna", "peft"},
+}
+#: One vendor behind one file (or, for Ray, behind the files that run on it).
+OWNERS = {
+    "peft": {"grit/adapters.py"},
+    "mlflow": {"ray_jobs/tracking.py"},
+    "optuna": {"ray_jobs/search.py"},
+    "ray": {f"ray_jobs/{name}.py" for name in ("cluster", "slots", "worker", "tune_bridge", "runner", "display")},
+}
+
+
+def _imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_layers_point_one_way(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    found = {(str(path.relative_to(ROOT)), name) for path in files for name in _imports(path) if name in FORBIDDEN[package]}
+    assert found == set()
+
+
+@pytest.mark.parametrize("vendor", OWNERS)
+def test_a_vendor_has_one_home(vendor):
+    users = {str(path.relative_to(ROOT)) for package in FORBIDDEN for path in (ROOT / package).rglob("*.py") if vendor in _imports(path)}
+    assert users <= OWNERS[vendor] and users
+
+
+def test_reports_are_rebuilt_without_ray_torch_or_mlflow():
+    code = "import sys, analysis.report; print([m for m in ('ray', 'torch', 'mlflow', 'transformers', 'optuna') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_files_and_functions_stay_short():
+    for package in FORBIDDEN:
+        for path in (ROOT / package).rglob("*.py"):
+            text = path.read_text(encoding="utf8")
+            assert text.count("\n") <= 500, path
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"
