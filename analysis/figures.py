@@ -90,10 +90,10 @@ def knob_figure(data: StudyData, points: Sequence[PointSummary], knob: str) -> F
     axes[0].set_ylabel(_metric_label(points))
     axes[1].set_ylabel("forgetting (nats/token)")
     axes[2].set_ylabel("effective parameters (% of full rank)" if knob == "tau" else "geometry share of step time (%)")
-    axes[0].legend(frameon=False)
     axes[0].set_title(f"{_counts(sweep)}; bars: 95% bootstrap")
-    axes[1].set_title("grey band: default")
+    axes[1].set_title("bars: 95% bootstrap; grey: default")
     axes[2].set_title("bars: standard deviation over seeds")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -112,10 +112,10 @@ def front_figure(points: Sequence[PointSummary]) -> Figure | None:
             axis.scatter(p.mean("forgetting"), p.mean("quality"), s=20 + 60 * p.mean("footprint"),
                          marker=MARKERS["control" if p.is_control else regime],
                          facecolors=colour if on_front else "none", edgecolors=colour, alpha=0.8)
-        axis.set_xlabel("forgetting (nats/token; less is better)")
+        axis.set_xlabel("forgetting (nats/token)")
         axis.set_ylabel(_metric_label(points))
-        axis.set_title(f"{regime}-matched, {len(mine)} settings, {_counts(mine)}\n"
-                       "filled: four-objective front; x: first-order control; size: footprint")
+        axis.set_title(f"{regime}-matched, {len(mine)} settings, {_counts(mine)}")
+    figure.suptitle("filled: on the four-objective front; black cross: first-order control; size: footprint", fontsize=8)
     return figure
 
 

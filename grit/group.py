@@ -55,6 +55,7 @@ class RankGroup:
         self.scaling = torch.tensor([layer.scaling for layer in layers], device=self.device)
         self.widths = torch.tensor([layer.width for layer in layers])
         self.ranks = torch.full((count,), self.rank)
+        self.growing = False  # rank_policy = growth: whether it has started from min_lora_rank
         self.inverses: tuple[Tensor, Tensor] | None = None
         self.has_inverse = torch.zeros(count, dtype=torch.bool, device=self.device)
         self.batches_a = shape_batches([_parameter(layer.down) for layer in layers], self.device)
@@ -146,8 +147,8 @@ class RankGroup:
             return self.ranks
         values = values.cpu()
         if config.rank_policy == "growth":
-            grown = bool((self.ranks < self.rank).any())
-            start = self.ranks if grown else torch.full_like(self.ranks, min(config.min_lora_rank, self.rank))
+            start = self.ranks if self.growing else torch.full_like(self.ranks, min(config.min_lora_rank, self.rank))
+            self.growing = True
             return growth_rank(values, config.rank_growth_threshold, start)
         return with_hysteresis(values, config.rank_adaptation_threshold, config.rank_hysteresis, config.min_lora_rank, self.ranks)
 
@@ -194,13 +195,14 @@ class RankGroup:
         """The exact state, for a checkpoint."""
         inverses = None if self.inverses is None else tuple(side.clone() for side in self.inverses)
         return {"moment_a": self.moment_a.state_dict(), "moment_g": self.moment_g.state_dict(), "ranks": self.ranks.clone(),
+                "growing": self.growing,
                 "inverses": inverses, "has_inverse": self.has_inverse.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`."""
         self.moment_a.load_state_dict(state["moment_a"])
         self.moment_g.load_state_dict(state["moment_g"])
-        self.ranks = state["ranks"].clone()
+        self.ranks, self.growing = state["ranks"].clone(), state["growing"]
         self.has_inverse = state["has_inverse"].to(self.device)
         inverses = state["inverses"]
         self.inverses = None if inverses is None else (inverses[0].to(self.device), inverses[1].to(self.device))

@@ -43,14 +43,14 @@ def _small(method: Method, *, steps: int, learning_rate: float, **run: Any) -> R
 
 
 def embedded(method: Method, steps: int | None = None) -> Preset:
-    """The embedded backbone on a laptop: some sixty trials of a few seconds."""
+    """The embedded backbone on a laptop: some fifty trials of a few seconds."""
     steps = steps or 100
     base = _small(method, steps=steps, learning_rate=2e-3, task=TaskSource(name="arithmetic"), rank=16, alpha=32.0, micro_batch=8,
                   max_length=96, eval_examples=100, retention_documents=60, eval_batch=128, evaluations=2)
     return Preset(
-        base=base, seeds=(41, 42), budget_steps=steps, budget_seconds=4.5, search_points=8, resources=TrialResources(cpus=1),
+        base=base, seeds=(41, 42), budget_steps=steps, budget_seconds=6.0, search_points=4, resources=TrialResources(cpus=1),
         oat={"tau": (0.9, 0.999), "T": (max(1, steps // 20), max(2, 2 * steps // 5)), "lambda": (1e-4, 1e-1)}, grid={},
-        step_seconds=0.045, other_seconds=2.0)
+        step_seconds=0.06, other_seconds=2.5)
 
 
 def smoke(method: Method, steps: int | None = None) -> Preset:

@@ -60,12 +60,11 @@ class StudyRunner:
         began = time.time()
         if self._scheduler.finished:
             return self._outcome(began, began)
-        with _ray(self._options):
+        with _chatter(self._store.folder / "ray" / "driver.log", keep=self._options.verbose), _ray(self._options):
             check_resources(self._options.concurrent, self._options.resources)
             self._display = StudyDisplay(self._scheduler, began)
             try:
-                with _chatter(self._store.folder / "ray" / "driver.log", keep=self._options.verbose):
-                    self._tune()
+                self._tune()
             finally:
                 self._display.close()
         return self._outcome(began, self._first_start(began))

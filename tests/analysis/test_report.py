@@ -1,0 +1,145 @@
+import csv
+import json
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from builders import ended, study, study_folder
+from conftest import ROOT
+
+from analysis.bands import band, sweep_of
+from analysis.load import load_study
+from analysis.points import paired_quality, summarize_points
+from analysis.report import analyse, build_report
+from grit.errors import ConfigError
+from ray_jobs.study import plan
+
+
+def test_everything_promised_is_written(tmp_path):
+    study_folder(tmp_path)
+    report = build_report(tmp_path)
+    for name in ("report.html", "report.md", "pareto.csv", "recommendation.json", "figures/front.svg", "figures/front.png", "figures/knob_tau.svg",
+                 "figures/knob_T.png", "figures/knob_lambda.svg", "figures/ranks.png"):
+        assert (tmp_path / name).stat().st_size > 100, name
+    rows = list(csv.DictReader((tmp_path / "pareto.csv").read_text().splitlines()))
+    assert len(rows) == len(report.front) and {row["regime"] for row in rows} == {"step", "time"}
+    advice = json.loads((tmp_path / "recommendation.json").read_text())
+    assert set(advice["knobs"]) == {"tau", "T", "lambda"} and advice["regime"] == "time"
+
+
+def test_the_page_needs_no_network_and_answers_first(tmp_path):
+    study_folder(tmp_path)
+    build_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    fetched = re.findall(r'(?:src|href)="(?!#)([^"]+)"', page) + re.findall(r"url\((?!#)([^)]+)\)", page)
+    assert fetched == [] and "<script" not in page
+    assert page.index('id="answer"') < page.index('id="front"') < page.index('id="limits"')
+
+
+def test_names_and_messages_from_runs_are_escaped(tmp_path):
+    records = [ended(t.record) for t in plan(study())]
+    records[1] = ended(records[1], status="failed", error="<script>alert('x')</script> | & \"quoted\"")
+    study_folder(tmp_path, records)
+    build_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;alert" in page
+
+
+def test_same_records_same_report(tmp_path):
+    study_folder(tmp_path)
+    build_report(tmp_path)
+    first = {p.name: p.read_bytes() for p in tmp_path.rglob("*.*") if p.suffix in (".html", ".md", ".csv", ".json", ".svg")}
+    build_report(tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.rglob("*.*") if p.suffix in (".html", ".md", ".csv", ".json", ".svg")} == first
+
+
+def test_an_unfinished_study_is_reported_as_such(tmp_path):
+    records = [t.record for t in plan(study())]
+    done = [ended(r) if i < 7 else r for i, r in enumerate(records)]
+    done[3] = ended(records[3], status="diverged", error="loss")
+    study_folder(tmp_path, done)
+    build_report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "not finished" in text and "1 trial(s) did not complete" in text
+
+
+def test_one_seed_is_said_to_be_one_seed(tmp_path):
+    study_folder(tmp_path, seeds=(41,))
+    build_report(tmp_path)
+    assert "One seed" in (tmp_path / "report.md").read_text()
+
+
+def _bands(tmp_path, outcome):
+    records = [outcome(t.record) for t in plan(study(regimes=("step",)))]
+    study_folder(tmp_path, records, regimes=("step",))
+    data = load_study(tmp_path)
+    points = summarize_points(data.records)
+    return data, points, {knob: band(data, points, knob, "step") for knob in ("tau", "T", "lambda")}
+
+
+def test_equal_settings_are_all_safe(tmp_path):
+    _, _, bands = _bands(tmp_path, ended)
+    assert {b.verdict for b in bands.values()} == {"robust"}
+
+
+def test_each_criterion_fails_by_its_own_cause(tmp_path):
+    def outcome(record):
+        if record.tau == 0.9:
+            return ended(record, footprint=0.95)
+        if record.T == 5:
+            return ended(record, forgetting=0.3)
+        if record.lambda_ == 0.1:
+            return ended(record, quality=0.2) if record.seed == 41 else ended(record, status="diverged", quality=0.2)
+        return ended(record)
+    _, _, bands = _bands(tmp_path, outcome)
+    failed = {knob: {s.value: s.failed for s in b.settings} for knob, b in bands.items()}
+    assert failed["tau"] == {0.9: ("footprint",), 0.99: ()}
+    assert failed["T"] == {5: ("retention",), 10: ()}
+    assert failed["lambda"] == {0.001: (), 0.1: ("stability", "near-best quality")}
+
+
+def test_a_sweep_holds_the_other_knobs_at_the_default(tmp_path):
+    _, points, _ = _bands(tmp_path, ended)
+    for knob in ("tau", "T", "lambda"):
+        assert len(sweep_of(points, knob, "step")) == 2
+
+
+def test_pairing_is_by_seed_and_example(tmp_path):
+    def outcome(record):
+        return ended(record, quality=0.75 if record.tau == 0.9 else 0.5)
+    data, points, _ = _bands(tmp_path, outcome)
+    low, center = sweep_of(points, "tau", "step")
+    assert paired_quality(data, low, center).mean == pytest.approx(0.25)
+    lonely = replace(low, records=low.records[:1])
+    other = replace(center, records=center.records[1:])
+    assert paired_quality(data, lonely, other) is None
+
+
+def test_front_means_and_probabilities(tmp_path):
+    def outcome(record):
+        return ended(record, quality=0.3) if record.T == 5 else ended(record, quality=0.6)
+    records = [outcome(t.record) for t in plan(study(regimes=("step",)))]
+    study_folder(tmp_path, records, regimes=("step",))
+    report = analyse(load_study(tmp_path))
+    worse = next(p for p in report.points if p.T == 5)
+    assert worse not in report.front and report.on_front["step"][worse.point_id] < 0.5
+    assert report.hypervolume["step"] > 0
+    assert set(report.front_trials) <= {r.trial_id for r in records}
+
+
+def test_command_line(tmp_path):
+    study_folder(tmp_path)
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "analysis.report", str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.strip().endswith("report.html")
+    assert time.perf_counter() - began < 60
+    bad = subprocess.run([sys.executable, "-m", "analysis.report", str(tmp_path / "none")], capture_output=True, text=True, cwd=ROOT)
+    assert bad.returncode == 2 and bad.stderr.startswith("error: study folder") and bad.stderr.count("\n") == 1
+
+
+def test_a_folder_without_a_study_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no readable study.json"):
+        build_report(tmp_path)

@@ -1,0 +1,126 @@
+"""Bad input gets one clear line and exit code 2 before anything is launched; a dry run launches nothing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from sweeps.options import parse_setting, parser, resolve
+
+SCRIPT = ROOT / "sweeps" / "tau_T_lambda.py"
+
+
+def _main(*argv):
+    """Runs the script's own main in this process: fast, and Ray must not be touched."""
+    sys.path.insert(0, str(ROOT / "sweeps"))
+    from sweeps.command import main
+    from sweeps.tau_T_lambda import points, search
+
+    return main("tau_T_lambda", "", points, search, argv)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    good = tmp_path / "good.jsonl"
+    good.write_text('{"question": "q", "answer": "#### 1"}\n')
+    general = tmp_path / "general.txt"
+    general.write_text("some text")
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"question": "q", "answer": "#### 1"}\n{"question"\n')
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    (tmp_path / "nomodel").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    return tmp_path
+
+
+CASES = [
+    (["--tau", "1.2"], "tau .*= 1.2"), (["--tau", "0"], "tau .*= 0"), (["--T", "0"], "T .*= 0"), (["--T", "often"], "T .*= 'often'"),
+    (["--lambda", "0"], "lambda .*= 0"), (["--lambda", "-1"], "lambda"), (["--lambda", "nan"], "lambda .*nan"),
+    (["--set", "Tau=0.5"], "knob = 'Tau'"), (["--set", "preconditioner=adam"], "preconditioner = 'adam'"), (["--set", "rank"], "field=value"),
+    (["--set", "targets=[\"q_proj\"]", "rank=0"], "rank = 0"),
+    (["--task", "poetry"], "task = 'poetry'"), (["--task", "gsm8k"], "train-file = None"),
+    (["--task", "gsm8k", "--train-file", "{}/none.jsonl", "--eval-file", "{}/good.jsonl"], "train-file = .*cannot be read"),
+    (["--task", "gsm8k", "--train-file", "{}/good.jsonl", "--eval-file", "{}/bad.jsonl"], "eval-file = .*line 2 is not JSON"),
+    (["--task", "gsm8k", "--train-file", "{}/empty.jsonl", "--eval-file", "{}/good.jsonl"], "train-file = .*is empty"),
+    (["--task", "gsm8k", "--train-file", "{}/good.jsonl", "--eval-file", "{}/good.jsonl"], "retention-file = None"),
+    (["--model", "{}/nomodel"], "model = .*no config.json"), (["--model", "./nowhere"], "model = './nowhere'"),
+    (["--budget-steps", "0"], "budget-steps = 0"), (["--budget-seconds", "-1"], "budget-seconds = -1"), (["--seeds", "-3"], "seeds = -3"),
+    (["--max-concurrent", "0"], "max-concurrent = 0"), (["--max-concurrent", "999"], "max-concurrent = 999.*core"),
+    (["--resume"], "resume = True.*needs --output"), (["--output", "{}/full"], "output = .*is not empty"),
+    (["--address", "127.0.0.1:1"], "address = '127.0.0.1:1'.*no Ray answers"), (["--tracking-uri", "ftp://x"], "tracking-uri = 'ftp://x'"),
+    (["--preset", "llama-3.2-3b"], "preset = .*needs 1 GPU"),
+]
+
+
+@pytest.mark.parametrize("argv, words", CASES, ids=[" ".join(argv)[:40] for argv, _ in CASES])
+def test_bad_input_is_one_line_and_two(rows, capsys, monkeypatch, argv, words):
+    monkeypatch.chdir(rows)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    import ray
+
+    monkeypatch.setattr(ray, "init", lambda *a, **k: pytest.fail("Ray was started"))
+    before = sorted(rows.rglob("*"))
+    assert _main(*(text.replace("{}", str(rows)) for text in argv)) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1, said.err
+    import re
+    assert re.search(words, said.err), said.err
+    left = [p for p in sorted(rows.rglob("*")) if p not in before and p.is_file() and "results" not in p.parts]
+    assert left == []
+
+
+@pytest.mark.parametrize("argv", [["--preset", "huge"], ["--regimes", "calendar"], ["--method", "sgd"], ["--nonsense"]])
+def test_unknown_options_are_one_line_too(capsys, argv):
+    with pytest.raises(SystemExit) as left:
+        _main(*argv)
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_dry_run_prints_every_trial_and_launches_nothing(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run([sys.executable, str(SCRIPT), "--preset", "embedded", "--dry-run", "--output", str(tmp_path / "o")], cwd=tmp_path,
+                          capture_output=True, text=True, check=True, env=environment)
+    lines = done.stdout.splitlines()
+    assert sum(" step " in line or " time " in line for line in lines if line[:1] in "0123456789abcdef") == (7 + 1) * 2 * 2
+    assert "16 searched trials: 4 points x 2 regimes x 2 seeds" in done.stdout and "48 trials; about" in lines[-1]
+    assert list(tmp_path.iterdir()) == [] and done.stderr == ""
+
+
+def test_dry_run_of_an_a100_preset_counts_gpu_hours(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    row = tmp_path / "r.jsonl"
+    row.write_text(json.dumps({"question": "q", "answer": "#### 1", "text": "general"}) + "\n")
+    files = [part for name in ("train", "eval", "retention") for part in (f"--{name}-file", str(row))]
+    assert _main("--preset", "llama-3.1-8b", "--method", "qgrit", "--dry-run", "--budget-seconds", "7800", *files) == 0
+    said = capsys.readouterr().out
+    assert "qlora" in said and "GPU-hours" in said and "T=none" in said
+
+
+def test_help_names_every_promised_option(capsys):
+    with pytest.raises(SystemExit):
+        _main("--help")
+    text = capsys.readouterr().out
+    for option in ("preset", "model", "task", "train-file", "eval-file", "retention-file", "method", "regimes", "budget-steps", "budget-seconds",
+                   "seeds", "max-concurrent", "output", "address", "resume", "dry-run", "tracking-uri"):
+        assert f"--{option}" in text
+
+
+def test_settings_are_read_as_json_or_text():
+    assert [parse_setting(text) for text in ("rank=8", "basis=balanced", "ema_decay=none", "two_sided=false", 'targets=["q_proj"]')] == [
+        ("rank", 8), ("basis", "balanced"), ("ema_decay", None), ("two_sided", False), ("targets", ("q_proj",))]
+
+
+def test_budget_steps_scales_what_is_a_share_of_the_run():
+    options = resolve(parser("").parse_args(["--budget-steps", "200"]), {})
+    assert options.budget_steps == 200 and options.budget_seconds == pytest.approx(12.0)
+    assert options.preset.base.grit.reprojection_freq == 20 and options.preset.oat["T"] == (10, 80)
+
+
+def test_the_address_of_a_job_comes_from_its_environment():
+    assert resolve(parser("").parse_args([]), {"RAY_ADDRESS": "10.0.0.1:6379"}).address == "10.0.0.1:6379"

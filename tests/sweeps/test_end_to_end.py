@@ -1,0 +1,129 @@
+"""The main job with the real parts: Ray Train workers under Ray Tune, Optuna, MLflow on SQLite, a report. Small, isolated, cleaned up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT
+from mlflow.tracking import MlflowClient
+
+from ray_jobs.records import read_trials
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning",
+                                                          "ignore::pytest.PytestUnraisableExceptionWarning")]
+
+COMMAND = [sys.executable, str(ROOT / "sweeps" / "tau_T_lambda.py"), "--preset", "smoke", "--tracking-uri"]
+
+
+def _start(output, *more):
+    environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
+    return subprocess.Popen([*COMMAND, f"sqlite:///{output.parent / 'mlflow.db'}", "--output", str(output), *more], cwd=output.parent, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, start_new_session=True)
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Starts sweeps in process groups of their own, and ends what is left of them."""
+    started = []
+
+    def start(*more):
+        started.append(_start(tmp_path / "study", *more))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _runs(tmp_path):
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tau_T_lambda")
+    return client.search_runs([experiment.experiment_id], max_results=1000)
+
+
+SHORT = ("--budget-steps", "12", "--budget-seconds", "0.6", "--search-points", "1")
+
+
+def test_one_command_leaves_the_whole_contract(launch, tmp_path):
+    process = launch(*SHORT)
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    output = tmp_path / "study"
+    records = read_trials(output)
+    assert len(records) == 12 and {r.status for r in records} == {"completed"}
+    assert {(r.method, r.regime) for r in records} == {("lora", "step"), ("lora", "time"), ("grit", "step"), ("grit", "time")}
+    assert sum(r.design == "search" for r in records) == 2
+    assert all(r.steps == 12 for r in records if r.regime == "step")
+    assert all(abs(r.train_seconds - 0.6) < 0.4 for r in records if r.regime == "time")
+    assert all(r.forgetting is not None and r.step_time_ms["p99"] >= r.step_time_ms["p50"] for r in records)
+    for r in records:
+        assert pq.read_table(output / "telemetry" / f"{r.trial_id}.parquet").num_rows == r.steps
+        kinds = pq.read_table(output / "predictions" / f"{r.trial_id}.parquet")["kind"].to_pylist()
+        assert (kinds.count("task"), kinds.count("retention")) == (48, 24)
+    for name in ("report.html", "report.md", "pareto.csv", "recommendation.json", "study.json"):
+        assert (output / name).exists()
+    made = json.loads((output / "study.json").read_text())
+    assert made["versions"]["ray"] and made["content"]["model"] and made["git_commit"]
+    runs = _runs(tmp_path)
+    assert len(runs) == 13 and {r.info.status for r in runs} == {"FINISHED"}
+    assert any(r.data.tags.get("pareto") == "true" for r in runs)
+    assert "Pareto front" in said and "report.html" in said and "mlflow" in said
+    assert "Traceback" not in errors and len(errors.splitlines()) <= 16, errors
+
+
+def test_ctrl_c_leaves_valid_records_and_resume_finishes_without_repeating(launch, tmp_path):
+    process = launch("--search-points", "0", "--budget-steps", "40", "--budget-seconds", "2", "--regimes", "step")
+    deadline = time.time() + 240
+    path = tmp_path / "study" / "trials.jsonl"
+    while time.time() < deadline and not (path.exists() and any(r.ended for r in read_trials(path.parent))):
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "--resume" in errors
+    first = {r.trial_id: r for r in read_trials(path.parent)}
+    done = {i for i, r in first.items() if r.status == "completed"}
+    assert 0 < len(done) < len(first) == 5
+    assert {r.status for r in first.values()} == {"completed", "planned"}
+
+    again = launch("--search-points", "0", "--budget-steps", "40", "--budget-seconds", "2", "--regimes", "step", "--resume")
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    second = {r.trial_id: r for r in read_trials(path.parent)}
+    assert {r.status for r in second.values()} == {"completed"} and set(second) == set(first)
+    assert all(second[i] == first[i] for i in done)
+    runs = _runs(tmp_path)
+    assert len(runs) == 6 and {r.info.status for r in runs} == {"FINISHED"}
+
+
+def _workers(process):
+    """Process ids of the Ray Train workers below `process`."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    return [child.pid for child in below if any("RayTrainWorker" in part for part in child.cmdline()[:1])]
+
+
+def test_a_worker_that_is_killed_mid_trial_gets_its_trial_again(launch, tmp_path):
+    process = launch("--regimes", "step", "--budget-steps", "60", "--search-points", "0", "--max-concurrent", "1")
+    deadline = time.time() + 240
+    path = tmp_path / "study" / "trials.jsonl"
+    while time.time() < deadline and not (path.exists() and any(r.ended for r in read_trials(path.parent))):
+        time.sleep(0.1)
+    time.sleep(1.0)  # the second trial takes longer than this: it is under way
+    workers = _workers(process)
+    assert len(workers) == 1
+    os.kill(workers[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    records = read_trials(path.parent)
+    assert {r.status for r in records} == {"completed"} and len({r.trial_id for r in records}) == len(records) == 5
+    assert sorted(r.attempts for r in records) == [1, 1, 1, 1, 2]
+    runs = _runs(tmp_path)
+    assert len(runs) == 6 and {r.info.status for r in runs} == {"FINISHED"}
