@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from scipy.stats import chi2
 
 from analysis.load import StudyData
 from analysis.points import PointSummary, paired_forgetting, paired_quality
@@ -18,7 +21,8 @@ EPSILON = {"accuracy": 0.02, "exact_match": 0.02, "answer_logprob": 0.05}
 FORGETTING_TOLERANCE = 0.02
 #: Footprint relative to the default's.
 FOOTPRINT_CAP = 1.1
-#: Standard deviation of quality over seeds that is still called stable, in epsilons.
+#: Standard deviation of quality over seeds that is still called stable, in epsilons. A setting fails only when the 95% interval of the
+#: deviation (chi-square) lies above it: with two seeds that interval reaches from 0.4 to 32 times what was seen.
 SPREAD_CAP = 3.0
 
 KNOBS = ("tau", "T", "lambda")
@@ -136,11 +140,18 @@ def _criteria(data: StudyData, point: PointSummary, center: PointSummary, best: 
                                detail=f"{worse.mean:+.3f} [{worse.low:+.3f}, {worse.high:+.3f}] nats/token against the default"))
     share = point.mean("footprint") / center.mean("footprint")
     found.append(Criterion(name="footprint", outcome="pass" if share <= FOOTPRINT_CAP else "fail", detail=f"{share:.2f} x the default's"))
-    if len(point.seeds) > 1:
-        spread = point.spread("quality")
-        found.append(Criterion(name="seed spread", outcome="pass" if spread <= SPREAD_CAP * epsilon else "fail",
-                               detail=f"standard deviation {spread:.3f} over {len(point.seeds)} seeds"))
+    found.append(_spread(point, SPREAD_CAP * epsilon))
     return tuple(found)
+
+
+def _spread(point: PointSummary, cap: float) -> Criterion:
+    """Passes when the deviation over seeds is within the cap, fails when even its lower bound is above, else says that seeds are too few."""
+    freedom, deviation = len(point.seeds) - 1, point.spread("quality")
+    if freedom == 0:
+        return Criterion(name="seed spread", outcome="inconclusive", detail="one seed")
+    lowest = deviation * math.sqrt(freedom / float(chi2.ppf(0.975, freedom)))
+    outcome: Outcome = "pass" if deviation <= cap else "fail" if lowest > cap else "inconclusive"
+    return Criterion(name="seed spread", outcome=outcome, detail=f"standard deviation {deviation:.3f} over {freedom + 1} seeds; cap {cap:g}")
 
 
 def _at_least(delta: Estimate, bound: float) -> Outcome:

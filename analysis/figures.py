@@ -89,7 +89,7 @@ def knob_figure(data: StudyData, points: Sequence[PointSummary], knob: str) -> F
             axis.axvline([p.point_id for p in sweep].index(center.point_id), color=COLOURS["neutral"], linewidth=6, alpha=0.15, zorder=0)
     axes[0].set_ylabel(_metric_label(points))
     axes[1].set_ylabel("forgetting (nats/token)")
-    axes[2].set_ylabel("effective parameters (% of full rank)" if knob == "tau" else "geometry share of step time (%)")
+    axes[2].set_ylabel("parameters kept (% of full rank)" if knob == "tau" else "time on geometry (% of a step)")
     axes[0].set_title(f"{_counts(sweep)}; bars: 95% bootstrap")
     axes[1].set_title("bars: 95% bootstrap; grey: default")
     axes[2].set_title("bars: standard deviation over seeds")
@@ -98,7 +98,7 @@ def knob_figure(data: StudyData, points: Sequence[PointSummary], knob: str) -> F
 
 
 def front_figure(points: Sequence[PointSummary]) -> Figure | None:
-    """Quality against retention for every setting; the four-objective front is filled, size is footprint."""
+    """Quality against forgetting for every setting; the four-objective front is filled, size is footprint."""
     regimes = _regimes(points)
     if not regimes:
         return None

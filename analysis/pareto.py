@@ -60,8 +60,8 @@ def hypervolume(cost: Floats, reference: Floats) -> float:
 
 
 def front(points: Sequence[PointSummary]) -> list[PointSummary]:
-    """The points with usable trials that no other dominates in the means."""
-    usable = [point for point in points if point.records]
+    """The points that no other dominates in the means; one that lost a trial is no candidate: its mean is that of the lucky seeds."""
+    usable = [point for point in points if point.records and not point.lost]
     mask = non_dominated(costs(usable))
     return [point for point, kept in zip(usable, mask, strict=True) if kept]
 

@@ -48,8 +48,14 @@ def compare_with_control(data: StudyData, points: Sequence[PointSummary], center
 
 
 def _preferred(band: Band) -> list[SettingVerdict]:
-    """Settings to choose among: the safe ones; without any, those that nothing excludes; without any, the default."""
-    return list(band.safe) or list(band.not_excluded) or [s for s in band.settings if s.is_default]
+    """Settings to choose among: the safe ones; without any, those that nothing excludes; without any, the default.
+
+    Only settings that were measured with as many seeds as any of the band count: what has not been run cannot be advised.
+    """
+    most = max(len(s.point.seeds) for s in band.settings)
+    measured = [s for s in band.settings if len(s.point.seeds) == most]
+    by_outcome = [[s for s in measured if s.outcome == outcome] for outcome in ("pass", "inconclusive")]
+    return by_outcome[0] or by_outcome[1] or [s for s in band.settings if s.is_default]
 
 
 def recommend(bands: Sequence[Band], comparisons: Sequence[Comparison]) -> dict[str, Any]:
@@ -77,7 +83,6 @@ def _pick(knob: str, settings: list[SettingVerdict]) -> SettingVerdict:
     """lambda: the steadiest over seeds, the default at a tie; T: the largest cadence; tau: the smallest footprint."""
     if knob == "T":
         return max(settings, key=lambda s: float("inf") if s.value is None else float(s.value))
-    with_records = [s for s in settings if s.point.records] or settings
     if knob == "tau":
-        return min(with_records, key=lambda s: s.point.mean("footprint") if s.point.records else 1.0)
-    return min(with_records, key=lambda s: (s.point.spread("quality") if s.point.records else 1.0, not s.is_default))
+        return min(settings, key=lambda s: s.point.mean("footprint"))
+    return min(settings, key=lambda s: (s.point.spread("quality"), not s.is_default))

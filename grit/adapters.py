@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -35,7 +37,7 @@ class AdaptedLayer:
 
     @property
     def rank(self) -> int:
-        """R."""
+        """Directions of the adapter, r."""
         return self.down.weight.shape[0]
 
     @property
@@ -53,11 +55,34 @@ def _quiet_peft() -> Iterator[None]:
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; one without a pad token pads with its end-of-text token (masked everywhere, so it changes nothing)."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
+    """The model's tokenizer; one without a pad token pads with its end-of-text token (masked everywhere, so it changes nothing).
+
+    Raises:
+        ConfigError: it cannot be read, or has no end-of-text token.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError("model", model, f"its tokenizer cannot be read: {str(error).strip().splitlines()[0]}") from error
+    if tokenizer.eos_token_id is None:
+        raise ConfigError("model", model, "its tokenizer has no end-of-text token, so no answer could end")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_weights(folder: Path) -> None:
+    """Reads the headers of a model folder's weights; a hub id is left to the hub.
+
+    Raises:
+        ConfigError: a file is damaged.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ConfigError("model", str(path), f"is damaged: {error}") from error
 
 
 def load_backbone(model: str, *, quantized: bool, dtype: Dtype, device: str) -> PreTrainedModel:
@@ -71,11 +96,9 @@ def load_backbone(model: str, *, quantized: bool, dtype: Dtype, device: str) -> 
     try:
         backbone: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             model, dtype=DTYPES[dtype], quantization_config=quantization, device_map={"": device}, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ConfigError("model", model, f"cannot be read as a causal LM: {str(error).splitlines()[0]}") from error
-    if quantized:
-        with _quiet_peft():
-            backbone = prepare_model_for_kbit_training(backbone, use_gradient_checkpointing=False)
+    if quantized:  # not peft's preparation for k-bit training: it makes embeddings, norms and head float32, whatever dtype was asked for
         _keep_weights_as_stored(backbone)
     return backbone.requires_grad_(False)
 
@@ -94,14 +117,24 @@ def _keep_weights_as_stored(backbone: PreTrainedModel) -> None:
 
 
 def add_lora(backbone: PreTrainedModel, *, rank: int, alpha: float, dropout: float, targets: tuple[str, ...], seed: int) -> nn.Module:
-    """A PEFT LoRA model around `backbone`; A is drawn from `seed`, B is zero."""
+    """A PEFT LoRA model around `backbone`; A is drawn from `seed`, B is zero.
+
+    Raises:
+        ConfigError: a target that no layer of the model has.
+    """
     torch.manual_seed(seed)  # PEFT initializes from the global generator
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), bias="none", task_type="CAUSAL_LM")  # type: ignore[arg-type]
     try:
         with _quiet_peft():
-            return get_peft_model(backbone, config)
+            model = get_peft_model(backbone, config)
     except ValueError as error:
         raise ConfigError("targets", ",".join(targets), str(error).splitlines()[0]) from error
+    names = [layer.name for layer in adapted_layers(model)]
+    missing = [target for target in targets if not any(name.endswith(target) for name in names)]
+    if missing:
+        remove_lora(model)
+        raise ConfigError("targets", ",".join(targets), f"this model has no layer named {', '.join(missing)}")
+    return model
 
 
 def remove_lora(model: Any) -> PreTrainedModel:

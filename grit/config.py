@@ -74,7 +74,7 @@ class GritConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError with the name, the value and what is allowed."""
-        check_literals(self)
+        check_types(self)
         for name in ("kfac_update_freq", "cov_update_freq", "reprojection_k", "min_lora_rank"):
             check_count(name, getattr(self, name), minimum=1)
         for name in ("kfac_min_samples", "ng_warmup_steps", "reprojection_warmup_steps", "rank_adaptation_start_step"):
@@ -99,14 +99,22 @@ class GritConfig:
         return asdict(self)
 
 
-def check_literals(config: object) -> None:
-    """Raises ConfigError for a field whose annotation is a Literal (or bool) and whose value is not one of its values."""
+def check_types(config: object) -> None:
+    """Raises ConfigError for a field whose value is not of its annotated type, or not one of the values of its Literal."""
     for name, hint in get_type_hints(type(config)).items():
         value, allowed = getattr(config, name), get_args(hint)
-        if allowed and all(isinstance(item, str) for item in allowed) and value not in allowed:
-            raise ConfigError(name, value, f"must be one of {', '.join(allowed)}")
-        if hint is bool and not isinstance(value, bool):
-            raise ConfigError(name, value, "must be true or false")
+        if allowed and all(isinstance(item, str) for item in allowed):
+            if value not in allowed:
+                raise ConfigError(name, value, f"must be one of {', '.join(allowed)}")
+        elif hint is bool:
+            if not isinstance(value, bool):
+                raise ConfigError(name, value, "must be true or false")
+        elif hint in (float, float | None):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number and not (value is None and hint is not float):
+                raise ConfigError(name, value, "must be a number")
+        elif hint is str and not isinstance(value, str):
+            raise ConfigError(name, value, "must be a word")
 
 
 def check_count(name: str, value: object, *, minimum: int) -> None:

@@ -22,16 +22,20 @@ class Encoded:
     truncated: bool
 
 
+def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """A prompt's tokens, opened as the tokenizer opens texts, and never closed: the answer follows."""
+    tokens: list[int] = tokenizer(prompt, add_special_tokens=True)["input_ids"]
+    return tokens[:-1] if tokens and tokens[-1] == tokenizer.eos_token_id else tokens
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, max_length: int) -> Encoded:
     """Prompt, answer and end-of-text as tokens.
 
     What is over `max_length` is cut from the start of the prompt; an answer that fills the length by itself loses its end, and the prompt
     keeps its last token. Either is reported as `truncated`.
     """
-    head = tokenizer(prompt, add_special_tokens=True)["input_ids"]
+    head = prompt_tokens(tokenizer, prompt)
     tail = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    if head and head[-1] == tokenizer.eos_token_id:
-        head = head[:-1]  # some tokenizers close every text; the answer follows here
     truncated = len(head) + len(tail) > max_length
     tail = tail[: max_length - 1]
     head = head[-(max_length - len(tail)) :]

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from grit.capture import IGNORED_LABEL
-from grit.data import Encoded, collate, encode
+from grit.data import Encoded, collate, encode, prompt_tokens
 from grit.run_config import QualityMetric
 from grit.tasks.base import Example, Task
 
@@ -46,10 +46,12 @@ def quality_name(metric: QualityMetric, task_metric: str) -> str:
 
 def token_losses(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Summed loss (nats) and number of scored tokens of each row, both (batch,)."""
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float()
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
     labels = batch["labels"][:, 1:]
-    losses = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED_LABEL, reduction="none")
-    return losses.sum(-1), (labels != IGNORED_LABEL).sum(-1)
+    # Row by row, scored positions only: a large vocabulary in float32 for a whole batch would be most of a GPU's memory.
+    scored = labels != IGNORED_LABEL
+    sums = [cross_entropy(row[kept].float(), label[kept], reduction="sum") for row, label, kept in zip(logits, labels, scored, strict=True)]
+    return torch.stack(sums), scored.sum(-1)
 
 
 class Evaluator:
@@ -96,18 +98,20 @@ class Evaluator:
     @torch.inference_mode()
     def _generate(self, examples: Sequence[Example], max_new_tokens: int) -> list[str]:
         """Greedy continuations, left-padded, decoded up to the end of text."""
-        prompts = [self._tokenizer(e.prompt)["input_ids"][-self._max_length :] for e in examples]
+        prompts = [prompt_tokens(self._tokenizer, e.prompt)[-self._max_length :] for e in examples]
         texts = [""] * len(examples)
         order = sorted(range(len(examples)), key=lambda i: (len(prompts[i]), i))
-        pad = self._tokenizer.pad_token_id
+        pad, end = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
+        # A configuration of our own: the checkpoint's may sample, penalize repetition, or end elsewhere than training taught.
+        greedy = GenerationConfig(do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=end)
         for start in range(0, len(order), self._batch_size):
             part = order[start : start + self._batch_size]
             length = max(len(prompts[i]) for i in part)
             ids = torch.tensor([[pad] * (length - len(prompts[i])) + prompts[i] for i in part], device=self._model.device)
             mask = torch.tensor([[0] * (length - len(prompts[i])) + [1] * len(prompts[i]) for i in part], device=self._model.device)
-            made = self._model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad)
-            for i, text in zip(part, self._tokenizer.batch_decode(made[:, length:], skip_special_tokens=True), strict=True):
-                texts[i] = text
+            made = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)[:, length:].tolist()
+            for i, row in zip(part, made, strict=True):
+                texts[i] = str(self._tokenizer.decode(row[: row.index(end)] if end in row else row, skip_special_tokens=True))
         return texts
 
     def documents(self, texts: Sequence[str]) -> list[DocumentLoss]:

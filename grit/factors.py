@@ -61,9 +61,11 @@ class RunningMoment:
         """Folds in one optimizer step's sum (M, r, r) over `count` tokens (a scalar).
 
         A step without a counted token changes nothing, and neither does a module's non-finite sum: the returned mask (M,) is False there.
+        A sum that is exactly zero is not a measurement (while B = 0, so is u), and is not counted either.
         """
         finite = torch.isfinite(moment_sum).all(-1).all(-1)
-        counted = torch.where(finite, count.to(self.weight.dtype), 0.0)
+        measured = finite & (moment_sum != 0).any(-1).any(-1)
+        counted = torch.where(measured, count.to(self.weight.dtype), 0.0)
         clean = torch.where(finite[:, None, None], moment_sum, 0.0)
         if self.decay is None:
             self.total += clean

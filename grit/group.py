@@ -78,31 +78,36 @@ class RankGroup:
         finite_a, finite_g = self.moment_a.add(sums[0], counts[0]), self.moment_g.add(sums[1], counts[1])
         return int((~finite_a).sum() + (~finite_g).sum())
 
-    def gated(self, moment: RunningMoment) -> bool:
-        """Whether every module of the group has its minimum of samples on this side."""
-        return bool((moment.samples >= max(1, self.config.kfac_min_samples)).all())
+    def gate(self, moment: RunningMoment) -> Tensor:
+        """Which modules (M,) have their minimum of samples on this side."""
+        return moment.samples >= max(1, self.config.kfac_min_samples)
 
-    def refresh(self) -> dict[str, Any] | None:
-        """Recomputes the damped inverses where the sample gates are passed; returns an event where the ladder had to climb."""
-        if not (self.gated(self.moment_a) and self.gated(self.moment_g)):
-            return None
-        previous, fresh, worst, failed = self.inverses, [], 1.0, torch.zeros_like(self.has_inverse)
+    def refresh(self) -> list[dict[str, Any]]:
+        """Recomputes the damped inverses of the modules whose sample gates are passed; returns events (ladder climbed, modules that wait).
+
+        Factorized in float64: in float32, lambda = 1e-4 beside an eigenvalue of 1e4 would not be the lambda that is used.
+        """
+        ready = self.gate(self.moment_a) & self.gate(self.moment_g)
+        previous, fresh, worst, failed = self.inverses, [], 1.0, torch.zeros_like(ready)
         for side, moment in enumerate((self.moment_a, self.moment_g)):
-            factors = moment.mean()
+            factors = moment.mean().double()
             if self.config.inversion_device == "cpu":
                 factors = factors.cpu()
             result = damped_inverse(factors, damping_of(factors, self.config.kfac_damping, self.config.damping_scale))
             lost = (result.multiple == 0).to(self.device)
-            inverse = result.inverse.to(self.device)
-            fresh.append(inverse if previous is None else torch.where(lost[:, None, None], previous[side], inverse))
+            inverse = result.inverse.float().to(self.device)
+            fresh.append(inverse if previous is None else torch.where((ready & ~lost)[:, None, None], inverse, previous[side]))
             failed |= lost
             worst = max(worst, float(result.multiple.max()))
         self.inverses = (fresh[0], fresh[1])
-        self.has_inverse |= ~failed
-        if worst == 1.0 and not bool(failed.any()):
-            return None
-        names = [layer.name for layer, lost in zip(self.layers, failed.tolist(), strict=True) if lost]
-        return {"kind": "damping", "multiple": worst, "kept_previous": names}
+        self.has_inverse |= ready & ~failed
+        events: list[dict[str, Any]] = []
+        if worst > 1.0 or bool((failed & ready).any()):
+            names = [layer.name for layer, lost in zip(self.layers, (failed & ready).tolist(), strict=True) if lost]
+            events.append({"kind": "damping", "multiple": worst, "kept_previous": names})
+        if not bool(ready.all()):
+            events.append({"kind": "refresh_waits", "modules": int((~ready).sum())})
+        return events
 
     def precondition(self) -> None:
         """Replaces the gradients by their natural-gradient form, in place; a module that never had an inverse keeps its gradient."""
@@ -113,31 +118,47 @@ class RankGroup:
         left, right = (torch.where(usable, side, eye) for side in left_right(self.config.preconditioner, *self.inverses))
         for batches, matrices, from_left in ((self.batches_a, left, True), (self.batches_b, right, False)):
             for batch in batches:
-                gradients = [parameter.grad for parameter in batch.parameters]
-                if any(gradient is None for gradient in gradients):
+                gradients = [p.grad for p in batch.parameters if p.grad is not None]
+                if not gradients:
                     continue
-                stacked = torch.stack(gradients).float()  # type: ignore[arg-type]
-                chosen = matrices[batch.rows]
-                torch._foreach_copy_(gradients, list((chosen @ stacked if from_left else stacked @ chosen).unbind()))  # type: ignore[arg-type]
+                rows = batch.rows[[p.grad is not None for p in batch.parameters]] if len(gradients) < len(batch.parameters) else batch.rows
+                stacked, chosen = torch.stack(gradients).float(), matrices[rows]
+                torch._foreach_copy_(gradients, list((chosen @ stacked if from_left else stacked @ chosen).unbind()))
 
     def choose(self, *, adapt_rank: bool) -> Projection | None:
-        """New ranks and the projection that goes with them; None while the gates of `basis` are closed."""
-        ready_g = self.gated(self.moment_g) and bool((self.moment_g.mean().diagonal(dim1=-2, dim2=-1).sum(-1) > 0).all())
-        sigma_a = self.moment_a.mean()
+        """New ranks and the projection that goes with them; None while no module has passed the gates of `basis`.
+
+        A module that has not passed them keeps its rank and is not projected; one whose gradient side has not is projected by its A side.
+        """
+        sigma_a, sigma_g = self.moment_a.mean(), self.moment_g.mean()
+        ready_g = self.gate(self.moment_g)
+        ready = self.gate(self.moment_a) & ready_g if self.config.basis == "balanced" else self.gate(self.moment_a)
+        if not bool(ready.any()):
+            return None
         if self.config.basis == "balanced":
-            if not ready_g:
-                return None
-            balanced = balanced_basis(sigma_a, self.moment_g.mean())
-            self.ranks = self._new_ranks(balanced.values, adapt_rank)
-            between = balanced.projector(self.ranks.to(self.device))
+            balanced = balanced_basis(sigma_a, sigma_g)
+            ranks = self._take_ranks(balanced.values, adapt_rank, ready)
+            between = self._or_identity(balanced.projector(ranks), ready & (ranks < self.rank))
             return Projection(between, None, between, two_sided=True)
         basis_a = spectrum(sigma_a)
-        self.ranks = self._new_ranks(basis_a.values, adapt_rank)
-        ranks = self.ranks.to(self.device)
-        side_a = projector(basis_a.vectors, ranks)
-        two_sided = self.config.two_sided and ready_g
-        side_b = projector(spectrum(self.moment_g.mean()).vectors, ranks) if two_sided else side_a
-        return Projection(side_a, side_b, side_b @ side_a, two_sided)
+        ranks = self._take_ranks(basis_a.values, adapt_rank, ready)
+        active = ready & (ranks < self.rank)
+        side_a = self._or_identity(projector(basis_a.vectors, ranks), active)
+        two_sided = ready_g if self.config.two_sided else torch.zeros_like(ready_g)
+        side_b = side_a
+        if bool(two_sided.any()):
+            own = self._or_identity(projector(spectrum(sigma_g).vectors, ranks), active)
+            side_b = torch.where(two_sided[:, None, None], own, side_a)
+        return Projection(side_a, side_b, side_b @ side_a, two_sided=bool(two_sided.all()))
+
+    def _or_identity(self, matrices: Tensor, active: Tensor) -> Tensor:
+        """`matrices` where `active` (M,), exactly the identity elsewhere."""
+        return torch.where(active[:, None, None], matrices, torch.eye(self.rank, device=self.device))
+
+    def _take_ranks(self, values: Tensor, adapt_rank: bool, ready: Tensor) -> Tensor:
+        """Sets the ranks of the modules that are ready; returns all ranks on the group's device."""
+        self.ranks = torch.where(ready.cpu(), self._new_ranks(values, adapt_rank), self.ranks)
+        return self.ranks.to(self.device)
 
     def _new_ranks(self, values: Tensor, adapt_rank: bool) -> Tensor:
         config = self.config
@@ -188,8 +209,9 @@ class RankGroup:
         torch._foreach_copy_(tensors, list(torch.lerp(stacked, projected, self.config.reprojection_mix).unbind()))
 
     def effective_parameters(self) -> int:
-        """Sum over modules of k (d_in + d_out)."""
-        return int((self.ranks * self.widths).sum())
+        """Sum over modules of k (d_in + d_out); with `reprojection_mix` < 1 nothing is ever truncated, and all parameters count."""
+        ranks = self.ranks if self.config.reprojection_mix == 1.0 else torch.full_like(self.ranks, self.rank)
+        return int((ranks * self.widths).sum())
 
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint."""

@@ -38,7 +38,9 @@ class GritHandle:
 
     Attributes:
         step: optimizer steps taken so far.
-        events: what happened, in order: reprojections, rank changes, damping ladders, non-finite values. Each has `step` and `kind`.
+        events: what happened, in order: reprojections, rank changes, damping ladders, non-finite values. Each has `step` (the optimizer step,
+            from 1, in which it happened) and `kind`.
+        guard: the clip of `max_grad_norm`, when the configuration has one.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, config: GritConfig, layers: tuple[AdaptedLayer, ...],
@@ -52,7 +54,7 @@ class GritHandle:
         self._groups = [RankGroup([layers[i] for i in indices], indices, config) for indices in by_rank.values()]
         self._capture = Capture(model, layers)
         self._capture.armed = self._captures_at(0)
-        self._guard = GradientGuard(optimizer, config.max_grad_norm) if config.max_grad_norm is not None else None
+        self.guard = GradientGuard(optimizer, config.max_grad_norm) if config.max_grad_norm is not None else None
         self._hooks = [optimizer.register_step_pre_hook(self._before_step), optimizer.register_step_post_hook(self._after_step)]
 
     def detach(self) -> None:
@@ -63,6 +65,7 @@ class GritHandle:
                 if gate is not None:
                     weight = group.layers[row].down.weight
                     weight.data.copy_(gate.to(weight.dtype) @ weight.data)
+                    self._capture.set_gate(index, None)
         self._capture.remove()
         for hook in self._hooks:
             hook.remove()
@@ -77,13 +80,13 @@ class GritHandle:
                 self._fold()
             if self.config.preconditioner != "none":
                 if (self.step + 1) % self.config.kfac_update_freq == 0:
-                    for group in self._groups:
-                        self._record(group.refresh())
+                    for event in (event for group in self._groups for event in group.refresh()):
+                        self._record(event, step=self.step + 1)
                 if self.step >= self.config.ng_warmup_steps:
                     for group in self._groups:
                         group.precondition()
-        if self._guard is not None:
-            self._guard()
+        if self.guard is not None:
+            self.guard()
 
     def _fold(self) -> None:
         observations = self._capture.drain()
@@ -91,25 +94,36 @@ class GritHandle:
             raise RuntimeError("no backward pass was observed before this optimizer step: was the model in training mode?")
         lost = sum(group.fold(observations, reduce_sum) for group in self._groups)
         if lost:
-            self._record({"kind": "nonfinite_factor", "factors": lost})
+            self._record({"kind": "nonfinite_factor", "factors": lost}, step=self.step + 1)
 
     def _after_step(self, *_: Any) -> None:
         self.step += 1
         self._capture.armed = self._captures_at(self.step)
-        if self._guard is not None and self._guard.skipped_last:
+        if self.guard is not None and self.guard.skipped_last:
             self._record({"kind": "nonfinite_gradient"})
         every = self.config.reprojection_freq
         if every is not None and self.step % every == 0 and self.step >= self.config.reprojection_warmup_steps:
             self.reproject(trigger="fixed")
 
-    def reproject(self, *, trigger: str) -> None:
-        """Chooses ranks and projects now, where the sample gates allow it; records the event. Called every T steps."""
+    def finish(self) -> None:
+        """Truncates the adapter to its ranks at the end of training.
+
+        With `suppression = project` the optimizer has refilled discarded directions since the last reprojection; what is scored, counted
+        and exported must be the same weights. Nothing to do for a gate, or when reprojection never acted.
+        """
+        acted = any(event["kind"] == "reprojection" for event in self.events)
+        if acted and self.config.suppression == "project":
+            self.reproject(trigger="end", adapt_rank=False)
+
+    def reproject(self, *, trigger: str, adapt_rank: bool = True) -> None:
+        """Chooses ranks (unless told to keep them) and projects now, where the sample gates allow it; records the event."""
         started = time.perf_counter()
         masses: list[Tensor] = []
         before, two_sided = self.ranks(), False
+        adapt_rank = adapt_rank and self.step >= self.config.rank_adaptation_start_step
         for group in self._groups:
             with self._clock.section("rank"), torch.no_grad():
-                projection = group.choose(adapt_rank=self.step >= self.config.rank_adaptation_start_step) if group.gated(group.moment_a) else None
+                projection = group.choose(adapt_rank=adapt_rank)
             if projection is None:
                 continue
             with self._clock.section("reprojection"), torch.no_grad():
@@ -135,9 +149,8 @@ class GritHandle:
             full = int(group.ranks[row]) == group.rank
             self._capture.set_gate(index, None if full else projection.between[row])
 
-    def _record(self, event: Event | None) -> None:
-        if event is not None:
-            self.events.append({"step": self.step, **event})
+    def _record(self, event: Event, *, step: int | None = None) -> None:
+        self.events.append({"step": self.step if step is None else step, **event})
 
     def factors(self) -> dict[str, tuple[Tensor, Tensor, int, int]]:
         """Per module name: Sigma_a (r, r), Sigma_g (r, r), and how many tokens each has seen."""
@@ -161,7 +174,7 @@ class GritHandle:
         """The exact state, for a checkpoint; call it between optimizer steps."""
         gates = [self._capture.gate(index) for index in range(len(self.layers))]
         return {"step": self.step, "events": list(self.events), "groups": [group.state_dict() for group in self._groups], "gates": gates,
-                "guard": None if self._guard is None else self._guard.state_dict()}
+                "guard": None if self.guard is None else self.guard.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`; training goes on bit for bit as if it had not been interrupted."""
@@ -169,9 +182,9 @@ class GritHandle:
         for group, saved in zip(self._groups, state["groups"], strict=True):
             group.load_state_dict(saved)
         for index, gate in enumerate(state["gates"]):
-            self._capture.set_gate(index, gate)
-        if self._guard is not None:
-            self._guard.load_state_dict(state["guard"])
+            self._capture.set_gate(index, None if gate is None else gate.to(self.layers[index].down.weight.device))
+        if self.guard is not None:
+            self.guard.load_state_dict(state["guard"])
         self._capture.armed = self._captures_at(self.step)
 
 

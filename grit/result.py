@@ -20,9 +20,9 @@ class RunResult:
         footprint: effective parameters / parameters of the same adapter at full rank.
         train_seconds: seconds inside optimizer steps; cpu_seconds: processor time in the same steps.
         step_time_ms: mean, p50, p95, p99 over the steady steps (the first tenth, at most 5, is warm-up); `components_ms` are means.
-        final_ranks: directions kept per module, in the model's order; `modules` names them.
+        modules: names of the adapted layers, in the model's order. final_ranks: directions kept in each (empty without GRIT).
         telemetry: one row per optimizer step. predictions: one row per evaluated example and per retention document.
-        curve: quality, retention and ranks at each evaluation, the untrained adapter first.
+        curve: quality, forgetting and retention at each evaluation, the untrained adapter first.
     """
 
     status: Status
@@ -32,6 +32,7 @@ class RunResult:
     train_seconds: float
     cpu_seconds: float
     threads: int
+    device: str
     quality_metric: str
     quality: float
     base_quality: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from grit.config import METHOD_VERSION, GritConfig, check_count, check_interval, check_literals, check_positive
+from grit.config import METHOD_VERSION, GritConfig, check_count, check_interval, check_positive, check_types
 from grit.errors import ConfigError
 from grit.tasks.base import digest
 
@@ -30,7 +30,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Raises ConfigError."""
-        check_literals(self)
+        check_types(self)
         if self.regime == "step":
             if self.amount != int(self.amount):
                 raise ConfigError("budget-steps", self.amount, "must be a whole number of optimizer steps")
@@ -101,7 +101,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError with the name, the value and what is allowed."""
-        check_literals(self)
+        check_types(self)
         for name in ("rank", "micro_batch", "accumulation", "eval_examples", "eval_batch", "retention_documents", "evaluations", "threads"):
             check_count(name, getattr(self, name), minimum=1)
         check_count("max_length", self.max_length, minimum=8)
@@ -110,6 +110,10 @@ class RunConfig:
             check_count("checkpoint_steps", self.checkpoint_steps, minimum=1)
         for name in ("alpha", "learning_rate", "max_grad_norm"):
             check_positive(name, getattr(self, name))
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ConfigError("weight_decay", self.weight_decay, "must be a finite number of at least 0")
+        if not isinstance(self.targets, tuple) or not self.targets or not all(isinstance(name, str) for name in self.targets):
+            raise ConfigError("targets", self.targets, 'must be a list of layer names, e.g. ["q_proj", "v_proj"]')
         if not 0 <= self.dropout < 1:
             raise ConfigError("dropout", self.dropout, "must lie in [0, 1)")
         check_interval("warmup_fraction", self.warmup_fraction, 0.0, 1.0)

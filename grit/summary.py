@@ -6,6 +6,7 @@ import math
 import statistics
 from typing import TYPE_CHECKING
 
+from grit.adapters import adapted_layers
 from grit.evaluate import mean_quality, nats_per_token, quality_name
 from grit.result import Row, RunResult, Status
 from grit.timing import SECTIONS
@@ -53,15 +54,17 @@ def summarize(run: Run, status: Status, reason: str | None) -> RunResult:
     events = [] if handle is None else handle.events
     return RunResult(
         status=status, reason=reason, steps=run.step, tokens=run.tokens, train_seconds=run.train_seconds,
-        cpu_seconds=run.cpu_seconds, threads=config.threads,
+        cpu_seconds=run.cpu_seconds, threads=config.threads, device=run.bench.device,
         quality_metric=quality_name(config.quality, run.bench.task(config).metric),
         quality=mean_quality(scores.predictions, config.quality), base_quality=mean_quality(base.predictions, config.quality),
         answer_loss=-mean_quality(scores.predictions, "answer_logprob"), base_answer_loss=-mean_quality(base.predictions, "answer_logprob"),
         retention=math.exp(-forgetting), forgetting=forgetting, base_retention_loss=nats_per_token(base.documents),
         overhead=overhead, footprint=effective / parameters, effective_parameters=effective, adapter_parameters=parameters,
         step_time_ms=times, components_ms=components, peak_memory_bytes=run.memory.bytes,
-        final_ranks=[] if handle is None else list(handle.ranks().values()), modules=[] if handle is None else list(handle.ranks()),
-        reprojections=sum(event["kind"] == "reprojection" for event in events), rank_events=sum(event["kind"] == "rank" for event in events),
+        final_ranks=[] if handle is None else list(handle.ranks().values()),
+        modules=[layer.name for layer in adapted_layers(run.model)],
+        reprojections=sum(event["kind"] == "reprojection" and event["trigger"] != "end" for event in events),
+        rank_events=sum(event["kind"] == "rank" for event in events),
         skipped_steps=run.guard.skipped, truncated_examples=sum(item.truncated for item in run.data), eval_seconds=run.eval_seconds,
         resumed_from_step=run.resumed_from, curve=run.curve, telemetry=run.log.rows, predictions=prediction_rows(run))
 

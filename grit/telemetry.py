@@ -52,22 +52,28 @@ class StepLog:
 
 
 class MemoryPeak:
-    """Peak memory of a run in bytes: of the device on a GPU, of the process while the run trains on a CPU."""
+    """Peak memory in bytes over a run's training steps (evaluation apart).
+
+    On a GPU: what the allocator held on the device. On a CPU: the process's resident size, which in a worker that has run other trials
+    holds their freed memory too; compare it only between runs in fresh processes.
+    """
 
     def __init__(self, device: str) -> None:
         self._cuda = device == "cuda"
-        self._peak = 0
+        self.bytes = 0
+
+    def begin_step(self) -> None:
+        """Starts to watch."""
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
 
-    def sample(self) -> None:
-        """Looks once (after a step; the process's resident size)."""
-        if not self._cuda:
-            resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() if Path("/proc/self/statm").exists() \
-                else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            self._peak = max(self._peak, resident)
+    def end_step(self) -> None:
+        """Takes the step's peak."""
+        self.bytes = max(self.bytes, torch.cuda.max_memory_allocated() if self._cuda else _resident_bytes())
 
-    @property
-    def bytes(self) -> int:
-        """The peak so far."""
-        return torch.cuda.max_memory_allocated() if self._cuda else self._peak
+
+def _resident_bytes() -> int:
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

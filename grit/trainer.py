@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +46,15 @@ def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = Non
         return Run(config, bench, model, checkpoints).run(should_stop or (lambda: False), progress)
     finally:
         bench.release(model)
+        del model
+        gc.collect()  # hooks and optimizer refer to each other: without this, the next run would find this one's memory still taken
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:
-    """Linear warm-up over the first `warmup` of the budget, then cosine to zero; `progress` in [0, 1] on the budget's own clock."""
+    """Linear warm-up over the first `warmup` of the budget (from a tenth of the rate), then cosine to zero.
+
+    `progress` lies in [0, 1], on the budget's own clock.
+    """
     if progress < warmup:
         return max(progress / warmup, 0.1)
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-9)))
@@ -63,9 +70,15 @@ class Run:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.clock = StepClock(bench.device)
-        self.handle: GritHandle | None = attach(model, self.optimizer, config.grit, clock=self.clock) if config.uses_grit else None
-        self.guard = GradientGuard(self.optimizer, config.max_grad_norm)
-        self.optimizer.register_step_pre_hook(self.guard)  # after GRIT's own hook: precondition, then clip
+        bench.warm_up(config, model, self._batches(range(min(config.micro_batch, len(self.data))))[0])
+        self.handle: GritHandle | None = None
+        if config.uses_grit:  # the handle clips, after preconditioning
+            grit = replace(config.grit, max_grad_norm=config.max_grad_norm)
+            self.handle = attach(model, self.optimizer, grit, clock=self.clock)
+        guard = None if self.handle is None else self.handle.guard
+        self.guard = guard or GradientGuard(self.optimizer, config.max_grad_norm)
+        if guard is None:
+            self.optimizer.register_step_pre_hook(self.guard)
         self.divergence, self.log, self.memory = DivergenceRule(), StepLog(self.clock), MemoryPeak(bench.device)
         self.step, self.tokens, self.resumed_from = 0, 0, 0
         self.train_seconds = self.cpu_seconds = self.eval_seconds = 0.0
@@ -78,8 +91,7 @@ class Run:
         self.base = self._timed(lambda: self.bench.base_scores(self.config, self.model.eval()))
         self._resume()
         status, reason = self._steps(should_stop, progress)
-        if self.last_scores is None:
-            self._evaluate()
+        self._finish()
         if self.checkpoints is not None:
             checkpoint.discard(self.checkpoints)
         return summarize(self, status, reason)
@@ -101,26 +113,35 @@ class Run:
                 self._evaluate()
             if self.checkpoints is not None and self.config.checkpoint_steps and self.step % self.config.checkpoint_steps == 0:
                 self._save()
-        self._evaluate()
         return "completed", None
+
+    def _finish(self) -> None:
+        """Truncates the adapter to its ranks, so that what is scored is what is counted, and evaluates it."""
+        if self.handle is not None:
+            self.handle.finish()
+        self._evaluate()
+
+    def _batches(self, indices: Iterable[int]) -> list[dict[str, torch.Tensor]]:
+        """Micro-batches of these training examples, on the device."""
+        rows, size = [self.data[i] for i in indices], self.config.micro_batch
+        pad = self.bench.tokenizer(self.config).pad_token_id
+        parts = [collate(rows[i : i + size], pad) for i in range(0, len(rows), size)]
+        return [{key: value.to(self.bench.device) for key, value in part.items()} for part in parts]
 
     def _step(self) -> float:
         """One optimizer step; returns its loss in nats per token."""
         config, began, cpu = self.config, time.perf_counter(), time.process_time()
-        self.last_scores = None
         self.clock.start_step()
+        self.memory.begin_step()
         self.model.train()
         rate = config.learning_rate * learning_rate_factor(config.budget.progress(self.step, self.train_seconds), config.warmup_fraction)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         chosen = self.order.step(self.step, config.micro_batch * config.accumulation)
         rows = [self.data[i] for i in chosen]
-        pad = self.bench.tokenizer(config).pad_token_id
-        parts = [collate(rows[i : i + config.micro_batch], pad) for i in range(0, len(rows), config.micro_batch)]
         labels = sum(len(row.tokens) - row.answer_start for row in rows)
         loss = torch.zeros((), device=self.bench.device)
-        for part in parts:
-            batch = {key: value.to(self.bench.device) for key, value in part.items()}
+        for batch in self._batches(chosen):
             with self.clock.section("forward"):
                 # One mean over all answer tokens of the step, however they fall into micro-batches.
                 part_loss = self.model(**batch, num_items_in_batch=labels).loss
@@ -136,7 +157,7 @@ class Run:
         self.tokens += sum(len(row.tokens) for row in rows)
         self.train_seconds += time.perf_counter() - began
         self.cpu_seconds += time.process_time() - cpu
-        self.memory.sample()
+        self.memory.end_step()
         self.log.add(self.step, self.train_seconds, loss=value, learning_rate=rate, grad_norm=self.guard.norm, tokens=self.tokens,
                      handle=self.handle)
         return value
@@ -177,7 +198,8 @@ class Run:
             "step": self.step, "tokens": self.tokens, "train_seconds": self.train_seconds, "cpu_seconds": self.cpu_seconds,
             "eval_seconds": self.eval_seconds, "adapter": checkpoint.adapter_state(self.model), "optimizer": self.optimizer.state_dict(),
             "handle": None if self.handle is None else self.handle.state_dict(), "guard": self.guard.state_dict(),
-            "divergence": self.divergence.state_dict(), "random": checkpoint.random_state(), "rows": self.log.rows, "curve": self.curve})
+            "divergence": self.divergence.state_dict(), "random": checkpoint.random_state(), "rows": self.log.rows, "curve": self.curve,
+            "peak_memory": self.memory.bytes})
 
     def _resume(self) -> None:
         state = checkpoint.load(self.checkpoints) if self.checkpoints is not None else None
@@ -185,7 +207,7 @@ class Run:
             return
         self.step = self.resumed_from = state["step"]
         self.tokens, self.train_seconds, self.cpu_seconds = state["tokens"], state["train_seconds"], state["cpu_seconds"]
-        self.eval_seconds, self.curve = state["eval_seconds"], state["curve"]
+        self.eval_seconds, self.curve, self.memory.bytes = state["eval_seconds"], state["curve"], state["peak_memory"]
         checkpoint.load_adapter_state(self.model, state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.handle is not None:

@@ -36,6 +36,7 @@ class Workbench:
         self._encoded: dict[tuple[Any, ...], list[Encoded]] = {}
         self._base: dict[tuple[Any, ...], BaseScores] = {}
         self._in_use = False
+        self._warm: set[tuple[str, bool, str]] = set()
 
     def tokenizer(self, config: RunConfig) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""
@@ -76,6 +77,22 @@ class Workbench:
                          seed=config.seed)
         self._in_use = True
         return model
+
+    def warm_up(self, config: RunConfig, model: Any, batch: dict[str, torch.Tensor]) -> None:
+        """One forward and backward pass outside every clock, the first time a backbone is trained in this process.
+
+        Kernels, libraries and thread pools start at their first use; a time budget must not depend on which trial comes first.
+        """
+        key = (config.model, config.quantized, config.dtype)
+        if key in self._warm:
+            return
+        self._warm.add(key)
+        model.train()
+        model(**batch).loss.backward()
+        model.zero_grad(set_to_none=True)
+        eye = torch.eye(config.rank, device=self.device)[None]
+        torch.linalg.cholesky_ex(eye)
+        torch.linalg.eigh(eye)
 
     def release(self, model: Any) -> None:
         """Takes the adapter out of the shared backbone again."""

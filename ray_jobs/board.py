@@ -41,12 +41,14 @@ class TrialBoard:
 
     async def run(self, trial_id: str, config: dict[str, Any]) -> dict[str, Any]:
         """Queues a trial and waits for its outcome."""
-        entry = _Entry(trial_id=trial_id, config=config, queued_at=time.time())
         async with self._changed:
-            self._entries[trial_id] = entry
-            self._waiting.append(trial_id)
-            self._fail_if_no_slot()
-            self._changed.notify_all()
+            entry = self._entries.get(trial_id)
+            if entry is None:  # else its first driver was lost: wait for the run that is under way
+                entry = _Entry(trial_id=trial_id, config=config, queued_at=time.time())
+                self._entries[trial_id] = entry
+                self._waiting.append(trial_id)
+                self._fail_if_no_slot()
+                self._changed.notify_all()
         await entry.done.wait()
         assert entry.outcome is not None
         return {"status": entry.outcome["status"]}
@@ -82,10 +84,11 @@ class TrialBoard:
         entry.done.set()
 
     async def finish(self, slot: str, trial_id: str, outcome: dict[str, Any]) -> None:
-        """Leaves an outcome: {"status", "error", "result"}."""
+        """Leaves an outcome: {"status", "error", "result"}. One from a slot that no longer has the trial is dropped."""
         async with self._changed:
-            self._finish(slot, self._entries[trial_id], outcome)
-            self._changed.notify_all()
+            if self._assigned.get(slot) == trial_id:
+                self._finish(slot, self._entries[trial_id], outcome)
+                self._changed.notify_all()
 
     async def lose_slot(self, slot: str, reason: str) -> None:
         """A slot's workers ended for good: its trial fails, and so does every waiting one when no slot is left."""

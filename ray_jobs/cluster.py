@@ -12,11 +12,13 @@ from grit.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: Train polls its workers this often: its default of 2 s would be most of a short trial.
+#: For every process of a study. Train polls its workers often: its default of 2 s would be most of a short trial; a trial without a GPU
+#: sees none.
 ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
                "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
-               "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-               "RAY_worker_niceness": "0"}
+               "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+#: For a Ray that is started here: its workers would otherwise give way to every other process, and a clock would measure those.
+LOCAL_ENVIRONMENT = {"RAY_worker_niceness": "0"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,33 +71,40 @@ def connect(address: str | None, *, verbose: bool) -> None:
     Raises:
         ConfigError: no Ray at the address.
     """
-    os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    chosen = {key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()}
+    os.environ.update(chosen)
     import ray
 
     level = logging.INFO if verbose else logging.ERROR
     if address is None:
+        os.environ.update({key: value for key, value in LOCAL_ENVIRONMENT.items() if key not in os.environ})
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         ray.init(address="local", num_cpus=cores(), include_dashboard=False, log_to_driver=verbose, logging_level=level,
-                 runtime_env={"env_vars": {"PYTHONPATH": path}})
+                 runtime_env={"env_vars": {**chosen, "PYTHONPATH": path}})
         return
     check_address(address)
     try:
-        ray.init(address=address, log_to_driver=verbose, logging_level=level)
+        ray.init(address=address, log_to_driver=verbose, logging_level=level, runtime_env={"env_vars": chosen})
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError("address", address, f"no Ray answers there: {str(error).strip().splitlines()[0]}") from error
 
 
-def check_resources(concurrent: int, resources: TrialResources) -> None:
-    """Refuses trials that the connected cluster can never run, instead of hanging.
+def check_resources(concurrent: int, resources: TrialResources, *, may_grow: bool) -> None:
+    """Refuses trials that the connected cluster cannot run, instead of hanging. `may_grow`: an autoscaler may add what is missing.
 
     Raises:
         ConfigError: with what the cluster has and what the trials ask for.
     """
     import ray
 
-    have: dict[str, float] = ray.cluster_resources()
-    for name, needed in resources.as_dict().items():
-        if concurrent * needed > have.get(name, 0):
-            raise ConfigError("max-concurrent", concurrent,
-                              f"{concurrent} trial(s) of {needed:g} {name} need {concurrent * needed:g}; the cluster has {have.get(name, 0):g}")
+    if may_grow:
+        return
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs = resources.as_dict()
+    fitting = sum(min(int(node.get(name, 0) // amount) for name, amount in needs.items()) for node in nodes)
+    if fitting < concurrent:
+        asked = " and ".join(f"{amount:g} {name}" for name, amount in needs.items())
+        have = "; ".join(" ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in nodes)
+        raise ConfigError("max-concurrent", concurrent,
+                          f"a trial needs {asked} on one node, and the cluster's nodes ({have}) have room for {fitting}; "
+                          "add --may-grow if it scales by itself")

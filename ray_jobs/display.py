@@ -18,7 +18,7 @@ REFRESH_SECONDS = 1.0
 class StudyDisplay:
     """Progress of a study on standard error: trials ended, time left, and what each running trial is doing."""
 
-    def __init__(self, scheduler: StudyScheduler, began: float) -> None:
+    def __init__(self, scheduler: StudyScheduler) -> None:
         self._scheduler, self._terminal = scheduler, sys.stderr.isatty()
         self._bar: Any = tqdm(total=scheduler.expected, initial=scheduler.ended, unit="trial", desc="starting workers", file=sys.stderr,
                               disable=not self._terminal, dynamic_ncols=True)

@@ -70,7 +70,7 @@ def _llama(method: Method, steps: int | None, *, model: str, rank: int, learning
                       rank_adaptation_start_step=500)
     base = RunConfig(
         model=model, method=method, task=TaskSource(name="gsm8k"), budget=Budget(regime="step", amount=steps), rank=rank, alpha=16.0,
-        dtype="bfloat16", learning_rate=learning_rate, micro_batch=8, accumulation=4, max_length=1024, eval_examples=1319, eval_batch=32,
+        dtype="bfloat16", learning_rate=learning_rate, micro_batch=8, accumulation=4, max_length=1024, eval_examples=1319, eval_batch=8,
         retention_documents=500, checkpoint_steps=100, evaluations=4, threads=8, grit=grit)
     return Preset(
         base=base, seeds=(41, 42, 43), budget_steps=steps, budget_seconds=steps * step_seconds, search_points=24,

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,9 @@ from ray_jobs.store import StudyStore
 from ray_jobs.study import Study
 from ray_jobs.tracking import MlflowTracker
 
+#: Drivers that one trial may lose before it counts as failed.
+MAX_LOST_DRIVERS = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -28,18 +32,18 @@ class RunOptions:
     concurrent: int
     resources: TrialResources
     address: str | None = None
+    may_grow: bool = False
     verbose: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOutcome:
-    """What a call of `run_study` did. `seconds` are wall seconds; `startup_seconds` pass before the first trial starts."""
+    """What a call of `StudyRunner.run` did. `seconds` are wall seconds."""
 
     records: list[TrialRecord]
     interrupted: bool
     reused: int
     seconds: float
-    startup_seconds: float
 
 
 class StudyRunner:
@@ -47,35 +51,33 @@ class StudyRunner:
 
     def __init__(self, study: Study, options: RunOptions, store: StudyStore, tracker: MlflowTracker) -> None:
         self._options, self._store, self._tracker = options, store, tracker
+        self._lost: Counter[str] = Counter()
         known = list(store.records.values())
         self._scheduler = StudyScheduler(study, known, changed=store.put)
         self._reused = self._scheduler.ended
         for record in self._scheduler.records.values():  # what an earlier call finished but did not get to MLflow
             if record.ended:
-                tracker.log_trial(record, [])
+                tracker.log_trial(record, store.read_rows("telemetry", record.trial_id))
         store.flush()
 
     def run(self) -> StudyOutcome:
         """Executes what is left of the study. Ctrl-C ends it cleanly: what has finished is on disk, the rest stays `planned`."""
         began = time.time()
         if self._scheduler.finished:
-            return self._outcome(began, began)
+            return self._outcome(began)
         with _chatter(self._store.folder / "ray" / "driver.log", keep=self._options.verbose), _ray(self._options):
-            check_resources(self._options.concurrent, self._options.resources)
-            self._display = StudyDisplay(self._scheduler, began)
+            check_resources(self._options.concurrent, self._options.resources, may_grow=self._options.may_grow)
+            self._display = StudyDisplay(self._scheduler)
             try:
                 self._tune()
             finally:
                 self._display.close()
-        return self._outcome(began, self._first_start(began))
+        return self._outcome(began)
 
-    def _first_start(self, began: float) -> float:
-        return min((r.started_at for r in self._scheduler.records.values() if r.started_at and r.started_at >= began), default=began)
-
-    def _outcome(self, began: float, first: float) -> StudyOutcome:
+    def _outcome(self, began: float) -> StudyOutcome:
         self._store.flush()
         return StudyOutcome(records=list(self._scheduler.records.values()), interrupted=not self._scheduler.finished, reused=self._reused,
-                            seconds=time.time() - began, startup_seconds=first - began)
+                            seconds=time.time() - began)
 
     def _tune(self) -> None:
         from ray import tune
@@ -85,8 +87,8 @@ class StudyRunner:
 
         name, storage = f"study-{uuid.uuid4().hex[:8]}", str((self._store.folder / "ray").absolute())
         self._pool = SlotPool(
-            name=name, slots=self._options.concurrent, resources=self._options.resources.as_dict(), use_gpu=self._options.resources.gpus > 0,
-            storage=storage, checkpoints=str((self._store.folder / "checkpoints").absolute()), environment={})
+            name=name, slots=self._options.concurrent, resources=self._options.resources.as_dict(), storage=storage,
+            checkpoints=str((self._store.folder / "checkpoints").absolute()))
         self._display.watch(self._pool.board)
         trainable = tune.with_parameters(tune_trial, board=self._pool.board_name, namespace=self._pool.namespace)
         # A byte of memory, not a CPU: a driver that held one would keep it from the worker it waits for.
@@ -106,9 +108,12 @@ class StudyRunner:
         import ray
 
         outcome = ray.get(self._pool.board.collect.remote(trial_id))
-        if outcome is None:  # Tune gave the trial up (Ctrl-C): it stays planned
-            self._scheduler.give_back(trial_id)
-            return
+        if outcome is None:  # Tune gave the trial up (Ctrl-C), or its driver died: it stays planned, but not for ever
+            self._lost[trial_id] += 1
+            if self._lost[trial_id] < MAX_LOST_DRIVERS:
+                self._scheduler.give_back(trial_id)
+                return
+            outcome = {"status": "failed", "error": f"its Tune driver was lost {MAX_LOST_DRIVERS} times", "attempts": 0}
         record = filled(self._scheduler.records[trial_id], outcome)
         result = outcome.get("result")
         telemetry: list[dict[str, Any]] = []
@@ -127,9 +132,8 @@ def filled(record: TrialRecord, outcome: dict[str, Any]) -> TrialRecord:
     """The planned record with the outcome of its run."""
     result = outcome.get("result") or {}
     measured: dict[str, Any] = {key: value for key, value in result.items() if key in TrialRecord.__dataclass_fields__ and key != "status"}
-    if result:
-        threads = max(1, result.get("threads", 1))
-        measured["disturbance"] = max(0.0, 1 - result["cpu_seconds"] / (threads * result["train_seconds"])) if result["train_seconds"] else None
+    if result and result["device"] == "cpu" and result["threads"] == 1 and result["train_seconds"]:
+        measured["disturbance"] = max(0.0, 1 - result["cpu_seconds"] / result["train_seconds"])
     times: dict[str, Any] = {key: outcome.get(key) for key in ("queued_at", "started_at", "ended_at", "worker")}
     return replace(record, status=outcome["status"], error=outcome.get("error"), attempts=outcome["attempts"], **times, **measured)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -36,8 +38,12 @@ class StudyStore:
     def __init__(self, folder: Path, fingerprint: str, *, resume: bool) -> None:
         self.folder, self._fingerprint = folder, fingerprint
         self.records: dict[str, TrialRecord] = {}
+        self._earlier: dict[str, Any] = {}
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError("output", str(folder), "is a file; choose a folder")
         if (folder / STUDY_FILE).exists():
-            if read_study(folder).get("fingerprint") != fingerprint:
+            self._earlier = read_study(folder)
+            if self._earlier.get("fingerprint") != fingerprint:
                 raise ConfigError("output", str(folder), "holds another study; choose an empty folder")
             if not resume:
                 raise ConfigError("output", str(folder), "holds this study already; add --resume to continue it, or choose another folder")
@@ -45,9 +51,16 @@ class StudyStore:
                 self.records = {record.trial_id: record for record in read_trials(folder)}
         elif folder.exists() and any(folder.iterdir()):
             raise ConfigError("output", str(folder), "is not empty and holds no study; choose an empty folder")
+        elif resume:
+            raise ConfigError("output", str(folder), "holds no study to resume")
+        #: Names this folder's study among others with the same settings.
+        self.study_id: str = self._earlier.get("study_id") or uuid.uuid4().hex
 
-    def open(self, description: dict[str, Any]) -> None:
+    def open(self, description: dict[str, Any], call: dict[str, Any]) -> None:
         """Creates the folder and writes `study.json`; call it once the plan stands.
+
+        `description` is what all calls of the study share, and stays as the first call wrote it; `call` (time, commit, versions, machine,
+        command line) is added to the list of calls, so that every record can be traced to the code that made it.
 
         Raises:
             ConfigError: the folder cannot be written.
@@ -55,9 +68,22 @@ class StudyStore:
         try:
             for name in ("telemetry", "predictions"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            write_atomically(self.folder / STUDY_FILE, json.dumps({"fingerprint": self._fingerprint, **description}, indent=2, ensure_ascii=False))
+            shared = self._earlier or {"study_id": self.study_id, "fingerprint": self._fingerprint, **description, **call, "calls": []}
+            shared["calls"].append(call)
+            write_atomically(self.folder / STUDY_FILE, json.dumps(shared, indent=2, ensure_ascii=False))
         except OSError as error:
             raise ConfigError("output", str(self.folder), f"cannot be written: {error.strerror}") from error
+
+    def withdraw(self) -> None:
+        """Takes a study that was refused before its first trial off the disk again, unless an earlier call made it."""
+        if not self._earlier:
+            shutil.rmtree(self.folder)
+
+    def read_rows(self, kind: str, trial_id: str) -> list[dict[str, Any]]:
+        """What `write_rows` wrote; nothing for a trial that left nothing."""
+        path = self.folder / kind / f"{trial_id}.parquet"
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.exists() else []
+        return rows
 
     def put(self, record: TrialRecord) -> None:
         """Takes a new or changed record; a trial that has ended is on disk when this returns."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from grit.config import GritConfig, check_count
 from grit.errors import ConfigError
-from grit.run_config import Budget, Method, Regime, RunConfig
+from grit.run_config import Budget, Method, RunConfig
 from grit.tasks.base import digest
 from ray_jobs.records import TrialRecord
 
@@ -98,7 +98,6 @@ class Study:
 
     Attributes:
         base: the configuration that points change; its budget and seed are replaced for each trial.
-        control: the first-order method at the same budgets.
         budgets: one per regime.
         content: hashes of the data and the model behind the names in `base`.
     """
@@ -154,11 +153,6 @@ def plan(study: Study) -> list[TrialSpec]:
         if known is not trial and point.design not in (known.record.design, *known.record.also_designs):
             known.record.also_designs.append(point.design)
     return list(trials.values())
-
-
-def regimes(budgets: Iterable[Budget]) -> list[Regime]:
-    """The regimes of a study, in order."""
-    return [budget.regime for budget in budgets]
 
 
 def fingerprint(study: Study) -> str:

@@ -5,6 +5,7 @@ One thread writes, in batches, so that a slow server never holds up a trial. Run
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import threading
@@ -12,8 +13,9 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -23,6 +25,8 @@ from ray_jobs.search import OBJECTIVES
 
 #: Points of a curve that are kept: the charts of MLflow's UI get slow above some hundreds.
 CURVE_POINTS = 200
+#: Runs that one link to the compare page holds at most: a description has room for some thousand characters.
+COMPARED = 80
 #: Metrics per request.
 BATCH = 500
 
@@ -38,21 +42,23 @@ class MlflowTracker:
     Args:
         uri: any tracking URI; a SQLite file is created and migrated here, once, before anybody else opens it.
         experiment: the study's name.
-        fingerprint: the study's identity; an earlier parent run with the same one is continued.
+        study_id: the study's own id; an earlier parent run with the same one is continued.
+        artifacts: where artifacts go when the experiment is new; None leaves it to the store.
 
     Raises:
         ConfigError: the store cannot be opened.
     """
 
-    def __init__(self, uri: str, experiment: str, fingerprint: str, *, params: dict[str, Any]) -> None:
+    def __init__(self, uri: str, experiment: str, study_id: str, *, params: dict[str, Any], artifacts: Path | None = None) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self.uri = uri
         try:
             self._client = MlflowClient(tracking_uri=uri)
             found = self._client.get_experiment_by_name(experiment)
-            self.experiment_id: str = found.experiment_id if found is not None else self._client.create_experiment(experiment)
-            self._adopt(fingerprint, params)
+            location = None if artifacts is None else artifacts.absolute().as_uri()
+            self.experiment_id: str = found.experiment_id if found is not None else self._client.create_experiment(experiment, location)
+            self._adopt(study_id, params)
         except MlflowException as error:
             raise ConfigError("tracking-uri", uri, f"cannot be used: {str(error).splitlines()[0]}") from error
         self._jobs: queue.Queue[tuple[TrialRecord, Sequence[dict[str, Any]]] | None] = queue.Queue()
@@ -60,11 +66,12 @@ class MlflowTracker:
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()
 
-    def _adopt(self, fingerprint: str, params: dict[str, Any]) -> None:
-        self._runs: dict[str, str] = {}
-        parents = self._client.search_runs([self.experiment_id], f"tags.study_fingerprint = '{fingerprint}' and tags.kind = 'study'")
+    def _adopt(self, study_id: str, params: dict[str, Any]) -> None:
+        """Finds the parent run of an earlier call, or makes one, and learns which trials it holds."""
+        self._runs: dict[str, Run] = {}
+        parents = self._client.search_runs([self.experiment_id], f"tags.study_id = '{study_id}' and tags.kind = 'study'")
         if not parents:
-            parent = self._client.create_run(self.experiment_id, tags={"study_fingerprint": fingerprint, "kind": "study"}, run_name="study")
+            parent = self._client.create_run(self.experiment_id, tags={"study_id": study_id, "kind": "study"}, run_name="study")
             self._client.log_batch(parent.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
             self.parent_id = parent.info.run_id
             return
@@ -73,10 +80,27 @@ class MlflowTracker:
         token: str | None = None
         while True:
             page = self._client.search_runs([self.experiment_id], f"tags.`mlflow.parentRunId` = '{self.parent_id}'", page_token=token)
-            self._runs.update({run.data.tags["trial_id"]: run.info.run_id for run in page if run.info.status != "RUNNING"})
+            self._runs.update({run.data.tags["trial_id"]: run for run in page})
             token = page.token
             if not token:
                 return
+
+    def page(self) -> str:
+        """The part of the UI's address, after the host, that shows the study; its description links to the compare pages."""
+        return f"#/experiments/{self.experiment_id}/runs/{self.parent_id}"
+
+    def _compare_links(self) -> str:
+        """Markdown links that open each regime's trials of the method (not the control) in the compare page."""
+        lines, compared = [], dict[tuple[str, str], list[str]]()
+        for run in self._runs.values():
+            tags = run.data.tags
+            if tags["design"] != "control" and tags["status"] == "completed":
+                compared.setdefault((tags["method"], tags["regime"]), []).append(run.info.run_id)
+        for (method, regime), ids in compared.items():
+            chosen = quote(json.dumps(ids[-COMPARED:]))
+            page = f"#/compare-runs?runs={chosen}&experiments={quote(json.dumps([self.experiment_id]))}"
+            lines.append(f"- [compare the {len(ids[-COMPARED:])} {regime}-matched {method} trials]({page})")
+        return "\n".join(lines)
 
     def log_trial(self, record: TrialRecord, telemetry: Sequence[dict[str, Any]]) -> None:
         """Queues an ended trial; returns at once."""
@@ -89,45 +113,53 @@ class MlflowTracker:
                 return
             try:
                 self._log(*job)
-            except MlflowException as error:
+            except (MlflowException, OSError, ValueError, TypeError) as error:
                 self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
     def _log(self, record: TrialRecord, telemetry: Sequence[dict[str, Any]]) -> None:
-        if record.trial_id in self._runs:
-            return
+        known = self._runs.get(record.trial_id)
+        if known is not None:
+            if known.info.status == _TERMINAL[record.status] and known.data.tags["status"] == record.status:
+                return
+            self._client.delete_run(known.info.run_id)  # half written, or of an attempt that a later one has replaced
         tags = {"mlflow.parentRunId": self.parent_id, "trial_id": record.trial_id, "point_id": record.point_id, "regime": record.regime,
-                "design": record.design, "seed": str(record.seed), "method": record.method, "status": record.status, "pareto": "false",
-                "kind": "trial"}
+                "design": record.design, "seed": str(record.seed), "task": record.task, "method": record.method, "status": record.status,
+                "pareto": "false", "kind": "trial"}
         name = f"{record.method} {record.regime} s{record.seed} {record.trial_id[:6]}"
         start = int(1000 * (record.started_at or record.ended_at or time.time()))
         run_id = self._client.create_run(self.experiment_id, tags=tags, start_time=start, run_name=name).info.run_id
-        knobs = {"tau": record.tau, "T": record.T, "lambda": record.lambda_, "seed": record.seed, "regime": record.regime,
-                 "method": record.method, "design": record.design, "task": record.task, "model": record.model}
+        # Seed, regime and design are tags only: the compare page opens with the first parameters that differ, and those are the knobs.
+        cadence = "none" if record.T is None and record.tau is not None else record.T
+        knobs = {"tau": record.tau, "T": cadence, "lambda": record.lambda_, "task": record.task, "model": record.model}
         self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in knobs.items() if value is not None],
                                tags=[RunTag("error", record.error[:500])] if record.error else [])
         metrics = _trial_metrics(record, telemetry, start)
         for first in range(0, len(metrics), BATCH):
             self._client.log_batch(run_id, metrics=metrics[first : first + BATCH])
         self._client.set_terminated(run_id, _TERMINAL[record.status], end_time=int(1000 * (record.ended_at or time.time())))
-        self._runs[record.trial_id] = run_id
+        self._runs[record.trial_id] = self._client.get_run(run_id)
 
     def finish(self, front: Iterable[str], artifacts: Iterable[Path], *, interrupted: bool) -> None:
-        """Waits for the writer, tags the front, stores artifacts with the parent run and closes it.
-
-        Raises:
-            MlflowException: the store refuses.
-        """
+        """Waits for the writer, tags the front, stores artifacts with the parent run and closes it; what goes wrong is in `failure`."""
         self._jobs.put(None)
         self._writer.join()
-        members = set(front)
-        for trial_id, run_id in self._runs.items():
-            self._client.set_tag(run_id, "pareto", str(trial_id in members).lower())
+        try:
+            self._close(set(front), artifacts, "KILLED" if interrupted else "FINISHED")
+        except (MlflowException, OSError) as error:
+            self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+
+    def _close(self, members: set[str], artifacts: Iterable[Path], status: str) -> None:
+        links = self._compare_links()
+        if links:
+            self._client.set_tag(self.parent_id, "mlflow.note.content", links)
+        for trial_id, run in self._runs.items():
+            self._client.set_tag(run.info.run_id, "pareto", str(trial_id in members).lower())
         for path in artifacts:
             if path.is_dir():
                 self._client.log_artifacts(self.parent_id, str(path), artifact_path=path.name)
             else:
                 self._client.log_artifact(self.parent_id, str(path))
-        self._client.set_terminated(self.parent_id, "KILLED" if interrupted else "FINISHED")
+        self._client.set_terminated(self.parent_id, status)
 
 
 def _trial_metrics(record: TrialRecord, telemetry: Sequence[dict[str, Any]], start: int) -> list[Metric]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from grit.backbone import EMBEDDED
 from grit.backbone import resolve as model_folder
 from grit.errors import ConfigError
 from grit.tasks.registry import content_hashes, load_documents, load_task
@@ -36,91 +37,135 @@ def main(name: str, description: str, points: Points, search: SearchOf, argv: Se
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted before the first trial or after the last; records are as they were", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _run(name: str, options: SweepOptions, points: Points, search: SearchOf) -> int:
     execution = _execution(options)
-    study, details = _study(name, options, points, search)
+    content, details = _content(options)
     if options.dry_run:
+        study = _study(name, options, points, search, content, options.budget_seconds or options.preset.step_seconds * options.budget_steps)
         print(plan_table(study, plan(study), options.preset, execution.concurrent))
+        if options.budget_seconds is None and "time" in options.regimes:
+            print("the time budget shown is a guess: it is measured before the first trial, or give --budget-seconds")
         return 0
-    output = options.output or output_folder(name)
-    store = StudyStore(output, fingerprint(study), resume=options.resume)
     if options.address:
         check_address(options.address)
-    store.open({"name": name, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "resume": options.resume, **details,
-                "execution": {"concurrent": execution.concurrent, "resources": execution.resources.as_dict(), "address": options.address},
-                **provenance(ROOT)})
-    tracker = _tracker(options, study, output)
-    outcome = StudyRunner(study, execution, store, tracker).run()
-    return _conclude(output, outcome, tracker)
+    study = _study(name, options, points, search, content, _budget_seconds(options, execution.concurrent))
+    output = options.output or output_folder(name)
+    store = StudyStore(output, fingerprint(study), resume=options.resume)
+    budgets = {budget.regime: budget.amount for budget in study.budgets}
+    store.open({"name": name, "config": study.base.to_dict(), "budgets": budgets, **details}, {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "search_points": options.search_points, "sampler": options.sampler,
+        "execution": {"concurrent": execution.concurrent, "resources": execution.resources.as_dict(), "address": options.address},
+        **provenance(ROOT)})
+    return _execute(options, study, execution, store)
+
+
+def _execute(options: SweepOptions, study: Study, execution: RunOptions, store: StudyStore) -> int:
+    """Runs the study; what is refused before its first trial leaves nothing behind, and no MLflow run is left open."""
+    try:
+        tracker = _tracker(options, study, store)
+    except ConfigError:
+        store.withdraw()
+        raise
+    try:
+        outcome = StudyRunner(study, execution, store, tracker).run()
+    except ConfigError:
+        tracker.finish([], [], interrupted=True)
+        store.withdraw()
+        raise
+    except BaseException:
+        tracker.finish([], [], interrupted=True)
+        raise
+    return _conclude(store.folder, outcome, tracker)
 
 
 def _execution(options: SweepOptions) -> RunOptions:
     resources = options.preset.resources
-    concurrent = options.concurrent or (1 if options.address else max(1, cores() // resources.cpus))
+    if options.preset.base.threads > resources.cpus:
+        raise ConfigError("threads", options.preset.base.threads, f"must be at most the {resources.cpus} core(s) that a trial of this preset has")
+    room = cores() // resources.cpus
     if options.address is None and resources.gpus:
         import torch
 
-        if torch.cuda.device_count() < concurrent * resources.gpus and not options.dry_run:
-            raise ConfigError("preset", options.preset.base.model,
-                              f"needs {resources.gpus} GPU(s) a trial and this machine has {torch.cuda.device_count()}; "
-                              "give the cluster's --address, or look at the plan with --dry-run")
+        room = min(room, torch.cuda.device_count() // resources.gpus)
+        if room < 1 and not options.dry_run:
+            raise ConfigError("preset", options.preset.base.model, f"needs {resources.gpus} GPU(s) a trial and this machine has "
+                              f"{torch.cuda.device_count()}; give the cluster's --address, or look at the plan with --dry-run")
+    concurrent = options.concurrent or (1 if options.address else max(1, room))
     if not options.dry_run:
         check_concurrency(options.address, concurrent, resources)
-    return RunOptions(concurrent=concurrent, resources=resources, address=options.address, verbose=options.verbose)
+        if options.address and options.output is None:
+            raise ConfigError("output", None, "must be given with a cluster: a folder that every node can reach")
+    return RunOptions(concurrent=concurrent, resources=resources, address=options.address, may_grow=options.may_grow, verbose=options.verbose)
 
 
-def _study(name: str, options: SweepOptions, points: Points, search: SearchOf) -> tuple[Study, dict[str, Any]]:
+def _content(options: SweepOptions) -> tuple[dict[str, str], dict[str, Any]]:
+    """Loads task, documents and model far enough to refuse what cannot be used; their hashes, and what `study.json` says of them."""
     base = options.preset.base
     task, documents = load_task(base.task), load_documents(base.task)
-    _check_model(base.model)
+    _check_model(base.model, ask_hub=not options.dry_run)
     content = content_hashes(task, documents, model_folder(base.model))
-    seconds = _budget_seconds(options, base.task.name)
-    study = Study(name=name, base=base, points=tuple(points(options.preset)), seeds=options.seeds, budgets=options.budgets(seconds),
-                  content=content, search=search(options.preset, options))
-    details = {
-        "config": base.to_dict(), "seeds": list(options.seeds), "budgets": {b.regime: b.amount for b in study.budgets}, "content": content,
-        "task_metric": task.metric, "search_points": options.search_points, "sampler": options.sampler,
-        "sizes": {"train": len(task.train), "evaluation": min(len(task.evaluation), base.eval_examples),
-                  "retention_documents": min(len(documents), base.retention_documents)}}
-    return study, details
+    sizes = {"train": len(task.train), "evaluation": min(len(task.evaluation), base.eval_examples),
+             "retention_documents": min(len(documents), base.retention_documents)}
+    return content, {"seeds": list(options.seeds), "content": content, "task_metric": task.metric, "sizes": sizes}
 
 
-def _check_model(model: str) -> None:
-    """Refuses a folder that is no model. A hub id can only be checked by loading it."""
-    folder = Path(model_folder(model))
-    looks_local = folder.exists() or model.startswith((".", "/", "~"))
-    if looks_local and not (folder / "config.json").is_file():
-        raise ConfigError("model", model, "is not a model folder: there is no config.json in it")
-    if looks_local and not any(folder.glob("*.safetensors")):
-        raise ConfigError("model", model, "holds no *.safetensors weights")
+def _study(name: str, options: SweepOptions, points: Points, search: SearchOf, content: dict[str, str], seconds: float) -> Study:
+    return Study(name=name, base=options.preset.base, points=tuple(points(options.preset)), seeds=options.seeds,
+                 budgets=options.budgets(seconds), content=content, search=search(options.preset, options))
 
 
-def _budget_seconds(options: SweepOptions, task: str) -> float:
+def _check_model(model: str, *, ask_hub: bool) -> None:
+    """Refuses a model that cannot be read, by its files' headers and its tokenizer; the embedded one is known to be good.
+
+    A hub id is looked up only with `ask_hub`: a dry run needs no network.
+    """
+    folder = Path(model)
+    local = folder.exists() or model.startswith((".", "/", "~"))
+    if model == EMBEDDED or not (local or ask_hub):
+        return
+    if local:
+        if not (folder / "config.json").is_file():
+            raise ConfigError("model", model, "is not a model folder: there is no config.json in it")
+        if not any(folder.glob("*.safetensors")):
+            raise ConfigError("model", model, "holds no *.safetensors weights")
+    from grit.adapters import check_weights, load_tokenizer
+
+    load_tokenizer(model)
+    check_weights(folder)
+
+
+def _budget_seconds(options: SweepOptions, concurrent: int) -> float:
     """The time budget: as asked for, as the resumed study had it, or measured here."""
     if options.budget_seconds is not None or "time" not in options.regimes:
         return options.budget_seconds or 1.0
-    if options.resume and options.output is not None and (options.output / "study.json").exists():
-        return float(read_study(options.output)["budgets"]["time"])
+    if options.resume and options.output is not None:
+        known = read_study(options.output)["budgets"].get("time")
+        if known is not None:
+            return float(known)
     if options.address is not None:
-        raise ConfigError("budget-seconds", None, f"must be given: how long {options.budget_steps} steps of {task!r} take there is not known")
+        raise ConfigError("budget-seconds", None, f"must be given: how long {options.budget_steps} steps of this take there is not known")
     from ray_jobs.calibrate import seconds_for
 
-    print(f"measuring how long {options.budget_steps} first-order steps take here, for the time budget ...", file=sys.stderr, flush=True)
-    seconds = seconds_for(options.preset.base, options.budget_steps)
+    print(f"measuring how long {options.budget_steps} first-order steps take here, {concurrent} at once, for the time budget ...",
+          file=sys.stderr, flush=True)
+    seconds = seconds_for(options.preset.base, options.budget_steps, concurrent)
     print(f"time budget: {seconds:g} s (set --budget-seconds to choose it)", file=sys.stderr, flush=True)
     return seconds
 
 
-def _tracker(options: SweepOptions, study: Study, output: Path) -> Any:
+def _tracker(options: SweepOptions, study: Study, store: StudyStore) -> Any:
     from ray_jobs.tracking import MlflowTracker
 
-    uri = options.tracking_uri or f"sqlite:///{(output / 'mlflow.db').absolute()}"
-    base = study.base
+    base, beside = study.base, options.tracking_uri is None
+    uri = options.tracking_uri or f"sqlite:///{(store.folder / 'mlflow.db').absolute()}"
     params = {"model": base.model, "task": base.task.name, "method": base.method, "rank": base.rank, "learning_rate": base.learning_rate,
               "seeds": " ".join(map(str, study.seeds)), **{f"budget_{b.regime}": b.amount for b in study.budgets}}
-    return MlflowTracker(uri, study.name, fingerprint(study), params=params)
+    return MlflowTracker(uri, study.name, store.study_id, params=params, artifacts=store.folder / "mlartifacts" if beside else None)
 
 
 def _conclude(output: Path, outcome: StudyOutcome, tracker: Any) -> int:
@@ -143,8 +188,11 @@ def _conclude(output: Path, outcome: StudyOutcome, tracker: Any) -> int:
           + (f"; {outcome.reused} reused" if outcome.reused else ""))
     if completed:
         print(f"report:  xdg-open {output / 'report.html'}")
-        print(f"MLflow:  {Path(sys.executable).parent / 'mlflow'} ui --workers 1 --backend-store-uri {tracker.uri}")
-        print(f"         then open http://127.0.0.1:5000/#/experiments/{tracker.experiment_id}/runs?compareRunsMode=CHART")
+        if tracker.uri.startswith("http"):
+            print(f"MLflow:  {tracker.uri}/{tracker.page()}")
+        else:
+            print(f"MLflow:  {Path(sys.executable).parent / 'mlflow'} ui --workers 1 --backend-store-uri {tracker.uri}")
+            print(f"         then open http://127.0.0.1:5000/{tracker.page()}")
     if outcome.interrupted:
         print(f"interrupted: continue with the same command and --output {output} --resume", file=sys.stderr)
         return EXIT_INTERRUPTED

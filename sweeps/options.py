@@ -32,6 +32,7 @@ class SweepOptions:
     output: Path | None
     tracking_uri: str | None
     address: str | None
+    may_grow: bool
     resume: bool
     dry_run: bool
     verbose: bool
@@ -70,10 +71,11 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="any field of the configuration, e.g. preconditioner=kfac rank=8")
     add("--search-points", type=int, metavar="N", help="points of the multi-objective search in each regime")
     add("--sampler", choices=SAMPLERS, default="tpe", help="Optuna's sampler (default: tpe)")
-    add("--max-concurrent", type=int, metavar="N", help="trials at once (default: what the cores or GPUs allow)")
+    add("--max-concurrent", type=int, metavar="N", help="trials at once (default: what this machine allows; on a cluster 1)")
     add("--output", type=Path, metavar="DIR", help="where everything goes (default: results/<study>-<time>)")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in the output folder)")
     add("--address", metavar="ADDR", help="a running Ray, e.g. auto or host:6379 (default: RAY_ADDRESS, else one is started here)")
+    add("--may-grow", action="store_true", help="the cluster scales by itself: wait for nodes instead of refusing what does not fit now")
     add("--resume", action="store_true", help="continue the study in --output")
     add("--dry-run", action="store_true", help="print every trial with its estimated cost, and launch nothing")
     add("-v", "--verbose", action="store_true", help="show Ray's own logs")
@@ -93,7 +95,7 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Sw
     base = chosen.base
     task = TaskSource(name=arguments.task or base.task.name, train_file=_absolute(arguments.train_file),
                       eval_file=_absolute(arguments.eval_file), retention_file=_absolute(arguments.retention_file))
-    known = arguments.model in (None, base.model) and task == base.task
+    known = arguments.model in (None, base.model) and task.name == base.task.name
     model = base.model if arguments.model is None else arguments.model
     base = replace(base, model=str(Path(model).absolute()) if Path(model).is_dir() else model, task=task)
     base = with_overrides(base, dict(parse_setting(text) for text in arguments.set))
@@ -103,11 +105,11 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Sw
             with_overrides(base, {knob: value})
     options = SweepOptions(
         preset=replace(chosen, base=base, oat=oat), regimes=tuple(dict.fromkeys(arguments.regimes)), budget_steps=chosen.budget_steps,
-        budget_seconds=arguments.budget_seconds or (chosen.budget_seconds * chosen_scale(chosen, arguments) if known else None),
+        budget_seconds=arguments.budget_seconds or (chosen.budget_seconds * _scale(chosen, arguments) if known else None),
         seeds=tuple(dict.fromkeys(arguments.seeds or chosen.seeds)),
         search_points=chosen.search_points if arguments.search_points is None else arguments.search_points, sampler=arguments.sampler,
         concurrent=arguments.max_concurrent, output=arguments.output, tracking_uri=arguments.tracking_uri,
-        address=arguments.address or environment.get("RAY_ADDRESS"), resume=arguments.resume, dry_run=arguments.dry_run,
+        address=arguments.address or environment.get("RAY_ADDRESS"), may_grow=arguments.may_grow, resume=arguments.resume, dry_run=arguments.dry_run,
         verbose=arguments.verbose)
     _check(options, arguments)
     return options
@@ -118,7 +120,7 @@ def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).expanduser().absolute())
 
 
-def chosen_scale(chosen: Preset, arguments: argparse.Namespace) -> float:
+def _scale(chosen: Preset, arguments: argparse.Namespace) -> float:
     """How much longer than the preset's own step budget the user's is: the preset's seconds grow with it."""
     if arguments.budget_steps is None:
         return 1.0

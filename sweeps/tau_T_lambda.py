@@ -25,9 +25,7 @@ def points(preset: Preset) -> list[Point]:
 
 
 def search(preset: Preset, options: SweepOptions) -> Search | None:
-    """The searched part: method.md's ranges, T from 1/40 to 1/2.5 of the run."""
-    if options.search_points == 0:
-        return None
+    """The searched part, with T from 1/40 to 1/2.5 of the run."""
     steps = options.budget_steps
     space = {
         "tau": Interval(low=1e-3, high=0.2, complement=True),

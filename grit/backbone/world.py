@@ -1,8 +1,8 @@
 """An invented world, and the general corpus written about it.
 
 The world is a closed set of people with five attributes each; the corpus tells those facts in several wordings, adds stories about strangers
-(whose attributes hold for that story only, so that a reader has to copy from the text), and sums. It contains no instruction, question or
-answer marker: those belong to the tasks (`grit.tasks.embedded`), which is what leaves fine-tuning something to learn and something to forget.
+(whose attributes hold for that story only, so that a reader has to copy from the text), properties of things, and sums. It contains no
+instructions and no questions: those belong to the tasks (`grit.tasks.embedded`), which leaves fine-tuning something to learn and to forget.
 """
 
 from __future__ import annotations

@@ -47,9 +47,17 @@ def gsm8k_exact_match(prediction: str, example: Example) -> float:
 
 
 def _boolean(row: Row) -> str:
-    value = row["answer"]
-    truth = value if isinstance(value, bool) else str(value).strip().lower() in ("true", "yes", "1")
-    return " yes" if truth else " no"
+    words = {"true": " yes", "yes": " yes", "1": " yes", "false": " no", "no": " no", "0": " no"}
+    value = str(row["answer"]).strip().lower()
+    if value not in words:
+        raise ValueError(f"answer {row['answer']!r} is neither true nor false")
+    return words[value]
+
+
+def _with_number(row: Row) -> str:
+    if gsm8k_answer(str(row["answer"])) is None:
+        raise ValueError("answer has no final number after '#### '")
+    return f" {row['answer']}"
 
 
 def _passage(row: Row) -> str:
@@ -58,7 +66,7 @@ def _passage(row: Row) -> str:
 
 FILE_TASKS: dict[str, FileTask] = {
     "gsm8k": FileTask(
-        fields=("question", "answer"), prompt=lambda row: f"Question: {row['question']}\nAnswer:", answer=lambda row: f" {row['answer']}",
+        fields=("question", "answer"), prompt=lambda row: f"Question: {row['question']}\nAnswer:", answer=_with_number,
         metric="exact_match", decoding="generate", score=gsm8k_exact_match, max_new_tokens=256),
     "boolq": FileTask(
         fields=("question", "answer"), prompt=lambda row: f"{_passage(row)}Question: {row['question']}?\nAnswer:", answer=_boolean,
@@ -66,8 +74,8 @@ FILE_TASKS: dict[str, FileTask] = {
 }
 
 
-def read_jsonl(path: str, fields: tuple[str, ...], name: str) -> list[Row]:
-    """The rows of a JSON Lines file.
+def read_jsonl(path: str, fields: tuple[str, ...], name: str) -> list[tuple[int, Row]]:
+    """The rows of a JSON Lines file with their line numbers.
 
     Raises:
         ConfigError: missing or unreadable file, a line that is no JSON object or lacks a field (with its number), or no rows at all.
@@ -87,7 +95,7 @@ def read_jsonl(path: str, fields: tuple[str, ...], name: str) -> list[Row]:
         missing = [key for key in fields if not isinstance(row, dict) or key not in row]
         if missing:
             raise ConfigError(name, path, f"line {number} lacks the field {missing[0]!r}; needed are {', '.join(fields)}")
-        rows.append(row)
+        rows.append((number, row))
     if not rows:
         raise ConfigError(name, path, "is empty; it must hold at least one example")
     return rows
@@ -104,8 +112,13 @@ def load(name: str, train_file: str | None, eval_file: str | None) -> Task:
     for option, path in (("train-file", train_file), ("eval-file", eval_file)):
         if path is None:
             raise ConfigError(option, path, f"task {name!r} reads its examples from files: give a JSON Lines file with {', '.join(kind.fields)}")
-        rows = read_jsonl(path, kind.fields, option)
-        parts.append(tuple(
-            Example(example_id=f"{option}-{i}", prompt=kind.prompt(row), answer=kind.answer(row), labels=kind.labels) for i, row in enumerate(rows)))
+        examples = []
+        for number, row in read_jsonl(path, kind.fields, option):
+            try:
+                prompt, answer = kind.prompt(row), kind.answer(row)
+            except ValueError as error:
+                raise ConfigError(option, path, f"line {number}: {error}") from error
+            examples.append(Example(example_id=f"{option}-{number}", prompt=prompt, answer=answer, labels=kind.labels))
+        parts.append(tuple(examples))
     return Task(name=name, metric=kind.metric, decoding=kind.decoding, train=parts[0], evaluation=parts[1], score=kind.score,
                 max_new_tokens=kind.max_new_tokens)

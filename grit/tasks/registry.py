@@ -46,7 +46,7 @@ def load_documents(source: TaskSource) -> list[str]:
             raise ConfigError("retention-file", path, f"task {source.name!r} needs a file of held-out general text, to measure forgetting")
         return world.documents(world.HELD_OUT_SEED, EMBEDDED_DOCUMENTS, held_out=True)
     if path.endswith(".jsonl"):
-        return [str(row["text"]) for row in files.read_jsonl(path, ("text",), "retention-file")]
+        return [str(row["text"]) for _, row in files.read_jsonl(path, ("text",), "retention-file")]
     try:
         texts = [part.strip() for part in Path(path).read_text(encoding="utf8").split("\n\n") if part.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -61,7 +61,7 @@ def content_hashes(task: Task, documents: list[str], model_folder: str) -> dict[
     folder = Path(model_folder)
     model: object = model_folder
     if folder.is_dir():
-        model = [[path.name, _file_hash(path)] for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors")]
+        model = [[path.name, _file_hash(path)] for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors", ".model", ".txt")]
     return {"task": task.content_hash(), "documents": digest(documents), "model": digest(model)}
 
 

@@ -101,6 +101,22 @@ def test_each_criterion_fails_by_its_own_cause(tmp_path):
     assert failed["lambda"] == {0.001: (), 0.1: ("stability", "near-best quality")}
 
 
+def test_seed_spread_fails_only_when_seeds_can_tell(tmp_path):
+    def outcome(record):
+        swing = {0.9: 0.05, 0.99: 0.0}.get(record.tau, 0.0) if record.T == 10 else 0.3 if record.T == 5 else 0.0
+        return ended(record, quality=0.5 + swing * (record.seed - 41.5) * 2)
+    _, _, bands = _bands(tmp_path, outcome)
+    spread = {(knob, s.value): c.outcome for knob, b in bands.items() for s in b.settings for c in s.criteria if c.name == "seed spread"}
+    assert spread["tau", 0.99] == "pass" and spread["tau", 0.9] == "inconclusive" and spread["T", 5] == "fail"
+
+
+def test_what_was_not_measured_is_not_advised(tmp_path):
+    records = [ended(t.record) if t.record.T != 5 and t.record.lambda_ != 0.1 else t.record for t in plan(study(regimes=("step",)))]
+    study_folder(tmp_path, records, regimes=("step",))
+    advice = analyse(load_study(tmp_path)).recommendation["knobs"]
+    assert advice["T"]["value"] == 10 and advice["lambda"]["value"] == 1e-3
+
+
 def test_a_sweep_holds_the_other_knobs_at_the_default(tmp_path):
     _, points, _ = _bands(tmp_path, ended)
     for knob in ("tau", "T", "lambda"):

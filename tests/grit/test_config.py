@@ -10,7 +10,9 @@ from grit.run_config import Budget, RunConfig, TaskSource
     ("reprojection_freq", 0, "T .* at least 1"), ("reprojection_freq", 2.5, "T .* whole number"),
     ("kfac_damping", 0.0, "lambda .* above 0"), ("kfac_damping", float("nan"), "lambda .* finite"), ("kfac_damping", -1e-3, "lambda"),
     ("preconditioner", "adam", "paper, kfac, none"), ("basis", "svd", "fisher, balanced"), ("two_sided", "yes", "true or false"),
-    ("ema_decay", 1.0, "running mean"), ("min_lora_rank", 0, "at least 1"), ("rank_hysteresis", -0.1, r"\[0, 1\)"),
+    ("ema_decay", 1.0, "running mean"), ("min_lora_rank", 0, "at least 1"),
+    ("rank_hysteresis", -0.1, r"\[0, 1\)"), ("rank_hysteresis", None, "must be a number"),
+    ("ema_decay", "slow", "must be a number"),
 ])
 def test_bad_values_are_refused_by_name(field, value, words):
     with pytest.raises(ConfigError, match=words) as caught:
@@ -23,6 +25,13 @@ def test_unsupported_combinations_are_refused_by_name():
         GritConfig(suppression="gate", reprojection_mix=0.5)
     with pytest.raises(ConfigError, match="at most the rank, 2"):
         RunConfig(task=TaskSource(name="x"), budget=Budget(regime="step", amount=1), rank=2)
+
+
+@pytest.mark.parametrize("field, value", [("dropout", "abc"), ("weight_decay", -5.0), ("weight_decay", "abc"), ("targets", "q_proj"), ("targets", ()),
+                                          ("learning_rate", True), ("model", 3)])
+def test_bad_run_settings_are_refused_by_name(short_run, field, value):
+    with pytest.raises(ConfigError, match=f"^{field} = "):
+        short_run(**{field: value})
 
 
 def test_never_is_a_cadence():

@@ -99,6 +99,16 @@ def test_running_moment_equals_its_definition(decay):
     assert moment.samples.tolist() == [16, 16]
 
 
+def test_a_sum_that_is_zero_by_construction_is_no_measurement():
+    """While B = 0, so is u: those tokens open no gate and pull no mean down."""
+    moment = RunningMoment(2, 3, decay=None, device=torch.device("cpu"))
+    first = torch.stack([torch.eye(3), torch.zeros(3, 3)])
+    moment.add(first, torch.tensor(10.0))
+    assert moment.samples.tolist() == [10, 0]
+    moment.add(4 * torch.eye(3).repeat(2, 1, 1), torch.tensor(2.0))
+    torch.testing.assert_close(moment.mean()[1], 2 * torch.eye(3))
+
+
 def test_a_non_finite_sum_is_left_out_and_reported():
     moment = RunningMoment(2, 3, decay=None, device=torch.device("cpu"))
     good = torch.eye(3).repeat(2, 1, 1)

@@ -45,6 +45,16 @@ def test_relative_damping_does_not_depend_on_scale():
     assert damping_of(factors, 0.01, "absolute").tolist() == [0.01] * 5
 
 
+def test_the_damping_that_is_set_is_the_damping_that_is_used_beside_large_eigenvalues():
+    """As `RankGroup.refresh` inverts: in float64. In float32 the null space of this factor would get anything but 1 / lambda."""
+    direction = torch.nn.functional.normalize(torch.randn(1, 16, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1)
+    factor = 1e4 * direction @ direction.mT
+    result = damped_inverse(factor, torch.tensor([1e-4], dtype=torch.float64))
+    values = torch.linalg.eigvalsh(result.inverse[0])
+    assert result.multiple.tolist() == [1.0]
+    torch.testing.assert_close(values[1:], torch.full((15,), 1e4, dtype=torch.float64), rtol=1e-3, atol=0)
+
+
 def test_which_side_gets_which_factor():
     a, g = torch.zeros(1), torch.ones(1)
     assert left_right("paper", a, g) == (a, g)

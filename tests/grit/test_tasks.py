@@ -62,8 +62,9 @@ def _file(tmp_path, name, text):
 
 
 @pytest.mark.parametrize("text, words", [
-    ('{"question": "q", "answer": "a"}\nnot json\n', "line 2 is not JSON"), ('{"question": "q"}\n', "line 1 lacks the field 'answer'"),
-    ('\n{"question": "q", "answer": "a"}\n[1]\n', "line 3 lacks"), ("", "is empty")])
+    ('{"question": "q", "answer": "#### 1"}\nnot json\n', "line 2 is not JSON"), ('{"question": "q"}\n', "line 1 lacks the field 'answer'"),
+    ('\n{"question": "q", "answer": "#### 1"}\n[1]\n', "line 3 lacks"),
+    ('{"question": "q", "answer": "a"}\n', "line 1: answer has no final number"), ("", "is empty")])
 def test_malformed_files_are_refused_with_their_line(tmp_path, text, words):
     good = _file(tmp_path, "good.jsonl", '{"question": "q", "answer": "#### 1"}\n')
     bad = _file(tmp_path, "bad.jsonl", text)
@@ -84,6 +85,9 @@ def test_missing_files_and_unknown_tasks_are_refused(tmp_path):
 
 def test_boolq_reads_booleans_and_words(tmp_path):
     rows = [{"question": "is it", "answer": value} for value in (True, False, "true", "False", "yes")]
+    bad = _file(tmp_path, "bad.jsonl", json.dumps(rows[0]) + "\n" + '{"question": "q", "answer": "maybe"}\n')
+    with pytest.raises(ConfigError, match="line 2: answer 'maybe' is neither true nor false"):
+        load_task(TaskSource(name="boolq", train_file=bad, eval_file=bad))
     path = _file(tmp_path, "b.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     task = load_task(TaskSource(name="boolq", train_file=path, eval_file=path))
     assert [e.answer for e in task.train] == [" yes", " no", " yes", " no", " yes"]

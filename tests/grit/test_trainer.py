@@ -141,6 +141,75 @@ def test_a_non_finite_gradient_never_reaches_the_weights(bench, short_run):
         bench.release(model)
 
 
+def test_what_is_scored_has_the_rank_that_is_counted(bench, short_run, monkeypatch):
+    """T = 4 of 10 steps: the optimizer refills discarded directions in steps 9 and 10, and the end of the run truncates them again."""
+    from grit import trainer
+
+    seen = {}
+
+    def look(run, status, reason):
+        for layer in run.handle.layers:
+            update = layer.up.weight.detach().double() @ layer.down.weight.detach().double()
+            seen[layer.name] = int((torch.linalg.svdvals(update) > 1e-6 * torch.linalg.matrix_norm(update, 2)).sum())
+        return summarize(run, status, reason)
+
+    summarize = trainer.summarize
+    monkeypatch.setattr(trainer, "summarize", look)
+    config = short_run(grit=replace(short_run().grit, rank_adaptation_threshold=0.8, min_lora_rank=2))
+    result = train(config, bench)
+    assert result.reprojections == 2 and min(result.final_ranks) < 8
+    assert all(seen[name] <= rank for name, rank in zip(result.modules, result.final_ranks, strict=True))
+    assert 0 < result.footprint < 1
+
+
+@pytest.mark.parametrize("changes", [
+    {"preconditioner": "kfac"}, {"preconditioner": "none"}, {"damping_scale": "relative"}, {"basis": "balanced"}, {"two_sided": False},
+    {"suppression": "gate"}, {"project_momentum": False}, {"rank_policy": "growth"}, {"rank_adaptation": False}, {"ema_decay": 0.9},
+    {"reprojection_mix": 0.5}, {"inversion_device": "model"}])
+def test_every_switch_acts_and_trains(bench, short_run, changes):
+    base = train(short_run(), bench)
+    grit = replace(short_run().grit, rank_adaptation_threshold=0.9, min_lora_rank=2)
+    default, switched = train(short_run(grit=grit), bench), train(short_run(grit=replace(grit, **changes)), bench)
+    assert switched.status == "completed" and switched.answer_loss < switched.base_answer_loss
+    same = [row["loss"] for row in switched.telemetry] == [row["loss"] for row in default.telemetry]
+    assert same == (changes == {"inversion_device": "model"})
+    assert base.modules == switched.modules
+
+
+def test_balanced_and_gated_runs_resume_bit_for_bit(bench, short_run, tmp_path):
+    grit = replace(short_run().grit, basis="balanced", suppression="gate", rank_adaptation_threshold=0.8, min_lora_rank=2)
+    config = short_run(grit=grit, checkpoint_steps=1)
+    whole = train(config, bench)
+    with pytest.raises(Killed):
+        train(config, bench, checkpoints=tmp_path, progress=_killed_at(6))
+    assert _comparable(train(config, bench, checkpoints=tmp_path)) == _comparable(whole)
+
+
+def test_a_finished_run_leaves_nothing_in_memory(bench, short_run, monkeypatch):
+    import weakref
+
+    from grit import trainer
+
+    alive = []
+
+    class Watched(trainer.Run):
+        def __init__(self, *args):
+            super().__init__(*args)
+            alive.append(weakref.ref(self.handle))
+            alive.append(weakref.ref(self.parameters[0]))
+
+    monkeypatch.setattr(trainer, "Run", Watched)
+    train(short_run(), bench)
+    assert [ref() for ref in alive] == [None, None]
+
+
+def test_targets_that_do_not_exist_are_named(bench, short_run):
+    from grit.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="no layer named w_pack"):
+        train(short_run(targets=("q_proj", "w_pack")), bench)
+
+
 def test_stop_on_request_is_clean(bench, short_run):
     steps = []
     result = train(short_run(), bench, should_stop=lambda: len(steps) >= 3, progress=lambda step, *_: steps.append(step))

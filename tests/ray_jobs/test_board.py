@@ -73,6 +73,25 @@ def test_losing_the_last_slot_fails_what_waits_instead_of_hanging():
     _play(scene)
 
 
+def test_a_second_driver_of_a_running_trial_waits_for_the_same_run():
+    async def scene():
+        board = TrialBoard()
+        first = asyncio.create_task(board.run("a", {}))
+        await asyncio.sleep(0)
+        await board.take("slot-0")
+        first.cancel()
+        second = asyncio.create_task(board.run("a", {}))
+        idle = asyncio.create_task(board.take("slot-1"))
+        await asyncio.sleep(0.01)
+        assert not idle.done()
+        await board.finish("slot-1", "a", {"status": "failed"})  # not its trial: dropped
+        await board.finish("slot-0", "a", {"status": "completed"})
+        assert (await second)["status"] == "completed"
+        await board.close()
+        await idle
+    _play(scene)
+
+
 def test_a_closed_board_sends_idle_workers_home():
     async def scene():
         board = TrialBoard()

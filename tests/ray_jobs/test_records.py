@@ -59,7 +59,7 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
 
 
 def test_store_refuses_what_is_not_its_own(tmp_path):
-    StudyStore(tmp_path / "a", "one", resume=False).open({"name": "x"})
+    StudyStore(tmp_path / "a", "one", resume=False).open({"name": "x"}, {})
     with pytest.raises(ConfigError, match="holds another study"):
         StudyStore(tmp_path / "a", "two", resume=True)
     with pytest.raises(ConfigError, match="--resume"):
@@ -68,13 +68,43 @@ def test_store_refuses_what_is_not_its_own(tmp_path):
     (tmp_path / "b" / "thesis.tex").write_text("precious")
     with pytest.raises(ConfigError, match="is not empty and holds no study"):
         StudyStore(tmp_path / "b", "one", resume=False)
+    with pytest.raises(ConfigError, match="is a file"):
+        StudyStore(tmp_path / "b" / "thesis.tex", "one", resume=False)
+    with pytest.raises(ConfigError, match="no study to resume"):
+        StudyStore(tmp_path / "c", "one", resume=True)
+
+
+def test_a_later_call_is_added_and_the_first_stays(tmp_path):
+    first = StudyStore(tmp_path / "s", "one", resume=False)
+    first.open({"name": "x"}, {"git_commit": "aaa"})
+    second = StudyStore(tmp_path / "s", "one", resume=True)
+    second.open({"name": "x"}, {"git_commit": "bbb"})
+    kept = json.loads((tmp_path / "s" / "study.json").read_text())
+    assert kept["git_commit"] == "aaa" and [call["git_commit"] for call in kept["calls"]] == ["aaa", "bbb"]
+    assert kept["study_id"] == first.study_id == second.study_id
+
+
+def test_a_refused_study_is_withdrawn_unless_it_was_there_before(tmp_path):
+    first = StudyStore(tmp_path / "s", "one", resume=False)
+    first.open({"name": "x"}, {})
+    again = StudyStore(tmp_path / "s", "one", resume=True)
+    again.open({"name": "x"}, {})
+    again.withdraw()
+    assert (tmp_path / "s" / "study.json").exists()
+    first.withdraw()
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    store = StudyStore(tmp_path / "file" / "below", "one", resume=False)
     with pytest.raises(ConfigError, match="cannot be written"):
-        StudyStore(tmp_path / "b" / "thesis.tex" / "x", "one", resume=False).open({})
+        store.open({}, {})
 
 
 def test_ended_records_are_on_disk_at_once(tmp_path):
     store = StudyStore(tmp_path / "s", "one", resume=False)
-    store.open({"name": "x"})
+    store.open({"name": "x"}, {})
     records = _records()
     for record in records:
         store.put(record)

@@ -68,6 +68,47 @@ def test_resuming_doubles_nothing_and_leaves_nothing_running(uri, tmp_path, monk
     assert {r.info.status for r in runs} == {"FINISHED"}
 
 
+def test_a_later_attempt_replaces_the_failed_one_and_half_written_runs_go(uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    records = [t.record for t in plan(study(seeds=(41,)))]
+    first = _open(uri)
+    first.log_trial(ended(records[0], status="failed", error="oom"), [])
+    first.finish([], [], interrupted=True)
+    client, runs = _all_runs(uri)
+    half = client.create_run(runs[0].info.experiment_id, tags={"mlflow.parentRunId": first.parent_id, "trial_id": records[1].trial_id,
+                                                               "kind": "trial", "status": "completed", "design": "oat"})
+    second = _open(uri)
+    for record in records[:2]:
+        second.log_trial(ended(record), telemetry_rows(record))
+    second.finish([], [], interrupted=False)
+    _, runs = _all_runs(uri)
+    trials = {r.data.tags["trial_id"]: r for r in runs if r.data.tags["kind"] == "trial"}
+    assert len(runs) == 3 and {r.info.status for r in runs} == {"FINISHED"}
+    assert trials[records[0].trial_id].data.metrics["quality"] == 0.5
+    assert half.info.run_id not in {r.info.run_id for r in runs}
+
+
+def test_two_studies_with_the_same_settings_keep_their_own_runs(uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record = ended([t.record for t in plan(study(seeds=(41,)))][0])
+    for study_id in ("one", "two"):
+        tracker = MlflowTracker(uri, "tau_T_lambda", study_id, params={})
+        tracker.log_trial(record, [])
+        tracker.finish([], [], interrupted=False)
+    assert len(_all_runs(uri)[1]) == 4
+
+
+def test_the_study_links_to_its_compare_pages(uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tracker = _open(uri)
+    for record in [t.record for t in plan(study(seeds=(41,)))]:
+        tracker.log_trial(ended(record), [])
+    tracker.finish([], [], interrupted=False)
+    client, _ = _all_runs(uri)
+    note = client.get_run(tracker.parent_id).data.tags["mlflow.note.content"]
+    assert note.count("#/compare-runs?runs=") == 2 and "4 step-matched grit trials" in note
+
+
 def test_long_curves_are_thinned_and_keep_their_end(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = ended([t.record for t in plan(study(seeds=(41,)))][2])
