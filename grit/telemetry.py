@@ -36,6 +36,14 @@ class StepLog:
         if len(self.rows) - self._filled >= READ_EVERY:
             self.flush()
 
+    def finish(self, handle: GritHandle) -> None:
+        """Adds what happened after the last step to its row."""
+        events = handle.events[self._events_seen :]
+        self._events_seen += len(events)
+        if events and self.rows:
+            earlier = json.loads(self.rows[-1]["events"] or "[]")
+            self.rows[-1]["events"] = json.dumps([*earlier, *events])
+
     def flush(self) -> None:
         """Fills in the component times of the rows so far."""
         for spent in self._clock.read():

@@ -119,6 +119,7 @@ class Run:
         """Truncates the adapter to its ranks, so that what is scored is what is counted, and evaluates it."""
         if self.handle is not None:
             self.handle.finish()
+            self.log.finish(self.handle)
         self._evaluate()
 
     def _batches(self, indices: Iterable[int]) -> list[dict[str, torch.Tensor]]:

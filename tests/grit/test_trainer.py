@@ -158,6 +158,7 @@ def test_what_is_scored_has_the_rank_that_is_counted(bench, short_run, monkeypat
     config = short_run(grit=replace(short_run().grit, rank_adaptation_threshold=0.8, min_lora_rank=2))
     result = train(config, bench)
     assert result.reprojections == 2 and min(result.final_ranks) < 8
+    assert '"trigger": "end"' in result.telemetry[-1]["events"]
     assert all(seen[name] <= rank for name, rank in zip(result.modules, result.final_ranks, strict=True))
     assert 0 < result.footprint < 1
 

@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_valid_records_and_resume_finishes_without_repeating(launc
     path = tmp_path / "study" / "trials.jsonl"
     while time.time() < deadline and not (path.exists() and any(r.ended for r in read_trials(path.parent))):
         time.sleep(0.2)
-    os.kill(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "--resume" in errors
@@ -127,3 +127,18 @@ def test_a_worker_that_is_killed_mid_trial_gets_its_trial_again(launch, tmp_path
     assert sorted(r.attempts for r in records) == [1, 1, 1, 1, 2]
     runs = _runs(tmp_path)
     assert len(runs) == 6 and {r.info.status for r in runs} == {"FINISHED"}
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_real_input_learns_and_forgets(launch, tmp_path, shared_data):
+    """GSM8K on a pretrained Llama: the command of the README, as it stands."""
+    files = {"train": "gsm8k_train", "eval": "gsm8k_test", "retention": "general_text_heldout"}
+    process = launch("--model", str(shared_data / "backbone"), "--task", "gsm8k",
+                     *(part for option, name in files.items() for part in (f"--{option}-file", str(shared_data / "data" / f"{name}.jsonl"))))
+    _, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
+    records = read_trials(tmp_path / "study")
+    assert len(records) >= 8 and {r.status for r in records} == {"completed"}
+    assert all(r.base_answer_loss > 4.5 and r.answer_loss < r.base_answer_loss - 0.5 for r in records)
+    assert all(r.forgetting is not None and r.base_retention_loss > 3 for r in records)
