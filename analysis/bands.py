@@ -131,13 +131,15 @@ def _criteria(data: StudyData, point: PointSummary, center: PointSummary, best: 
     found = [stability]
     near = paired_quality(data, point, best)
     if near is not None:
+        against = f"{near.mean:+.3f} [{near.low:+.3f}, {near.high:+.3f}] against this sweep's best, {knob_texts(best)}; epsilon {epsilon:g}"
         found.append(Criterion(name="near-best quality", outcome=_at_least(near, -epsilon),
-                               detail=f"{near.mean:+.3f} [{near.low:+.3f}, {near.high:+.3f}] against the best; epsilon {epsilon:g}"))
+                               detail="it is this sweep's best" if point.point_id == best.point_id else against))
     worse = paired_forgetting(data, point, center)
     if worse is not None:
         flipped = Estimate(mean=-worse.mean, low=-worse.high, high=-worse.low, seeds=worse.seeds, items=worse.items)
         found.append(Criterion(name="retention", outcome=_at_least(flipped, -FORGETTING_TOLERANCE),
-                               detail=f"{worse.mean:+.3f} [{worse.low:+.3f}, {worse.high:+.3f}] nats/token against the default"))
+                               detail="it is the default" if point.point_id == center.point_id else
+                               f"{worse.mean:+.3f} [{worse.low:+.3f}, {worse.high:+.3f}] nats/token against the default"))
     share = point.mean("footprint") / center.mean("footprint")
     found.append(Criterion(name="footprint", outcome="pass" if share <= FOOTPRINT_CAP else "fail", detail=f"{share:.2f} x the default's"))
     found.append(_spread(point, SPREAD_CAP * epsilon))
@@ -152,6 +154,11 @@ def _spread(point: PointSummary, cap: float) -> Criterion:
     lowest = deviation * math.sqrt(freedom / float(chi2.ppf(0.975, freedom)))
     outcome: Outcome = "pass" if deviation <= cap else "fail" if lowest > cap else "inconclusive"
     return Criterion(name="seed spread", outcome=outcome, detail=f"standard deviation {deviation:.3f} over {freedom + 1} seeds; cap {cap:g}")
+
+
+def knob_texts(point: PointSummary) -> str:
+    """A setting as `(tau, T, lambda)`."""
+    return f"({', '.join(point.knob_texts())})"
 
 
 def _at_least(delta: Estimate, bound: float) -> Outcome:

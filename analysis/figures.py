@@ -23,7 +23,7 @@ from grit.run_config import QualityMetric
 
 FORMATS = ("svg", "png")
 SYMBOLS = {"tau": "energy threshold τ", "T": "reprojection cadence T (steps)", "lambda": "damping λ"}
-METRICS: dict[str, str] = {"accuracy": "accuracy", "exact_match": "exact match", "answer_logprob": "log-likelihood of answers (nats/token)"}
+METRICS: dict[str, str] = {"accuracy": "accuracy", "exact_match": "exact match", "answer_logprob": "log-likelihood (nats/token)"}
 
 
 def _regimes(points: Sequence[PointSummary]) -> list[str]:
@@ -87,9 +87,10 @@ def knob_figure(data: StudyData, points: Sequence[PointSummary], knob: str) -> F
         axis.set_xlabel(SYMBOLS[knob])
         if center is not None:
             axis.axvline([p.point_id for p in sweep].index(center.point_id), color=COLOURS["neutral"], linewidth=6, alpha=0.15, zorder=0)
+    axes[2].set_ylim(bottom=0)
     axes[0].set_ylabel(_metric_label(points))
     axes[1].set_ylabel("forgetting (nats/token)")
-    axes[2].set_ylabel("parameters kept (% of full rank)" if knob == "tau" else "time on geometry (% of a step)")
+    axes[2].set_ylabel("parameters (% of full)" if knob == "tau" else "geometry time (% of step)")
     axes[0].set_title(f"{_counts(sweep)}; bars: 95% bootstrap")
     axes[1].set_title("bars: 95% bootstrap; grey: default")
     axes[2].set_title("bars: standard deviation over seeds")
@@ -129,7 +130,7 @@ def ranks_figure(data: StudyData, points: Sequence[PointSummary]) -> Figure | No
     shades = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
     for p, colour, line in zip(sweep, shades, ("-", "--", "-.", ":", "-", "--", "-."), strict=False):
         rows = data.telemetry(p.records[0])
-        axes[0].plot(rows["step"], rows["mean_rank"], color=colour, linestyle=line, label=f"τ = {p.tau:g}")
+        axes[0].plot(rows["step"], rows["mean_rank"], color=colour, linestyle=line, drawstyle="steps-post", label=f"τ = {p.tau:g}")
         logged = zip(rows["step"], rows["events"], strict=True)
         events = [s for s, e in logged if e and any(x["kind"] == "reprojection" for x in json.loads(e))]
         at = dict(zip(rows["step"], rows["mean_rank"], strict=True))

@@ -11,7 +11,14 @@ from analysis.load import StudyData
 from analysis.points import PointSummary, paired_forgetting, paired_quality
 from analysis.statistics import Estimate
 
-CONFIDENCE = {"pass": "safe", "inconclusive": "not excluded, but not proven safe", "fail": "nothing passed"}
+#: Names for people.
+METHODS = {"lora": "LoRA", "qlora": "QLoRA", "grit": "GRIT", "qgrit": "Q-GRIT"}
+CONFIDENCE = {"pass": "safe", "inconclusive": "not excluded, but not proven safe",
+              "fail": "no recommendation: no tested setting passes, and this is merely the default"}
+
+
+#: Spread in the steps of time-matched trials that is still taken for a quiet clock, beyond what overhead explains.
+CLOCK_TOLERANCE = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +33,18 @@ class Comparison:
     overhead: float
     footprint: float
 
+    def headline(self) -> str:
+        """The first thing to know."""
+        shown = {"better": "is better than", "worse": "is worse than", "inconclusive": "shows no difference from"}[self.quality.verdict()]
+        return f"{self.regime.capitalize()}-matched, {METHODS[self.method]} at its default {shown} {METHODS[self.control]} in quality."
+
     def sentence(self, metric: str) -> str:
         """The comparison in words."""
         quality, forgetting = self.quality.verdict(), self.forgetting.verdict(higher_is_better=False)
-        return (f"{self.regime}-matched, {self.method} at its default against {self.control}: {metric} {quality} "
-                f"({self.quality.mean:+.3f} [{self.quality.low:+.3f}, {self.quality.high:+.3f}]), forgetting {forgetting} "
-                f"({self.forgetting.mean:+.3f} [{self.forgetting.low:+.3f}, {self.forgetting.high:+.3f}] nats/token), "
-                f"overhead {self.overhead:.1%} of a step, effective parameters {self.footprint:.0%} of the control's.")
+        return (f"Against {METHODS[self.control]} with the same {'steps' if self.regime == 'step' else 'seconds'}: {metric} "
+                f"{self.quality.mean:+.3f} [{self.quality.low:+.3f}, {self.quality.high:+.3f}] ({quality}), forgetting "
+                f"{self.forgetting.mean:+.3f} [{self.forgetting.low:+.3f}, {self.forgetting.high:+.3f}] nats/token ({forgetting}); "
+                f"it spends {self.overhead:.1%} of a step on geometry and keeps {self.footprint:.0%} of the parameters.")
 
 
 def compare_with_control(data: StudyData, points: Sequence[PointSummary], center: PointSummary) -> Comparison | None:
@@ -58,10 +70,31 @@ def _preferred(band: Band) -> list[SettingVerdict]:
     return by_outcome[0] or by_outcome[1] or [s for s in band.settings if s.is_default]
 
 
-def recommend(bands: Sequence[Band], comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """The recommended knobs with their evidence, JSON-serializable. Time-matched bands decide where the study has them."""
+def clock_noise(points: Sequence[PointSummary]) -> str | None:
+    """Says so when the same seconds bought numbers of steps that differ by far more than the method's own cost can explain.
+
+    Processor time cannot show all of it (shared caches and hyper-threads slow a trial that never waits), so steps are compared.
+    """
+    timed = [p for p in points if p.regime == "time" and p.records]
+    steps = [value for p in timed for value in p.values("steps")]
+    if not steps:
+        return None
+    explained = max(p.mean("overhead") for p in timed)
+    if max(steps) / max(1.0, min(steps)) - 1 <= explained + CLOCK_TOLERANCE:
+        return None
+    return (f"the same seconds bought between {min(steps):.0f} and {max(steps):.0f} steps, while geometry costs at most {explained:.1%} of one: "
+            "time-matched results of this study carry the machine's noise")
+
+
+def recommend(bands: Sequence[Band], comparisons: Sequence[Comparison], points: Sequence[PointSummary]) -> dict[str, Any]:
+    """The recommended knobs with their evidence, JSON-serializable.
+
+    Time-matched bands decide where the study has them and its clock was quiet (`clock_noise`), else the step-matched ones, and it is said.
+    """
     by_knob = {(band.knob, band.regime): band for band in bands}
-    regime = "time" if any(band.regime == "time" for band in bands) else "step"
+    noise = clock_noise(points)
+    measured = {band.regime for band in bands}
+    regime = "time" if "time" in measured and not (noise and "step" in measured) else "step"
     chosen: dict[str, Any] = {}
     for knob in ("lambda", "T", "tau"):
         band = by_knob.get((knob, regime))
@@ -73,7 +106,9 @@ def recommend(bands: Sequence[Band], comparisons: Sequence[Comparison]) -> dict[
             "value": pick.value, "confidence": CONFIDENCE[pick.outcome],
             "safe": [s.value for s in band.safe], "not_excluded": [s.value for s in band.not_excluded], "tested": [s.value for s in band.settings],
             "band": band.verdict, "evidence": [asdict(criterion) for criterion in pick.criteria]}
-    return {"regime": regime, "knobs": chosen, "against_control": [
+    values = tuple(chosen[knob]["value"] for knob in ("tau", "T", "lambda"))
+    tested = any(p.records and p.regime == regime and (p.tau, p.T, p.lambda_) == values for p in points)
+    return {"regime": regime, "clock": noise, "combination_tested": tested, "knobs": chosen, "against_control": [
         {"regime": c.regime, "control": c.control, "quality": {**asdict(c.quality), "verdict": c.quality.verdict()},
          "forgetting": {**asdict(c.forgetting), "verdict": c.forgetting.verdict(higher_is_better=False)},
          "overhead": c.overhead, "footprint": c.footprint} for c in comparisons]}

@@ -69,7 +69,7 @@ def analyse(data: StudyData) -> Report:
         if comparison is not None:
             comparisons.append(comparison)
     return Report(data=data, points=points, front=members, on_front=probability, hypervolume=volume, bands=bands, comparisons=comparisons,
-                  recommendation=recommend(bands, comparisons))
+                  recommendation=recommend(bands, comparisons, points))
 
 
 def build_report(folder: Path) -> Report:
@@ -123,7 +123,7 @@ def _context(report: Report) -> dict[str, Any]:
     ended = [r for r in records if r.ended]
     return {
         "study": study, "metric": METRICS.get(metric, metric), "captions": CAPTIONS,
-        "comparisons": [c.sentence(METRICS.get(metric, metric)) for c in report.comparisons],
+        "comparisons": [(c.headline(), c.sentence(METRICS.get(metric, metric))) for c in report.comparisons],
         "recommendation": report.recommendation, "bands": report.bands, "front": [_front_row(report, p) for p in report.front],
         "hypervolume": report.hypervolume, "points": len(usable), "trials": [_trial_row(r) for r in records],
         "counts": {s: sum(r.status == s for r in records) for s in ("completed", "diverged", "failed", "stopped", "planned")},
@@ -136,7 +136,8 @@ def _context(report: Report) -> dict[str, Any]:
 def _front_row(report: Report, p: PointSummary) -> list[str]:
     probability = report.on_front[p.regime].get(p.point_id)
     return [p.regime, p.method, *p.knob_texts(), f"{p.mean('quality'):.3f}", f"{p.mean('retention'):.3f}", f"{p.mean('forgetting'):+.3f}",
-            f"{p.mean('overhead'):.1%}", f"{p.mean('footprint'):.0%}", str(len(p.seeds)), "-" if probability is None else f"{probability:.0%}"]
+            f"{p.mean('overhead'):.1%}", f"{p.mean('footprint'):.0%}",
+            f"{p.mean('steps'):.0f}", str(len(p.seeds)), "-" if probability is None else f"{probability:.0%}"]
 
 
 def _trial_row(r: TrialRecord) -> list[str]:

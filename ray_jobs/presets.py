@@ -50,7 +50,7 @@ def embedded(method: Method, steps: int | None = None) -> Preset:
     return Preset(
         base=base, seeds=(41, 42), budget_steps=steps, budget_seconds=6.0, search_points=4, resources=TrialResources(cpus=1),
         oat={"tau": (0.9, 0.999), "T": (max(1, steps // 20), max(2, 2 * steps // 5)), "lambda": (1e-4, 1e-1)}, grid={},
-        step_seconds=0.06, other_seconds=2.5)
+        step_seconds=0.065, other_seconds=3.0)
 
 
 def smoke(method: Method, steps: int | None = None) -> Preset:
@@ -60,7 +60,7 @@ def smoke(method: Method, steps: int | None = None) -> Preset:
                   max_length=256, eval_examples=48, retention_documents=24, eval_batch=16, quality="answer_logprob")
     return Preset(
         base=base, seeds=(41,), budget_steps=steps, budget_seconds=1.6, search_points=1, resources=TrialResources(cpus=1),
-        oat={"tau": (0.9,), "T": (max(2, 2 * steps // 5),), "lambda": (1e-1,)}, grid={}, step_seconds=0.04, other_seconds=2.5)
+        oat={"tau": (0.9,), "T": (max(2, 2 * steps // 5),), "lambda": (1e-1,)}, grid={}, step_seconds=0.065, other_seconds=3.0)
 
 
 def _llama(method: Method, steps: int | None, *, model: str, rank: int, learning_rate: float, step_seconds: float) -> Preset:

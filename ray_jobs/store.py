@@ -44,7 +44,9 @@ class StudyStore:
         if (folder / STUDY_FILE).exists():
             self._earlier = read_study(folder)
             if self._earlier.get("fingerprint") != fingerprint:
-                raise ConfigError("output", str(folder), "holds another study; choose an empty folder")
+                made = " ".join(self._earlier.get("command_line", []))
+                raise ConfigError("output", str(folder),
+                                  f"holds another study: resume it with the options it was made with ({made}), or choose an empty folder")
             if not resume:
                 raise ConfigError("output", str(folder), "holds this study already; add --resume to continue it, or choose another folder")
             if (folder / TRIALS_FILE).exists():

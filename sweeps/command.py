@@ -47,7 +47,10 @@ def _run(name: str, options: SweepOptions, points: Points, search: SearchOf) -> 
     content, details = _content(options)
     if options.dry_run:
         study = _study(name, options, points, search, content, options.budget_seconds or options.preset.step_seconds * options.budget_steps)
+        done = StudyStore(options.output, fingerprint(study), resume=options.resume).records if options.output else {}
         print(plan_table(study, plan(study), options.preset, execution.concurrent))
+        if done:
+            print(f"{sum(record.ended for record in done.values())} of these have ended already and will not run again")
         if options.budget_seconds is None and "time" in options.regimes:
             print("the time budget shown is a guess: it is measured before the first trial, or give --budget-seconds")
         return 0

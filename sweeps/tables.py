@@ -11,6 +11,9 @@ from ray_jobs.display import describe
 from ray_jobs.presets import Preset
 from ray_jobs.study import Study, TrialSpec
 
+#: Seconds until the first worker trains, and for the report: for the estimate of a plan.
+STARTUP_SECONDS = 45.0
+
 if TYPE_CHECKING:
     from analysis.points import PointSummary
 
@@ -33,8 +36,9 @@ def plan_table(study: Study, trials: Sequence[TrialSpec], preset: Preset, concur
                      f"({study.search.sampler})")
     hours = total / 3600
     gpus = f", {hours * preset.resources.gpus:.1f} GPU-hours" if preset.resources.gpus else ""
-    minutes = total / concurrent / 60
-    lines.append(f"{len(trials) + searched} trials; about {minutes:.0f} min with {concurrent} at once{gpus} (predicted from the preset)")
+    minutes = max(1.0, (total / concurrent + STARTUP_SECONDS) / 60)
+    time = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
+    lines.append(f"{len(trials) + searched} trials; about {time} with {concurrent} at once{gpus} (predicted from the preset)")
     return "\n".join(lines)
 
 
