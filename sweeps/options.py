@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from grit.config import check_count
+from grit.config import GritConfig, check_count
 from grit.errors import ConfigError
 from grit.run_config import Budget, Method, Regime, TaskSource
 from ray_jobs.presets import PRESETS, Preset, preset
 from ray_jobs.search import SAMPLERS
-from ray_jobs.study import with_overrides
+from ray_jobs.study import KNOBS, with_overrides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--tau", nargs="+", type=float, metavar="V", help="energy thresholds of the one-at-a-time design")
     add("--T", nargs="+", metavar="V", help="reprojection cadences in steps, or `none`")
     add("--lambda", nargs="+", type=float, metavar="V", dest="lambda_", help="dampings")
+    add("--grid", action="store_true", help="add the coarse grid: every combination of each knob's lowest, default and highest value")
     add("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE",
         help="any field of the configuration, e.g. preconditioner=kfac rank=8")
     add("--search-points", type=int, metavar="N", help="points of the multi-objective search in each regime")
@@ -103,8 +104,9 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Sw
     for knob, values in oat.items():
         for value in values:
             with_overrides(base, {knob: value})
+    grid = _coarse_grid(base.grit, oat) if arguments.grid and not chosen.grid else chosen.grid
     options = SweepOptions(
-        preset=replace(chosen, base=base, oat=oat), regimes=tuple(dict.fromkeys(arguments.regimes)), budget_steps=chosen.budget_steps,
+        preset=replace(chosen, base=base, oat=oat, grid=grid), regimes=tuple(dict.fromkeys(arguments.regimes)), budget_steps=chosen.budget_steps,
         budget_seconds=arguments.budget_seconds or (chosen.budget_seconds * _scale(chosen, arguments) if known else None),
         seeds=tuple(dict.fromkeys(arguments.seeds or chosen.seeds)),
         search_points=chosen.search_points if arguments.search_points is None else arguments.search_points, sampler=arguments.sampler,
@@ -147,6 +149,16 @@ def _grids(arguments: argparse.Namespace) -> dict[str, Sequence[Any]]:
         found["T"] = [_cadence(text) for text in arguments.T]
     if arguments.lambda_ is not None:
         found["lambda"] = arguments.lambda_
+    return found
+
+
+def _coarse_grid(grit: GritConfig, oat: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
+    """Each knob's lowest, default and highest value (paper H.3); a cadence of `none` stays out."""
+    found = {}
+    for knob, values in oat.items():
+        center = getattr(grit, KNOBS[knob])
+        numbers = [value for value in (*values, center) if value is not None]
+        found[knob] = tuple(dict.fromkeys((min(numbers), center, max(numbers))))
     return found
 
 

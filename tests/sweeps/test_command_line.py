@@ -97,6 +97,13 @@ def test_dry_run_prints_every_trial_and_launches_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [] and done.stderr == ""
 
 
+def test_the_coarse_grid_shares_its_trials_with_the_sweeps(capsys, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert _main("--preset", "embedded", "--grid", "--seeds", "41", "--regimes", "step", "--search-points", "0", "--dry-run") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if " step seed 41 " in line]
+    assert len(lines) == 1 + 27 and sum(" oat " in line for line in lines) == 7 and sum(" grid " in line for line in lines) == 20
+
+
 def test_dry_run_of_an_a100_preset_counts_gpu_hours(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     row = tmp_path / "r.jsonl"
