@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from grit.handle import GritHandle
+from grit.handle import Event, GritHandle
 from grit.result import Row
 from grit.timing import SECTIONS, StepClock
 
@@ -26,8 +26,7 @@ class StepLog:
     def add(self, step: int, train_seconds: float, *, loss: float, learning_rate: float, grad_norm: float, tokens: int,
             handle: GritHandle | None) -> None:
         """Adds the row of optimizer step `step` (from 1); events since the last row belong to it."""
-        events = [] if handle is None else handle.events[self._events_seen :]
-        self._events_seen += len(events)
+        events = [] if handle is None else self._new_events(handle)
         ranks = None if handle is None else list(handle.ranks().values())
         self.rows.append({
             "step": step, "train_seconds": train_seconds, "loss": loss, "learning_rate": learning_rate, "grad_norm": grad_norm,
@@ -36,10 +35,15 @@ class StepLog:
         if len(self.rows) - self._filled >= READ_EVERY:
             self.flush()
 
-    def finish(self, handle: GritHandle) -> None:
-        """Adds what happened after the last step to its row."""
+    def _new_events(self, handle: GritHandle) -> list[Event]:
+        """What has happened since the last look."""
         events = handle.events[self._events_seen :]
         self._events_seen += len(events)
+        return events
+
+    def finish(self, handle: GritHandle) -> None:
+        """Adds what happened after the last step to its row."""
+        events = self._new_events(handle)
         if events and self.rows:
             earlier = json.loads(self.rows[-1]["events"] or "[]")
             self.rows[-1]["events"] = json.dumps([*earlier, *events])

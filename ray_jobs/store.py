@@ -77,8 +77,8 @@ class StudyStore:
             raise ConfigError("output", str(self.folder), f"cannot be written: {error.strerror}") from error
 
     def withdraw(self) -> None:
-        """Takes a study that was refused before its first trial off the disk again, unless an earlier call made it."""
-        if not self._earlier:
+        """Takes a study that was refused before its first trial off the disk again, unless an earlier call made it or a trial has ended."""
+        if not self._earlier and not any(record.ended for record in self.records.values()):
             shutil.rmtree(self.folder)
 
     def read_rows(self, kind: str, trial_id: str) -> list[dict[str, Any]]:

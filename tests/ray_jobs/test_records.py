@@ -95,6 +95,14 @@ def test_a_refused_study_is_withdrawn_unless_it_was_there_before(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+def test_a_study_with_an_ended_trial_is_never_withdrawn(tmp_path):
+    store = StudyStore(tmp_path / "s", "one", resume=False)
+    store.open({"name": "x"}, {})
+    store.put(ended(_records()[0]))
+    store.withdraw()
+    assert len(read_trials(tmp_path / "s")) == 1
+
+
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     store = StudyStore(tmp_path / "file" / "below", "one", resume=False)

@@ -49,6 +49,15 @@ def _runs(tmp_path):
     return client.search_runs([experiment.experiment_id], max_results=1000)
 
 
+def _after_the_first_trial(tmp_path):
+    """Waits until a trial has ended; returns the path of the records."""
+    deadline = time.time() + 240
+    path = tmp_path / "study" / "trials.jsonl"
+    while time.time() < deadline and not (path.exists() and any(r.ended for r in read_trials(path.parent))):
+        time.sleep(0.1)
+    return path
+
+
 SHORT = ("--budget-steps", "12", "--budget-seconds", "0.6", "--search-points", "1")
 
 
@@ -81,10 +90,7 @@ def test_one_command_leaves_the_whole_contract(launch, tmp_path):
 
 def test_ctrl_c_leaves_valid_records_and_resume_finishes_without_repeating(launch, tmp_path):
     process = launch("--search-points", "0", "--budget-steps", "40", "--budget-seconds", "2", "--regimes", "step")
-    deadline = time.time() + 240
-    path = tmp_path / "study" / "trials.jsonl"
-    while time.time() < deadline and not (path.exists() and any(r.ended for r in read_trials(path.parent))):
-        time.sleep(0.2)
+    path = _after_the_first_trial(tmp_path)
     os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
@@ -112,10 +118,7 @@ def _workers(process):
 
 def test_a_worker_that_is_killed_mid_trial_gets_its_trial_again(launch, tmp_path):
     process = launch("--regimes", "step", "--budget-steps", "60", "--search-points", "0", "--max-concurrent", "1")
-    deadline = time.time() + 240
-    path = tmp_path / "study" / "trials.jsonl"
-    while time.time() < deadline and not (path.exists() and any(r.ended for r in read_trials(path.parent))):
-        time.sleep(0.1)
+    path = _after_the_first_trial(tmp_path)
     time.sleep(1.0)  # the second trial takes longer than this: it is under way
     workers = _workers(process)
     assert len(workers) == 1
