@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from grit.config import GritConfig
     from grit.errors import ConfigError
+    from grit.export import export_adapter
     from grit.handle import GritHandle, attach
     from grit.result import RunResult
     from grit.run_config import RunConfig
@@ -19,10 +20,10 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of an opti
 
 _HOMES = {
     "GritConfig": "grit.config", "ConfigError": "grit.errors", "GritHandle": "grit.handle",
-    "attach": "grit.handle", "RunResult": "grit.result", "RunConfig": "grit.run_config", "train": "grit.trainer", "Workbench": "grit.workbench",
+    "attach": "grit.handle", "export_adapter": "grit.export", "RunResult": "grit.result", "RunConfig": "grit.run_config", "train": "grit.trainer", "Workbench": "grit.workbench",
 }
 
-__all__ = ["ConfigError", "GritConfig", "GritHandle", "RunConfig", "RunResult", "Workbench", "attach", "train"]
+__all__ = ["ConfigError", "GritConfig", "GritHandle", "RunConfig", "RunResult", "Workbench", "attach", "export_adapter", "train"]
 
 
 def __getattr__(name: str) -> Any:

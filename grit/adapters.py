@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -25,12 +27,12 @@ transformers_logging.disable_progress_bar()
 DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class AdaptedLayer:
-    """One linear layer with its adapter: y = W x + scaling * B A x, A (rank, d_in), B (d_out, rank)."""
+    """One linear layer with its adapter: y = W x + scaling * B A x, A (rank, d_in), B (d_out, rank); `base` holds W."""
 
     name: str
+    base: nn.Module
     down: nn.Linear
     up: nn.Linear
     scaling: float
@@ -156,7 +158,43 @@ def adapted_layers(model: nn.Module, adapter: str = "default") -> tuple[AdaptedL
             raise ConfigError("model", name, "GRIT attaches to plain LoRA on linear layers; this layer uses another variant")
         down, up = module.lora_A[adapter], module.lora_B[adapter]
         assert isinstance(down, nn.Linear) and isinstance(up, nn.Linear)  # for mypy; checked above
-        found.append(AdaptedLayer(name=name, down=down, up=up, scaling=float(module.scaling[adapter])))
+        found.append(AdaptedLayer(name=name, base=module.get_base_layer(), down=down, up=up, scaling=float(module.scaling[adapter])))
     if not found:
         raise ConfigError("model", type(model).__name__, f"has no LoRA adapter named {adapter!r}; add one with peft first")
     return tuple(found)
+
+
+def task_type(model: Any, adapter: str = "default") -> str | None:
+    """PEFT's task type of that adapter (CAUSAL_LM, ...), or None where it was not said."""
+    config = getattr(model, "peft_config", {}).get(adapter)
+    return None if config is None or config.task_type is None else str(getattr(config.task_type, "value", config.task_type))
+
+
+def save_lora(model: Any, scalings: Mapping[str, float], factors: Mapping[str, tuple[Tensor, Tensor]], path: Path, adapter: str) -> int:
+    """Writes a plain LoRA adapter with these factors (A (k, d_in), B (d_out, k)) in place of the model's; returns the bytes of its weights.
+
+    Args:
+        model: a PEFT model with that adapter; what else it trained (modules_to_save, biases) is written as it is.
+        scalings: per module name, what B A is multiplied by.
+        factors: per module name.
+        path: a folder, made if need be.
+        adapter: the adapter's name.
+
+    Raises:
+        ConfigError: the adapter's initialization changed the backbone's weights, so that a plain adapter would not fit the original.
+    """
+    config = copy.copy(model.peft_config[adapter])
+    if not isinstance(config.init_lora_weights, bool) and config.init_lora_weights not in ("gaussian", "orthogonal", "eva"):
+        raise ConfigError("init_lora_weights", config.init_lora_weights, "cannot be exported truncated: it changed the backbone's weights")
+    state = get_peft_model_state_dict(model, adapter_name=adapter)
+    short = {name: name.removeprefix("base_model.model.") for name in factors}
+    for name, (down, up) in factors.items():
+        state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] = down.contiguous(), up.contiguous()
+    ranks = {short[name]: down.shape[0] for name, (down, _) in factors.items()}
+    config.rank_pattern, config.use_rslora, config.init_lora_weights, config.inference_mode = ranks, False, True, True
+    config.alpha_pattern = {short[name]: scalings[name] * ranks[short[name]] for name in factors}
+    path.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(path))
+    weights = path / "adapter_model.safetensors"
+    save_file({name: tensor.cpu() for name, tensor in state.items()}, weights, metadata={"format": "pt"})
+    return weights.stat().st_size

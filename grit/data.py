@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from grit.capture import IGNORED_LABEL
 from grit.errors import ConfigError
+from grit.positions import IGNORED_LABEL
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from grit.capture import IGNORED_LABEL
 from grit.data import Encoded, collate, encode, prompt_tokens
+from grit.positions import IGNORED_LABEL
 from grit.run_config import QualityMetric
 from grit.tasks.base import Example, Task
 

@@ -51,14 +51,14 @@ class RunningMoment:
     Both are kept as (weighted sum, weight), so that workers can add theirs and a checkpoint holds the exact state.
     """
 
-    def __init__(self, modules: int, rank: int, *, decay: float | None, device: torch.device) -> None:
+    def __init__(self, modules: int, rank: int, *, decay: float | None, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.decay = decay
-        self.total = torch.zeros(modules, rank, rank, device=device)
-        self.weight = torch.zeros(modules, device=device)
+        self.total = torch.zeros(modules, rank, rank, device=device, dtype=dtype)
+        self.weight = torch.zeros(modules, device=device, dtype=dtype)
         self.samples = torch.zeros(modules, device=device, dtype=torch.float64)
 
     def add(self, moment_sum: Tensor, count: Tensor) -> Tensor:
-        """Folds in one optimizer step's sum (M, r, r) over `count` tokens (a scalar).
+        """Folds in one optimizer step's sum (M, r, r) over `count` tokens (one number, or one per module).
 
         A step without a counted token changes nothing, and neither does a module's non-finite sum: the returned mask (M,) is False there.
         A sum that is exactly zero is not a measurement (while B = 0, so is u), and is not counted either.

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 
 class GradientGuard:
-    """Clips the optimizer's gradients to a global norm; drops them all when the norm is not finite, so that the optimizer skips the step.
+    """Clips the optimizer's gradients to a global norm, if asked to; drops them all when it is not finite, so that the step is skipped.
 
     Attributes:
         norm: the last global norm before clipping.
         skipped: steps dropped so far; `consecutive` of them ended at the last step.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float | None) -> None:
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._max_norm = max_norm
         self.norm, self.skipped, self.consecutive = 0.0, 0, 0
@@ -27,9 +28,12 @@ class GradientGuard:
 
     def __call__(self, *_: Any) -> None:
         """Usable as an optimizer's step pre-hook."""
-        self.norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm, foreach=True))
-        if self.norm - self.norm == 0.0:  # finite
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None], foreach=True)
+        self.norm = float(norm)
+        if math.isfinite(self.norm):
             self.consecutive = 0
+            if self._max_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(self._parameters, self._max_norm, norm, foreach=True)
             return
         self.skipped += 1
         self.consecutive += 1

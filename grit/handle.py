@@ -3,58 +3,94 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from grit.adapters import AdaptedLayer, adapted_layers
-from grit.capture import Capture
+from grit.adapters import AdaptedLayer, adapted_layers, task_type
+from grit.capture import Capture, Observation
 from grit.config import GritConfig
-from grit.group import Projection, RankGroup
+from grit.controller import CadenceController, as_event
+from grit.errors import ConfigError
+from grit.group import RankGroup
 from grit.guard import GradientGuard
-from grit.timing import NoClock, StepClock
+from grit.positions import Layout, layout_of, stream_of
+from grit.quantization import ComputePrecision
+from grit.regularizers import ramp
+from grit.subspace import Projection
+from grit.timing import NoClock, SectionTotals, StepClock
 
 Event = dict[str, Any]
 
 
-def attach(model: nn.Module, optimizer: torch.optim.Optimizer, config: GritConfig, *, clock: StepClock | None = None,
-           adapter: str = "default") -> GritHandle:
+def attach(model: nn.Module, optimizer: torch.optim.Optimizer, config: GritConfig, *, labels: Layout | None = None,
+           clock: StepClock | None = None, adapter: str = "default") -> GritHandle:
     """Makes `optimizer` train `model`'s LoRA adapter with GRIT; the training loop needs no other change.
 
     The model must be called with `labels` (and `attention_mask`, when it is padded), so that padding, labels and the loss's scale are known.
+    Gradients should be clipped by `max_grad_norm` here, after preconditioning, and not by the loop before it.
+
+    Args:
+        labels: how labels line up with positions; None finds it from the adapter's task type or the model's class.
+        clock: charged with the time GRIT takes, for loops that keep one.
 
     Raises:
-        ConfigError: the model has no plain LoRA adapter of that name.
+        ConfigError: the model has no plain LoRA adapter of that name, the optimizer does not train it, how its labels line up is not
+            known, or the configuration asks for something that this model cannot do.
     """
-    return GritHandle(model, optimizer, config, adapted_layers(model, adapter), clock or NoClock())
+    layers = adapted_layers(model, adapter)
+    _check_support(layers, optimizer, config)
+    layout = labels or layout_of(model, task_type(model, adapter))
+    return GritHandle(model, optimizer, config, layers, layout, clock or NoClock())
+
+
+def _check_support(layers: tuple[AdaptedLayer, ...], optimizer: torch.optim.Optimizer, config: GritConfig) -> None:
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for layer in layers:
+        if id(layer.down.weight) not in trained and id(layer.up.weight) not in trained:
+            raise ConfigError("optimizer", type(optimizer).__name__, f"does not train the adapter of {layer.name}")
+    for name in ("quantization_damping", "dequantized_refresh"):
+        if getattr(config, name) and not len(ComputePrecision([layer.base for layer in layers])):
+            raise ConfigError(name, getattr(config, name), "needs a 4-bit backbone, and no adapted layer of this model is quantized")
 
 
 class GritHandle:
     """What `attach` returns: the live state of GRIT on one model, and the way to read, save and remove it.
 
-    One optimizer step is: backward; statistics (every `cov_update_freq` steps); inverses (every `kfac_update_freq`); precondition; clip;
-    the optimizer's own step; reprojection and ranks (every `reprojection_freq`).
+    One optimizer step is: backward; statistics (every `cov_update_freq` steps); inverses (every `kfac_update_freq`); regularizers and
+    preconditioning; clip; the optimizer's own step; reprojection and ranks (every `reprojection_freq`).
 
     Attributes:
         step: optimizer steps taken so far.
         events: what happened, in order: reprojections, rank changes, damping ladders, non-finite values. Each has `step` (the optimizer step,
             from 1, in which it happened) and `kind`.
-        guard: the clip of `max_grad_norm`, when the configuration has one.
+        guard: clips to `max_grad_norm`, and drops steps whose gradients are not finite.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, config: GritConfig, layers: tuple[AdaptedLayer, ...],
-                 clock: StepClock) -> None:
+                 layout: Layout, clock: StepClock) -> None:
         self.config, self.layers, self.step = config, layers, 0
         self.events: list[Event] = []
         self._clock, self._optimizer = clock, optimizer
+        self._totals = SectionTotals(layers[0].down.weight.device)
         by_rank: dict[int, list[int]] = {}
         for index, layer in enumerate(layers):
             by_rank.setdefault(layer.rank, []).append(index)
-        self._groups = [RankGroup([layers[i] for i in indices], indices, config) for indices in by_rank.values()]
-        self._capture = Capture(model, layers)
-        self._capture.armed = self._captures_at(0)
-        self.guard = GradientGuard(optimizer, config.max_grad_norm) if config.max_grad_norm is not None else None
+        streams = [stream_of(layout, layer.name) for layer in layers]
+        self._groups = [RankGroup([layers[i] for i in rows], rows, [streams[i] for i in rows], config) for rows in by_rank.values()]
+        self._capture = Capture(model, layers, layout, self._observe)
+        self._capture.around = ComputePrecision([layer.base for layer in layers]).full if config.dequantized_refresh else None
+        self.guard = GradientGuard(optimizer, config.max_grad_norm)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._controller = (CadenceController(config.cadence_window, config.cadence_max_stretch, parameters)
+                            if config.cadence == "adaptive" else None)
+        self._capture.watch_loss = self._controller is not None
+        self._capture_next = False
+        self._ranks: dict[str, int] | None = None
+        self._arm()
         self._hooks = [optimizer.register_step_pre_hook(self._before_step), optimizer.register_step_post_hook(self._after_step)]
 
     def detach(self) -> None:
@@ -71,65 +107,115 @@ class GritHandle:
             hook.remove()
         self._hooks = []
 
-    def _captures_at(self, step: int) -> bool:
-        return step % self.config.cov_update_freq == 0
+    @contextmanager
+    def _section(self, name: str) -> Iterator[None]:
+        with self._clock.section(name), self._totals.section(name), torch.no_grad():
+            yield
+
+    def _every(self, period: int) -> int:
+        """A period of the configuration, in steps, as the controller has stretched it."""
+        return period if self._controller is None else period * self._controller.stretch
+
+    def _arm(self) -> None:
+        self._capture.armed = self._capture_next or self.step % self._every(self.config.cov_update_freq) == 0
+        self._capture_next = False
+
+    def _observe(self, seen: Observation) -> None:
+        with self._section("fisher"):
+            for group in self._groups:
+                group.statistics.observe(seen)
 
     def _before_step(self, *_: Any) -> None:
-        with self._clock.section("fisher"), torch.no_grad():
+        config = self.config
+        passes = self._capture.close()
+        losses, self._capture.losses = self._capture.losses, []
+        with self._section("fisher"):
             if self._capture.armed:
-                self._fold()
-            if self.config.preconditioner != "none":
-                if (self.step + 1) % self.config.kfac_update_freq == 0:
-                    for event in (event for group in self._groups for event in group.refresh()):
-                        self._record(event, step=self.step + 1)
-                if self.step >= self.config.ng_warmup_steps:
-                    for group in self._groups:
-                        group.precondition()
-        if self.guard is not None:
-            self.guard()
+                self._commit(passes)
+            preconditions = config.preconditioner != "none"
+            if preconditions and (self.step + 1) % self._every(config.kfac_update_freq) == 0:
+                self._refresh()
+            for group in self._groups:
+                group.transform_gradients(precondition=preconditions and self.step >= config.ng_warmup_steps,
+                                          regularization=ramp(self.step, config.regularizer_warmup_steps))
+        self.guard()
+        if self._controller is not None:
+            self._control(losses)
 
-    def _fold(self) -> None:
-        observations = self._capture.drain()
-        if not observations:
+    def _commit(self, passes: int) -> None:
+        if passes == 0:
             raise RuntimeError("no backward pass was observed before this optimizer step: was the model in training mode?")
-        lost = sum(group.fold(observations, reduce_sum) for group in self._groups)
+        lost = sum(group.statistics.commit(reduce_sum) for group in self._groups)
         if lost:
             self._record({"kind": "nonfinite_factor", "factors": lost}, step=self.step + 1)
 
+    def _refresh(self) -> None:
+        for group in self._groups:
+            for event in group.curvature.refresh():
+                self._record(event, step=self.step + 1)
+
+    def _control(self, losses: list[Tensor]) -> None:
+        assert self._controller is not None
+        if not losses:
+            raise RuntimeError("cadence = 'adaptive' needs the model's own loss: pass `labels` to its forward")
+        with self._section("fisher"):
+            seen = self._controller.update(self.guard.norm, torch.stack(losses).mean(), reduce_mean)
+            if seen is None:
+                return
+            self._record(as_event(*seen, self._controller.stretch), step=self.step + 1)
+            if seen[0] == "unstable":
+                self._capture_next = True
+                self._refresh()
+
     def _after_step(self, *_: Any) -> None:
         self.step += 1
-        self._capture.armed = self._captures_at(self.step)
-        if self.guard is not None and self.guard.skipped_last:
+        self._arm()
+        if self.guard.skipped_last:
             self._record({"kind": "nonfinite_gradient"})
         every = self.config.reprojection_freq
         if every is not None and self.step % every == 0 and self.step >= self.config.reprojection_warmup_steps:
+            self._look()
+
+    def _look(self) -> None:
+        """At every T-th step: reprojects, unless an adaptive trigger finds that too little has changed."""
+        if self.config.reprojection_trigger == "fixed":
             self.reproject(trigger="fixed")
+            return
+        with self._section("rank"):
+            shifts = [shift for group in self._groups if (shift := group.subspace.shift()) is not None]
+            moved = float(torch.cat(shifts).mean()) if shifts else None
+        if moved is not None and moved <= self.config.reprojection_band:
+            self._record({"kind": "reprojection_held", "shift": moved})
+        else:
+            self.reproject(trigger="first" if moved is None else "adaptive")
 
     def finish(self) -> None:
         """Truncates the adapter to its ranks at the end of training.
 
         With `suppression = project` the optimizer has refilled discarded directions since the last reprojection; what is scored, counted
-        and exported must be the same weights. Nothing to do for a gate, or when reprojection never acted.
+        and exported must be the same weights. Nothing to do for a gate, when reprojection never acted, or when this was just done.
         """
         acted = any(event["kind"] == "reprojection" for event in self.events)
-        if acted and self.config.suppression == "project":
+        done = any(event["kind"] == "reprojection" and event["trigger"] == "end" and event["step"] == self.step for event in self.events)
+        if acted and not done and self.config.suppression == "project":
             self.reproject(trigger="end", adapt_rank=False)
 
     def reproject(self, *, trigger: str, adapt_rank: bool = True) -> None:
-        """Chooses ranks (unless told to keep them) and projects now, where the sample gates allow it; records the event."""
+        """Chooses ranks (unless told to keep them) and projects now, where the gates allow it; records the event."""
         started = time.perf_counter()
         masses: list[Tensor] = []
-        before, two_sided = self.ranks(), False
+        before, two_sided = self.ranks(), True
         adapt_rank = adapt_rank and self.step >= self.config.rank_adaptation_start_step
         for group in self._groups:
-            with self._clock.section("rank"), torch.no_grad():
-                projection = group.choose(adapt_rank=adapt_rank)
+            with self._section("rank"):
+                projection = group.subspace.choose(self.step, adapt_rank=adapt_rank, mix=trigger != "end")
             if projection is None:
                 continue
-            with self._clock.section("reprojection"), torch.no_grad():
-                masses.append(group.retained_mass(projection, group.gramians()))
-                two_sided = projection.two_sided
+            with self._section("reprojection"):
+                masses.append(group.retained_mass(projection))
+                two_sided = two_sided and projection.two_sided
                 self._suppress(group, projection)
+        self._ranks = None
         if not masses:
             self._record({"kind": "reprojection_skipped", "trigger": trigger, "reason": "sample gate"})
             return
@@ -145,9 +231,9 @@ class GritHandle:
         if self.config.suppression == "project":
             group.apply(projection, self._optimizer)
             return
-        for row, index in enumerate(group.indices):
-            full = int(group.ranks[row]) == group.rank
-            self._capture.set_gate(index, None if full else projection.between[row])
+        eye = torch.eye(group.rank, device=projection.between.device, dtype=projection.between.dtype)
+        for index, between in zip(group.indices, projection.between, strict=True):
+            self._capture.set_gate(index, None if torch.equal(between, eye) else between)
 
     def _record(self, event: Event, *, step: int | None = None) -> None:
         self.events.append({"step": self.step if step is None else step, **event})
@@ -156,39 +242,61 @@ class GritHandle:
         """Per module name: Sigma_a (r, r), Sigma_g (r, r), and how many tokens each has seen."""
         found = {}
         for group in self._groups:
-            means = group.moment_a.mean(), group.moment_g.mean()
+            moments = group.statistics.moment_a, group.statistics.moment_g
+            means = moments[0].mean(), moments[1].mean()
             for row, layer in enumerate(group.layers):
-                found[layer.name] = (means[0][row], means[1][row], int(group.moment_a.samples[row]), int(group.moment_g.samples[row]))
+                found[layer.name] = (means[0][row], means[1][row], int(moments[0].samples[row]), int(moments[1].samples[row]))
         return {layer.name: found[layer.name] for layer in self.layers}
 
     def ranks(self) -> dict[str, int]:
         """Per module name: the number of directions kept, in the model's order."""
-        found = {layer.name: int(k) for group in self._groups for layer, k in zip(group.layers, group.ranks, strict=True)}
-        return {layer.name: found[layer.name] for layer in self.layers}
+        if self._ranks is None:
+            kept = {i: k for group in self._groups for i, k in zip(group.indices, group.subspace.ranks.tolist(), strict=True)}
+            self._ranks = {layer.name: kept[index] for index, layer in enumerate(self.layers)}
+        return dict(self._ranks)
+
+    def gates(self) -> dict[str, Tensor]:
+        """Per module name with one: the matrix (r, r) that `suppression = gate` applies between the factors."""
+        gates = ((layer.name, self._capture.gate(index)) for index, layer in enumerate(self.layers))
+        return {name: gate for name, gate in gates if gate is not None}
 
     def effective_parameters(self) -> int:
         """Sum over modules of k (d_in + d_out): the size of the adapter once truncated to its ranks."""
         return sum(group.effective_parameters() for group in self._groups)
 
+    def timings(self) -> dict[str, float]:
+        """Seconds in total of `fisher`, `reprojection` and `rank`, and the number of `steps`. On CUDA this waits for the device."""
+        return {**dict.fromkeys(("fisher", "reprojection", "rank"), 0.0), **self._totals.seconds(), "steps": float(self.step)}
+
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint; call it between optimizer steps."""
         gates = [self._capture.gate(index) for index in range(len(self.layers))]
         return {"step": self.step, "events": list(self.events), "groups": [group.state_dict() for group in self._groups], "gates": gates,
-                "guard": None if self.guard is None else self.guard.state_dict()}
+                "guard": self.guard.state_dict(), "capture_next": self._capture.armed,
+                "controller": None if self._controller is None else self._controller.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`; training goes on bit for bit as if it had not been interrupted."""
-        self.step, self.events = state["step"], list(state["events"])
+        self.step, self.events, self._ranks = state["step"], list(state["events"]), None
         for group, saved in zip(self._groups, state["groups"], strict=True):
             group.load_state_dict(saved)
         for index, gate in enumerate(state["gates"]):
             self._capture.set_gate(index, None if gate is None else gate.to(self.layers[index].down.weight.device))
-        if self.guard is not None:
-            self.guard.load_state_dict(state["guard"])
-        self._capture.armed = self._captures_at(self.step)
+        self.guard.load_state_dict(state["guard"])
+        if self._controller is not None:
+            self._controller.load_state_dict(state["controller"])
+        self._capture_next = state["capture_next"]
+        self._arm()
 
 
 def reduce_sum(tensor: Tensor) -> None:
-    """Adds the data-parallel workers' sums in place; one process keeps its own."""
+    """Adds the data-parallel workers' tensors in place; one process keeps its own."""
     if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         torch.distributed.all_reduce(tensor)
+
+
+def reduce_mean(tensor: Tensor) -> None:
+    """Averages the data-parallel workers' tensors in place; one process keeps its own."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        torch.distributed.all_reduce(tensor)
+        tensor /= torch.distributed.get_world_size()

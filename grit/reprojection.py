@@ -26,11 +26,15 @@ def spectrum(factors: Tensor) -> Spectrum:
     return Spectrum(values.flip(-1).clamp(min=0), vectors.flip(-1))
 
 
-def projector(vectors: Tensor, ranks: Tensor) -> Tensor:
-    """P = U_k U_k^T with k = ranks[m] leading columns of module m: (M, r, r) and (M,) to (M, r, r)."""
-    kept = torch.arange(vectors.shape[-1], device=vectors.device) < ranks[:, None]
-    leading = vectors * kept[:, None, :].to(vectors.dtype)
-    return leading @ leading.mT
+def leading(ranks: Tensor, rank: int) -> Tensor:
+    """Which of r directions are the first k: (M,) to (M, r)."""
+    return torch.arange(rank, device=ranks.device) < ranks[:, None]
+
+
+def projector(vectors: Tensor, kept: Tensor) -> Tensor:
+    """P = U U^T over the columns that are `kept`: (M, r, r) and (M, r) to (M, r, r)."""
+    chosen = vectors * kept[:, None, :].to(vectors.dtype)
+    return chosen @ chosen.mT
 
 
 class BalancedBasis(NamedTuple):
@@ -41,9 +45,9 @@ class BalancedBasis(NamedTuple):
     root: Tensor
     root_inverse: Tensor
 
-    def projector(self, ranks: Tensor) -> Tensor:
+    def projector(self, kept: Tensor) -> Tensor:
         """The oblique projector R U_k U_k^T R^-1 (M, r, r), which acts once, between the factors: B P A."""
-        return self.root @ projector(self.vectors, ranks) @ self.root_inverse
+        return self.root @ projector(self.vectors, kept) @ self.root_inverse
 
 
 def balanced_basis(sigma_a: Tensor, sigma_g: Tensor) -> BalancedBasis:

@@ -27,11 +27,7 @@ class StepClock:
         self._unread: list[list[tuple[str, Any]]] = []
 
     def _now(self) -> Any:
-        if not self._cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+        return _event() if self._cuda else time.perf_counter()
 
     def _mark(self) -> None:
         self._marks.append((self._open[-1], self._now()))
@@ -80,3 +76,47 @@ class NoClock(StepClock):
     def section(self, name: str) -> Iterator[None]:
         """Measures nothing."""
         yield
+
+
+class SectionTotals:
+    """Seconds spent in named sections since the beginning, on the host's clock or on CUDA events. Sections must not nest."""
+
+    #: Events kept before they are read: a read waits for the device.
+    _UNREAD = 512
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._seconds: dict[str, float] = {}
+        self._pending: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Adds the enclosed time to `name`."""
+        begin = _event() if self._cuda else time.perf_counter()
+        try:
+            yield
+        finally:
+            if self._cuda:
+                self._pending.append((name, begin, _event()))
+                if len(self._pending) >= self._UNREAD:
+                    self._read()
+            else:
+                self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begin
+
+    def _read(self) -> None:
+        torch.cuda.synchronize()
+        for name, begin, end in self._pending:
+            self._seconds[name] = self._seconds.get(name, 0.0) + begin.elapsed_time(end) / 1e3
+        self._pending = []
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by section. On CUDA this waits for the device."""
+        if self._pending:
+            self._read()
+        return dict(self._seconds)
+
+
+def _event() -> Any:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event

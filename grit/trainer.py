@@ -73,11 +73,11 @@ class Run:
         bench.warm_up(config, model, self._batches(range(min(config.micro_batch, len(self.data))))[0])
         self.handle: GritHandle | None = None
         if config.uses_grit:  # the handle clips, after preconditioning
-            grit = replace(config.grit, max_grad_norm=config.max_grad_norm)
+            grit = replace(config.grit, max_grad_norm=config.max_grad_norm, mixing_seed=config.seed)
             self.handle = attach(model, self.optimizer, grit, clock=self.clock)
-        guard = None if self.handle is None else self.handle.guard
-        self.guard = guard or GradientGuard(self.optimizer, config.max_grad_norm)
-        if guard is None:
+            self.guard = self.handle.guard
+        else:
+            self.guard = GradientGuard(self.optimizer, config.max_grad_norm)
             self.optimizer.register_step_pre_hook(self.guard)
         self.divergence, self.log, self.memory = DivergenceRule(), StepLog(self.clock), MemoryPeak(bench.device)
         self.step, self.tokens, self.resumed_from = 0, 0, 0

@@ -1,0 +1,78 @@
+"""From a trained adapter to a file: an ordinary PEFT LoRA adapter, truncated to the ranks that GRIT found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from grit.adapters import save_lora
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from grit.handle import GritHandle
+
+
+class ExportReport(NamedTuple):
+    """What was written: parameters before and after, the bytes of the weights file, and the rank of each module by name."""
+
+    parameters: int
+    effective_parameters: int
+    bytes: int
+    ranks: dict[str, int]
+
+
+def truncated(down: Tensor, up: Tensor, gate: Tensor | None, rank: int) -> tuple[Tensor, Tensor, float]:
+    """(A', B', lost) of rank k with B' A' the best approximation of B G A, and the share of |B G A|^2 that it loses.
+
+    With everything projected onto k directions this is exact, whichever bases the two sides used: it is B U_g (U_g^T U_a) and U_a^T A up
+    to an invertible k x k matrix, split here so that both factors are equally large. Computed in float64 in the rank space: from
+    A^T = Q_a R_a and B = Q_b R_b, only R_b G R_a^T (r, r) is decomposed.
+
+    Args:
+        down: A (r, d_in).
+        up: B (d_out, r).
+        gate: G (r, r), what is applied between the factors; None for the identity.
+        rank: k.
+    """
+    q_a, r_a = torch.linalg.qr(down.detach().double().mT)
+    q_b, r_b = torch.linalg.qr(up.detach().double())
+    core = r_b @ r_a.mT if gate is None else r_b @ gate.to(r_b) @ r_a.mT
+    left, values, right = torch.linalg.svd(core)
+    roots = values[:rank].sqrt()
+    energy = values.square().sum()
+    lost = float(values[rank:].square().sum() / energy) if energy > 0 else 0.0
+    return ((roots[:, None] * right[:rank]) @ q_a.mT).to(down.dtype), (q_b @ (left[:, :rank] * roots)).to(up.dtype), lost
+
+
+#: Share of an update's energy that truncation may lose: rounding of float32 weights, and nothing more.
+MAX_LOST = 1e-8
+
+
+def export_adapter(model: nn.Module, handle: GritHandle, path: Path | str, *, adapter: str = "default") -> ExportReport:
+    """Writes `model`'s adapter, truncated to the ranks that `handle` found, as a plain PEFT adapter with `rank_pattern`.
+
+    Training must be over: the adapter is first projected to its ranks in place (`handle.finish()`), so that the file and the model in
+    memory compute the same. It loads with `PeftModel.from_pretrained`.
+
+    Raises:
+        RuntimeError: a module's update does not have the rank that was found (`reprojection_mix` below 1 never truncates: then all
+            directions are written).
+    """
+    handle.finish()
+    whole = handle.config.reprojection_mix != 1.0
+    gates, ranks = handle.gates(), {} if whole else handle.ranks()
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    for layer in handle.layers:
+        rank = ranks.get(layer.name, layer.rank)
+        down, up, lost = truncated(layer.down.weight, layer.up.weight, gates.get(layer.name), rank)
+        if lost > MAX_LOST:
+            raise RuntimeError(f"{layer.name}: {lost:.1e} of its energy lies outside the {rank} directions found; was it trained after the "
+                               "last projection without this handle?")
+        factors[layer.name] = (down, up)
+    size = save_lora(model, {layer.name: layer.scaling for layer in handle.layers}, factors, Path(path), adapter)
+    return ExportReport(parameters=sum(layer.rank * layer.width for layer in handle.layers), effective_parameters=handle.effective_parameters(),
+                        bytes=size, ranks={name: down.shape[0] for name, (down, _) in factors.items()})

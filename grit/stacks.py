@@ -1,0 +1,82 @@
+"""Parameters of equal shape handled as one batch, so that no step loops over modules where a batched product can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class ShapeBatch(NamedTuple):
+    """Parameters of equal shape, and the rows of the (M, r, r) stacks that belong to them."""
+
+    rows: Tensor
+    parameters: list[nn.Parameter]
+
+
+def shape_batches(parameters: Sequence[nn.Parameter], device: torch.device) -> list[ShapeBatch]:
+    """Splits parameters by shape, so that each part is one batched product."""
+    by_shape: dict[torch.Size, list[int]] = {}
+    for row, parameter in enumerate(parameters):
+        by_shape.setdefault(parameter.shape, []).append(row)
+    return [ShapeBatch(torch.tensor(rows, device=device), [parameters[row] for row in rows]) for rows in by_shape.values()]
+
+
+class Side:
+    """All factors of one kind: the A's (r, d_in), on which r x r matrices act from the left, or the B's (d_out, r), from the right."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], *, from_left: bool, dtype: torch.dtype) -> None:
+        self.from_left, self.dtype = from_left, dtype
+        self.batches = shape_batches(parameters, parameters[0].device)
+
+    def _act(self, matrices: Tensor, stacked: Tensor) -> Tensor:
+        return matrices @ stacked if self.from_left else stacked @ matrices
+
+    def transform_gradients(self, matrices: Tensor | None, penalties: Tensor | None) -> None:
+        """In place: gradients plus `penalties` (M, r, r) acting on the weights, then `matrices` (M, r, r) acting on the sum.
+
+        None leaves that part out; parameters without a gradient are left alone.
+        """
+        for batch in self.batches:
+            present = [p for p in batch.parameters if p.grad is not None]
+            if not present:
+                continue
+            rows = batch.rows[[p.grad is not None for p in batch.parameters]] if len(present) < len(batch.parameters) else batch.rows
+            gradients = [p.grad for p in present if p.grad is not None]
+            stacked = torch.stack(gradients).to(self.dtype)
+            if penalties is not None:
+                stacked += self._act(penalties[rows], torch.stack([p.detach() for p in present]).to(self.dtype))
+            if matrices is not None:
+                stacked = self._act(matrices[rows], stacked)
+            torch._foreach_copy_(gradients, list(stacked.unbind()))
+
+    def gramian(self, modules: int, rank: int) -> Tensor:
+        """A A^T or B^T B of every module, (M, r, r)."""
+        found = torch.zeros(modules, rank, rank, device=self.batches[0].rows.device, dtype=self.dtype)
+        for batch in self.batches:
+            stacked = torch.stack([p.detach() for p in batch.parameters]).to(self.dtype)
+            found[batch.rows] = stacked @ stacked.mT if self.from_left else stacked.mT @ stacked
+        return found
+
+    def project(self, matrices: Tensor, mix: float, optimizer: torch.optim.Optimizer | None) -> None:
+        """In place: (1 - mix) X + mix P X for every factor and, where an optimizer is given, for its first moments."""
+        for batch in self.batches:
+            targets: list[list[Tensor]] = [[p.data for p in batch.parameters]]
+            if optimizer is not None:
+                targets += first_moments(optimizer, batch.parameters)
+            for tensors in targets:
+                stacked = torch.stack(tensors).to(self.dtype)
+                projected = self._act(matrices[batch.rows], stacked)
+                torch._foreach_copy_(tensors, list(torch.lerp(stacked, projected, mix).unbind()))
+
+
+def first_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> list[list[Tensor]]:
+    """The optimizer's first-moment buffers of these parameters, under the names that torch's optimizers use."""
+    found = []
+    for key in ("exp_avg", "momentum_buffer"):
+        buffers = [optimizer.state[p][key] for p in parameters if key in optimizer.state.get(p, {})]
+        if len(buffers) == len(parameters) and all(buffer is not None for buffer in buffers):
+            found.append(buffers)
+    return found
