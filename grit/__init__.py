@@ -20,7 +20,8 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of an opti
 
 _HOMES = {
     "GritConfig": "grit.config", "ConfigError": "grit.errors", "GritHandle": "grit.handle",
-    "attach": "grit.handle", "export_adapter": "grit.export", "RunResult": "grit.result", "RunConfig": "grit.run_config", "train": "grit.trainer", "Workbench": "grit.workbench",
+    "attach": "grit.handle", "export_adapter": "grit.export",
+    "RunResult": "grit.result", "RunConfig": "grit.run_config", "train": "grit.trainer", "Workbench": "grit.workbench",
 }
 
 __all__ = ["ConfigError", "GritConfig", "GritHandle", "RunConfig", "RunResult", "Workbench", "attach", "export_adapter", "train"]

@@ -142,6 +142,10 @@ class GritConfig(metaclass=_Aliased):
             check_count("T (reprojection_freq)", self.reprojection_freq, minimum=1)
         if self.damping_reference_batch is not None:
             check_count("damping_reference_batch", self.damping_reference_batch, minimum=1)
+        self._check_numbers()
+        self._refuse_combinations()
+
+    def _check_numbers(self) -> None:
         check_interval("tau (rank_adaptation_threshold)", self.rank_adaptation_threshold, 0.0, 1.0)
         check_positive("lambda (kfac_damping)", self.kfac_damping)
         for name in ("reprojection_mix", "rank_growth_threshold", "reprojection_band"):
@@ -157,7 +161,6 @@ class GritConfig(metaclass=_Aliased):
                 raise ConfigError(name, getattr(self, name), "must lie in (0, 1), or be none for the running mean")
         if self.max_grad_norm is not None:
             check_positive("max_grad_norm", self.max_grad_norm)
-        self._refuse_combinations()
 
     def _refuse_combinations(self) -> None:
         never = self.reprojection_freq is None

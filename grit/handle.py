@@ -34,8 +34,12 @@ def attach(model: nn.Module, optimizer: torch.optim.Optimizer, config: GritConfi
     Gradients should be clipped by `max_grad_norm` here, after preconditioning, and not by the loop before it.
 
     Args:
+        model: a PEFT model with a LoRA adapter on linear layers.
+        optimizer: any torch optimizer that trains it.
+        config: the switches.
         labels: how labels line up with positions; None finds it from the adapter's task type or the model's class.
         clock: charged with the time GRIT takes, for loops that keep one.
+        adapter: the adapter's name.
 
     Raises:
         ConfigError: the model has no plain LoRA adapter of that name, the optimizer does not train it, how its labels line up is not
