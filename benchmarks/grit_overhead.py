@@ -24,6 +24,7 @@ from grit.adapters import add_lora, load_backbone
 from grit.backbone import resolve
 from grit.config import GritConfig
 from grit.handle import attach
+from grit.placement import matching
 from grit.run_config import LLAMA_TARGETS
 from grit.summary import percentile
 
@@ -42,10 +43,12 @@ def build(device, model_path, rank, seed=0):
             backbone = LlamaForCausalLM(config).to(torch.bfloat16).requires_grad_(False)
     else:
         backbone = load_backbone(model_path, quantized=False, dtype="float32", device=device)
-    return add_lora(backbone, rank=rank, alpha=2.0 * rank, dropout=0.05, targets=LLAMA_TARGETS, seed=seed)
+    return add_lora(backbone, ranks=dict.fromkeys(matching(backbone, LLAMA_TARGETS), rank), scaling=2.0, dropout=0.05, seed=seed)
 
 
 class Contestant:
+    """One model in training, with the time of each of its steps."""
+
     def __init__(self, name, device, model_path):
         batch, length, rank = SHAPES[device]
         self.name, self.device = name, device
@@ -53,7 +56,8 @@ class Contestant:
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-4)
         self.handle = None
         if name == "grit":
-            self.handle = attach(self.model, self.optimizer, GritConfig(T=T, inversion_device="model" if device == "cuda" else "cpu", max_grad_norm=1.0))
+            config = GritConfig(T=T, inversion_device="model" if device == "cuda" else "cpu", max_grad_norm=1.0)
+            self.handle = attach(self.model, self.optimizer, config)
         generator = torch.Generator().manual_seed(1)
         vocabulary = self.model.config.vocab_size
         self.batches = [torch.randint(3, vocabulary, (batch, length), generator=generator).to(device) for _ in range(8)]
@@ -62,6 +66,7 @@ class Contestant:
         self.taken, self.times = 0, []
 
     def step(self):
+        """Trains one step, and times it."""
         tokens = self.batches[self.taken % len(self.batches)]
         if self.device == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

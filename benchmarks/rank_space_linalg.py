@@ -58,7 +58,8 @@ def main():
             "inversion": compare(lambda w=wide: invert(w), lambda w=wide: [invert(one[None]) for one in w], device),
             "eigendecomposition": compare(lambda n=narrow: spectrum(n), lambda n=narrow: [spectrum(one[None]) for one in n], device)}
         for name, row in found[rank].items():
-            print(f"r = {rank:2d} {name:18s} batched {row['batched_ms']:8.2f} ms, loop {row['loop_ms']:8.2f} ms, ratio {row['ratio']:.1f}", flush=True)
+            ms = f"batched {row['batched_ms']:8.2f} ms, loop {row['loop_ms']:8.2f} ms"
+            print(f"r = {rank:2d} {name:18s} {ms}, ratio {row['ratio']:.1f}", flush=True)
     print(json.dumps({"benchmark": "rank_space_linalg", "device": device, "modules": MODULES, "threads": 1, "ranks": found}))
 
 

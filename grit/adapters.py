@@ -49,7 +49,7 @@ class AdaptedLayer:
 
 
 @contextmanager
-def _quiet_peft() -> Iterator[None]:
+def quiet_peft() -> Iterator[None]:
     """This peft asks this transformers for a property that is about to be renamed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -118,25 +118,16 @@ def _keep_weights_as_stored(backbone: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def add_lora(backbone: PreTrainedModel, *, rank: int, alpha: float, dropout: float, targets: tuple[str, ...], seed: int) -> nn.Module:
-    """A PEFT LoRA model around `backbone`; A is drawn from `seed`, B is zero.
-
-    Raises:
-        ConfigError: a target that no layer of the model has.
-    """
+def add_lora(backbone: PreTrainedModel, *, ranks: Mapping[str, int], scaling: float, dropout: float, seed: int) -> nn.Module:
+    """A PEFT LoRA model around `backbone`, with an adapter of its own rank on each module named; A is drawn from `seed`, B is zero."""
     torch.manual_seed(seed)  # PEFT initializes from the global generator
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), bias="none", task_type="CAUSAL_LM")  # type: ignore[arg-type]
-    try:
-        with _quiet_peft():
-            model = get_peft_model(backbone, config)
-    except ValueError as error:
-        raise ConfigError("targets", ",".join(targets), str(error).splitlines()[0]) from error
-    names = [layer.name for layer in adapted_layers(model)]
-    missing = [target for target in targets if not any(name.endswith(target) for name in names)]
-    if missing:
-        remove_lora(model)
-        raise ConfigError("targets", ",".join(targets), f"this model has no layer named {', '.join(missing)}")
-    return model
+    common = max(ranks.values())
+    config = LoraConfig(r=common, lora_alpha=scaling * common, lora_dropout=dropout, target_modules=list(ranks), bias="none",  # type: ignore[arg-type]
+                        task_type="CAUSAL_LM")
+    config.rank_pattern = {name: rank for name, rank in ranks.items() if rank != common}
+    config.alpha_pattern = {name: scaling * rank for name, rank in config.rank_pattern.items()}
+    with quiet_peft():
+        return get_peft_model(backbone, config)
 
 
 def remove_lora(model: Any) -> PreTrainedModel:

@@ -13,6 +13,7 @@ Method = Literal["lora", "qlora", "grit", "qgrit"]
 Regime = Literal["step", "time"]
 Dtype = Literal["float32", "bfloat16"]
 QualityMetric = Literal["primary", "answer_logprob"]
+Placement = Literal["all", "attention", "mlp", "auto"]
 
 #: Projections adapted in the paper's main runs (Table 5).
 LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -65,6 +66,10 @@ class RunConfig:
 
     Attributes:
         model: `embedded`, a folder, or a hub id.
+        targets: names of adapted layers (q_proj), or whole paths (model.layers.0.self_attn.q_proj).
+        placement: which of them: all, those of attention or of MLP blocks, or the `placement_share` with the highest importance scores.
+        last_layers: only those of the last n layers; None for all.
+        layer_ranks: one rank per layer of the model, instead of `rank`; alpha / rank stays what `alpha` and `rank` make it.
         learning_rate, weight_decay, warmup_fraction, max_grad_norm: AdamW, linear warm-up, cosine to zero, global-norm clip.
         micro_batch, accumulation: sequences per forward pass, and passes per optimizer step. max_length is in tokens.
         eval_examples, retention_documents: fixed samples, the same for every run on these data.
@@ -82,6 +87,10 @@ class RunConfig:
     alpha: float = 32.0
     dropout: float = 0.0
     targets: tuple[str, ...] = LLAMA_TARGETS
+    placement: Placement = "all"
+    placement_share: float = 0.5
+    last_layers: int | None = None
+    layer_ranks: tuple[int, ...] | None = None
     dtype: Dtype = "float32"
     learning_rate: float = 1e-4
     weight_decay: float = 0.0
@@ -114,11 +123,23 @@ class RunConfig:
             raise ConfigError("weight_decay", self.weight_decay, "must be a finite number of at least 0")
         if not isinstance(self.targets, tuple) or not self.targets or not all(isinstance(name, str) for name in self.targets):
             raise ConfigError("targets", self.targets, 'must be a list of layer names, e.g. ["q_proj", "v_proj"]')
+        self._check_placement()
         if not 0 <= self.dropout < 1:
             raise ConfigError("dropout", self.dropout, "must lie in [0, 1)")
         check_interval("warmup_fraction", self.warmup_fraction, 0.0, 1.0)
-        if self.uses_grit and self.grit.min_lora_rank > self.rank:
-            raise ConfigError("min_lora_rank", self.grit.min_lora_rank, f"must be at most the rank, {self.rank}")
+
+    def _check_placement(self) -> None:
+        check_interval("placement_share", self.placement_share, 0.0, 1.0)
+        if self.last_layers is not None:
+            check_count("last_layers", self.last_layers, minimum=1)
+        if self.layer_ranks is not None:
+            if not isinstance(self.layer_ranks, tuple) or not self.layer_ranks:
+                raise ConfigError("layer_ranks", self.layer_ranks, "must be a list with one rank per layer, e.g. [8, 8, 16, 16]")
+            for rank in self.layer_ranks:
+                check_count("layer_ranks", rank, minimum=1)
+        smallest = min(self.layer_ranks or (self.rank,))
+        if self.uses_grit and self.grit.min_lora_rank > smallest:
+            raise ConfigError("min_lora_rank", self.grit.min_lora_rank, f"must be at most the rank, {smallest}")
 
     @property
     def uses_grit(self) -> bool:
@@ -138,7 +159,8 @@ class RunConfig:
     def from_dict(cls, values: dict[str, Any]) -> RunConfig:
         """The inverse of `to_dict`."""
         return cls(**{**values, "task": TaskSource(**values["task"]), "budget": Budget(**values["budget"]),
-                      "grit": GritConfig(**values["grit"]), "targets": tuple(values["targets"])})
+                      "grit": GritConfig(**values["grit"]), "targets": tuple(values["targets"]),
+                      "layer_ranks": None if values["layer_ranks"] is None else tuple(values["layer_ranks"])})
 
     def identity(self, content: dict[str, str]) -> str:
         """The trial id: a hash of all that decides the result. `content` holds hashes of the model and the data behind the names above.

@@ -10,11 +10,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grit.adapters import add_lora, load_backbone, load_tokenizer, remove_lora
 from grit.backbone import resolve
-from grit.data import Encoded, encode
+from grit.data import Encoded, collate, encode
 from grit.evaluate import DocumentLoss, Evaluator, Prediction
+from grit.placement import importance_scores, matching, place
 from grit.run_config import RunConfig, TaskSource
 from grit.tasks.base import Example, Task
 from grit.tasks.registry import load_documents, load_task
+
+#: Training examples on which `placement = auto` scores layers.
+IMPORTANCE_EXAMPLES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,7 @@ class Workbench:
         self._tasks: dict[TaskSource, tuple[Task, list[str]]] = {}
         self._encoded: dict[tuple[Any, ...], list[Encoded]] = {}
         self._base: dict[tuple[Any, ...], BaseScores] = {}
+        self._scores: dict[tuple[Any, ...], dict[str, float]] = {}
         self._in_use = False
         self._warm: set[tuple[str, bool, str]] = set()
 
@@ -73,10 +78,21 @@ class Workbench:
         """The backbone with a fresh adapter; give it back with `release` before the next call."""
         if self._in_use:
             raise RuntimeError("the backbone already carries an adapter: release it first")
-        model = add_lora(self._backbone(config), rank=config.rank, alpha=config.alpha, dropout=config.dropout, targets=config.targets,
-                         seed=config.seed)
+        backbone = self._backbone(config)
+        ranks = place(backbone, config, lambda: self._importance(config, backbone))
+        model = add_lora(backbone, ranks=ranks, scaling=config.alpha / config.rank, dropout=config.dropout, seed=config.seed)
         self._in_use = True
         return model
+
+    def _importance(self, config: RunConfig, backbone: PreTrainedModel) -> dict[str, float]:
+        """Scores of the targets on the first training examples, the same for every run on these data."""
+        key = (config.model, config.quantized, config.dtype, config.task, config.max_length, config.targets)
+        if key not in self._scores:
+            rows, pad = self.training_data(config)[:IMPORTANCE_EXAMPLES], self.tokenizer(config).pad_token_id
+            parts = [collate(rows[start : start + 8], pad) for start in range(0, len(rows), 8)]
+            batches = [{name: tensor.to(self.device) for name, tensor in part.items()} for part in parts]
+            self._scores[key] = importance_scores(backbone.eval(), matching(backbone, config.targets), batches)
+        return self._scores[key]
 
     def warm_up(self, config: RunConfig, model: Any, batch: dict[str, torch.Tensor]) -> None:
         """One forward and backward pass outside every clock, the first time a backbone is trained in this process.

@@ -64,3 +64,16 @@ def grid_hypervolume(costs, reference):
                 size *= axes[d][i + 1] - axes[d][i]
             volume += size
     return volume
+
+
+def exact_fisher(model, parameter, x, g, scale):
+    """Fisher of one adapter factor, token by token from autograd: mean of vec(d) vec(d)^T with d = gradient of one token's loss.
+
+    `scale` undoes the adapter's scaling, which the factors leave out.
+    """
+    total = 0
+    for token in range(x.shape[1]):
+        loss = model(inputs_embeds=x[:, token : token + 1], labels=torch.zeros(1, 1, dtype=torch.int64), gradients=g[:, token : token + 1]).loss
+        gradient = torch.autograd.grad(loss, parameter)[0].flatten() * scale
+        total = total + torch.outer(gradient, gradient)
+    return total / x.shape[1]

@@ -1,0 +1,259 @@
+"""The method as a whole against exact references on tiny problems, in float64."""
+
+import math
+
+import pytest
+import torch
+from oracles import exact_fisher
+
+from grit.adapters import adapted_layers
+from grit.config import GritConfig
+from grit.handle import attach
+
+TINY_LAMBDA = 1e-12
+
+
+def _orthonormal(count, width, seed):
+    """`count` vectors of `width` whose second moment is exactly the identity."""
+    q, _ = torch.linalg.qr(torch.randn(count, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))
+    return q * math.sqrt(count)
+
+
+def _independent_tokens(d_in=6, d_out=5):
+    """Every input with every output gradient, once: x and g are exactly independent, and each is white."""
+    x, g = _orthonormal(8, d_in, 1), _orthonormal(7, d_out, 2)
+    pairs = torch.cartesian_prod(torch.arange(8), torch.arange(7))
+    return x[pairs[:, 0]][None], g[pairs[:, 1]][None]
+
+
+def test_kfac_step_is_the_exact_natural_gradient_step(one_layer):
+    """With x and g independent and white, the Fisher of A is E[u u^T] (x) I and that of B is I (x) E[z z^T]: K-FAC is exact.
+
+    The Fisher is built token by token from autograd, for A and B apart, and solved densely.
+    """
+    x, g = _independent_tokens()
+    labels = torch.zeros(x.shape[:2], dtype=torch.int64)
+    layer = adapted_layers(one_layer)[0]
+    parameters = {"A": layer.down.weight, "B": layer.up.weight}
+    # White noise has a zero mean gradient: give the loss a direction of its own, which is no part of the Fisher.
+    target = {name: torch.randn(p.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9)) for name, p in parameters.items()}
+    exact = {}
+    for name, parameter in parameters.items():
+        fisher = exact_fisher(one_layer, parameter, x, g, scale=1 / layer.scaling)
+        exact[name] = torch.linalg.solve(fisher + TINY_LAMBDA * torch.eye(len(fisher), dtype=torch.float64), target[name].flatten()).view_as(parameter)
+    optimizer = torch.optim.SGD([p for p in one_layer.parameters() if p.requires_grad], lr=1.0)
+    attach(one_layer.train(), optimizer, GritConfig(preconditioner="kfac", lambda_=TINY_LAMBDA, cov_update_freq=1, kfac_update_freq=1,
+                                                    kfac_min_samples=1, T=None), labels="aligned")
+    one_layer(inputs_embeds=x, labels=labels, gradients=g).loss.backward()
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        parameter.grad.copy_(target[name])
+    optimizer.step()
+    for name, parameter in parameters.items():
+        step = before[name] - parameter.detach()
+        torch.testing.assert_close(step, exact[name], rtol=1e-6, atol=1e-6 * float(exact[name].abs().max()))
+
+
+def test_the_paper_pairing_is_not_the_natural_gradient(one_layer):
+    """The other reading of the same step differs: the two are switches, not two names of one thing."""
+    x, g = _independent_tokens()
+    layer = adapted_layers(one_layer)[0]
+    steps = []
+    for preconditioner in ("paper", "kfac"):
+        optimizer = torch.optim.SGD([p for p in one_layer.parameters() if p.requires_grad], lr=0.0)
+        handle = attach(one_layer.train(), optimizer, GritConfig(preconditioner=preconditioner, cov_update_freq=1, kfac_update_freq=1,
+                                                                 kfac_min_samples=1, T=None), labels="aligned")
+        one_layer(inputs_embeds=x, labels=torch.zeros(x.shape[:2], dtype=torch.int64), gradients=g).loss.backward()
+        layer.down.weight.grad.copy_(torch.ones_like(layer.down.weight))
+        optimizer.step()
+        steps.append(layer.down.weight.grad.clone())
+        handle.detach()
+    assert (steps[0] - steps[1]).norm() > 0.1 * steps[1].norm()
+
+
+def _train(model, batches, config, steps=6, lr=1e-2):
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    handle = attach(model.train(), optimizer, config) if config is not None else None
+    torch.manual_seed(11)
+    for step in range(steps):
+        model(**batches[step % len(batches)]).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return handle, [p.detach().clone() for p in model.parameters() if p.requires_grad]
+
+
+ACTIVE = {"cov_update_freq": 1, "kfac_update_freq": 1, "kfac_min_samples": 1, "T": 2, "min_lora_rank": 1, "tau": 0.8}
+
+
+def test_none_is_lora_bit_for_bit(tiny_llama, token_batches):
+    plain = _train(tiny_llama(), token_batches(), None)[1]
+    none = _train(tiny_llama(), token_batches(), GritConfig(preconditioner="none", T=None))[1]
+    assert all(torch.equal(a, b) for a, b in zip(plain, none, strict=True))
+
+
+@pytest.mark.parametrize("lambda_", [1e-4, 3e-3, 0.5])
+@pytest.mark.parametrize("scale", ["absolute", "relative"])
+def test_the_lambda_that_is_set_is_the_lambda_of_every_step(tiny_llama, token_batches, monkeypatch, lambda_, scale):
+    """Losses vary, steps pass: nothing may overwrite the damping (the authors' code does after ten steps)."""
+    from grit import curvature
+
+    used, plain = [], curvature.damped_inverse
+
+    def watch(factors, damping):
+        mean = factors.diagonal(dim1=-2, dim2=-1).mean(-1)
+        used.append(damping / mean if scale == "relative" else damping)
+        return plain(factors, damping)
+
+    monkeypatch.setattr(curvature, "damped_inverse", watch)
+    _train(tiny_llama(), token_batches(), GritConfig(**{**ACTIVE, "lambda": lambda_}, damping_scale=scale), steps=14)
+    assert len(used) == 2 * 14
+    for damping in used:
+        torch.testing.assert_close(damping, torch.full_like(damping, lambda_), rtol=1e-12, atol=0)
+
+
+def test_batch_aware_damping_grows_as_batches_shrink(tiny_llama, token_batches):
+    """lambda * reference / B below the reference (two micro-batches of two sequences), lambda as it is above."""
+    for reference, multiple in ((None, 1.0), (2, 1.0), (4, 1.0), (16, 4.0)):
+        model, batches = tiny_llama(), token_batches()
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        handle = attach(model.train(), optimizer, GritConfig(**ACTIVE, damping_reference_batch=reference))
+        for batch in batches[:2]:
+            model(**batch).loss.backward()
+        optimizer.step()
+        assert handle._groups[0].curvature.multiple == multiple
+
+
+def test_the_order_of_modules_does_not_matter(tiny_llama, token_batches, monkeypatch):
+    """The same modules handed over in reverse: the same training, module by module. Mixing draws by name, so it may be on."""
+    from grit import handle as module
+
+    config = GritConfig(**ACTIVE, subspace_mixing=0.3, lambda_k=1e-3, share_statistics="projection", damping_scale="relative")
+    forward, weights = _train(tiny_llama(), token_batches(), config)
+    found = adapted_layers
+    monkeypatch.setattr(module, "adapted_layers", lambda model, adapter: found(model, adapter)[::-1])
+    backward, reversed_weights = _train(tiny_llama(), token_batches(), config)
+    assert list(forward.ranks()) == list(backward.ranks())[::-1]
+    assert forward.ranks() == backward.ranks()
+    for a, b in zip(weights, reversed_weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_two_sided_falls_back_before_its_gate_and_switches_at_it(tiny_llama, token_batches):
+    """24 labels a step against 55 tokens: with a gate of 60, A's side is open after two steps and B's after three."""
+    model, batches = tiny_llama(dropout=0.0), token_batches()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, preconditioner="none", T=1, kfac_min_samples=60, tau=0.7, min_lora_rank=1))
+    for _ in range(4):
+        for batch in batches:
+            model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    kinds = [(event["kind"], event.get("two_sided")) for event in handle.events if event["kind"].startswith("reprojection")]
+    assert kinds == [("reprojection_skipped", None), ("reprojection", False), ("reprojection", True), ("reprojection", True)]
+
+
+def _update(layer):
+    return layer.up.weight.detach() @ layer.down.weight.detach()
+
+
+@pytest.mark.parametrize("changes", [{}, {"two_sided": False}, {"basis": "balanced"}])
+def test_a_projection_keeps_its_rank_and_adds_no_energy(tiny_llama, token_batches, changes):
+    """After a reprojection each update has the rank that is counted, the recorded mass is what is left, and doing it again changes nothing."""
+    model, batches = tiny_llama(dropout=0.0), token_batches()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, preconditioner="none", T=None, kfac_min_samples=1, tau=0.7, min_lora_rank=1,
+                                                         **changes))
+    for batch in batches:
+        model(**batch).loss.backward()
+    optimizer.step()
+    before = {layer.name: _update(layer) for layer in handle.layers}
+    norms = {layer.name: (layer.down.weight.norm().item(), layer.up.weight.norm().item()) for layer in handle.layers}
+    handle.reproject(trigger="test")
+    masses = []
+    for layer in handle.layers:
+        after = _update(layer)
+        assert torch.linalg.matrix_rank(after, rtol=1e-10) == handle.ranks()[layer.name] < 4
+        masses.append(float(after.square().sum() / before[layer.name].square().sum()))
+        if changes.get("basis") != "balanced":  # orthogonal projectors: neither factor can grow. The oblique one promises it of no factor.
+            assert layer.down.weight.norm().item() < norms[layer.name][0] and layer.up.weight.norm().item() < norms[layer.name][1]
+    event = handle.events[0]
+    assert event["retained_mass"] == pytest.approx(sum(masses) / len(masses)) and event["retained_mass_min"] == pytest.approx(min(masses))
+    settled = {layer.name: _update(layer) for layer in handle.layers}
+    handle.reproject(trigger="again", adapt_rank=False)
+    for layer in handle.layers:
+        torch.testing.assert_close(_update(layer), settled[layer.name], rtol=1e-8, atol=1e-12)
+
+
+def test_a_suppressed_direction_comes_back_through_a_gate(tiny_llama, token_batches):
+    """Re-entry: a direction is suppressed, the data then speak for it, and the gate lets it in again; overwritten weights cannot."""
+    ranks = {}
+    for suppression in ("gate", "project"):
+        model, batches = tiny_llama(dropout=0.0), token_batches()
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)  # the weights stay: only suppression acts
+        handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, preconditioner="none", T=None, kfac_min_samples=1, tau=0.9,
+                                                             min_lora_rank=1, ema_decay=0.01, suppression=suppression))
+        seen = []
+        for scale in ("narrow", "wide"):
+            for batch in batches:  # one token repeated spans one direction; all tokens span all
+                tokens = torch.full_like(batch["input_ids"], 5) if scale == "narrow" else batch["input_ids"]
+                model(input_ids=tokens, attention_mask=batch["attention_mask"], labels=batch["labels"]).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            handle.reproject(trigger="test")
+            seen.append(handle.ranks()["base_model.model.model.layers.0.self_attn.q_proj"])
+        ranks[suppression] = seen
+    assert ranks["gate"][0] == ranks["project"][0] == 1
+    assert ranks["gate"][1] > 1
+    assert ranks["project"][1] == 1
+
+
+def test_a_gate_computes_what_projecting_would(tiny_llama, token_batches):
+    logits = []
+    for suppression in ("gate", "project"):
+        model, batches = tiny_llama(dropout=0.0), token_batches()
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, T=1, kfac_min_samples=1, tau=0.7, min_lora_rank=1,
+                                                             suppression=suppression))
+        for batch in batches:
+            model(**batch).loss.backward()
+        optimizer.step()
+        assert min(handle.ranks().values()) < 4
+        logits.append(model.eval()(**batches[0]).logits)
+    torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("where", ["gradient", "factor"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_non_finite_values_never_reach_the_weights(tiny_llama, token_batches, where, value, clip):
+    """With and without clipping: the poisoned step is dropped, or the poisoned factor left out; both are recorded, and training goes on."""
+    model, batches = tiny_llama(dropout=0.0), token_batches()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    handle = attach(model.train(), optimizer, GritConfig(**ACTIVE, max_grad_norm=clip))
+    layer = handle.layers[3]
+    for step in range(4):
+        poison = None
+        if step == 2 and where == "factor":  # in the forward pass of one position: activations and all that follows them
+            poison = layer.base.register_forward_hook(lambda m, i, o: o.index_fill(1, torch.tensor([1]), value))
+        model(**batches[step]).loss.backward()
+        if poison is not None:
+            poison.remove()
+        if step == 2 and where == "gradient":
+            layer.up.weight.grad[0, 0] = value
+        before = layer.down.weight.detach().clone()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step == 2:
+            kinds = {event["kind"] for event in handle.events if event["step"] == 3}
+            assert "nonfinite_gradient" in kinds and ("nonfinite_factor" in kinds) == (where == "factor")
+            assert torch.equal(before, layer.down.weight)
+        assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert all(torch.isfinite(factor).all() for entry in handle.factors().values() for factor in entry[:2])
+    assert handle.guard.skipped == 1 and handle.guard.consecutive == 0
+
+
+def test_timings_and_ranks_are_told(tiny_llama, token_batches):
+    handle, _ = _train(tiny_llama(), token_batches(), GritConfig(**ACTIVE), steps=4)
+    told = handle.timings()
+    assert told["steps"] == 4 and all(told[name] > 0 for name in ("fisher", "reprojection", "rank"))
+    assert handle.effective_parameters() == sum(k * layer.width for k, layer in zip(handle.ranks().values(), handle.layers, strict=True))
