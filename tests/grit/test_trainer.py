@@ -102,6 +102,16 @@ def test_nf4_learns_on_the_cpu_by_the_same_code(bench, short_run, method):
         assert result.reprojections == 7
 
 
+def test_q_grit_has_switches_of_its_own(bench, short_run):
+    """Damping by the noise of the 4-bit weights, and statistics from passes in float32: each changes training, and bf16 stays what is stored."""
+    base = short_run(method="qgrit", dtype="bfloat16")
+    losses = {}
+    for name, changes in {"default": {}, "damping": {"quantization_damping": 100.0}, "refresh": {"dequantized_refresh": True}}.items():
+        losses[name] = [row["loss"] for row in train(replace(base, grit=replace(base.grit, **changes)), bench).telemetry]
+    assert losses["damping"] != losses["default"] != losses["refresh"]
+    assert train(base, bench).telemetry[0]["loss"] == losses["default"][0]  # the layers compute in bf16 again
+
+
 def test_lora_learns_and_forgets(bench, short_run):
     result = train(short_run(method="lora", budget=Budget(regime="step", amount=40), quality="answer_logprob"), bench)
     assert result.quality > result.base_quality + 1.0 and result.forgetting > 0.02
@@ -166,10 +176,16 @@ def test_what_is_scored_has_the_rank_that_is_counted(bench, short_run, monkeypat
 @pytest.mark.parametrize("changes", [
     {"preconditioner": "kfac"}, {"preconditioner": "none"}, {"damping_scale": "relative"}, {"basis": "balanced"}, {"two_sided": False},
     {"suppression": "gate"}, {"project_momentum": False}, {"rank_policy": "growth"}, {"rank_adaptation": False}, {"ema_decay": 0.9},
-    {"reprojection_mix": 0.5}, {"inversion_device": "model"}])
+    {"reprojection_mix": 0.5}, {"inversion_device": "model"}, {"damping_reference_batch": 64}, {"ng_warmup_steps": 5}, {"kfac_update_freq": 5},
+    {"kfac_min_samples": 2000}, {"cov_update_freq": 3}, {"reprojection_warmup_steps": 5}, {"rank_adaptation_start_step": 6}, {"min_lora_rank": 6},
+    {"reprojection_trigger": "adaptive", "reprojection_band": 0.5}, {"rank_energy_ema": 0.99, "reprojection_freq": 2}, {"rank_hysteresis": 0.09},
+    {"lambda_k": 0.01}, {"lambda_r": 0.1}, {"lambda_k": 0.01, "regularizer_warmup_steps": 5}, {"spectral_snr_min": 5.0}, {"entropy_floor": 0.95},
+    {"subspace_mixing": 0.5}, {"share_statistics": "projection"}, {"cadence": "adaptive", "cadence_window": 4}])
 def test_every_switch_acts_and_trains(bench, short_run, changes):
     base = train(short_run(), bench)
     grit = replace(short_run().grit, rank_adaptation_threshold=0.9, min_lora_rank=2)
+    if "rank_energy_ema" in changes or "cadence" in changes:  # each needs several occasions to differ
+        grit = replace(grit, reprojection_freq=2, kfac_update_freq=1, rank_adaptation_threshold=0.8)
     default, switched = train(short_run(grit=grit), bench), train(short_run(grit=replace(grit, **changes)), bench)
     assert switched.status == "completed" and switched.answer_loss < switched.base_answer_loss
     same = [row["loss"] for row in switched.telemetry] == [row["loss"] for row in default.telemetry]
@@ -177,8 +193,12 @@ def test_every_switch_acts_and_trains(bench, short_run, changes):
     assert base.modules == switched.modules
 
 
-def test_balanced_and_gated_runs_resume_bit_for_bit(bench, short_run, tmp_path):
-    grit = replace(short_run().grit, basis="balanced", suppression="gate", rank_adaptation_threshold=0.8, min_lora_rank=2)
+@pytest.mark.parametrize("changes", [
+    {"basis": "balanced", "suppression": "gate"}, {"rank_policy": "growth", "reprojection_freq": 2},
+    {"cadence": "adaptive", "cadence_window": 4, "lambda_r": 0.1, "lambda_k": 1e-3, "regularizer_warmup_steps": 8},
+    {"reprojection_trigger": "adaptive", "reprojection_band": 0.01, "reprojection_freq": 2, "rank_energy_ema": 0.5, "subspace_mixing": 0.3}])
+def test_runs_with_more_state_resume_bit_for_bit(bench, short_run, tmp_path, changes):
+    grit = replace(short_run().grit, **{"rank_adaptation_threshold": 0.8, "min_lora_rank": 2, **changes})
     config = short_run(grit=grit, checkpoint_steps=1)
     whole = train(config, bench)
     with pytest.raises(Killed):
