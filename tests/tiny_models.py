@@ -60,7 +60,8 @@ def tiny_classifier():
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     torch.manual_seed(0)
-    config = LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=50, num_labels=3, pad_token_id=0)
+    config = LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=50, num_labels=3,
+                         pad_token_id=0)
     lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="SEQ_CLS")
     return _randomize_up(_adapted(LlamaForSequenceClassification(config), lora).double())
 

@@ -33,8 +33,9 @@ def main(folder):
         (world * parallel(**parts[rank], num_items_in_batch=items).loss).backward()  # DDP averages over workers
         optimizer.step()
         optimizer.zero_grad()
-    torch.save({"ranks": handle.ranks(), "factors": handle.factors(), "events": [event["kind"] for event in handle.events],
-                "weights": {layer.name: (layer.down.weight.detach(), layer.up.weight.detach()) for layer in handle.layers}}, Path(folder) / f"{rank}.pt")
+    weights = {layer.name: (layer.down.weight.detach(), layer.up.weight.detach()) for layer in handle.layers}
+    kinds = [event["kind"] for event in handle.events]
+    torch.save({"ranks": handle.ranks(), "factors": handle.factors(), "events": kinds, "weights": weights}, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 

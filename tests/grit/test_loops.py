@@ -35,7 +35,8 @@ def _assert_same(handle, reference, tolerance=1e-6):
     for (name, ours), theirs in zip(handle.factors().items(), reference.factors().values(), strict=True):
         for side in (0, 1):
             scale = float(theirs[side].abs().max())
-            torch.testing.assert_close(ours[side], theirs[side], rtol=tolerance, atol=tolerance * scale, msg=lambda text, name=name: f"{name}: {text}")
+            told = lambda text, name=name: f"{name}: {text}"  # noqa: E731
+            torch.testing.assert_close(ours[side], theirs[side], rtol=tolerance, atol=tolerance * scale, msg=told)
         assert ours[2:] == theirs[2:]
     for ours, theirs in zip(handle.layers, reference.layers, strict=True):
         torch.testing.assert_close(ours.down.weight, theirs.down.weight, rtol=tolerance, atol=1e-8)

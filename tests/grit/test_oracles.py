@@ -40,7 +40,8 @@ def test_kfac_step_is_the_exact_natural_gradient_step(one_layer):
     exact = {}
     for name, parameter in parameters.items():
         fisher = exact_fisher(one_layer, parameter, x, g, scale=1 / layer.scaling)
-        exact[name] = torch.linalg.solve(fisher + TINY_LAMBDA * torch.eye(len(fisher), dtype=torch.float64), target[name].flatten()).view_as(parameter)
+        damped = fisher + TINY_LAMBDA * torch.eye(len(fisher), dtype=torch.float64)
+        exact[name] = torch.linalg.solve(damped, target[name].flatten()).view_as(parameter)
     optimizer = torch.optim.SGD([p for p in one_layer.parameters() if p.requires_grad], lr=1.0)
     attach(one_layer.train(), optimizer, GritConfig(preconditioner="kfac", lambda_=TINY_LAMBDA, cov_update_freq=1, kfac_update_freq=1,
                                                     kfac_min_samples=1, T=None), labels="aligned")
@@ -142,7 +143,8 @@ def test_two_sided_falls_back_before_its_gate_and_switches_at_it(tiny_llama, tok
     """24 labels a step against 55 tokens: with a gate of 60, A's side is open after two steps and B's after three."""
     model, batches = tiny_llama(dropout=0.0), token_batches()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, preconditioner="none", T=1, kfac_min_samples=60, tau=0.7, min_lora_rank=1))
+    config = GritConfig(cov_update_freq=1, preconditioner="none", T=1, kfac_min_samples=60, tau=0.7, min_lora_rank=1)
+    handle = attach(model.train(), optimizer, config)
     for _ in range(4):
         for batch in batches:
             model(**batch).loss.backward()
@@ -161,8 +163,8 @@ def test_a_projection_keeps_its_rank_and_adds_no_energy(tiny_llama, token_batche
     """After a reprojection each update has the rank that is counted, the recorded mass is what is left, and doing it again changes nothing."""
     model, batches = tiny_llama(dropout=0.0), token_batches()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, preconditioner="none", T=None, kfac_min_samples=1, tau=0.7, min_lora_rank=1,
-                                                         **changes))
+    config = GritConfig(cov_update_freq=1, preconditioner="none", T=None, kfac_min_samples=1, tau=0.7, min_lora_rank=1, **changes)
+    handle = attach(model.train(), optimizer, config)
     for batch in batches:
         model(**batch).loss.backward()
     optimizer.step()

@@ -57,8 +57,9 @@ def test_a_placement_that_does_not_fit_the_model_is_refused(bench, short_run, ch
 
 
 @pytest.mark.parametrize("changes, words", [
-    ({"layer_ranks": [8, 8]}, "layer_ranks .* list"), ({"layer_ranks": (8, 0)}, "at least 1"), ({"layer_ranks": (2, 8)}, "min_lora_rank .* at most the rank, 2"),
-    ({"last_layers": 0}, "last_layers"), ({"placement": "everywhere"}, "placement .* all, attention, mlp, auto"), ({"placement_share": 0.0}, "placement_share")])
+    ({"layer_ranks": [8, 8]}, "layer_ranks .* list"), ({"layer_ranks": (8, 0)}, "at least 1"), ({"placement_share": 0.0}, "placement_share"),
+    ({"layer_ranks": (2, 8)}, "min_lora_rank .* at most the rank, 2"), ({"last_layers": 0}, "last_layers"),
+    ({"placement": "everywhere"}, "placement .* all, attention, mlp, auto")])
 def test_bad_placements_are_refused_before_a_model_is_loaded(short_run, changes, words):
     with pytest.raises(ConfigError, match=words):
         short_run(**changes)
