@@ -39,19 +39,6 @@ def discard(folder: Path) -> None:
         folder.rmdir()
 
 
-def random_state() -> dict[str, Any]:
-    """State of the generators that dropout draws from."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Restores `random_state()`."""
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
 def adapter_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Copies of the trained parameters by name."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -17,6 +17,7 @@ from grit.controller import CadenceController, as_event
 from grit.errors import ConfigError
 from grit.group import RankGroup
 from grit.guard import GradientGuard
+from grit.onset import refreshes
 from grit.positions import Layout, layout_of, stream_of
 from grit.quantization import ComputePrecision
 from grit.regularizers import ramp
@@ -137,7 +138,7 @@ class GritHandle:
             if self._capture.armed:
                 self._commit(passes)
             preconditions = config.preconditioner != "none"
-            if preconditions and (self.step + 1) % self._every(config.kfac_update_freq) == 0:
+            if refreshes(config, self.step, self._every(config.kfac_update_freq)):
                 self._refresh()
             for group in self._groups:
                 group.transform_gradients(precondition=preconditions and self.step >= config.ng_warmup_steps,

@@ -6,7 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import torch
 from grit import checkpoint
 from grit.data import TrainingOrder, collate
 from grit.divergence import DivergenceRule
-from grit.evaluate import DocumentLoss, Prediction, mean_quality, nats_per_token
+from grit.errors import ConfigError
+from grit.evaluate import DocumentLoss, Prediction, example_quality, mean_quality, nats_per_token
 from grit.guard import GradientGuard
 from grit.handle import GritHandle, attach
+from grit.parallel import Workers
 from grit.result import Row, RunResult, Status
 from grit.run_config import RunConfig
 from grit.summary import summarize
@@ -29,25 +31,77 @@ from grit.workbench import BaseScores, Workbench
 Progress = Callable[[int, float, float, float], None]
 
 
-def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = None, should_stop: Callable[[], bool] | None = None,
-          progress: Progress | None = None) -> RunResult:
+@dataclass(frozen=True)
+class Interim:
+    """An evaluation on the way: its number from 1, the share of the budget used, and scores per example and per document."""
+
+    number: int
+    share: float
+    scores: tuple[float, ...]
+    document_losses: tuple[float, ...]
+    footprint: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """Who watches a run, and may end it cleanly (status `stopped`).
+
+    Attributes:
+        progress: told of every step.
+        should_stop: asked between steps.
+        evaluated: told of every evaluation before the last; True ends the run.
+    """
+
+    progress: Progress | None = None
+    should_stop: Callable[[], bool] | None = None
+    evaluated: Callable[[Interim], bool] | None = None
+
+
+def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = None, hooks: Hooks | None = None) -> RunResult:
     """Runs `config` to the end of its budget and returns its result.
+
+    Where torch.distributed is initialized, all its processes must call this; each takes its share of every step's micro-batches, and the
+    result is that of one process up to rounding.
 
     Args:
         config: the run.
         bench: what this process has loaded already.
         checkpoints: folder of this run's checkpoint; one found there is resumed, bit for bit on a CPU under a step budget.
-        should_stop: asked between steps; True ends the run cleanly with status `stopped`.
-        progress: told of every step.
+        hooks: who watches it.
     """
     torch.set_num_threads(config.threads)
     model = bench.adapted(config)
     try:
-        return Run(config, bench, model, checkpoints).run(should_stop or (lambda: False), progress)
+        return Run(config, bench, model, checkpoints).run(hooks or Hooks())
     finally:
         bench.release(model)
         del model
         gc.collect()  # hooks and optimizer refer to each other: without this, the next run would find this one's memory still taken
+
+
+def train_trunk(config: RunConfig, bench: Workbench, *, steps: int, checkpoints: Path, hooks: Hooks | None = None) -> tuple[int, float]:
+    """Runs the first `steps` optimizer steps of `config` and leaves them as a checkpoint, from which other runs may go on.
+
+    Args:
+        config: any of the runs that share these steps.
+        bench: what this process has loaded already.
+        steps: where they part. Under a time budget that is spent before, the checkpoint is its last step.
+        checkpoints: where the checkpoint goes; one found there is resumed.
+        hooks: who watches it.
+
+    Returns:
+        Steps taken and training seconds, those of a resumed part included.
+    """
+    torch.set_num_threads(config.threads)
+    model = bench.adapted(config)
+    try:
+        run = Run(config, bench, model, checkpoints)
+        run.run_until(steps, hooks or Hooks())
+        return run.step, run.train_seconds
+    finally:
+        bench.release(model)
+        del model
+        gc.collect()
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:
@@ -65,6 +119,9 @@ class Run:
 
     def __init__(self, config: RunConfig, bench: Workbench, model: Any, checkpoints: Path | None) -> None:
         self.config, self.bench, self.model, self.checkpoints = config, bench, model, checkpoints
+        self.workers = Workers()
+        if config.accumulation % self.workers.count:
+            raise ConfigError("accumulation", config.accumulation, f"must be a multiple of the {self.workers.count} workers that share its steps")
         self.data = bench.training_data(config)
         self.order = TrainingOrder(len(self.data), config.seed)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -84,33 +141,41 @@ class Run:
         self.train_seconds = self.cpu_seconds = self.eval_seconds = 0.0
         self.curve: list[Row] = []
         self.last_scores: BaseScores | None = None
-        torch.manual_seed(config.seed)  # dropout; restored from a checkpoint
 
-    def run(self, should_stop: Callable[[], bool], progress: Progress | None) -> RunResult:
+    def run(self, hooks: Hooks) -> RunResult:
         """Trains to the end of the budget, evaluates, and returns the result."""
         self.base = self._timed(lambda: self.bench.base_scores(self.config, self.model.eval()))
         self._resume()
-        status, reason = self._steps(should_stop, progress)
+        status, reason = self._steps(hooks, None)
         self._finish()
-        if self.checkpoints is not None:
+        if self.checkpoints is not None and self.workers.leads:
             checkpoint.discard(self.checkpoints)
         return summarize(self, status, reason)
 
-    def _steps(self, should_stop: Callable[[], bool], progress: Progress | None) -> tuple[Status, str | None]:
-        """Trains until the budget is spent, the run diverges, or somebody asks it to stop."""
-        budget = self.config.budget
-        while not budget.is_spent(self.step, self.train_seconds):
-            if should_stop():
+    def run_until(self, steps: int, hooks: Hooks) -> None:
+        """Trains `steps` steps, or to the end of the budget if that comes first, and saves a checkpoint."""
+        self.base = self._timed(lambda: self.bench.base_scores(self.config, self.model.eval()))
+        self._resume()
+        self._steps(hooks, steps)
+        self._save()
+
+    def _steps(self, hooks: Hooks, until: int | None) -> tuple[Status, str | None]:
+        """Trains until the budget is spent, step `until` is reached, the run diverges, or somebody asks it to stop."""
+        budget, asked = self.config.budget, hooks.should_stop
+        while not budget.is_spent(self.step, self.train_seconds) and self.step != until:
+            if asked is not None and self.workers.first_says(asked()):
                 return "stopped", "stopped on request"
             loss = self._step()
             reason = self.divergence.update(loss, skipped=self.guard.skipped_last)
             if reason is not None:
                 return "diverged", f"step {self.step}: {reason}"
             share = budget.progress(self.step, self.train_seconds)
-            if progress is not None:
-                progress(self.step, share, loss, self._mean_rank())
+            if hooks.progress is not None:
+                hooks.progress(self.step, share, loss, self._mean_rank())
             if share < 1 and max(0, len(self.curve) - 1) < int(share * self.config.evaluations):
                 self._evaluate()
+                if hooks.evaluated is not None and self.workers.first_says(self.workers.leads and hooks.evaluated(self._interim(share))):
+                    return "stopped", f"step {self.step}: another setting is better beyond noise, and no dearer"
             if self.checkpoints is not None and self.config.checkpoint_steps and self.step % self.config.checkpoint_steps == 0:
                 self._save()
         return "completed", None
@@ -121,6 +186,13 @@ class Run:
             self.handle.finish()
             self.log.finish(self.handle)
         self._evaluate()
+
+    def _interim(self, share: float) -> Interim:
+        scores = self.last_scores
+        assert scores is not None
+        footprint = 1.0 if self.handle is None else self.handle.effective_parameters() / sum(p.numel() for p in self.parameters)
+        return Interim(len(self.curve) - 1, share, tuple(example_quality(prediction, self.config.quality) for prediction in scores.predictions),
+                       tuple(document.loss for document in scores.documents), footprint)
 
     def _batches(self, indices: Iterable[int]) -> list[dict[str, torch.Tensor]]:
         """Micro-batches of these training examples, on the device."""
@@ -141,8 +213,10 @@ class Run:
         chosen = self.order.step(self.step, config.micro_batch * config.accumulation)
         rows = [self.data[i] for i in chosen]
         labels = sum(len(row.tokens) - row.answer_start for row in rows)
-        loss = torch.zeros((), device=self.bench.device)
-        for batch in self._batches(chosen):
+        loss = torch.zeros((), device=self.bench.device, dtype=torch.float64)
+        for number, batch in self.workers.share(self._batches(chosen)):
+            # Dropout depends on the micro-batch alone: not on what was drawn before it, nor on which worker it falls to.
+            torch.manual_seed(((config.seed * 1_000_003 + self.step) * 1_009 + number) % 2**63)
             with self.clock.section("forward"):
                 # One mean over all answer tokens of the step, however they fall into micro-batches.
                 part_loss = self.model(**batch, num_items_in_batch=labels).loss
@@ -150,13 +224,14 @@ class Run:
                 part_loss.backward()
             loss += part_loss.detach()
         with self.clock.section("optimizer"):
+            self.workers.add_gradients(self.parameters)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-        value = float(loss)
+        value = float(self.workers.add(loss))
         self.clock.end_step()
         self.step += 1
         self.tokens += sum(len(row.tokens) for row in rows)
-        self.train_seconds += time.perf_counter() - began
+        self.train_seconds = self.workers.first_says(self.train_seconds + time.perf_counter() - began)
         self.cpu_seconds += time.process_time() - cpu
         self.memory.end_step()
         self.log.add(self.step, self.train_seconds, loss=value, learning_rate=rate, grad_norm=self.guard.norm, tokens=self.tokens,
@@ -177,7 +252,10 @@ class Run:
             self.eval_seconds += time.perf_counter() - began
 
     def _evaluate(self) -> None:
-        """Measures quality and retention now, outside the training clock, and adds a point to the curve."""
+        """Measures quality and retention now, outside the training clock, and adds a point to the curve.
+
+        Every data-parallel worker does: the others would only wait for the first.
+        """
         evaluator = self.bench.evaluator(self.model.eval(), self.config)
         task, examples = self.bench.task(self.config), self.bench.eval_examples(self.config)
         predictions = self._timed(lambda: evaluator.task(task, examples, self.config.quality))
@@ -195,11 +273,13 @@ class Run:
     def _save(self) -> None:
         assert self.checkpoints is not None
         self.log.flush()
+        if not self.workers.leads:
+            return
         checkpoint.save(self.checkpoints, {
             "step": self.step, "tokens": self.tokens, "train_seconds": self.train_seconds, "cpu_seconds": self.cpu_seconds,
             "eval_seconds": self.eval_seconds, "adapter": checkpoint.adapter_state(self.model), "optimizer": self.optimizer.state_dict(),
             "handle": None if self.handle is None else self.handle.state_dict(), "guard": self.guard.state_dict(),
-            "divergence": self.divergence.state_dict(), "random": checkpoint.random_state(), "rows": self.log.rows, "curve": self.curve,
+            "divergence": self.divergence.state_dict(), "rows": self.log.rows, "curve": self.curve,
             "peak_memory": self.memory.bytes})
 
     def _resume(self) -> None:
@@ -216,4 +296,3 @@ class Run:
         self.guard.load_state_dict(state["guard"])
         self.divergence.load_state_dict(state["divergence"])
         self.log.restore(state["rows"], self.handle)
-        checkpoint.set_random_state(state["random"])

@@ -17,7 +17,7 @@ class _Entry:
     """One trial on the board."""
 
     trial_id: str
-    config: dict[str, Any]
+    job: dict[str, Any]
     queued_at: float
     done: asyncio.Event = field(default_factory=asyncio.Event)
     outcome: dict[str, Any] | None = None
@@ -39,12 +39,12 @@ class TrialBoard:
         self._closed = False
         self._expected_slots = 0
 
-    async def run(self, trial_id: str, config: dict[str, Any]) -> dict[str, Any]:
-        """Queues a trial and waits for its outcome."""
+    async def run(self, trial_id: str, job: dict[str, Any]) -> dict[str, Any]:
+        """Queues a trial (or a trunk) and waits for its outcome."""
         async with self._changed:
             entry = self._entries.get(trial_id)
             if entry is None:  # else its first driver was lost: wait for the run that is under way
-                entry = _Entry(trial_id=trial_id, config=config, queued_at=time.time())
+                entry = _Entry(trial_id=trial_id, job=job, queued_at=time.time())
                 self._entries[trial_id] = entry
                 self._waiting.append(trial_id)
                 self._fail_if_no_slot()
@@ -66,7 +66,7 @@ class TrialBoard:
             entry = self._entries[self._assigned[slot]]
             entry.attempts += 1
             entry.started_at = entry.started_at or time.time()
-            return {"trial_id": entry.trial_id, "config": entry.config, "attempt": entry.attempts}
+            return {"trial_id": entry.trial_id, "attempt": entry.attempts, **entry.job}
 
     def _settle_interrupted(self, slot: str) -> None:
         trial_id = self._assigned.get(slot)

@@ -26,7 +26,9 @@ class TrialRecord:
     """One planned trial and, once it has run, its outcome. Numbers that were not measured are None.
 
     `tau`, `T` and `lambda_` (key `lambda` in files) are None for a control, and `T` is None as well where reprojection is off (`overrides`
-    then says so). Units: seconds, milliseconds (`*_ms`), bytes, nats per token (`forgetting`, losses).
+    then says so). `reused_from` names the study in the same store that ran it; `forked_from` the trunk whose first `forked_at_step` steps and
+    `fork_seconds` training seconds it shares with other trials. `setup_seconds` pass between a worker's taking the trial and its first step
+    (evaluation of the untuned model included, the first time). Units: seconds, milliseconds (`*_ms`), bytes, nats per token (`forgetting`, losses).
     """
 
     trial_id: str
@@ -73,6 +75,11 @@ class TrialRecord:
     skipped_steps: int | None = None
     truncated_examples: int | None = None
     resumed_from_step: int | None = None
+    reused_from: str | None = None
+    forked_from: str | None = None
+    forked_at_step: int | None = None
+    fork_seconds: float | None = None
+    setup_seconds: float | None = None
     curve: list[dict[str, Any]] | None = None
     worker: str | None = None
     queued_at: float | None = None

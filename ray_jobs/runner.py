@@ -16,8 +16,8 @@ from typing import Any
 from ray_jobs.cluster import TrialResources, check_resources, connect
 from ray_jobs.display import StudyDisplay
 from ray_jobs.records import TrialRecord, write_atomically
-from ray_jobs.scheduler import StudyScheduler
-from ray_jobs.store import StudyStore
+from ray_jobs.scheduler import Elsewhere, StudyScheduler
+from ray_jobs.store import Neighbours, StudyStore
 from ray_jobs.study import Study
 from ray_jobs.tracking import MlflowTracker
 
@@ -33,32 +33,41 @@ class RunOptions:
     resources: TrialResources
     address: str | None = None
     may_grow: bool = False
+    share: bool = True
+    workers: int = 1
     verbose: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOutcome:
-    """What a call of `StudyRunner.run` did. `seconds` are wall seconds."""
+    """What a call of `StudyRunner.run` did. `seconds` are wall seconds; `broken` says why it could not go on (the disk is full)."""
 
     records: list[TrialRecord]
     interrupted: bool
     reused: int
     seconds: float
+    broken: str | None = None
 
 
 class StudyRunner:
     """One execution of a study over its store."""
 
-    def __init__(self, study: Study, options: RunOptions, store: StudyStore, tracker: MlflowTracker) -> None:
-        self._options, self._store, self._tracker = options, store, tracker
+    def __init__(self, study: Study, options: RunOptions, store: StudyStore, tracker: MlflowTracker, neighbours: Neighbours | None = None) -> None:
+        self._options, self._store, self._tracker, self._neighbours = options, store, tracker, neighbours
         self._lost: Counter[str] = Counter()
+        self._broken: str | None = None
         known = list(store.records.values())
-        self._scheduler = StudyScheduler(study, known, changed=store.put)
+        elsewhere = Elsewhere(result=self._adopted, trunk=store.trunk, share=options.share)
+        self._scheduler = StudyScheduler(study, known, changed=store.put, elsewhere=elsewhere)
         self._reused = self._scheduler.ended
         for record in self._scheduler.records.values():  # what an earlier call finished but did not get to MLflow
             if record.ended:
                 tracker.log_trial(record, store.read_rows("telemetry", record.trial_id))
         store.flush()
+
+    def _adopted(self, record: TrialRecord) -> TrialRecord | None:
+        found = None if self._neighbours is None else self._neighbours.find(record)
+        return None if found is None else self._store.adopt(*found)
 
     def run(self) -> StudyOutcome:
         """Executes what is left of the study. Ctrl-C ends it cleanly: what has finished is on disk, the rest stays `planned`."""
@@ -66,7 +75,7 @@ class StudyRunner:
         if self._scheduler.finished:
             return self._outcome(began)
         with _chatter(self._store.folder / "ray" / "driver.log", keep=self._options.verbose), _ray(self._options):
-            check_resources(self._options.concurrent, self._options.resources, may_grow=self._options.may_grow)
+            check_resources(self._options.concurrent * self._options.workers, self._options.resources, may_grow=self._options.may_grow)
             self._display = StudyDisplay(self._scheduler)
             try:
                 self._tune()
@@ -75,9 +84,12 @@ class StudyRunner:
         return self._outcome(began)
 
     def _outcome(self, began: float) -> StudyOutcome:
-        self._store.flush()
+        try:
+            self._store.flush()
+        except OSError as error:  # what is on disk is whole, and older
+            self._broken = self._broken or str(error)
         return StudyOutcome(records=list(self._scheduler.records.values()), interrupted=not self._scheduler.finished, reused=self._reused,
-                            seconds=time.time() - began)
+                            seconds=time.time() - began, broken=self._broken)
 
     def _tune(self) -> None:
         from ray import tune
@@ -87,16 +99,17 @@ class StudyRunner:
 
         name, storage = f"study-{uuid.uuid4().hex[:8]}", str((self._store.folder / "ray").absolute())
         self._pool = SlotPool(
-            name=name, slots=self._options.concurrent, resources=self._options.resources.as_dict(), storage=storage,
+            name=name, slots=self._options.concurrent, resources=self._options.resources.as_dict(), workers=self._options.workers, storage=storage,
             checkpoints=str((self._store.folder / "checkpoints").absolute()))
         self._display.watch(self._pool.board)
         trainable = tune.with_parameters(tune_trial, board=self._pool.board_name, namespace=self._pool.namespace)
         # A byte of memory, not a CPU: a driver that held one would keep it from the worker it waits for.
         trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1}]))
         try:
+            self._searcher = StudySearcher(self._scheduler, self._ended)
             tune.Tuner(
                 trainable,
-                tune_config=tune.TuneConfig(search_alg=StudySearcher(self._scheduler, self._ended), num_samples=-1, reuse_actors=True,
+                tune_config=tune.TuneConfig(search_alg=self._searcher, num_samples=-1, reuse_actors=True,
                                             max_concurrent_trials=self._options.concurrent),
                 run_config=tune.RunConfig(name=name, storage_path=storage, verbose=1 if self._options.verbose else 0),
             ).fit()
@@ -104,7 +117,16 @@ class StudyRunner:
             self._pool.close()
 
     def _ended(self, trial_id: str) -> None:
-        """Takes a trial's outcome from the board into record, files and MLflow."""
+        """Takes what a job left; where it cannot be written down, the trial counts as not run, and nothing more is started."""
+        try:
+            self._take(trial_id)
+        except OSError as error:
+            self._broken = self._broken or f"{error.strerror or error}: {error.filename or self._store.folder}"
+            self._searcher.stopping = True
+            self._scheduler.give_back(trial_id)
+
+    def _take(self, trial_id: str) -> None:
+        """Takes a trial's outcome from the board into record, files and MLflow; a trunk's into the list of trunks."""
         import ray
 
         outcome = ray.get(self._pool.board.collect.remote(trial_id))
@@ -114,6 +136,11 @@ class StudyRunner:
                 self._scheduler.give_back(trial_id)
                 return
             outcome = {"status": "failed", "error": f"its Tune driver was lost {MAX_LOST_DRIVERS} times", "attempts": 0}
+        if trial_id not in self._scheduler.records:
+            left = {key: outcome[key] for key in ("steps", "train_seconds")} if outcome["status"] == "trunk" else None
+            self._scheduler.trunk_ended(trial_id, left)
+            self._store.write_trunks(self._scheduler.trunks())
+            return
         record = filled(self._scheduler.records[trial_id], outcome)
         result = outcome.get("result")
         telemetry: list[dict[str, Any]] = []
@@ -123,6 +150,9 @@ class StudyRunner:
             self._store.write_rows("predictions", trial_id, result["predictions"])
         self._scheduler.complete(record)
         self._tracker.log_trial(record, telemetry)
+        self._store.forget_checkpoints(trial_id)
+        for trunk_id in self._scheduler.spent_trunks():
+            self._store.forget_checkpoints(trunk_id)
         if "traceback" in outcome:
             write_atomically(self._store.folder / f"traceback-{trial_id}.txt", outcome["traceback"])
         self._display.ended(record)

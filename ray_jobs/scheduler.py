@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from grit.run_config import Budget
+from grit.run_config import Budget, RunConfig
+from ray_jobs.prefix import Trunk, plan_trunks
 from ray_jobs.records import TrialRecord
 from ray_jobs.search import OptunaSearch
 from ray_jobs.study import Overrides, Point, Study, TrialSpec, make_trial, plan
@@ -26,17 +28,61 @@ class _RegimeSearch:
     asked: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One thing for a worker to do: a trial, or a trunk that trials go on from.
+
+    Attributes:
+        job_id: the trial's id, or the trunk's.
+        trunk_steps: None for a trial; the steps a trunk trains.
+        fork_from: id of the trunk whose checkpoint it starts from, or None.
+    """
+
+    job_id: str
+    config: RunConfig
+    trunk_steps: int | None = None
+    fork_from: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elsewhere:
+    """What lies outside the plan: results of earlier studies, and trunks of an earlier call. The defaults know of nothing.
+
+    Attributes:
+        result: the record of a trial that another study in the same store has run under the same id, or None.
+        trunk: what is known of a trunk whose checkpoint still exists, or None.
+        share: whether shared beginnings are run once.
+    """
+
+    result: Callable[[TrialRecord], TrialRecord | None] = lambda record: None
+    trunk: Callable[[str], dict[str, Any] | None] = lambda trunk_id: None
+    share: bool = False
+
+
+@dataclass
+class _TrunkState:
+    """A trunk and where it stands: `waiting`, `running`, `ready`, or `lost` (its trials then run alone)."""
+
+    trunk: Trunk
+    status: str = "waiting"
+    outcome: dict[str, Any] = field(default_factory=dict)
+
+
 class StudyScheduler:
     """The queue of one study.
 
     Args:
         known: records of trials that were planned before (a resumed study, or searched points of an earlier call).
         changed: called with every record that is new or has changed.
+        elsewhere: what may be taken over instead of being run.
     """
 
-    def __init__(self, study: Study, known: Iterable[TrialRecord] = (), changed: Callable[[TrialRecord], None] = lambda record: None) -> None:
-        self.study, self._changed = study, changed
+    def __init__(self, study: Study, known: Iterable[TrialRecord] = (), changed: Callable[[TrialRecord], None] = lambda record: None,
+                 elsewhere: Elsewhere | None = None) -> None:
+        self.study, self._changed, self._elsewhere = study, changed, elsewhere or Elsewhere()
         self.records: dict[str, TrialRecord] = {}
+        self._trunks: dict[str, _TrunkState] = {}
+        self._forks: dict[str, str] = {}
         self._queue: deque[TrialSpec] = deque()
         self._running: dict[str, TrialSpec] = {}
         self._tickets: dict[tuple[str, str], tuple[_RegimeSearch, str]] = {}
@@ -49,11 +95,20 @@ class StudyScheduler:
         self._readmit(list(earlier.values()))
         for point_id, regime in dict.fromkeys((r.point_id, r.regime) for r in self.records.values()):
             self._tell(point_id, regime)
+        if self._elsewhere.share:
+            self._plan_trunks()
+
+    def _plan_trunks(self) -> None:
+        shared = plan_trunks(self._queue)
+        self._forks = dict(shared.fork_of)
+        for trunk in shared.trunks:
+            found = self._elsewhere.trunk(trunk.trunk_id)
+            self._trunks[trunk.trunk_id] = _TrunkState(trunk, "waiting" if found is None else "ready", found or {})
 
     def _admit(self, trial: TrialSpec, earlier: TrialRecord | None) -> None:
         if trial.trial_id in self.records:
             return
-        record = trial.record if earlier is None else earlier
+        record = (self._elsewhere.result(trial.record) or trial.record) if earlier is None else earlier
         self.records[trial.trial_id] = record
         if record.status in ("planned", "failed"):
             if record.status == "failed":
@@ -90,17 +145,59 @@ class StudyScheduler:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to start or to wait for."""
-        return not self._queue and not self._running and not any(self._can_ask(search) for search in self._searches)
+        return not self._queue and not self._running and not self.busy_trunks and not any(self._can_ask(search) for search in self._searches)
 
-    def next(self) -> TrialSpec | None:
-        """The next trial to start; None when there is none now (look at `finished` to tell waiting from the end)."""
+    @property
+    def busy_trunks(self) -> bool:
+        """Whether a trunk is running."""
+        return any(state.status == "running" for state in self._trunks.values())
+
+    def next(self) -> Job | None:
+        """The next thing to start; None when there is none now (look at `finished` to tell waiting from the end)."""
         if not self._queue:
             self._ask()
-        if not self._queue:
+        for trial in self._queue:
+            fork = self._fork(self._forks.get(trial.trial_id))
+            state = None if fork is None else self._trunks[fork]
+            if state is not None and state.status == "waiting":
+                return self._start_trunk(state)
+            if state is None or state.status == "ready":
+                self._queue.remove(trial)
+                self._running[trial.trial_id] = trial
+                return Job(job_id=trial.trial_id, config=trial.config, fork_from=fork)
+        return None
+
+    def _fork(self, trunk_id: str | None) -> str | None:
+        """The deepest trunk at or above this one that is not lost."""
+        while trunk_id is not None and self._trunks[trunk_id].status == "lost":
+            trunk_id = self._trunks[trunk_id].trunk.parent
+        return trunk_id
+
+    def _start_trunk(self, state: _TrunkState) -> Job | None:
+        """Starts a trunk, or the one it goes on from; None while that one is running."""
+        parent = self._fork(state.trunk.parent)
+        above = None if parent is None else self._trunks[parent]
+        if above is not None and above.status == "waiting":
+            return self._start_trunk(above)
+        if above is not None and above.status == "running":
             return None
-        trial = self._queue.popleft()
-        self._running[trial.trial_id] = trial
-        return trial
+        state.status = "running"
+        return Job(job_id=state.trunk.trunk_id, config=state.trunk.config, trunk_steps=state.trunk.steps, fork_from=parent)
+
+    def trunk_ended(self, trunk_id: str, outcome: dict[str, Any] | None) -> None:
+        """Takes what a trunk left: `steps` and `train_seconds`; None when it failed, and its trials run without it."""
+        state = self._trunks[trunk_id]
+        state.status, state.outcome = ("lost", {}) if outcome is None else ("ready", outcome)
+
+    def trunks(self) -> list[dict[str, Any]]:
+        """The trunks that have run, for the store."""
+        return [{"trunk_id": state.trunk.trunk_id, "parent": self._fork(state.trunk.parent), "members": list(state.trunk.members), **state.outcome}
+                for state in self._trunks.values() if state.status == "ready"]
+
+    def spent_trunks(self) -> list[str]:
+        """Trunks that nobody will go on from any more: all their trials have ended."""
+        return [trunk_id for trunk_id, state in self._trunks.items()
+                if all(self.records[member].ended for member in state.trunk.members)]
 
     def complete(self, record: TrialRecord) -> None:
         """Takes the outcome of a started trial, and tells the search once a point has all its seeds."""
@@ -125,7 +222,9 @@ class StudyScheduler:
                 search.optuna.add({"tau": first.tau, "T": first.T, "lambda": first.lambda_}, siblings)
 
     def give_back(self, trial_id: str) -> None:
-        """Puts a started trial that was not run back in front of the queue."""
+        """Puts a started trial that was not run back in front of the queue; a trunk may be started again."""
+        if trial_id in self._trunks:
+            self._trunks[trial_id].status = "waiting"
         trial = self._running.pop(trial_id, None)
         if trial is not None:
             self._queue.appendleft(trial)

@@ -26,11 +26,11 @@ START_SECONDS = 600.0
 class SlotDriver:
     """Runs one slot's `TorchTrainer` to its end."""
 
-    def serve(self, settings: dict[str, Any], resources: dict[str, float], storage: str) -> None:
+    def serve(self, settings: dict[str, Any], resources: dict[str, float], workers: int, storage: str) -> None:
         """Blocks until the board is closed; a dead worker is replaced."""
         trainer = TorchTrainer(
             slot_loop, train_loop_config=settings,
-            scaling_config=ScalingConfig(num_workers=1, use_gpu="GPU" in resources, resources_per_worker=resources),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources),
             run_config=RunConfig(name=settings["slot"], storage_path=storage, failure_config=FailureConfig(max_failures=-1)))
         trainer.fit()
 
@@ -40,10 +40,12 @@ class SlotPool:
 
     Args:
         resources: what one worker holds, e.g. {"CPU": 1} or {"CPU": 8, "GPU": 1}.
+        workers: processes that train one trial together.
         checkpoints: folder that every node can reach, or None.
     """
 
-    def __init__(self, *, name: str, slots: int, resources: dict[str, float], storage: str, checkpoints: str | None) -> None:
+    def __init__(self, *, name: str, slots: int, resources: dict[str, float], workers: int, storage: str,
+                 checkpoints: str | None) -> None:
         self.namespace = ray.get_runtime_context().namespace
         self.board_name = f"board-{name}"
         remote: Any = ray.remote
@@ -56,7 +58,7 @@ class SlotPool:
         self._fits: dict[Any, str] = {}
         for index, actor in enumerate(self._drivers):
             settings = {"board": self.board_name, "namespace": self.namespace, "slot": f"slot-{index}", "checkpoints": checkpoints}
-            self._fits[actor.serve.remote(settings, resources, storage)] = settings["slot"]
+            self._fits[actor.serve.remote(settings, resources, workers, storage)] = settings["slot"]
         self._closing = threading.Event()
         self._deadline = time.monotonic() + START_SECONDS
         self._watch = threading.Thread(target=self._watch_slots, daemon=True)

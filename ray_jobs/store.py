@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import platform
@@ -9,7 +11,9 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,8 @@ from grit.errors import ConfigError
 from ray_jobs.records import STUDY_FILE, TRIALS_FILE, TrialRecord, read_study, read_trials, write_atomically, write_trials
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "ray", "optuna", "mlflow")
+TRUNKS_FILE = "trunks.jsonl"
+LOCK_FILE = ".lock"
 
 
 class StudyStore:
@@ -70,11 +76,52 @@ class StudyStore:
         try:
             for name in ("telemetry", "predictions"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
+            self._lock()
             shared = self._earlier or {"study_id": self.study_id, "fingerprint": self._fingerprint, **description, **call, "calls": []}
             shared["calls"].append(call)
             write_atomically(self.folder / STUDY_FILE, json.dumps(shared, indent=2, ensure_ascii=False))
         except OSError as error:
             raise ConfigError("output", str(self.folder), f"cannot be written: {error.strerror}") from error
+
+    def _lock(self) -> None:
+        """Holds the folder until `release` is called, or nobody holds this store any more.
+
+        Raises:
+            ConfigError: another process runs a study in it.
+        """
+        held = os.open(self.folder / LOCK_FILE, os.O_CREAT | os.O_RDWR)
+        self.release = weakref.finalize(self, os.close, held)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise ConfigError("output", str(self.folder), "is being written by another run of this study: wait for it, or end it first") from None
+
+    def adopt(self, source: Path, record: TrialRecord) -> TrialRecord:
+        """Takes over a trial that the study in `source` has run: its rows are copied, and the record says where it comes from."""
+        for kind in ("telemetry", "predictions"):
+            rows = source / kind / f"{record.trial_id}.parquet"
+            if rows.exists():
+                partial = self.folder / kind / f"{record.trial_id}.partial"
+                shutil.copyfile(rows, partial)
+                partial.replace(self.folder / kind / rows.name)
+        return replace(record, reused_from=record.reused_from or source.name)
+
+    def write_trunks(self, trunks: Iterable[dict[str, Any]]) -> None:
+        """`trunks.jsonl`: the shared beginnings that have run, one line each."""
+        write_atomically(self.folder / TRUNKS_FILE, "".join(json.dumps(trunk) + "\n" for trunk in trunks))
+
+    def trunk(self, trunk_id: str) -> dict[str, Any] | None:
+        """What an earlier call knew of a trunk whose checkpoint still exists, or None."""
+        path = self.folder / TRUNKS_FILE
+        if not path.exists() or not (self.folder / "checkpoints" / trunk_id / "run.pt").exists():
+            return None
+        known = [json.loads(line) for line in path.read_text().splitlines()]
+        return next(({key: trunk[key] for key in ("steps", "train_seconds")} for trunk in known if trunk["trunk_id"] == trunk_id), None)
+
+    def forget_checkpoints(self, job_id: str) -> None:
+        """Removes what a trial or trunk that has ended would have gone on from."""
+        shutil.rmtree(self.folder / "checkpoints" / job_id, ignore_errors=True)
 
     def withdraw(self) -> None:
         """Takes a study that was refused before its first trial off the disk again, unless an earlier call made it or a trial has ended."""
@@ -101,8 +148,49 @@ class StudyStore:
         """`telemetry/<trial_id>.parquet` or `predictions/<trial_id>.parquet`."""
         path = self.folder / kind / f"{trial_id}.parquet"
         partial = path.with_suffix(".partial")
-        pq.write_table(pa.Table.from_pylist(list(rows)), partial, compression="zstd")
+        try:
+            pq.write_table(pa.Table.from_pylist(list(rows)), partial, compression="zstd")
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
         partial.replace(path)
+
+
+#: What must be the same for one study's result to count as another's.
+ENVIRONMENT_KEYS = ("platform", "cpu_count", "python", "versions", "execution")
+
+
+class Neighbours:
+    """Results of other studies in the same store: the folders beside this one.
+
+    A result counts only where it was made under the same versions, on the same kind of machine, with as many trials at once: a time-matched
+    trial is a measurement of its machine.
+
+    Args:
+        folder: this study's own.
+        call: how this study runs (see `StudyStore.open`).
+    """
+
+    def __init__(self, folder: Path, call: dict[str, Any]) -> None:
+        self._found: dict[str, tuple[Path, TrialRecord]] = {}
+        wanted = [json.loads(json.dumps(call.get(key))) for key in ENVIRONMENT_KEYS]
+        for path in sorted(folder.absolute().parent.glob(f"*/{STUDY_FILE}")):
+            if path.parent == folder.absolute():
+                continue
+            with contextlib.suppress(ConfigError, OSError):  # somebody else's folder, or one being made: nothing to take from it
+                calls = read_study(path.parent).get("calls", [])
+                if calls and all([made.get(key) for key in ENVIRONMENT_KEYS] == wanted for made in calls):
+                    for record in read_trials(path.parent):
+                        if record.status in ("completed", "diverged"):
+                            self._found.setdefault(record.trial_id, (path.parent, record))
+
+    def find(self, record: TrialRecord) -> tuple[Path, TrialRecord] | None:
+        """Where the trial of a planned `record` has been run, and its outcome under the names of this plan."""
+        found = self._found.get(record.trial_id)
+        if found is None:
+            return None
+        return found[0], replace(found[1], design=record.design, also_designs=record.also_designs, overrides=record.overrides)
 
 
 def provenance(root: Path) -> dict[str, Any]:

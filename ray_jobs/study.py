@@ -67,6 +67,17 @@ def grid(grids: Mapping[str, Sequence[Any]], design: str = "grid") -> list[Point
     return [Point.of(design, dict(zip(grids, values, strict=True))) for values in itertools.product(*grids.values())]
 
 
+def listed(points: Sequence[Overrides], design: str = "list") -> list[Point]:
+    """These settings and no others."""
+    return [Point.of(design, overrides) for overrides in points]
+
+
+def small_batch(points: Sequence[Point], micro_batch: int, accumulation: int, control: Method) -> list[Point]:
+    """The same settings, and the first-order control, at another batch size (paper H.3, small-batch repeat)."""
+    size = {"micro_batch": micro_batch, "accumulation": accumulation}
+    return [Point.of("small-batch", size, control), *(Point.of("small-batch", {**dict(p.overrides), **size}, p.method) for p in points)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Interval:
     """A search range. `log` draws on a logarithmic scale; `complement` draws 1 - x, so that tau is resolved near 1."""
@@ -112,7 +123,12 @@ class Study:
 
     def control_point(self) -> Point:
         """LoRA, or QLoRA for Q-GRIT."""
-        return Point(design="control", method="qlora" if self.base.quantized else "lora")
+        return Point(design="control", method=control_method(self.base))
+
+
+def control_method(base: RunConfig) -> Method:
+    """The first-order method on the same backbone."""
+    return "qlora" if base.quantized else "lora"
 
 
 @dataclass(frozen=True, kw_only=True)

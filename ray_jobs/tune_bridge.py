@@ -21,21 +21,24 @@ class TrialFailedError(RuntimeError):
 def tune_trial(config: dict[str, Any], *, board: str, namespace: str) -> None:
     """What Tune runs: leaves the spec on the board, waits for the outcome, and reports its status."""
     actor: Any = ray.get_actor(board, namespace=namespace)
-    outcome: Any = ray.get(actor.run.remote(config["trial_id"], json.loads(config["config"])))
+    outcome: Any = ray.get(actor.run.remote(config["job_id"], json.loads(config["job"])))
     tune.report({"status": outcome["status"], "done": True})
     if outcome["status"] == "failed":
-        raise TrialFailedError(f"trial {config['trial_id']} failed; see its record in trials.jsonl")
+        raise TrialFailedError(f"trial {config['job_id']} failed; see its record in trials.jsonl")
 
 
 class StudySearcher(Searcher):
     """Feeds Tune from a `StudyScheduler`, and hands every outcome to `ended`.
 
     Tune keeps no truth of ours: what has run is in `trials.jsonl`, from which a resumed study starts again.
+
+    Attributes:
+        stopping: set to start nothing more and to let the study end.
     """
 
     def __init__(self, scheduler: StudyScheduler, ended: Callable[[str], None]) -> None:
         super().__init__()
-        self._scheduler, self._ended = scheduler, ended
+        self._scheduler, self._ended, self.stopping = scheduler, ended, False
         self._trials: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -44,11 +47,13 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's id and configuration; None while it depends on running ones."""
-        trial = self._scheduler.next()
-        if trial is None:
-            return Searcher.FINISHED if self._scheduler.finished else None  # type: ignore[return-value]  # a string, by Tune's own contract
-        self._trials[trial_id] = trial.trial_id
-        return {"trial_id": trial.trial_id, "config": json.dumps(trial.config.to_dict())}
+        job = None if self.stopping else self._scheduler.next()
+        if job is None:
+            ended = self.stopping or self._scheduler.finished
+            return Searcher.FINISHED if ended else None  # type: ignore[return-value]  # a string, by Tune's own contract
+        self._trials[trial_id] = job.job_id
+        work = {"config": job.config.to_dict(), "trunk_steps": job.trunk_steps, "fork_from": job.fork_from}
+        return {"job_id": job.job_id, "job": json.dumps(work)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tune is done with a trial, one way or another."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import traceback
 from dataclasses import asdict
@@ -13,47 +14,105 @@ import ray.train
 
 #: Seconds between progress messages of a running trial.
 PROGRESS_SECONDS = 0.5
+#: What a message of a failed allocation says, on a CPU or a GPU.
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 
 
 def slot_loop(settings: dict[str, Any]) -> None:
     """Serves one slot until the board is closed. Backbones, tokenized data and base scores stay loaded between trials.
 
-    A trial that raises is recorded as failed and re-raised: Train replaces this worker, and the next trial starts in a clean process.
+    A trial that raises is recorded as failed and re-raised: Train replaces this worker, and the next trial starts in a clean process. Where a
+    slot has several workers they train each trial together; the first talks to the board for all of them.
     """
     from grit.allocator import keep_freed_memory
+    from grit.parallel import Workers
     from grit.workbench import Workbench
 
     keep_freed_memory()
     board: Any = ray.get_actor(settings["board"], namespace=settings["namespace"])
-    slot = settings["slot"]
+    slot, workers = settings["slot"], Workers()
     bench = Workbench()
     while True:
-        job: Any = ray.get(board.take.remote(slot))
+        taken = ray.get(board.take.remote(slot)) if workers.leads else None
+        job: Any = workers.first_says(taken)
         if job is None:
             return
         try:
-            outcome = run_trial(job, bench, board, settings["checkpoints"])
+            outcome = run_job(job, bench, board if workers.leads else None, settings["checkpoints"])
         except Exception as error:
-            outcome = {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            outcome = {"status": "failed", "error": explain(error), "traceback": traceback.format_exc()}
             ray.get(board.finish.remote(slot, job["trial_id"], outcome))
             raise
-        ray.get(board.finish.remote(slot, job["trial_id"], outcome))
+        if workers.leads:
+            ray.get(board.finish.remote(slot, job["trial_id"], outcome))
 
 
-def run_trial(job: dict[str, Any], bench: Any, board: Any, checkpoints: str | None) -> dict[str, Any]:
-    """Trains one trial; returns its outcome with the result as a plain dictionary."""
+def explain(error: Exception) -> str:
+    """An error in one line, with a hint where memory ran out."""
+    said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    if isinstance(error, MemoryError) or any(words in said.lower() for words in _OUT_OF_MEMORY):
+        return f"out of memory ({said}); lower micro_batch and raise accumulation, or lower max_length or rank"
+    return said
+
+
+def run_job(job: dict[str, Any], bench: Any, board: Any, checkpoints: str | None) -> dict[str, Any]:
+    """Trains one trial, or one trunk; returns its outcome with the result as a plain dictionary.
+
+    Args:
+        job: what the board handed out.
+        bench: what this worker has loaded.
+        board: told of progress; None for a worker that does not lead.
+        checkpoints: folder of all checkpoints of the study, or None.
+    """
     from grit.run_config import RunConfig
-    from grit.trainer import train
+    from grit.trainer import Hooks, train, train_trunk
 
     trial_id, config = job["trial_id"], RunConfig.from_dict(job["config"])
-    sent = 0.0
+    began, sent, setup = time.monotonic(), 0.0, None
 
     def progress(step: int, share: float, loss: float, mean_rank: float) -> None:
-        nonlocal sent
-        if time.monotonic() - sent >= PROGRESS_SECONDS:
+        nonlocal sent, setup
+        setup = time.monotonic() - began if setup is None else setup
+        if board is not None and time.monotonic() - sent >= PROGRESS_SECONDS:
             sent = time.monotonic()
-            board.report.remote(trial_id, {"step": step, "share": share, "loss": loss, "rank": mean_rank, "method": config.method})
+            seconds = max(1e-9, time.monotonic() - began)
+            left = seconds * (1 - share) / share if share > 0 else None
+            board.report.remote(trial_id, {"step": step, "share": share, "left": left, "loss": loss, "rank": mean_rank, "method": config.method,
+                                           "seed": config.seed, "regime": config.budget.regime})
 
-    folder = None if checkpoints is None or config.checkpoint_steps is None else Path(checkpoints) / trial_id
-    result = train(config, bench, checkpoints=folder, progress=progress)
-    return {"status": result.status, "error": result.reason, "result": asdict(result)}
+    folder = None if checkpoints is None else Path(checkpoints) / trial_id
+    fork = fork_checkpoint(Path(checkpoints), job["fork_from"], folder) if checkpoints is not None and folder is not None else None
+    hooks = Hooks(progress=progress)
+    if job["trunk_steps"] is not None:
+        assert folder is not None
+        steps, seconds = train_trunk(config, bench, steps=job["trunk_steps"], checkpoints=folder, hooks=hooks)
+        return {"status": "trunk", "steps": steps, "train_seconds": seconds}
+    keeps = config.checkpoint_steps is not None or fork is not None
+    result = train(config, bench, checkpoints=folder if keeps else None, hooks=hooks)
+    measured = asdict(result)
+    if setup is not None and result.resumed_from_step < len(result.telemetry):  # the clock was read after the first step
+        measured["setup_seconds"] = max(0.0, setup - result.telemetry[result.resumed_from_step]["ms_step"] / 1e3)
+    if fork is not None:
+        measured |= {"forked_from": job["fork_from"], "forked_at_step": fork["step"], "fork_seconds": fork["train_seconds"]}
+    return {"status": result.status, "error": result.reason, "result": measured}
+
+
+def fork_checkpoint(checkpoints: Path, trunk: str | None, folder: Path) -> dict[str, Any] | None:
+    """Puts the trunk's checkpoint where the trial looks for its own, unless it has one already; returns what the trunk left.
+
+    Raises:
+        FileNotFoundError: the trunk's checkpoint is gone.
+    """
+    from grit import checkpoint
+
+    if trunk is None:
+        return None
+    state = checkpoint.load(checkpoints / trunk)
+    if state is None:
+        raise FileNotFoundError(f"the checkpoint of {trunk} is gone: run the study again with --no-share")
+    if checkpoint.load(folder) is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{checkpoint.FILE}.fork"
+        shutil.copyfile(checkpoints / trunk / checkpoint.FILE, partial)
+        partial.replace(folder / checkpoint.FILE)
+    return state

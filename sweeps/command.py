@@ -18,14 +18,14 @@ from ray_jobs.cluster import ROOT, check_address, check_concurrency, cores
 from ray_jobs.presets import Preset
 from ray_jobs.records import read_study
 from ray_jobs.runner import RunOptions, StudyOutcome, StudyRunner, output_folder
-from ray_jobs.store import StudyStore, provenance
+from ray_jobs.store import Neighbours, StudyStore, provenance
 from ray_jobs.study import Point, Search, Study, fingerprint, plan
 from sweeps.options import SweepOptions, parser, resolve
 from sweeps.tables import front_table, plan_table
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
-Points = Callable[[Preset], list[Point]]
+Points = Callable[[Preset, SweepOptions], list[Point]]
 SearchOf = Callable[[Preset, SweepOptions], Search | None]
 
 
@@ -60,14 +60,16 @@ def _run(name: str, options: SweepOptions, points: Points, search: SearchOf) -> 
     output = options.output or output_folder(name)
     store = StudyStore(output, fingerprint(study), resume=options.resume)
     budgets = {budget.regime: budget.amount for budget in study.budgets}
-    store.open({"name": name, "config": study.base.to_dict(), "budgets": budgets, **details}, {
+    call = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "search_points": options.search_points, "sampler": options.sampler,
-        "execution": {"concurrent": execution.concurrent, "resources": execution.resources.as_dict(), "address": options.address},
-        **provenance(ROOT)})
-    return _execute(options, study, execution, store)
+        "execution": {"concurrent": execution.concurrent, "resources": execution.resources.as_dict(), "workers": execution.workers,
+                      "address": options.address},
+        **provenance(ROOT)}
+    store.open({"name": name, "config": study.base.to_dict(), "budgets": budgets, **details}, call)
+    return _execute(options, study, execution, store, Neighbours(store.folder, call) if options.reuse else None)
 
 
-def _execute(options: SweepOptions, study: Study, execution: RunOptions, store: StudyStore) -> int:
+def _execute(options: SweepOptions, study: Study, execution: RunOptions, store: StudyStore, neighbours: Neighbours | None) -> int:
     """Runs the study; what is refused before its first trial leaves nothing behind, and no MLflow run is left open."""
     try:
         tracker = _tracker(options, study, store)
@@ -75,7 +77,7 @@ def _execute(options: SweepOptions, study: Study, execution: RunOptions, store: 
         store.withdraw()
         raise
     try:
-        outcome = StudyRunner(study, execution, store, tracker).run()
+        outcome = StudyRunner(study, execution, store, tracker, neighbours).run()
     except ConfigError:
         tracker.finish([], [], interrupted=True)
         store.withdraw()
@@ -90,20 +92,21 @@ def _execution(options: SweepOptions) -> RunOptions:
     resources = options.preset.resources
     if options.preset.base.threads > resources.cpus:
         raise ConfigError("threads", options.preset.base.threads, f"must be at most the {resources.cpus} core(s) that a trial of this preset has")
-    room = cores() // resources.cpus
+    room = cores() // (resources.cpus * options.workers)
     if options.address is None and resources.gpus:
         import torch
 
-        room = min(room, torch.cuda.device_count() // resources.gpus)
+        room = min(room, torch.cuda.device_count() // (resources.gpus * options.workers))
         if room < 1 and not options.dry_run:
             raise ConfigError("preset", options.preset.base.model, f"needs {resources.gpus} GPU(s) a trial and this machine has "
                               f"{torch.cuda.device_count()}; give the cluster's --address, or look at the plan with --dry-run")
     concurrent = options.concurrent or (1 if options.address else max(1, room))
     if not options.dry_run:
-        check_concurrency(options.address, concurrent, resources)
+        check_concurrency(options.address, concurrent * options.workers, resources)
         if options.address and options.output is None:
             raise ConfigError("output", None, "must be given with a cluster: a folder that every node can reach")
-    return RunOptions(concurrent=concurrent, resources=resources, address=options.address, may_grow=options.may_grow, verbose=options.verbose)
+    return RunOptions(concurrent=concurrent, resources=resources, address=options.address, may_grow=options.may_grow, share=options.share,
+                      workers=options.workers, verbose=options.verbose)
 
 
 def _content(options: SweepOptions) -> tuple[dict[str, str], dict[str, Any]]:
@@ -118,7 +121,7 @@ def _content(options: SweepOptions) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def _study(name: str, options: SweepOptions, points: Points, search: SearchOf, content: dict[str, str], seconds: float) -> Study:
-    return Study(name=name, base=options.preset.base, points=tuple(points(options.preset)), seeds=options.seeds,
+    return Study(name=name, base=options.preset.base, points=tuple(points(options.preset, options)), seeds=options.seeds,
                  budgets=options.budgets(seconds), content=content, search=search(options.preset, options))
 
 
@@ -196,6 +199,9 @@ def _conclude(output: Path, outcome: StudyOutcome, tracker: Any) -> int:
         else:
             print(f"MLflow:  {Path(sys.executable).parent / 'mlflow'} ui --workers 1 --backend-store-uri {tracker.uri}")
             print(f"         then open http://127.0.0.1:5000/{tracker.page()}")
+    if outcome.broken is not None:
+        print(f"error: {outcome.broken}; what was recorded before is whole: make room, then go on with --output {output} --resume", file=sys.stderr)
+        return 1
     if outcome.interrupted:
         print(f"interrupted: continue with the same command and --output {output} --resume", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -34,6 +34,11 @@ class SweepOptions:
     address: str | None
     may_grow: bool
     resume: bool
+    reuse: bool
+    share: bool
+    workers: int
+    small_batch: int | None
+    listed: tuple[Mapping[str, Any], ...]
     dry_run: bool
     verbose: bool
 
@@ -68,6 +73,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--T", nargs="+", metavar="V", help="reprojection cadences in steps, or `none`")
     add("--lambda", nargs="+", type=float, metavar="V", dest="lambda_", help="dampings")
     add("--grid", action="store_true", help="add the coarse grid: every combination of each knob's lowest, default and highest value")
+    add("--point", nargs="+", action="append", default=[], metavar="FIELD=VALUE",
+        help="one more setting to measure (repeat for more), e.g. tau=0.9 T=25")
+    add("--small-batch", type=int, metavar="N", help="repeat the one-at-a-time design with micro-batches of N and no accumulation")
     add("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE",
         help="any field of the configuration, e.g. preconditioner=kfac rank=8")
     add("--search-points", type=int, metavar="N", help="points of the multi-objective search in each regime")
@@ -78,6 +86,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--address", metavar="ADDR", help="a running Ray, e.g. auto or host:6379 (default: RAY_ADDRESS, else one is started here)")
     add("--may-grow", action="store_true", help="the cluster scales by itself: wait for nodes instead of refusing what does not fit now")
     add("--resume", action="store_true", help="continue the study in --output")
+    add("--no-reuse", action="store_false", dest="reuse", help="do not take results from other studies beside --output")
+    add("--no-share", action="store_false", dest="share", help="do not run shared beginnings once: every trial from its first step")
+    add("--workers-per-trial", type=int, default=1, metavar="N", help="data-parallel processes for each trial, each with the preset's resources")
     add("--dry-run", action="store_true", help="print every trial with its estimated cost, and launch nothing")
     add("-v", "--verbose", action="store_true", help="show Ray's own logs")
     return p
@@ -112,7 +123,8 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Sw
         search_points=chosen.search_points if arguments.search_points is None else arguments.search_points, sampler=arguments.sampler,
         concurrent=arguments.max_concurrent, output=arguments.output, tracking_uri=arguments.tracking_uri,
         address=arguments.address or environment.get("RAY_ADDRESS"), may_grow=arguments.may_grow, resume=arguments.resume, dry_run=arguments.dry_run,
-        verbose=arguments.verbose)
+        verbose=arguments.verbose, reuse=arguments.reuse, share=arguments.share, workers=arguments.workers_per_trial,
+        small_batch=arguments.small_batch, listed=tuple(dict(parse_setting(text) for text in point) for point in arguments.point))
     _check(options, arguments)
     return options
 
@@ -133,6 +145,16 @@ def _check(options: SweepOptions, arguments: argparse.Namespace) -> None:
     for seed in options.seeds:
         check_count("seeds", seed, minimum=0)
     check_count("search-points", options.search_points, minimum=0)
+    check_count("workers-per-trial", options.workers, minimum=1)
+    if options.preset.base.accumulation % options.workers:
+        raise ConfigError("workers-per-trial", options.workers,
+                          f"must divide accumulation = {options.preset.base.accumulation}, whose micro-batches they share (see --set accumulation=N)")
+    if options.small_batch is not None:
+        check_count("small-batch", options.small_batch, minimum=1)
+        if options.workers > 1:
+            raise ConfigError("small-batch", options.small_batch, "has no accumulation for several workers to share")
+    for point in options.listed:
+        with_overrides(options.preset.base, point)
     if options.concurrent is not None:
         check_count("max-concurrent", options.concurrent, minimum=1)
     if arguments.budget_seconds is not None:

@@ -12,16 +12,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
 from ray_jobs.presets import Preset
-from ray_jobs.study import Interval, Point, Search, grid, one_at_a_time
+from ray_jobs.study import Interval, Point, Search, control_method, grid, listed, one_at_a_time, small_batch
 from sweeps.command import main
 from sweeps.options import SweepOptions
 
 
-def points(preset: Preset) -> list[Point]:
-    """The designed part: each knob alone, and their coarse interactions."""
+def points(preset: Preset, options: SweepOptions) -> list[Point]:
+    """The designed part: each knob alone, their coarse interactions, the settings that were listed, a repeat in small batches."""
     grit = preset.base.grit
     center = {"tau": grit.rank_adaptation_threshold, "T": grit.reprojection_freq, "lambda": grit.kfac_damping}
-    return [*one_at_a_time(center, preset.oat), *(grid(preset.grid) if preset.grid else [])]
+    alone = one_at_a_time(center, preset.oat)
+    again = [] if options.small_batch is None else small_batch(alone, options.small_batch, 1, control_method(preset.base))
+    return [*alone, *(grid(preset.grid) if preset.grid else []), *listed(options.listed), *again]
 
 
 def search(preset: Preset, options: SweepOptions) -> Search | None:

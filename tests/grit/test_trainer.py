@@ -5,7 +5,7 @@ import torch
 
 from grit.config import GritConfig
 from grit.run_config import Budget, TaskSource
-from grit.trainer import learning_rate_factor, train
+from grit.trainer import Hooks, learning_rate_factor, train
 
 #: What a clock measured: everything else of a result must be equal, bit for bit.
 TIMED = {"train_seconds", "cpu_seconds", "eval_seconds", "step_time_ms", "components_ms", "overhead", "peak_memory_bytes", "resumed_from_step"}
@@ -45,7 +45,7 @@ def test_interrupted_equals_uninterrupted(bench, short_run, tmp_path, kill, supp
     whole = train(config, bench)
     assert whole.reprojections == 2 and min(whole.final_ranks) < 8
     with pytest.raises(Killed):
-        train(config, bench, checkpoints=tmp_path, progress=_killed_at(kill))
+        train(config, bench, checkpoints=tmp_path, hooks=Hooks(progress=_killed_at(kill)))
     resumed = train(config, bench, checkpoints=tmp_path)
     assert resumed.resumed_from_step == kill - 1
     assert _comparable(resumed) == _comparable(whole)
@@ -202,7 +202,7 @@ def test_runs_with_more_state_resume_bit_for_bit(bench, short_run, tmp_path, cha
     config = short_run(grit=grit, checkpoint_steps=1)
     whole = train(config, bench)
     with pytest.raises(Killed):
-        train(config, bench, checkpoints=tmp_path, progress=_killed_at(6))
+        train(config, bench, checkpoints=tmp_path, hooks=Hooks(progress=_killed_at(6)))
     assert _comparable(train(config, bench, checkpoints=tmp_path)) == _comparable(whole)
 
 
@@ -233,7 +233,7 @@ def test_targets_that_do_not_exist_are_named(bench, short_run):
 
 def test_stop_on_request_is_clean(bench, short_run):
     steps = []
-    result = train(short_run(), bench, should_stop=lambda: len(steps) >= 3, progress=lambda step, *_: steps.append(step))
+    result = train(short_run(), bench, hooks=Hooks(should_stop=lambda: len(steps) >= 3, progress=lambda step, *_: steps.append(step)))
     assert (result.status, result.steps) == ("stopped", 3)
     assert len(result.predictions) == 12
 

@@ -13,7 +13,7 @@ def test_trials_go_out_in_order_and_outcomes_come_back():
     async def scene():
         board = TrialBoard()
         await board.expect(1)
-        waits = [asyncio.create_task(board.run(name, {"n": name})) for name in "abc"]
+        waits = [asyncio.create_task(board.run(name, {"config": {"n": name}})) for name in "abc"]
         for name in "abc":
             job = await board.take("slot-0")
             assert (job["trial_id"], job["config"], job["attempt"]) == (name, {"n": name}, 1)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from builders import ended, study
@@ -11,7 +12,8 @@ from conftest import ROOT
 
 from grit.errors import ConfigError
 from ray_jobs.records import TrialRecord, read_trials, write_trials
-from ray_jobs.store import StudyStore
+from ray_jobs.scheduler import Elsewhere, StudyScheduler
+from ray_jobs.store import Neighbours, StudyStore
 from ray_jobs.study import plan
 
 
@@ -77,6 +79,7 @@ def test_store_refuses_what_is_not_its_own(tmp_path):
 def test_a_later_call_is_added_and_the_first_stays(tmp_path):
     first = StudyStore(tmp_path / "s", "one", resume=False)
     first.open({"name": "x"}, {"git_commit": "aaa"})
+    first.release()
     second = StudyStore(tmp_path / "s", "one", resume=True)
     second.open({"name": "x"}, {"git_commit": "bbb"})
     kept = json.loads((tmp_path / "s" / "study.json").read_text())
@@ -84,9 +87,72 @@ def test_a_later_call_is_added_and_the_first_stays(tmp_path):
     assert kept["study_id"] == first.study_id == second.study_id
 
 
+def test_two_runs_of_one_study_never_write_one_folder(tmp_path):
+    first = StudyStore(tmp_path / "s", "one", resume=False)
+    second = StudyStore(tmp_path / "s", "one", resume=False)  # begun at the same moment: the folder was still empty
+    first.open({"name": "x"}, {})
+    with pytest.raises(ConfigError, match="being written by another run"):
+        second.open({"name": "x"}, {})
+    third = StudyStore(tmp_path / "s", "one", resume=True)
+    with pytest.raises(ConfigError, match="being written by another run"):
+        third.open({"name": "x"}, {})
+    first.release()
+    third.open({"name": "x"}, {})
+
+
+CALL = {"platform": "p", "cpu_count": 2, "python": "3", "versions": {"torch": "2"}, "execution": {"concurrent": 2}}
+
+
+def _neighbour(folder, call, status="completed"):
+    """A study in `folder` with one trial of `status`, and the rows it left."""
+    store = StudyStore(folder, "one", resume=False)
+    store.open({"name": "x"}, call)
+    record = ended(plan(study())[1].record, status=status)
+    store.write_rows("telemetry", record.trial_id, [{"step": 1}])
+    store.put(record)
+    store.release()
+    return record
+
+
+def test_a_trial_that_another_study_has_run_is_taken_over(tmp_path):
+    record = _neighbour(tmp_path / "a", CALL)
+    store = StudyStore(tmp_path / "b", "two", resume=False)
+    store.open({"name": "y"}, CALL)
+    neighbours = Neighbours(store.folder, CALL)
+    planned = replace(plan(study())[1].record, design="other", also_designs=["grid"])
+    taken = store.adopt(*neighbours.find(planned))
+    assert (taken.status, taken.quality, taken.design, taken.also_designs) == ("completed", record.quality, "other", ["grid"])
+    assert taken.reused_from == "a" and store.read_rows("telemetry", taken.trial_id) == [{"step": 1}]
+    assert neighbours.find(plan(study())[2].record) is None
+
+
+@pytest.mark.parametrize("changes", [{"cpu_count": 4}, {"versions": {"torch": "3"}}, {"execution": {"concurrent": 1}}, {"platform": "q"}])
+def test_what_was_measured_elsewhere_does_not_count(tmp_path, changes):
+    _neighbour(tmp_path / "a", {**CALL, **changes})
+    assert Neighbours(tmp_path / "b", CALL).find(plan(study())[1].record) is None
+
+
+def test_failed_trials_and_damaged_folders_are_no_neighbours(tmp_path):
+    _neighbour(tmp_path / "a", CALL, status="failed")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "study.json").write_text("{")
+    assert Neighbours(tmp_path / "b", CALL).find(plan(study())[1].record) is None
+
+
+def test_a_scheduler_does_not_run_what_it_can_take_over():
+    made = study(seeds=(41,), regimes=("step",))
+    known = {trial.trial_id: ended(trial.record) for trial in plan(made)[:3]}
+    scheduler = StudyScheduler(made, elsewhere=Elsewhere(result=lambda record: known.get(record.trial_id)))
+    started = []
+    while (job := scheduler.next()) is not None:
+        started.append(job.job_id)
+    assert len(started) == 2 and not set(started) & set(known) and scheduler.ended == 3
+
+
 def test_a_refused_study_is_withdrawn_unless_it_was_there_before(tmp_path):
     first = StudyStore(tmp_path / "s", "one", resume=False)
     first.open({"name": "x"}, {})
+    first.release()
     again = StudyStore(tmp_path / "s", "one", resume=True)
     again.open({"name": "x"}, {})
     again.withdraw()

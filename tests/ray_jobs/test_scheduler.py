@@ -16,12 +16,12 @@ def _run(scheduler, outcome=ended, slots=2, stop_after=None, seed=0):
         if not running:
             return done
         trial = running.pop(rng.randrange(len(running)))
-        record = outcome(scheduler.records[trial.trial_id])
+        record = outcome(scheduler.records[trial.job_id])
         scheduler.complete(record)
         done.append(record)
         if stop_after is not None and len(done) >= stop_after:
             for other in running:
-                scheduler.give_back(other.trial_id)
+                scheduler.give_back(other.job_id)
             return done
 
 
@@ -55,8 +55,8 @@ def test_no_more_points_are_open_than_the_search_should_guess():
     scheduler = StudyScheduler(study(seeds=(41,), regimes=("step",), oat={}, search_points=9))
     started = []
     while (trial := scheduler.next()) is not None:
-        started.append(trial)
-    assert sum(t.record.design == "search" for t in started) == OPEN_POINTS and not scheduler.finished
+        started.append(scheduler.records[trial.job_id])
+    assert sum(record.design == "search" for record in started) == OPEN_POINTS and not scheduler.finished
 
 
 def test_failed_points_are_told_as_failed_and_never_left_running():

@@ -1,0 +1,63 @@
+"""Data-parallel workers of one run: who takes which micro-batch, and what they add up. One process needs none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Item = TypeVar("Item")
+
+
+class Workers:
+    """The processes that train one run together, or this one alone.
+
+    Attributes:
+        rank: this worker, from 0; the first keeps checkpoints and reports.
+        count: how many there are.
+    """
+
+    def __init__(self) -> None:
+        together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self.rank, self.count = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> list[tuple[int, Item]]:
+        """This worker's items, each with its number among all."""
+        return [(number, item) for number, item in enumerate(items) if number % self.count == self.rank]
+
+    def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Adds every worker's gradients, in place, in one all-reduce per type of number."""
+        if self.count == 1:
+            return
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+        for gradients in by_dtype.values():
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(flat)
+            parts = flat.split([gradient.numel() for gradient in gradients])
+            torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
+
+    def add(self, values: Tensor) -> Tensor:
+        """The sum of every worker's `values`, in place."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+    def first_says(self, value: Any) -> Any:
+        """What the first worker says, on all of them."""
+        if self.count == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, src=0)
+        return held[0]
