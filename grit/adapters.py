@@ -145,7 +145,8 @@ def adapted_layers(model: nn.Module, adapter: str = "default") -> tuple[AdaptedL
     for name, module in model.named_modules():
         if not isinstance(module, LoraLayer) or adapter not in module.scaling:
             continue
-        if module.use_dora.get(adapter) or adapter not in module.lora_A or not isinstance(module.lora_A[adapter], nn.Linear):
+        varies = module.use_dora.get(adapter) or adapter in getattr(module, "lora_variant", {})
+        if varies or adapter not in module.lora_A or not isinstance(module.lora_A[adapter], nn.Linear):
             raise ConfigError("model", name, "GRIT attaches to plain LoRA on linear layers; this layer uses another variant")
         down, up = module.lora_A[adapter], module.lora_B[adapter]
         assert isinstance(down, nn.Linear) and isinstance(up, nn.Linear)  # for mypy; checked above

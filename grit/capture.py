@@ -39,15 +39,18 @@ class Capture:
         passes: backward passes handed on since the last `close`.
         losses: the model's own losses since the last `close`, armed or not; only if `watch_loss`.
         around: called with True before an observed forward pass, and with False once its backward pass is over.
+        before_pass: called before every observed forward pass, when earlier ones have been handed on.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[AdaptedLayer], layout: Layout, sink: Callable[[Observation], None]) -> None:
         self.armed, self.passes, self.watch_loss = False, 0, False
         self.losses: list[Tensor] = []
         self.around: Callable[[bool], None] | None = None
+        self.before_pass: Callable[[], None] | None = None
         self._layers, self._layout, self._sink = layers, layout, sink
         self._gates: list[Tensor | None] = [None] * len(layers)
         self._current: Observation | None = None
+        self._open: list[Observation] = []
         self._handles = [layer.down.register_forward_hook(self._observe(index)) for index, layer in enumerate(layers)]
         self._handles.append(model.register_forward_pre_hook(self._before_model, with_kwargs=True))
         self._handles.append(model.register_forward_hook(self._after_model, with_kwargs=True))
@@ -56,7 +59,7 @@ class Capture:
         """Takes every hook out of the model."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._current = [], None
+        self._handles, self._current, self._open = [], None, []
 
     def set_gate(self, index: int, matrix: Tensor | None) -> None:
         """From now on layer `index` computes B (matrix) A x; None restores B A x."""
@@ -67,29 +70,34 @@ class Capture:
         stored = self._gates[index]
         return None if stored is None else stored.mT
 
-    def close(self) -> int:
-        """Ends the step: hands on what is left, and returns how many backward passes were observed since the last call.
+    def close(self) -> tuple[int, int]:
+        """Ends the step: hands on what is left.
+
+        Returns:
+            How many backward passes were observed since the last call, and how many forward passes never saw one.
 
         Raises:
             RuntimeError: a layer was not reached by the forward or the backward pass, or the loss was computed outside the model.
         """
         self._hand_on()
-        passes, self.passes = self.passes, 0
-        return passes
+        counted, self.passes, self._open = (self.passes, len(self._open)), 0, []
+        return counted
 
     def _hand_on(self) -> None:
-        current, self._current = self._current, None
-        if current is not None and self.around is not None:
+        """Gives every pass whose backward is over to the sink; others stay open: several forward passes may share one backward."""
+        if self._current is not None and self.around is not None:
             self.around(False)
-        if current is None or not current.gradients:
-            return
-        for index, layer in enumerate(self._layers):
-            if index not in current.activations or index not in current.gradients:
-                raise RuntimeError(f"layer {layer.name} was not captured: it took no part in the forward or backward pass of this step")
-        if current.loss_weight is None or current.positions is None:
-            raise RuntimeError("the loss was not computed by the model: pass `labels` to its forward, so that its scale is known")
-        self.passes += 1
-        self._sink(current)
+        self._current = None
+        done = [seen for seen in self._open if seen.gradients]
+        self._open = [seen for seen in self._open if not seen.gradients]
+        for seen in done:
+            for index, layer in enumerate(self._layers):
+                if index not in seen.activations or index not in seen.gradients:
+                    raise RuntimeError(f"layer {layer.name} was not captured: it took no part in the forward or backward pass of this step")
+            if seen.loss_weight is None or seen.positions is None:
+                raise RuntimeError("the loss was not computed by the model: pass `labels` to its forward, so that its scale is known")
+            self.passes += 1
+            self._sink(seen)
 
     def _observe(self, index: int) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
@@ -111,7 +119,10 @@ class Capture:
     def _before_model(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._hand_on()
         if self.armed and model.training and torch.is_grad_enabled():
+            if self.before_pass is not None:
+                self.before_pass()
             self._current = Observation(positions=positions(self._layout, named_inputs(model, args, kwargs)))
+            self._open.append(self._current)
             if self.around is not None:
                 self.around(True)
 
@@ -121,7 +132,8 @@ class Capture:
             self.losses.append(loss.detach())
         if current is None or current.positions is None or loss is None or not loss.requires_grad:
             return
-        items = kwargs.get("num_items_in_batch")
+        # Only a causal LM divides by it: other heads take the argument, and return the mean over their own labels.
+        items = kwargs.get("num_items_in_batch") if self._layout == "causal" else None
         count = current.positions.label_count.clamp(min=1) if items is None else items
         loss.register_hook(lambda gradient: self._keep_loss_weight(current, gradient / count))
 

@@ -179,6 +179,8 @@ class GritConfig(metaclass=_Aliased):
              "must be coverage with rank_adaptation = false, which keeps reprojection_k directions"),
             ("rank_hysteresis", self.rank_hysteresis, self.rank_policy == "growth" and self.rank_hysteresis > 0,
              "must be 0 with rank_policy = 'growth', which never shrinks"),
+            ("rank_hysteresis", self.rank_hysteresis, self.rank_hysteresis > 0 and self.rank_adaptation_threshold + self.rank_hysteresis >= 1,
+             f"must be below 1 - tau = {1 - self.rank_adaptation_threshold:g}: a band that reaches 1 would keep every direction for ever"),
         )
         for name, value, wrong, allowed in refused:
             if wrong:

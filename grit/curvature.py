@@ -10,6 +10,7 @@ from torch import Tensor
 
 from grit.adapters import AdaptedLayer
 from grit.config import GritConfig
+from grit.factors import symmetrize
 from grit.precondition import damped_inverse, damping_of, left_right
 from grit.statistics import Statistics
 
@@ -39,10 +40,14 @@ class Curvature:
         reference, batch = self._config.damping_reference_batch, self._statistics.batch
         return 1.0 if reference is None or batch == 0 else max(1.0, reference / batch)
 
-    def refresh(self) -> list[Event]:
+    def refresh(self, between: Tensor | None = None) -> list[Event]:
         """Recomputes the damped inverses of the modules whose gates are passed; returns events (ladder climbed, modules that wait).
 
         Factorized in float64: in float32, lambda = 1e-4 beside an eigenvalue of 1e4 would not be the lambda that is used.
+
+        Args:
+            between: G (M, r, r), what is applied between the factors. K-FAC's own pairing then needs the moments of G z and G^T u, where the
+                gradients live; the paper's is not defined by what gradients live in, and stays.
         """
         statistics, config = self._statistics, self._config
         ready = statistics.gate(statistics.moment_a) & statistics.gate(statistics.moment_g)
@@ -50,6 +55,9 @@ class Curvature:
         previous, fresh, worst, failed = self._inverses, [], 1.0, torch.zeros_like(ready)
         for side, moment in enumerate((statistics.moment_a, statistics.moment_g)):
             factors = moment.mean().double()
+            if between is not None and config.preconditioner == "kfac":
+                gate = (between if side == 0 else between.mT).to(factors)
+                factors = symmetrize(gate @ factors @ gate.mT)
             if config.inversion_device == "cpu":
                 factors = factors.cpu()
             damping = damping_of(factors, config.kfac_damping, config.damping_scale) * self.multiple
@@ -90,7 +98,7 @@ class Curvature:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`."""
-        self._has_inverse, self.multiple = state["has_inverse"].to(self._device), state["multiple"]
+        self._has_inverse, self.multiple = state["has_inverse"].to(self._device, copy=True), state["multiple"]
         inverses = state["inverses"]
-        self._inverses = None if inverses is None else (inverses[0].to(self._device), inverses[1].to(self._device))
+        self._inverses = None if inverses is None else (inverses[0].to(self._device, copy=True), inverses[1].to(self._device, copy=True))
         self._prepare()

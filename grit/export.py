@@ -48,8 +48,9 @@ def truncated(down: Tensor, up: Tensor, gate: Tensor | None, rank: int) -> tuple
     return ((roots[:, None] * right[:rank]) @ q_a.mT).to(down.dtype), (q_b @ (left[:, :rank] * roots)).to(up.dtype), lost
 
 
-#: Share of an update's energy that truncation may lose: rounding of float32 weights, and nothing more.
-MAX_LOST = 1e-8
+def rounding(dtype: torch.dtype) -> float:
+    """Share of an update's energy that truncation may lose: the rounding of stored weights, and nothing more."""
+    return max(1e-8, torch.finfo(dtype).eps ** 2)
 
 
 def export_adapter(model: nn.Module, handle: GritHandle, path: Path | str, *, adapter: str = "default") -> ExportReport:
@@ -69,7 +70,7 @@ def export_adapter(model: nn.Module, handle: GritHandle, path: Path | str, *, ad
     for layer in handle.layers:
         rank = ranks.get(layer.name, layer.rank)
         down, up, lost = truncated(layer.down.weight, layer.up.weight, gates.get(layer.name), rank)
-        if lost > MAX_LOST:
+        if lost > rounding(layer.down.weight.dtype):
             raise RuntimeError(f"{layer.name}: {lost:.1e} of its energy lies outside the {rank} directions found; was it trained after the "
                                "last projection without this handle?")
         factors[layer.name] = (down, up)

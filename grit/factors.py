@@ -56,6 +56,7 @@ class RunningMoment:
         self.total = torch.zeros(modules, rank, rank, device=device, dtype=dtype)
         self.weight = torch.zeros(modules, device=device, dtype=dtype)
         self.samples = torch.zeros(modules, device=device, dtype=torch.float64)
+        self._noise = torch.zeros(modules, device=device, dtype=torch.float64)
 
     def add(self, moment_sum: Tensor, count: Tensor) -> Tensor:
         """Folds in one optimizer step's sum (M, r, r) over `count` tokens (one number, or one per module).
@@ -74,8 +75,15 @@ class RunningMoment:
             keep = torch.where(counted > 0, self.decay, 1.0)
             self.total.mul_(keep[:, None, None]).add_(clean * ((1 - keep) / counted.clamp(min=1))[:, None, None])
             self.weight.mul_(keep).add_(1 - keep)
+            self._noise.mul_(keep.double() ** 2).add_((1 - keep.double()) ** 2 / counted.clamp(min=1))
         self.samples += counted
         return finite
+
+    def effective_samples(self) -> Tensor:
+        """Tokens (M,) that the mean is worth: all that were seen, or for an exponential mean (sum w)^2 / sum w^2 with w a token's weight."""
+        if self.decay is None:
+            return self.samples
+        return torch.where(self._noise > 0, self.weight.double() ** 2 / self._noise.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
 
     def mean(self) -> Tensor:
         """Sigma (M, r, r), symmetric; zero before the first sample."""
@@ -83,10 +91,11 @@ class RunningMoment:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The exact state, for a checkpoint."""
-        return {"total": self.total.clone(), "weight": self.weight.clone(), "samples": self.samples.clone()}
+        return {"total": self.total.clone(), "weight": self.weight.clone(), "samples": self.samples.clone(), "noise": self._noise.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restores `state_dict()`."""
         self.total.copy_(state["total"])
         self.weight.copy_(state["weight"])
         self.samples.copy_(state["samples"])
+        self._noise.copy_(state["noise"])

@@ -40,6 +40,11 @@ class RankGroup:
         self._side_a = Side([_parameter(layer.down) for layer in layers], from_left=True, dtype=dtype)
         self._side_b = Side([_parameter(layer.up) for layer in layers], from_left=False, dtype=dtype)
 
+    def refresh(self) -> list[dict[str, Any]]:
+        """Recomputes the damped inverses; returns events."""
+        last = self.subspace.last
+        return self.curvature.refresh(last.between if last is not None and self.config.suppression == "gate" else None)
+
     def transform_gradients(self, *, precondition: bool, regularization: float) -> None:
         """Adds the regularizers' gradients, times `regularization`, and preconditions, in place."""
         config = self.config
@@ -65,12 +70,17 @@ class RankGroup:
         return torch.where(energy > 0, kept / energy.clamp(min=torch.finfo(energy.dtype).tiny), 1.0)
 
     @torch.no_grad()
-    def apply(self, projection: Projection, optimizer: torch.optim.Optimizer) -> None:
-        """Overwrites A, B and, if asked for, the optimizer's first moments by their projections (mixed with gamma)."""
+    def apply(self, projection: Projection, optimizer: torch.optim.Optimizer) -> bool:
+        """Overwrites A, B and, if asked for, the optimizer's first moments by their projections (mixed with gamma).
+
+        Returns:
+            False where the optimizer keeps a state in which no first moment is known.
+        """
         moments = optimizer if self.config.project_momentum else None
-        self._side_a.project(projection.side_a, self.config.reprojection_mix, moments)
+        known = self._side_a.project(projection.side_a, self.config.reprojection_mix, moments)
         if projection.side_b is not None:
-            self._side_b.project(projection.side_b, self.config.reprojection_mix, moments)
+            known = self._side_b.project(projection.side_b, self.config.reprojection_mix, moments) and known
+        return known
 
     def effective_parameters(self) -> int:
         """Sum over modules of k (d_in + d_out); with `reprojection_mix` < 1 nothing is ever truncated, and all parameters count."""

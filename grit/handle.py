@@ -79,14 +79,10 @@ class GritHandle:
                  layout: Layout, clock: StepClock) -> None:
         self.config, self.layers, self.step = config, layers, 0
         self.events: list[Event] = []
-        self._clock, self._optimizer = clock, optimizer
-        self._totals = SectionTotals(layers[0].down.weight.device)
-        by_rank: dict[int, list[int]] = {}
-        for index, layer in enumerate(layers):
-            by_rank.setdefault(layer.rank, []).append(index)
-        streams = [stream_of(layout, layer.name) for layer in layers]
-        self._groups = [RankGroup([layers[i] for i in rows], rows, [streams[i] for i in rows], config) for rows in by_rank.values()]
+        self._clock, self._optimizer, self._layout = clock, optimizer, layout
+        self._settle()
         self._capture = Capture(model, layers, layout, self._observe)
+        self._capture.before_pass = self._before_pass
         self._capture.around = ComputePrecision([layer.base for layer in layers]).full if config.dequantized_refresh else None
         self.guard = GradientGuard(optimizer, config.max_grad_norm)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -97,6 +93,38 @@ class GritHandle:
         self._ranks: dict[str, int] | None = None
         self._arm()
         self._hooks = [optimizer.register_step_pre_hook(self._before_step), optimizer.register_step_post_hook(self._after_step)]
+
+    def _settle(self) -> None:
+        """Builds the state where the adapter is."""
+        self._device = self.layers[0].down.weight.device
+        self._totals = SectionTotals(self._device)
+        by_rank: dict[int, list[int]] = {}
+        for index, layer in enumerate(self.layers):
+            by_rank.setdefault(layer.rank, []).append(index)
+        streams = [stream_of(self._layout, layer.name) for layer in self.layers]
+        self._groups = [RankGroup([self.layers[i] for i in rows], rows, [streams[i] for i in rows], self.config) for rows in by_rank.values()]
+
+    def _follow(self) -> None:
+        """Moves the state after the adapter: a trainer may put the model on its device after `attach`."""
+        if self.layers[0].down.weight.device == self._device:
+            return
+        groups, spent, gates = [group.state_dict() for group in self._groups], self._totals.seconds(), self.gates()
+        self._settle()
+        self._totals.add(spent)
+        for group, saved in zip(self._groups, groups, strict=True):
+            group.load_state_dict(saved)
+        for index, layer in enumerate(self.layers):
+            gate = gates.get(layer.name)
+            self._capture.set_gate(index, None if gate is None else gate.to(self._device))
+
+    def _before_pass(self) -> None:
+        self._follow()
+        layer = self.layers[0]
+        if self._capture.passes and layer.down.weight.grad is None and layer.up.weight.grad is None:
+            # Gradients were cleared and no step was taken: a gradient scaler skipped it, and its passes belong to no step.
+            self._capture.passes = 0
+            for group in self._groups:
+                group.statistics.discard()
 
     def detach(self) -> None:
         """Removes every hook. The adapter keeps its weights; a `gate` is folded into A, so that the function stays the same."""
@@ -132,7 +160,11 @@ class GritHandle:
 
     def _before_step(self, *_: Any) -> None:
         config = self.config
-        passes = self._capture.close()
+        self._follow()
+        passes, unused = self._capture.close()
+        if unused:
+            self._record({"kind": "pass_without_backward", "passes": unused}, step=self.step + 1)
+        self._unscale()
         losses, self._capture.losses = self._capture.losses, []
         with self._section("fisher"):
             if self._capture.armed:
@@ -147,6 +179,15 @@ class GritHandle:
         if self._controller is not None:
             self._control(losses)
 
+    def _unscale(self) -> None:
+        """Undoes the scale that a gradient scaler leaves to a fused optimizer: preconditioning and clipping need the gradients themselves."""
+        scale = getattr(self._optimizer, "grad_scale", None)
+        if scale is None:
+            return
+        gradients = [p.grad for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
+        torch._foreach_div_(gradients, scale)
+        self._optimizer.grad_scale = None  # type: ignore[attr-defined]  # set by torch.amp.GradScaler for fused optimizers
+
     def _commit(self, passes: int) -> None:
         if passes == 0:
             raise RuntimeError("no backward pass was observed before this optimizer step: was the model in training mode?")
@@ -156,7 +197,7 @@ class GritHandle:
 
     def _refresh(self) -> None:
         for group in self._groups:
-            for event in group.curvature.refresh():
+            for event in group.refresh():
                 self._record(event, step=self.step + 1)
 
     def _control(self, losses: list[Tensor]) -> None:
@@ -234,7 +275,9 @@ class GritHandle:
 
     def _suppress(self, group: RankGroup, projection: Projection) -> None:
         if self.config.suppression == "project":
-            group.apply(projection, self._optimizer)
+            known = group.apply(projection, self._optimizer)
+            if not known and not any(event["kind"] == "momentum_not_projected" for event in self.events):
+                self._record({"kind": "momentum_not_projected", "optimizer": type(self._optimizer).__name__})
             return
         eye = torch.eye(group.rank, device=projection.between.device, dtype=projection.between.dtype)
         for index, between in zip(group.indices, projection.between, strict=True):
@@ -277,7 +320,7 @@ class GritHandle:
         """The exact state, for a checkpoint; call it between optimizer steps."""
         gates = [self._capture.gate(index) for index in range(len(self.layers))]
         return {"step": self.step, "events": list(self.events), "groups": [group.state_dict() for group in self._groups], "gates": gates,
-                "guard": self.guard.state_dict(), "capture_next": self._capture.armed,
+                "guard": self.guard.state_dict(), "capture_next": self._capture.armed, "seconds": self._totals.seconds(),
                 "controller": None if self._controller is None else self._controller.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -288,6 +331,8 @@ class GritHandle:
         for index, gate in enumerate(state["gates"]):
             self._capture.set_gate(index, None if gate is None else gate.to(self.layers[index].down.weight.device))
         self.guard.load_state_dict(state["guard"])
+        self._totals = SectionTotals(self._device)
+        self._totals.add(state["seconds"])
         if self._controller is not None:
             self._controller.load_state_dict(state["controller"])
         self._capture_next = state["capture_next"]

@@ -75,14 +75,23 @@ def stream_of(layout: Layout, name: str) -> Stream:
 
 
 def named_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A forward call's arguments by name, positional ones included."""
+    """A forward call's arguments by name, positional ones included.
+
+    Raises:
+        TypeError: neither the model nor what it wraps says what its positional arguments are.
+    """
     if not args:
         return kwargs
-    try:
-        bound = inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments
-    except TypeError:
-        return kwargs
-    return {**bound, **bound.get("kwargs", {})}
+    candidate: Any = model
+    while True:
+        signature = inspect.signature(candidate.forward)
+        if all(parameter.kind is not parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
+            bound = signature.bind_partial(*args, **kwargs).arguments
+            return {**bound, **bound.get("kwargs", {})}
+        inner = candidate.get_base_model() if hasattr(candidate, "get_base_model") else None
+        if inner is None or inner is candidate:
+            raise TypeError(f"{type(model).__name__} does not name its positional arguments: pass input_ids, attention_mask and labels by name")
+        candidate = inner
 
 
 def positions(layout: Layout, inputs: dict[str, Any]) -> Positions | None:
@@ -104,9 +113,8 @@ def positions(layout: Layout, inputs: dict[str, Any]) -> Positions | None:
     sequences = scored.any(-1).sum()
     if layout == "causal":
         scored = torch.cat([scored[:, 1:], torch.zeros_like(scored[:, :1])], dim=1)
-        return _positions(mask, scored, scored.sum(), sequences)
-    if layout == "aligned":
-        return _positions(mask, scored, scored.sum(), sequences)
+    if layout in ("causal", "aligned"):  # a padded position before the first real token may be scored, and still does not count
+        return _positions(mask, scored * mask, scored.sum(), sequences)
     decoded = inputs.get("decoder_attention_mask")
     main = _positions(scored if decoded is None else decoded, scored, scored.sum(), sequences)
     return Positions({**main.tokens, "encoder": mask.flatten()}, {**main.labels, "encoder": (mask * scored.any(-1)[:, None]).flatten()},

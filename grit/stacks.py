@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,23 +60,39 @@ class Side:
             found[batch.rows] = stacked @ stacked.mT if self.from_left else stacked.mT @ stacked
         return found
 
-    def project(self, matrices: Tensor, mix: float, optimizer: torch.optim.Optimizer | None) -> None:
-        """In place: (1 - mix) X + mix P X for every factor and, where an optimizer is given, for its first moments."""
+    def project(self, matrices: Tensor, mix: float, optimizer: torch.optim.Optimizer | None) -> bool:
+        """In place: (1 - mix) X + mix P X for every factor and, where an optimizer is given, for its first moments.
+
+        Returns:
+            False where the optimizer keeps a state in which no first moment is known.
+        """
+        known = True
         for batch in self.batches:
-            targets: list[list[Tensor]] = [[p.data for p in batch.parameters]]
-            if optimizer is not None:
-                targets += first_moments(optimizer, batch.parameters)
-            for tensors in targets:
-                stacked = torch.stack(tensors).to(self.dtype)
-                projected = self._act(matrices[batch.rows], stacked)
-                torch._foreach_copy_(tensors, list(torch.lerp(stacked, projected, mix).unbind()))
+            self._mix([p.data for p in batch.parameters], matrices[batch.rows], mix)
+            if optimizer is None:
+                continue
+            moments = [first_moment(optimizer, p) for p in batch.parameters]
+            found = [number for number, moment in enumerate(moments) if isinstance(moment, Tensor)]
+            known = known and "unknown" not in moments
+            if found:
+                self._mix([moment for moment in moments if isinstance(moment, Tensor)], matrices[batch.rows[found]], mix)
+        return known
+
+    def _mix(self, tensors: list[Tensor], matrices: Tensor, mix: float) -> None:
+        stacked = torch.stack(tensors).to(self.dtype)
+        torch._foreach_copy_(tensors, list(torch.lerp(stacked, self._act(matrices, stacked), mix).unbind()))
 
 
-def first_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> list[list[Tensor]]:
-    """The optimizer's first-moment buffers of these parameters, under the names that torch's optimizers use."""
-    found = []
-    for key in ("exp_avg", "momentum_buffer"):
-        buffers = [optimizer.state[p][key] for p in parameters if key in optimizer.state.get(p, {})]
-        if len(buffers) == len(parameters) and all(buffer is not None for buffer in buffers):
-            found.append(buffers)
-    return found
+#: Names of first moments: torch's optimizers, SGD with momentum, bitsandbytes (in 32 bits; its 8-bit states cannot be projected in place).
+_FIRST_MOMENTS = ("exp_avg", "momentum_buffer", "state1")
+
+
+def first_moment(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensor | Literal["unknown"] | None:
+    """The optimizer's first moment of this parameter; None where it keeps none, "unknown" where it keeps something else."""
+    state = optimizer.state.get(parameter, {})
+    for name in _FIRST_MOMENTS:
+        moment = state.get(name)
+        if isinstance(moment, Tensor) and moment.is_floating_point() and moment.shape == parameter.shape:
+            return moment
+    holds = any(isinstance(value, Tensor) and value.numel() >= parameter.numel() > 1 for value in state.values())
+    return "unknown" if holds else None

@@ -81,11 +81,15 @@ class Statistics:
         self._buffer.zero_()
         return lost
 
+    def discard(self) -> None:
+        """Forgets the passes of a step that was never taken (a gradient scaler skipped it)."""
+        self._buffer.zero_()
+
     def gate(self, moment: RunningMoment) -> Tensor:
         """Which modules (M,) may use this side: enough samples and, where asked for, a spectrum that stands out of the noise."""
         enough = moment.samples >= max(1, self._config.kfac_min_samples)
         if self._config.spectral_snr_min > 0:
-            enough = enough & (spectral_snr(spectrum(moment.mean()).values, moment.samples) >= self._config.spectral_snr_min)
+            enough = enough & (spectral_snr(spectrum(moment.mean()).values, moment.effective_samples()) >= self._config.spectral_snr_min)
         return enough
 
     def state_dict(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Subspace:
         self.last: Projection | None = None
         self.energies: Tensor | None = None
         self._share: Tensor | None = None
-        self._growing = False  # rank_policy = growth: whether it has started from min_lora_rank
+        self._growing = torch.zeros(len(layers), dtype=torch.bool)  # rank_policy = growth: which have started from min_lora_rank
 
     def choose(self, step: int, *, adapt_rank: bool, mix: bool) -> Projection | None:
         """New ranks and the projection that goes with them; None while no module has passed the gates of `basis`.
@@ -71,30 +71,34 @@ class Subspace:
         if config.basis == "balanced":
             balanced = balanced_basis(sigma_a, sigma_g)
             kept = self._take_ranks(balanced.values, ready, step, adapt_rank=adapt_rank, mix=mix)
-            between = self._or_identity(balanced.projector(kept), ready & ~kept.all(-1))
+            between = self._where_ready(balanced.projector(kept), kept, ready, "between")
             projection = Projection(between, None, between, two_sided=True)
         else:
             basis_a = spectrum(sigma_a)
             kept = self._take_ranks(basis_a.values, ready, step, adapt_rank=adapt_rank, mix=mix)
-            active = ready & ~kept.all(-1)
-            side_a = self._or_identity(projector(basis_a.vectors, kept), active)
+            side_a = self._where_ready(projector(basis_a.vectors, kept), kept, ready, "side_a")
             two_sided = ready_g if config.two_sided else torch.zeros_like(ready_g)
             side_b = side_a
             if bool(two_sided.any()):
-                own = self._or_identity(projector(spectrum(sigma_g).vectors, kept), active)
+                own = projector(spectrum(sigma_g).vectors, kept)
                 side_b = torch.where(two_sided[:, None, None], own, side_a)
+            side_b = self._where_ready(side_b, kept, ready, "side_b")
             projection = Projection(side_a, side_b, side_b @ side_a, two_sided=bool(two_sided.all()))
         self.last = projection.to(self._device)
         self._share = self.kept_share() if config.reprojection_trigger == "adaptive" else None
         return self.last
 
-    def _or_identity(self, matrices: Tensor, active: Tensor) -> Tensor:
-        """`matrices` where `active` (M,), exactly the identity elsewhere."""
-        return torch.where(active[:, None, None], matrices, torch.eye(self._rank, device=matrices.device, dtype=matrices.dtype))
+    def _where_ready(self, matrices: Tensor, kept: Tensor, ready: Tensor, side: str) -> Tensor:
+        """`matrices`, exactly the identity where all directions are kept; a module that is not ready keeps what was applied to it last."""
+        eye = torch.eye(self._rank, device=matrices.device, dtype=matrices.dtype).expand_as(matrices)
+        last = eye if self.last is None else getattr(self.last, side).to(matrices)
+        return torch.where(ready[:, None, None], torch.where(kept.all(-1)[:, None, None], eye, matrices), last)
 
     def _take_ranks(self, values: Tensor, ready: Tensor, step: int, *, adapt_rank: bool, mix: bool) -> Tensor:
         """Sets the ranks of the modules that are ready; returns which directions are kept (M, r)."""
         self.ranks = torch.where(ready.cpu(), self._new_ranks(values.cpu(), adapt_rank), self.ranks)
+        if adapt_rank:
+            self._growing |= ready.cpu()
         ranks = self.ranks.to(values.device)
         if not mix or self._config.subspace_mixing == 0:
             return leading(ranks, self._rank)
@@ -111,8 +115,7 @@ class Subspace:
             return self.ranks
         values = with_entropy_floor(self._smoothed(values), config.entropy_floor)
         if config.rank_policy == "growth":
-            start = self.ranks if self._growing else torch.full_like(self.ranks, min(config.min_lora_rank, self._rank))
-            self._growing = True
+            start = torch.where(self._growing, self.ranks, min(config.min_lora_rank, self._rank))
             return growth_rank(values, config.rank_growth_threshold, start)
         return with_hysteresis(values, config.rank_adaptation_threshold, config.rank_hysteresis, config.min_lora_rank, self.ranks)
 
@@ -145,11 +148,12 @@ class Subspace:
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint."""
         last = None if self.last is None else tuple(self.last)
-        return {"ranks": self.ranks.clone(), "growing": self._growing, "last": last, "energies": self.energies, "share": self._share}
+        return {"ranks": self.ranks.clone(), "growing": self._growing.clone(), "last": last, "energies": self.energies, "share": self._share}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`."""
-        self.ranks, self._growing, self.energies = state["ranks"].clone(), state["growing"], state["energies"]
+        self.ranks, self._growing = state["ranks"].to("cpu", copy=True), state["growing"].to("cpu", copy=True)
+        self.energies = None if state["energies"] is None else state["energies"].cpu()
         last = state["last"]
         self.last = None if last is None else Projection(*last).to(self._device)
         self._share = None if state["share"] is None else state["share"].to(self._device)

@@ -109,6 +109,11 @@ class SectionTotals:
             self._seconds[name] = self._seconds.get(name, 0.0) + begin.elapsed_time(end) / 1e3
         self._pending = []
 
+    def add(self, seconds: dict[str, float]) -> None:
+        """Adds what was measured before (an earlier process of the same run)."""
+        for name, value in seconds.items():
+            self._seconds[name] = self._seconds.get(name, 0.0) + value
+
     def seconds(self) -> dict[str, float]:
         """Seconds by section. On CUDA this waits for the device."""
         if self._pending:

@@ -31,7 +31,8 @@ def dense_factors(model, layers, micro_batches, loss_scale=1.0):
                 for k, layer in enumerate(layers):
                     z = layer.down.weight.detach().double() @ inputs[k][row, position].double()
                     sums_a[k] += torch.outer(z, z)
-            if position + 1 < batch["input_ids"].shape[1] and batch["labels"][row, position + 1] != -100:
+            real = bool(batch["attention_mask"][row, position])
+            if real and position + 1 < batch["input_ids"].shape[1] and batch["labels"][row, position + 1] != -100:
                 labelled += 1
                 for k, layer in enumerate(layers):
                     # y = W x + s B z, so d loss / d (B z) is s g: divide by s to get g.

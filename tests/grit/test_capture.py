@@ -52,19 +52,26 @@ def test_factors_equal_the_dense_definition(tiny_llama, token_batches, checkpoin
 
 
 def test_bf16_factors_are_float32_and_near_the_definition(tiny_llama, token_batches):
-    """Gradients of size 1e-5 and below: in half precision their products would be zero."""
+    """Against the same z and u in float64: products and sums that were rounded to bf16 would be off by a hundredth."""
     model, batches = tiny_llama(dropout=0.0, dtype=torch.bfloat16), token_batches()
     layers = adapted_layers(model)
     model.train()
-    expected = dense_factors(model, layers, batches)
-    model.zero_grad()
     optimizer = _sgd(model)
     handle = attach(model, optimizer, WATCH)
+    seen, sink = [], handle._capture._sink
+    handle._capture._sink = lambda observation: (seen.append(observation), sink(observation))[1]
     for batch in batches:
         (1e-5 * model(**batch).loss / len(batches)).backward()
     optimizer.step()
     assert all(factor.dtype == torch.float32 for entry in handle.factors().values() for factor in entry[:2])
-    _compare(handle, expected, rtol=0.1)
+    for index, (layer, (sigma_a, sigma_g, count_a, count_g)) in enumerate(zip(layers, handle.factors().values(), strict=True)):
+        z = torch.cat([o.activations[index].flatten(0, -2)[o.positions.tokens["main"] > 0] for o in seen]).double()
+        arrived = [o.gradients[index].flatten(0, -2)[o.positions.labels["main"] > 0].double() / float(o.loss_weight) for o in seen]
+        u = torch.cat(arrived) / layer.scaling
+        for sigma, samples, count in ((sigma_a, z, count_a), (sigma_g, u, count_g)):
+            assert len(samples) == count and samples.abs().max() > 0
+            exact = samples.mT @ samples / count
+            torch.testing.assert_close(sigma.double(), exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max()))
 
 
 def test_positional_inputs_are_understood(tiny_llama, token_batches):
@@ -208,6 +215,18 @@ def test_what_cannot_be_attached_to_is_refused_by_name(tiny_llama, one_layer):
     for changes in ({"dequantized_refresh": True}, {"quantization_damping": 1.0}):
         with pytest.raises(ConfigError, match=f"^{next(iter(changes))} = .* 4-bit"):
             attach(model, optimizer, GritConfig(**changes))
+
+
+@pytest.mark.parametrize("variant", [{"use_dora": True}])
+def test_variants_of_lora_are_refused_by_name(tiny_llama, variant):
+    from peft import LoraConfig, get_peft_model
+
+    from grit.adapters import quiet_peft
+
+    with quiet_peft():
+        model = get_peft_model(tiny_llama().unload(), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **variant))
+    with pytest.raises(ConfigError, match="q_proj.*another variant"):
+        attach(model, _sgd(model), WATCH)
 
 
 def test_detach_leaves_no_trace(tiny_llama, token_batches):

@@ -54,6 +54,19 @@ def _tensors(folder):
     return load_file(folder / "adapter_model.safetensors").values()
 
 
+@pytest.mark.parametrize("basis", ["fisher", "balanced"])
+def test_a_bf16_adapter_is_exported_within_its_rounding(tiny_llama, token_batches, tmp_path, basis):
+    model, batches = tiny_llama(dropout=0.0, dtype=torch.bfloat16, rank=8), token_batches()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    handle = attach(model.train(), optimizer, replace(ACTIVE, basis=basis))
+    for step in range(5):
+        model(**batches[step % 4]).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    report = export_adapter(model, handle, tmp_path)
+    assert report.effective_parameters < report.parameters
+
+
 def test_the_file_shrinks_in_the_ratio_of_effective_parameters(bench, short_run, tmp_path):
     """On the embedded backbone, where the header is small beside the weights."""
     config = short_run(rank=16)

@@ -116,3 +116,106 @@ def test_two_workers_are_one_on_the_joined_batch(tiny_llama, token_batches, tmp_
             for side in (0, 1):
                 torch.testing.assert_close(found[rank]["factors"][name][side], entry[side], rtol=1e-6, atol=1e-6 * float(entry[side].abs().max()))
             assert found[rank]["factors"][name][2:] == entry[2:]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["tiny_classifier", "tiny_t5"])
+def test_trainer_accumulation_does_not_change_the_factors_of_other_heads(request, name, tmp_path):
+    """Trainer passes num_items_in_batch to heads that return the mean over their own labels all the same: that mean is what is undone."""
+    import copy
+
+    from transformers import Trainer, TrainingArguments
+
+    original = request.getfixturevalue(name)
+    for module in original.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):  # T5 calls the function
+            module.dropout = 0.0
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(3, 50, (4, 6), generator=generator)
+    labels = torch.tensor([0, 1, 2, 0]) if name == "tiny_classifier" else tokens
+    rows = [{"input_ids": tokens[i], "attention_mask": torch.ones(6, dtype=torch.int64), "labels": labels[i]} for i in range(4)]
+    found = []
+    for accumulation in (1, 4):
+        model = copy.deepcopy(original)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+        handle = attach(model, optimizer, GritConfig(cov_update_freq=1, preconditioner="none", T=None))
+        arguments = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=4 // accumulation, max_steps=1, report_to=[],
+                                      gradient_accumulation_steps=accumulation, max_grad_norm=0.0, use_cpu=True, save_strategy="no",
+                                      disable_tqdm=True, logging_strategy="no")
+        Trainer(model=model, args=arguments, train_dataset=rows,
+                optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0))).train()
+        found.append(handle.factors())
+    for layer, entry in found[0].items():
+        assert entry[2:] == found[1][layer][2:]
+        torch.testing.assert_close(entry[1], found[1][layer][1], rtol=1e-4, atol=1e-6 * float(entry[1].abs().max()))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_gradient_scaler_changes_nothing(tiny_llama, token_batches, fused):
+    """A fused optimizer leaves unscaling to its kernel: preconditioning, clipping and regularizers must see the gradients themselves."""
+    ends = []
+    for scaled in (False, True):
+        model, batches = tiny_llama(dropout=0.0, dtype=torch.float32), token_batches()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, fused=fused)
+        handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=1, T=2, min_lora_rank=1, tau=0.8,
+                                                             damping_scale="relative", lambda_=0.1, lambda_k=1e-2, max_grad_norm=0.05))
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+        for step in range(4):
+            scaler.scale(model(**batches[step]).loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        ends.append((handle.guard.norm, [p.detach().clone() for p in model.parameters() if p.requires_grad]))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-3)
+    for plain, amp in zip(ends[0][1], ends[1][1], strict=True):
+        torch.testing.assert_close(plain, amp, rtol=1e-3, atol=1e-5)
+
+
+def test_a_step_that_a_scaler_skips_belongs_to_no_statistics(tiny_llama, token_batches):
+    model, batches = tiny_llama(dropout=0.0, dtype=torch.float32), token_batches()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    handle = attach(model.train(), optimizer, ACTIVE)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    for batch in batches[:2]:
+        scaler.scale(model(**batch).loss).backward()
+        scaler.step(optimizer)
+        scaler.update(16.0)
+        optimizer.zero_grad()
+    assert handle.step == 1 and not [event for event in handle.events if event["kind"].startswith("nonfinite")]
+    assert {entry[2:] for entry in handle.factors().values()} == {(int(batches[1]["attention_mask"].sum()), 6)}
+
+
+def test_one_backward_may_end_several_forward_passes(tiny_llama, token_batches):
+    found = []
+    for joined in (False, True):
+        model, batches = tiny_llama(dropout=0.0), token_batches()
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+        handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, preconditioner="none", T=None))
+        if joined:
+            sum(model(**batch).loss / 4 for batch in batches).backward()
+        else:
+            for batch in batches:
+                (model(**batch).loss / 4).backward()
+        model(**batches[0])  # looked at, and never trained on
+        optimizer.step()
+        assert handle.events == [{"step": 1, "kind": "pass_without_backward", "passes": 1}]
+        found.append(handle.factors())
+    for name, entry in found[0].items():
+        assert entry[2:] == found[1][name][2:] == (55, 24)
+        torch.testing.assert_close(entry[1], found[1][name][1], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.gpu
+def test_a_model_may_move_after_attach(tiny_llama, token_batches):
+    """As Trainer and Accelerate move it."""
+    model, batches = tiny_llama(dropout=0.0, dtype=torch.float32), token_batches()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    handle = attach(model, optimizer, ACTIVE)
+    model.cuda().train()
+    for batch in batches:
+        model(**{key: value.cuda() for key, value in batch.items()}).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert all(entry[0].is_cuda for entry in handle.factors().values()) and min(handle.ranks().values()) < 4

@@ -28,6 +28,21 @@ def test_white_noise_has_an_snr_near_one_and_signal_has_more():
     assert spectral_snr(torch.ones(1, 4), torch.zeros(1)).tolist() == [0.0]
 
 
+def test_an_exponential_mean_is_worth_the_tokens_it_remembers():
+    """White noise in 200 steps of 64 tokens, of which a decay of 0.5 remembers three steps: still noise."""
+    from grit.factors import RunningMoment, second_moment_sum
+
+    snr = {}
+    for decay in (None, 0.5):
+        moment = RunningMoment(20, 16, decay=decay, device=torch.device("cpu"), dtype=torch.float64)
+        for step in range(200):
+            moment.add(second_moment_sum(_random(20, 64, 16, seed=step), torch.ones(64)), torch.tensor(64.0))
+        values = torch.linalg.eigvalsh(moment.mean()).flip(-1)
+        snr[decay] = float(spectral_snr(values, moment.effective_samples()).mean())
+    assert moment.effective_samples().tolist() == pytest.approx([64 * 3] * 20)
+    assert 0.8 < snr[None] < 1.1 and 0.8 < snr[0.5] < 1.2
+
+
 def test_entropy_floor_is_reached_exactly_and_costs_no_energy():
     values = torch.tensor([[8.0, 1.0, 0.5, 0.5], [1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     floored = with_entropy_floor(values, 0.7)
@@ -126,7 +141,8 @@ def test_quantization_noise_is_what_rounding_does():
     ({"reprojection_trigger": "adaptive", "T": None}, "reprojection_trigger"), ({"lambda_r": 1e-4, "T": None}, "lambda_r"),
     ({"subspace_mixing": 0.1, "T": None}, "subspace_mixing"), ({"cadence": "adaptive", "preconditioner": "none"}, "cadence"),
     ({"basis": "balanced", "two_sided": False}, "two_sided"), ({"rank_policy": "growth", "rank_adaptation": False}, "rank_policy"),
-    ({"rank_policy": "growth", "rank_hysteresis": 0.1}, "rank_hysteresis"), ({"suppression": "gate", "reprojection_mix": 0.5}, "reprojection_mix")])
+    ({"rank_policy": "growth", "rank_hysteresis": 0.001}, "rank_hysteresis"),
+    ({"tau": 0.99, "rank_hysteresis": 0.01}, "rank_hysteresis"), ({"suppression": "gate", "reprojection_mix": 0.5}, "reprojection_mix")])
 def test_combinations_that_mean_nothing_are_refused_by_name(changes, name):
     with pytest.raises(ConfigError, match=f"^{name} = "):
         GritConfig(**changes)

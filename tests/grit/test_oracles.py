@@ -55,6 +55,31 @@ def test_kfac_step_is_the_exact_natural_gradient_step(one_layer):
         torch.testing.assert_close(step, exact[name], rtol=1e-6, atol=1e-6 * float(exact[name].abs().max()))
 
 
+def test_kfac_is_the_natural_gradient_through_a_gate(one_layer):
+    """y = B G A x: the gradient of A lives in G^T u and that of B in G z, and so must the factors that are inverted."""
+    x, g = _independent_tokens()
+    labels = torch.zeros(x.shape[:2], dtype=torch.int64)
+    layer = adapted_layers(one_layer)[0]
+    damping = 1e-3
+    config = GritConfig(preconditioner="kfac", lambda_=damping, cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=1, T=None, suppression="gate",
+                        rank_adaptation=False, reprojection_k=2, min_lora_rank=1)
+    optimizer = torch.optim.SGD([p for p in one_layer.parameters() if p.requires_grad], lr=0.0)
+    handle = attach(one_layer.train(), optimizer, config, labels="aligned")
+    one_layer(inputs_embeds=x, labels=labels, gradients=g).loss.backward()
+    optimizer.step()
+    handle.reproject(trigger="test")
+    assert len(handle.gates()) == 1
+    for name, parameter in (("A", layer.down.weight), ("B", layer.up.weight)):
+        fisher = exact_fisher(one_layer, parameter, x, g, scale=1 / layer.scaling)
+        target = torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+        exact = torch.linalg.solve(fisher + damping * torch.eye(len(fisher), dtype=torch.float64), target.flatten()).view_as(parameter)
+        optimizer.zero_grad()
+        one_layer(inputs_embeds=x, labels=labels, gradients=g).loss.backward()
+        parameter.grad.copy_(target)
+        optimizer.step()
+        torch.testing.assert_close(parameter.grad, exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()), msg=lambda text, name=name: name + text)
+
+
 def test_the_paper_pairing_is_not_the_natural_gradient(one_layer):
     """The other reading of the same step differs: the two are switches, not two names of one thing."""
     x, g = _independent_tokens()
@@ -259,3 +284,56 @@ def test_timings_and_ranks_are_told(tiny_llama, token_batches):
     told = handle.timings()
     assert told["steps"] == 4 and all(told[name] > 0 for name in ("fisher", "reprojection", "rank"))
     assert handle.effective_parameters() == sum(k * layer.width for k, layer in zip(handle.ranks().values(), handle.layers, strict=True))
+
+
+def test_a_saved_state_is_not_changed_by_going_on(tiny_llama, token_batches):
+    """Restored twice, the same state is the same state: gates that were closed are closed again."""
+    model, batches = tiny_llama(dropout=0.0), token_batches()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=10, T=None))
+    saved, norms = handle.state_dict(), []
+    for steps in (3, 1):
+        handle.load_state_dict(saved)
+        for step in range(steps):
+            optimizer.zero_grad()
+            model(**batches[step]).loss.backward()
+            optimizer.step()
+            norms.append(float(handle.layers[0].up.weight.grad.norm()))
+    assert norms[0] == norms[3] != norms[2]
+    told = handle.timings()
+    handle.load_state_dict(handle.state_dict())
+    assert handle.timings() == told and told["fisher"] > 0
+
+
+def test_a_module_whose_gate_closes_again_keeps_its_projector(tiny_llama, token_batches):
+    """Rank and projector stay together: else the parameters that are counted are not those that are used."""
+    model, batches = tiny_llama(dropout=0.0), token_batches()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, preconditioner="none", T=1, kfac_min_samples=1, tau=0.7, min_lora_rank=1,
+                                                         suppression="gate"))
+    model(**batches[0]).loss.backward()
+    optimizer.step()
+    gates, ranks = handle.gates(), handle.ranks()
+    assert len(gates) == 14 and max(ranks.values()) < 4
+    handle._groups[0].statistics.moment_a.samples[3:] = 0  # closed
+    handle.reproject(trigger="test")
+    assert handle.ranks() == ranks
+    names = list(gates)
+    assert all(torch.equal(handle.gates()[name], gates[name]) for name in names[3:])
+
+
+@pytest.mark.parametrize("name, projected", [("AdamW", True), ("SGD", True), ("Adagrad", False)])
+def test_an_optimizer_whose_momentum_is_not_known_is_told_of(tiny_llama, token_batches, name, projected):
+    model, batches = tiny_llama(dropout=0.0), token_batches()
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    optimizer = getattr(torch.optim, name)([p for p in model.parameters() if p.requires_grad], lr=1e-3, **options)
+    handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, preconditioner="none", T=1, kfac_min_samples=1, tau=0.7, min_lora_rank=1))
+    for batch in batches[:2]:
+        model(**batch).loss.backward()
+        optimizer.step()
+    told = [event for event in handle.events if event["kind"] == "momentum_not_projected"]
+    assert len(told) == (0 if projected else 1)
+    key = {"AdamW": "exp_avg", "SGD": "momentum_buffer"}.get(name)
+    if key is not None:
+        for layer in handle.layers:
+            assert torch.linalg.matrix_rank(optimizer.state[layer.down.weight][key], rtol=1e-9) <= handle.ranks()[layer.name]

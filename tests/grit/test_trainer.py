@@ -66,10 +66,13 @@ def test_grit_without_its_parts_is_lora_bit_for_bit(bench, short_run):
     assert plain.predictions == disabled.predictions
 
 
-@pytest.mark.parametrize("knob, value", [("rank_adaptation_threshold", 0.8), ("reprojection_freq", 3), ("kfac_damping", 1e-1)])
+@pytest.mark.parametrize("knob, value", [("rank_adaptation_threshold", 0.95), ("rank_adaptation_threshold", 0.999), ("reprojection_freq", 3),
+                                         ("reprojection_freq", 5), ("kfac_damping", 1e-4), ("kfac_damping", 3e-3)])
 def test_every_knob_changes_training(bench, short_run, knob, value):
-    base = train(short_run(), bench)
-    changed = train(short_run(grit=replace(short_run().grit, **{knob: value})), bench)
+    """From the default to its neighbours on the sensitivity study's grid."""
+    grit = replace(short_run().grit, min_lora_rank=1)
+    base = train(short_run(grit=grit), bench)
+    changed = train(short_run(grit=replace(grit, **{knob: value})), bench)
     assert [row["loss"] for row in changed.telemetry] != [row["loss"] for row in base.telemetry]
 
 
