@@ -1,16 +1,21 @@
 """MLflow, and the only importer of it: one experiment per study name, one parent run per study, one nested run per trial.
 
-One thread writes, in batches, so that a slow server never holds up a trial. Runs are found again by tag, so that resuming doubles nothing.
+One thread writes, in batches, so that a slow server never holds up a trial, and tries again what a lost server did not take. Runs are found again by
+tag, so that neither a second try nor resuming doubles anything.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
+import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,11 +34,28 @@ CURVE_POINTS = 200
 COMPARED = 80
 #: Metrics per request.
 BATCH = 500
+#: Seconds between tries while the store does not answer, and how long the end of a study waits for it.
+RETRY_SECONDS, GIVE_UP_SECONDS = 5.0, 30.0
+#: MLflow's own patience with a server, unless the user set one: ours is above it, and keeps what was not delivered.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
+_Job = tuple[TrialRecord, Sequence[dict[str, Any]]]
 _TERMINAL = {"completed": "FINISHED", "diverged": "FAILED", "failed": "FAILED", "stopped": "KILLED"}
 _SCALARS = ("forgetting", "answer_loss", "steps", "tokens", "train_seconds", "effective_parameters", "peak_memory_bytes", "disturbance",
             "reprojections", "rank_events", "skipped_steps")
 _CURVES = ("loss", "learning_rate", "grad_norm", "mean_rank", "effective_parameters", "ms_step")
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One process at a time: several that open a fresh SQLite file at once break its migration."""
+    path = uri.removeprefix("sqlite:///")
+    if path == uri:
+        yield
+        return
+    with Path(f"{path}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 class MlflowTracker:
@@ -53,15 +75,19 @@ class MlflowTracker:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self.uri = uri
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
         try:
-            self._client = MlflowClient(tracking_uri=uri)
-            found = self._client.get_experiment_by_name(experiment)
-            location = None if artifacts is None else artifacts.absolute().as_uri()
-            self.experiment_id: str = found.experiment_id if found is not None else self._client.create_experiment(experiment, location)
+            with _alone(uri):
+                self._client = MlflowClient(tracking_uri=uri)
+                found = self._client.get_experiment_by_name(experiment)
+                location = None if artifacts is None else artifacts.absolute().as_uri()
+                self.experiment_id: str = found.experiment_id if found is not None else self._client.create_experiment(experiment, location)
             self._adopt(study_id, params)
-        except MlflowException as error:
+        except (MlflowException, OSError) as error:
             raise ConfigError("tracking-uri", uri, f"cannot be used: {str(error).splitlines()[0]}") from error
-        self._jobs: queue.Queue[tuple[TrialRecord, Sequence[dict[str, Any]]] | None] = queue.Queue()
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._tried: set[str] = set()
         self.failure: str | None = None
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()
@@ -107,16 +133,44 @@ class MlflowTracker:
         self._jobs.put((record, telemetry))
 
     def _write(self) -> None:
-        while True:
-            job = self._jobs.get()
-            if job is None:
-                return
+        backlog: deque[_Job] = deque()
+        deadline: float | None = None
+        while deadline is None or (backlog and time.monotonic() < deadline):
             try:
-                self._log(*job)
+                job = self._jobs.get(timeout=None if not backlog else RETRY_SECONDS if deadline is None else 1.0)
+                if job is None:
+                    deadline = time.monotonic() + GIVE_UP_SECONDS
+                else:
+                    backlog.append(job)
+            except queue.Empty:
+                pass
+            self._deliver(backlog)
+        if backlog:
+            self.failure = f"{len(backlog)} trials are not in it ({self.failure})"
+
+    def _deliver(self, backlog: deque[_Job]) -> None:
+        """Logs what can be logged; what cannot goes to the end of the line, and the rest waits for the next try."""
+        self.failure = None
+        while backlog:
+            try:
+                self._log(*backlog[0])
             except (MlflowException, OSError, ValueError, TypeError) as error:
                 self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                self._tried.add(backlog[0][0].trial_id)
+                backlog.rotate(-1)
+                return
+            backlog.popleft()
+
+    def _clear(self, trial_id: str) -> None:
+        """Takes out what a broken try may have left of this trial, even where the server never told that it had taken it."""
+        where = f"tags.`mlflow.parentRunId` = '{self.parent_id}' and tags.trial_id = '{trial_id}'"
+        for run in self._client.search_runs([self.experiment_id], where):
+            self._client.delete_run(run.info.run_id)
 
     def _log(self, record: TrialRecord, telemetry: Sequence[dict[str, Any]]) -> None:
+        if record.trial_id in self._tried:
+            self._clear(record.trial_id)
+            self._runs.pop(record.trial_id, None)
         known = self._runs.get(record.trial_id)
         if known is not None:
             if known.info.status == _TERMINAL[record.status] and known.data.tags["status"] == record.status:

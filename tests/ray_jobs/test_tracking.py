@@ -1,5 +1,15 @@
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
 import pytest
 from builders import ended, study, telemetry_rows
+from conftest import ROOT
 from mlflow.tracking import MlflowClient
 
 from grit.errors import ConfigError
@@ -124,3 +134,102 @@ def test_long_curves_are_thinned_and_keep_their_end(uri, tmp_path, monkeypatch):
 def test_an_unusable_store_is_refused():
     with pytest.raises(ConfigError, match="tracking-uri"):
         MlflowTracker("ftp://nowhere", "x", "y", params={})
+
+
+class Server:
+    """A real `mlflow server` on a database, in a process group of its own; may be killed and started again on the same port."""
+
+    def __init__(self, folder):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri, self._folder, self._process = f"http://127.0.0.1:{self.port}", folder, None
+
+    def start(self):
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(self.port),
+                   "--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}", "--default-artifact-root", str(self._folder / "artifacts")]
+        with (self._folder / "server.log").open("a") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=self._folder)
+        deadline = time.time() + 90
+        while time.time() < deadline:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return self
+            time.sleep(0.2)
+        raise TimeoutError((self._folder / "server.log").read_text())
+
+    def kill(self):
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(tmp_path):
+    made = Server(tmp_path)
+    yield made.start()
+    made.kill()
+
+
+@pytest.mark.ray  # it opens sockets and starts a server
+def test_a_server_that_is_away_for_a_while_gets_everything_later(server, tmp_path, monkeypatch):
+    """SIGKILL between two trials; what ended meanwhile is delivered once it is back, each trial once, and nothing is left running."""
+    from ray_jobs import tracking
+
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.5)
+    records = [ended(t.record) for t in plan(study(seeds=(41,)))]
+    tracker = _open(server.uri)
+    for record in records[:3]:
+        tracker.log_trial(record, telemetry_rows(record))
+    while tracker._jobs.qsize() or len(tracker._runs) < 3:
+        time.sleep(0.1)
+    server.kill()
+    for record in records[3:]:
+        tracker.log_trial(record, telemetry_rows(record))
+    while tracker.failure is None:
+        time.sleep(0.1)
+    server.start()
+    tracker.finish([records[0].trial_id], [], interrupted=False)
+    assert tracker.failure is None
+    _, runs = _all_runs(server.uri)
+    trials = [run.data.tags["trial_id"] for run in runs if run.data.tags["kind"] == "trial"]
+    assert sorted(trials) == sorted(record.trial_id for record in records)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_server_that_never_comes_back_is_told_of_and_resuming_delivers(server, tmp_path, monkeypatch):
+    from ray_jobs import tracking
+
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(tracking, "GIVE_UP_SECONDS", 1.0)
+    records = [ended(t.record) for t in plan(study(seeds=(41,)))][:3]
+    tracker = _open(server.uri)
+    server.kill()
+    for record in records:
+        tracker.log_trial(record, [])
+    tracker.finish([], [], interrupted=False)
+    assert tracker.failure
+    server.start()
+    again = _open(server.uri)
+    for record in records:
+        again.log_trial(record, [])
+    again.finish([], [], interrupted=False)
+    assert again.failure is None
+    _, runs = _all_runs(server.uri)
+    assert len(runs) == 4 and {run.info.status for run in runs} == {"FINISHED"}
+
+
+@pytest.mark.ray
+def test_many_processes_may_open_a_fresh_database_at_once(tmp_path):
+    """SQLite's migration breaks when two run it: one at a time, by a lock."""
+    code = ("import sys; from ray_jobs.tracking import MlflowTracker; t = MlflowTracker(sys.argv[1], 'x', sys.argv[2], params={}); "
+            "t.finish([], [], interrupted=False); sys.exit(t.failure or 0)")
+    uri = f"sqlite:///{tmp_path / 'fresh.db'}"
+    runs = [subprocess.Popen([sys.executable, "-c", code, uri, str(i)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for i in range(3)]
+    said = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], said
+    client = MlflowClient(tracking_uri=uri)
+    assert len(client.search_runs([client.get_experiment_by_name("x").experiment_id])) == 3
