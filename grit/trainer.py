@@ -22,7 +22,7 @@ from grit.handle import GritHandle, attach
 from grit.parallel import Workers
 from grit.result import Row, RunResult, Status
 from grit.run_config import RunConfig
-from grit.summary import summarize
+from grit.summary import GEOMETRY_SECTIONS, summarize
 from grit.telemetry import MemoryPeak, StepLog
 from grit.timing import StepClock
 from grit.workbench import BaseScores, Workbench
@@ -40,6 +40,7 @@ class Interim:
     scores: tuple[float, ...]
     document_losses: tuple[float, ...]
     footprint: float
+    overhead: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +192,10 @@ class Run:
         scores = self.last_scores
         assert scores is not None
         footprint = 1.0 if self.handle is None else self.handle.effective_parameters() / sum(p.numel() for p in self.parameters)
+        spent = {} if self.handle is None else self.handle.timings()
         return Interim(len(self.curve) - 1, share, tuple(example_quality(prediction, self.config.quality) for prediction in scores.predictions),
-                       tuple(document.loss for document in scores.documents), footprint)
+                       tuple(document.loss for document in scores.documents), footprint,
+                       sum(spent.get(name, 0.0) for name in GEOMETRY_SECTIONS) / self.train_seconds)
 
     def _batches(self, indices: Iterable[int]) -> list[dict[str, torch.Tensor]]:
         """Micro-batches of these training examples, on the device."""

@@ -8,6 +8,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_jobs.stopping import Standing, dominated
+
 #: Deliveries of one trial to workers before it counts as failed: a worker that dies gets its trial again, from its checkpoint.
 MAX_ATTEMPTS = 3
 
@@ -33,6 +35,8 @@ class TrialBoard:
         self._waiting: deque[str] = deque()
         self._assigned: dict[str, str] = {}
         self._progress: dict[str, dict[str, Any]] = {}
+        self._standings: dict[str, dict[tuple[str, int, int], Standing]] = {}
+        self._completed: dict[tuple[str, int, int], list[Standing]] = {}
         self._ready: set[str] = set()
         self._lost: dict[str, str] = {}
         self._changed = asyncio.Condition()
@@ -79,6 +83,9 @@ class TrialBoard:
     def _finish(self, slot: str, entry: _Entry, outcome: dict[str, Any]) -> None:
         entry.outcome = {**outcome, "attempts": entry.attempts, "queued_at": entry.queued_at, "started_at": entry.started_at,
                          "ended_at": time.time(), "worker": slot}
+        for where, standing in self._standings.pop(entry.trial_id, {}).items():
+            if outcome["status"] == "completed":
+                self._completed.setdefault(where, []).append(standing)
         self._assigned.pop(slot, None)
         self._progress.pop(entry.trial_id, None)
         entry.done.set()
@@ -123,6 +130,18 @@ class TrialBoard:
     async def report(self, trial_id: str, progress: dict[str, Any]) -> None:
         """Where a running trial is."""
         self._progress[trial_id] = progress
+
+    async def evaluated(self, trial_id: str, where: tuple[str, int, int], standing: dict[str, Any]) -> bool:
+        """Takes a trial's standing at an evaluation; says whether a completed trial dominates it there.
+
+        Args:
+            trial_id: the trial.
+            where: regime, seed and the number of the evaluation: only trials that agree in these are compared.
+            standing: the fields of `Standing`.
+        """
+        stands = Standing(**standing)
+        self._standings.setdefault(trial_id, {})[where] = stands
+        return dominated(stands, self._completed.get(where, []))
 
     async def snapshot(self) -> dict[str, Any]:
         """Running trials with their progress, and how many slots are ready."""

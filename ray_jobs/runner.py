@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from grit.run_config import Budget
 from ray_jobs.cluster import TrialResources, check_resources, connect
 from ray_jobs.display import StudyDisplay
 from ray_jobs.records import TrialRecord, write_atomically
 from ray_jobs.scheduler import Elsewhere, StudyScheduler
+from ray_jobs.search import OptunaSearch, open_storage
 from ray_jobs.store import Neighbours, StudyStore
-from ray_jobs.study import Study
+from ray_jobs.study import Search, Study
 from ray_jobs.tracking import MlflowTracker
 
 #: Drivers that one trial may lose before it counts as failed.
@@ -35,6 +37,7 @@ class RunOptions:
     may_grow: bool = False
     share: bool = True
     workers: int = 1
+    optuna_storage: str | None = None
     verbose: bool = False
 
 
@@ -56,14 +59,21 @@ class StudyRunner:
         self._options, self._store, self._tracker, self._neighbours = options, store, tracker, neighbours
         self._lost: Counter[str] = Counter()
         self._broken: str | None = None
+        self._optuna: Any = None
         known = list(store.records.values())
-        elsewhere = Elsewhere(result=self._adopted, trunk=store.trunk, share=options.share)
+        elsewhere = Elsewhere(result=self._adopted, trunk=store.trunk, share=options.share, search=self._search)
         self._scheduler = StudyScheduler(study, known, changed=store.put, elsewhere=elsewhere)
         self._reused = self._scheduler.ended
         for record in self._scheduler.records.values():  # what an earlier call finished but did not get to MLflow
             if record.ended:
                 tracker.log_trial(record, store.read_rows("telemetry", record.trial_id))
         store.flush()
+
+    def _search(self, search: Search, budget: Budget, before: int) -> OptunaSearch:
+        """Optuna's study of one regime in the study's own storage."""
+        if self._optuna is None:
+            self._optuna = open_storage(self._options.optuna_storage or f"sqlite:///{(self._store.folder / 'optuna.db').absolute()}")
+        return OptunaSearch(search, asked_before=before, storage=self._optuna, name=f"{self._store.study_id}-{budget.regime}")
 
     def _adopted(self, record: TrialRecord) -> TrialRecord | None:
         found = None if self._neighbours is None else self._neighbours.find(record)
@@ -84,6 +94,7 @@ class StudyRunner:
         return self._outcome(began)
 
     def _outcome(self, began: float) -> StudyOutcome:
+        self._scheduler.close()
         try:
             self._store.flush()
         except OSError as error:  # what is on disk is whole, and older

@@ -11,7 +11,7 @@ from grit.run_config import Budget, RunConfig
 from ray_jobs.prefix import Trunk, plan_trunks
 from ray_jobs.records import TrialRecord
 from ray_jobs.search import OptunaSearch
-from ray_jobs.study import Overrides, Point, Study, TrialSpec, make_trial, plan
+from ray_jobs.study import KNOBS, Overrides, Point, Search, Study, TrialSpec, make_trial, plan, with_overrides
 
 #: Searched points under way at once in one regime: more would be suggested from older knowledge.
 OPEN_POINTS = 2
@@ -36,12 +36,14 @@ class Job:
         job_id: the trial's id, or the trunk's.
         trunk_steps: None for a trial; the steps a trunk trains.
         fork_from: id of the trunk whose checkpoint it starts from, or None.
+        may_stop: whether it may stop early when it is dominated.
     """
 
     job_id: str
     config: RunConfig
     trunk_steps: int | None = None
     fork_from: str | None = None
+    may_stop: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +54,13 @@ class Elsewhere:
         result: the record of a trial that another study in the same store has run under the same id, or None.
         trunk: what is known of a trunk whose checkpoint still exists, or None.
         share: whether shared beginnings are run once.
+        search: makes the Optuna search of a regime, given how many points were asked for before; None keeps it in memory.
     """
 
     result: Callable[[TrialRecord], TrialRecord | None] = lambda record: None
     trunk: Callable[[str], dict[str, Any] | None] = lambda trunk_id: None
     share: bool = False
+    search: Callable[[Search, Budget, int], OptunaSearch] = lambda search, budget, before: OptunaSearch(search, asked_before=before)
 
 
 @dataclass
@@ -88,7 +92,7 @@ class StudyScheduler:
         self._tickets: dict[tuple[str, str], tuple[_RegimeSearch, str]] = {}
         earlier = {record.trial_id: record for record in known}
         self._searches = [] if study.search is None else [
-            _RegimeSearch(budget=budget, optuna=OptunaSearch(study.search, asked_before=len(_searched(earlier.values(), budget))))
+            _RegimeSearch(budget=budget, optuna=self._elsewhere.search(study.search, budget, len(_searched(earlier.values(), budget))))
             for budget in study.budgets]
         for trial in plan(study):
             self._admit(trial, earlier.pop(trial.trial_id, None))
@@ -164,7 +168,8 @@ class StudyScheduler:
             if state is None or state.status == "ready":
                 self._queue.remove(trial)
                 self._running[trial.trial_id] = trial
-                return Job(job_id=trial.trial_id, config=trial.config, fork_from=fork)
+                may_stop = self.study.search is not None and self.study.search.stop_dominated and trial.record.design == "search"
+                return Job(job_id=trial.trial_id, config=trial.config, fork_from=fork, may_stop=may_stop)
         return None
 
     def _fork(self, trunk_id: str | None) -> str | None:
@@ -219,7 +224,19 @@ class StudyScheduler:
         first = siblings[0]
         for search in self._searches:
             if search.budget.regime == regime and first.tau is not None:
-                search.optuna.add({"tau": first.tau, "T": first.T, "lambda": first.lambda_}, siblings)
+                search.optuna.add(self._knobs(first), siblings)
+
+    def _knobs(self, record: TrialRecord) -> dict[str, Any]:
+        """The values of the searched fields that a trial had."""
+        assert self.study.search is not None
+        config = with_overrides(self.study.base, record.overrides)
+        return {name: getattr(config.grit if hasattr(config.grit, KNOBS.get(name, name)) else config, KNOBS.get(name, name))
+                for name in self.study.search.space}
+
+    def close(self) -> None:
+        """Ends the searches: nothing stays RUNNING in Optuna when a study is interrupted."""
+        for search in self._searches:
+            search.optuna.close()
 
     def give_back(self, trial_id: str) -> None:
         """Puts a started trial that was not run back in front of the queue; a trunk may be started again."""

@@ -91,12 +91,19 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A multi-objective search: `points` per regime, each measured with every seed of the study."""
+    """A multi-objective search: `points` per regime, each measured with every seed of the study.
+
+    `max_overhead` and `max_footprint` are constraints: a point above one is infeasible to the sampler, and measured all the same.
+    `stop_dominated` lets searched trials stop when another is better beyond noise and no dearer.
+    """
 
     space: Mapping[str, Interval]
     points: int
     sampler: str = "tpe"
     seed: int = 0
+    max_overhead: float | None = None
+    max_footprint: float | None = None
+    stop_dominated: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError."""

@@ -52,7 +52,7 @@ class StudySearcher(Searcher):
             ended = self.stopping or self._scheduler.finished
             return Searcher.FINISHED if ended else None  # type: ignore[return-value]  # a string, by Tune's own contract
         self._trials[trial_id] = job.job_id
-        work = {"config": job.config.to_dict(), "trunk_steps": job.trunk_steps, "fork_from": job.fork_from}
+        work = {"config": job.config.to_dict(), "trunk_steps": job.trunk_steps, "fork_from": job.fork_from, "may_stop": job.may_stop}
         return {"job_id": job.job_id, "job": json.dumps(work)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

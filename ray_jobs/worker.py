@@ -80,9 +80,14 @@ def run_job(job: dict[str, Any], bench: Any, board: Any, checkpoints: str | None
             board.report.remote(trial_id, {"step": step, "share": share, "left": left, "loss": loss, "rank": mean_rank, "method": config.method,
                                            "seed": config.seed, "regime": config.budget.regime})
 
+    def evaluated(interim: Any) -> bool:
+        where = (config.budget.regime, config.seed, interim.number)
+        stands = {"scores": interim.scores, "document_losses": interim.document_losses, "footprint": interim.footprint, "overhead": interim.overhead}
+        return bool(ray.get(board.evaluated.remote(trial_id, where, stands))) and job["may_stop"]
+
     folder = None if checkpoints is None else Path(checkpoints) / trial_id
     fork = fork_checkpoint(Path(checkpoints), job["fork_from"], folder) if checkpoints is not None and folder is not None else None
-    hooks = Hooks(progress=progress)
+    hooks = Hooks(progress=progress, evaluated=None if board is None else evaluated)
     if job["trunk_steps"] is not None:
         assert folder is not None
         steps, seconds = train_trunk(config, bench, steps=job["trunk_steps"], checkpoints=folder, hooks=hooks)

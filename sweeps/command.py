@@ -106,7 +106,7 @@ def _execution(options: SweepOptions) -> RunOptions:
         if options.address and options.output is None:
             raise ConfigError("output", None, "must be given with a cluster: a folder that every node can reach")
     return RunOptions(concurrent=concurrent, resources=resources, address=options.address, may_grow=options.may_grow, share=options.share,
-                      workers=options.workers, verbose=options.verbose)
+                      workers=options.workers, optuna_storage=options.optuna_storage, verbose=options.verbose)
 
 
 def _content(options: SweepOptions) -> tuple[dict[str, str], dict[str, Any]]:

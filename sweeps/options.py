@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from grit.config import GritConfig, check_count
+from grit.config import GritConfig, check_count, check_positive
 from grit.errors import ConfigError
 from grit.run_config import Budget, Method, Regime, TaskSource
 from ray_jobs.presets import PRESETS, Preset, preset
 from ray_jobs.search import SAMPLERS
-from ray_jobs.study import KNOBS, with_overrides
+from ray_jobs.study import KNOBS, Interval, with_overrides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,11 @@ class SweepOptions:
     seeds: tuple[int, ...]
     search_points: int
     sampler: str
+    space: Mapping[str, Interval]
+    max_overhead: float | None
+    max_footprint: float | None
+    stop_dominated: bool
+    optuna_storage: str | None
     concurrent: int | None
     output: Path | None
     tracking_uri: str | None
@@ -80,6 +85,12 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="any field of the configuration, e.g. preconditioner=kfac rank=8")
     add("--search-points", type=int, metavar="N", help="points of the multi-objective search in each regime")
     add("--sampler", choices=SAMPLERS, default="tpe", help="Optuna's sampler (default: tpe)")
+    add("--space", nargs="+", action="extend", default=[], metavar="FIELD=LOW:HIGH[:log][:int]",
+        help="ranges of the search, instead of tau, T and lambda: any field of the configuration")
+    add("--max-overhead", type=float, metavar="SHARE", help="the search keeps below this overhead (0.05 is 5%% of a step)")
+    add("--max-footprint", type=float, metavar="SHARE", help="the search keeps below this share of the full adapter's parameters")
+    add("--stop-dominated", action="store_true", help="searched trials may stop at an evaluation where another is better beyond noise and no dearer")
+    add("--optuna-storage", metavar="URI", help="Optuna's storage: sqlite:///..., a server's URL, journal:PATH (default: optuna.db in --output)")
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: what this machine allows; on a cluster 1)")
     add("--output", type=Path, metavar="DIR", help="where everything goes (default: results/<study>-<time>)")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in the output folder)")
@@ -121,6 +132,8 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Sw
         budget_seconds=arguments.budget_seconds or (chosen.budget_seconds * _scale(chosen, arguments) if known else None),
         seeds=tuple(dict.fromkeys(arguments.seeds or chosen.seeds)),
         search_points=chosen.search_points if arguments.search_points is None else arguments.search_points, sampler=arguments.sampler,
+        space=dict(parse_range(text) for text in arguments.space), max_overhead=arguments.max_overhead, max_footprint=arguments.max_footprint,
+        stop_dominated=arguments.stop_dominated, optuna_storage=arguments.optuna_storage,
         concurrent=arguments.max_concurrent, output=arguments.output, tracking_uri=arguments.tracking_uri,
         address=arguments.address or environment.get("RAY_ADDRESS"), may_grow=arguments.may_grow, resume=arguments.resume, dry_run=arguments.dry_run,
         verbose=arguments.verbose, reuse=arguments.reuse, share=arguments.share, workers=arguments.workers_per_trial,
@@ -145,6 +158,16 @@ def _check(options: SweepOptions, arguments: argparse.Namespace) -> None:
     for seed in options.seeds:
         check_count("seeds", seed, minimum=0)
     check_count("search-points", options.search_points, minimum=0)
+    _check_designs(options)
+    if options.concurrent is not None:
+        check_count("max-concurrent", options.concurrent, minimum=1)
+    if arguments.budget_seconds is not None:
+        Budget(regime="time", amount=arguments.budget_seconds)
+    if options.resume and options.output is None:
+        raise ConfigError("resume", True, "needs --output: the folder of the study to continue")
+
+
+def _check_designs(options: SweepOptions) -> None:
     check_count("workers-per-trial", options.workers, minimum=1)
     if options.preset.base.accumulation % options.workers:
         raise ConfigError("workers-per-trial", options.workers,
@@ -153,14 +176,14 @@ def _check(options: SweepOptions, arguments: argparse.Namespace) -> None:
         check_count("small-batch", options.small_batch, minimum=1)
         if options.workers > 1:
             raise ConfigError("small-batch", options.small_batch, "has no accumulation for several workers to share")
+    for name in ("max_overhead", "max_footprint"):
+        if getattr(options, name) is not None:
+            check_positive(name.replace("_", "-"), getattr(options, name))
+    for name, interval in options.space.items():
+        for value in (interval.low, interval.high):
+            with_overrides(options.preset.base, {name: 1 - value if interval.complement else int(value) if interval.integer else value})
     for point in options.listed:
         with_overrides(options.preset.base, point)
-    if options.concurrent is not None:
-        check_count("max-concurrent", options.concurrent, minimum=1)
-    if arguments.budget_seconds is not None:
-        Budget(regime="time", amount=arguments.budget_seconds)
-    if options.resume and options.output is None:
-        raise ConfigError("resume", True, "needs --output: the folder of the study to continue")
 
 
 def _grids(arguments: argparse.Namespace) -> dict[str, Sequence[Any]]:
@@ -209,3 +232,23 @@ def parse_setting(text: str) -> tuple[str, Any]:
     except ValueError:
         return name, value
     return name, tuple(parsed) if isinstance(parsed, list) else parsed
+
+
+def parse_range(text: str) -> tuple[str, Interval]:
+    """`field=low:high[:log][:int]`; tau is searched as 1 - tau, on a logarithmic scale.
+
+    Raises:
+        ConfigError: it does not look like that.
+    """
+    name, _, rest = text.partition("=")
+    parts = rest.split(":")
+    flags = set(parts[2:])
+    try:
+        low, high = float(parts[0]), float(parts[1])
+        if not low < high or not flags <= {"log", "int"} or ("log" in flags and low <= 0):
+            raise ValueError
+    except (ValueError, IndexError):
+        raise ConfigError("space", text, "must look like field=low:high[:log][:int], with low < high (above 0 for log)") from None
+    if name == "tau":
+        return name, Interval(low=max(1e-6, 1 - high), high=1 - low, complement=True)
+    return name, Interval(low=low, high=high, log="log" in flags, integer="int" in flags)

@@ -33,7 +33,8 @@ def search(preset: Preset, options: SweepOptions) -> Search | None:
         "tau": Interval(low=1e-3, high=0.2, complement=True),
         "T": Interval(low=max(1, steps // 40), high=max(2, 2 * steps // 5), integer=True),
         "lambda": Interval(low=1e-4, high=1e-1)}
-    return Search(space=space, points=options.search_points, sampler=options.sampler, seed=options.seeds[0])
+    return Search(space=options.space or space, points=options.search_points, sampler=options.sampler, seed=options.seeds[0],
+                  max_overhead=options.max_overhead, max_footprint=options.max_footprint, stop_dominated=options.stop_dominated)
 
 
 if __name__ == "__main__":

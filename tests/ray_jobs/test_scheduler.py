@@ -1,10 +1,14 @@
 import random
 from dataclasses import replace
 
+import optuna
 import pytest
 from builders import ended, study
 
-from ray_jobs.scheduler import OPEN_POINTS, StudyScheduler
+from grit.errors import ConfigError
+from ray_jobs.scheduler import OPEN_POINTS, Elsewhere, StudyScheduler
+from ray_jobs.search import OptunaSearch, open_storage
+from ray_jobs.study import Interval, Search
 
 
 def _run(scheduler, outcome=ended, slots=2, stop_after=None, seed=0):
@@ -30,7 +34,7 @@ def _by_knobs(record):
     return ended(record, quality=0.4 + 0.1 * tau, forgetting=0.1, overhead=1 / (10 + (record.T or 0)), footprint=tau)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3", "gp", "qmc", "random"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_study_with_search_runs_every_trial_once(sampler, seed):
     scheduler = StudyScheduler(study(search_points=6, sampler=sampler))
@@ -59,13 +63,77 @@ def test_no_more_points_are_open_than_the_search_should_guess():
     assert sum(record.design == "search" for record in started) == OPEN_POINTS and not scheduler.finished
 
 
-def test_failed_points_are_told_as_failed_and_never_left_running():
+@pytest.mark.parametrize("status, state", [("failed", "FAIL"), ("stopped", "FAIL"), ("diverged", "COMPLETE")])
+def test_points_that_lost_a_trial_are_told_as_such_and_never_left_running(status, state):
+    """A failed or stopped point is a failure; a diverged one has numbers, and is told as infeasible."""
     def outcome(record):
-        return ended(record, status="diverged") if record.design == "search" and record.seed == 42 else ended(record)
+        return ended(record, status=status) if record.design == "search" and record.seed == 42 else ended(record)
     scheduler = StudyScheduler(study(search_points=3))
     _run(scheduler, outcome)
     for search in scheduler._searches:
-        assert search.optuna.states().count("FAIL") == 3 and search.optuna.states().count("RUNNING") == 0
+        trials = [trial for trial in search.optuna._study.get_trials() if status in trial.user_attrs["statuses"]]
+        assert [trial.state.name for trial in trials] == [state] * 3
+        assert search.optuna.states().count("RUNNING") == 0
+        if state == "COMPLETE":
+            assert all(trial.constraints["diverged"] == 1.0 for trial in trials)
+
+
+def test_caps_are_constraints_for_the_search():
+    made = study(search_points=4)
+    made = replace(made, search=replace(made.search, max_overhead=0.04, max_footprint=0.9))
+    scheduler = StudyScheduler(made)
+    _run(scheduler, lambda r: ended(r, overhead=0.05 if r.tau is None or r.tau > 0.95 else 0.03))
+    for search in scheduler._searches:
+        for trial in search.optuna._study.get_trials():
+            expected = 0.01 if 1 - trial.params["tau"] > 0.95 else -0.01
+            assert trial.constraints["overhead"] == pytest.approx(expected) and trial.constraints["footprint"] == pytest.approx(-0.1)
+
+
+def _stored(uri, name="s"):
+    return lambda search, budget, before: OptunaSearch(search, asked_before=before, storage=open_storage(uri), name=f"{name}-{budget.regime}")
+
+
+@pytest.mark.parametrize("kind", ["sqlite:///{}/optuna.db", "journal:{}/optuna.log"])
+def test_the_storage_follows_the_records_through_an_interruption(tmp_path, kind):
+    """Killed with points open, then resumed with more asked for: every point once, nothing RUNNING, whatever the kill left behind."""
+    uri = kind.format(tmp_path)
+    first = StudyScheduler(study(search_points=3), elsewhere=Elsewhere(search=_stored(uri)))
+    done = _run(first, _by_knobs, stop_after=21)  # 20 designed trials, then inside the first searched points; and no close: SIGKILL
+    states = {t.state.name for r in ("step", "time") for t in optuna.load_study(study_name=f"s-{r}", storage=open_storage(uri)).trials}
+    assert "RUNNING" in states
+    second = StudyScheduler(study(search_points=5), first.records.values(), elsewhere=Elsewhere(search=_stored(uri)))
+    more = _run(second, _by_knobs)
+    second.close()
+    assert not {r.trial_id for r in done} & {r.trial_id for r in more}
+    for regime in ("step", "time"):
+        trials = optuna.load_study(study_name=f"s-{regime}", storage=open_storage(uri)).trials
+        assert [trial.state.name for trial in trials] == ["COMPLETE"] * (4 + 5)
+        assert len({tuple(trial.params.values()) for trial in trials}) == 9
+
+
+def test_an_interruption_that_ends_cleanly_leaves_nothing_running(tmp_path):
+    uri = f"sqlite:///{tmp_path}/optuna.db"
+    scheduler = StudyScheduler(study(search_points=3), elsewhere=Elsewhere(search=_stored(uri)))
+    _run(scheduler, _by_knobs, stop_after=21)
+    scheduler.close()
+    for regime in ("step", "time"):
+        assert "RUNNING" not in [t.state.name for t in optuna.load_study(study_name=f"s-{regime}", storage=open_storage(uri)).trials]
+
+
+def test_a_storage_that_cannot_be_opened_is_refused():
+    for uri in ("sqlite:////nowhere/at/all.db", "nonsense", "journal:/nowhere/at/all.log"):
+        with pytest.raises(ConfigError, match="^optuna-storage"):
+            open_storage(uri).get_all_studies()
+
+
+def test_any_field_may_be_searched():
+    space = {"rank": Interval(low=4, high=16, integer=True), "learning_rate": Interval(low=1e-4, high=1e-2)}
+    made = study(search_points=3)
+    scheduler = StudyScheduler(replace(made, search=Search(space=space, points=3)))
+    done = _run(scheduler)
+    searched = [r for r in done if r.design == "search"]
+    assert len(searched) == 12 and all(set(r.overrides) == {"rank", "learning_rate"} and 4 <= r.overrides["rank"] <= 16 for r in searched)
+    assert scheduler._searches[0].optuna.states().count("COMPLETE") >= 3
 
 
 @pytest.mark.parametrize("stop", range(1, 26, 4))
