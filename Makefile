@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: sweep smoke test lint clean
+.PHONY: sweep smoke test test-slow lint clean
 .DEFAULT_GOAL := sweep
 
 $(READY): pyproject.toml constraints.txt
@@ -23,6 +23,10 @@ smoke: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+# Also what takes longer than a minute: more failures that are made to happen, autoscaling, real data.
+test-slow: $(READY)
+	$(VENV)/bin/python -m pytest -m "slow and not gpu and not browser" $(ARGS)
 
 test: lint
 	$(VENV)/bin/python -m pytest -m "not gpu and not browser and not slow" $(ARGS)

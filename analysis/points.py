@@ -64,7 +64,7 @@ class PointSummary:
     def label(self) -> str:
         """The setting in one phrase."""
         tau, cadence, damping = self.knob_texts()
-        return self.method if self.is_control else f"tau={tau}, T={cadence}, lambda={damping}"
+        return self.method if self.tau is None else f"tau={tau}, T={cadence}, lambda={damping}"
 
 
 def summarize_points(records: Sequence[TrialRecord]) -> list[PointSummary]:

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 
 from analysis.bands import KNOBS, Band, band, default_point
+from analysis.compute import compute_of, sentences
 from analysis.figures import METRICS, draw_all
 from analysis.load import StudyData, load_study
 from analysis.pareto import front, front_probability, study_hypervolume
@@ -127,7 +128,7 @@ def _context(report: Report) -> dict[str, Any]:
         "recommendation": report.recommendation, "bands": report.bands, "front": [_front_row(report, p) for p in report.front],
         "hypervolume": report.hypervolume, "points": len(usable), "trials": [_trial_row(r) for r in records],
         "counts": {s: sum(r.status == s for r in records) for s in ("completed", "diverged", "failed", "stopped", "planned")},
-        "train_seconds": sum(r.train_seconds or 0.0 for r in ended), "eval_seconds": sum(r.eval_seconds or 0.0 for r in ended),
+        "compute": sentences(compute_of(study, records, report.data.folder)),
         "disturbance": max((r.disturbance for r in ended if r.disturbance is not None and r.regime == "time"), default=None),
         "base": next(((r.base_quality, r.base_retention_loss) for r in ended if r.base_quality is not None), None),
         "limits": _limits(report)}

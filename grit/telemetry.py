@@ -81,10 +81,11 @@ class MemoryPeak:
 
     def end_step(self) -> None:
         """Takes the step's peak."""
-        self.bytes = max(self.bytes, torch.cuda.max_memory_allocated() if self._cuda else _resident_bytes())
+        self.bytes = max(self.bytes, torch.cuda.max_memory_allocated() if self._cuda else resident_bytes())
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Resident memory of this process."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * resource.getpagesize()

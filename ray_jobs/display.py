@@ -1,9 +1,10 @@
-"""What a person sees while a study runs: one bar on a terminal, plain lines elsewhere."""
+"""What a person sees while a study runs: a bar and one live line per running trial on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 from typing import Any
 
 from tqdm import tqdm
@@ -11,17 +12,19 @@ from tqdm import tqdm
 from ray_jobs.records import TrialRecord
 from ray_jobs.scheduler import StudyScheduler
 
-#: Seconds between looks at the board.
-REFRESH_SECONDS = 1.0
+#: Seconds between looks at the board, and between plain lines about running trials where there is no terminal.
+REFRESH_SECONDS, PLAIN_SECONDS = 1.0, 60.0
 
 
 class StudyDisplay:
     """Progress of a study on standard error: trials ended, time left, and what each running trial is doing."""
 
-    def __init__(self, scheduler: StudyScheduler) -> None:
+    def __init__(self, scheduler: StudyScheduler, slots: int) -> None:
         self._scheduler, self._terminal = scheduler, sys.stderr.isatty()
         self._bar: Any = tqdm(total=scheduler.expected, initial=scheduler.ended, unit="trial", desc="starting workers", file=sys.stderr,
                               disable=not self._terminal, dynamic_ncols=True)
+        self._lines: list[Any] = [tqdm(total=0, position=1 + i, bar_format="{desc}", leave=False, file=sys.stderr, disable=not self._terminal,
+                                       dynamic_ncols=True) for i in range(slots)]
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         if not self._terminal:
@@ -35,21 +38,27 @@ class StudyDisplay:
 
     def watch(self, board: Any) -> None:
         """From now on shows what is on `board`."""
-        if self._terminal:
-            self._thread = threading.Thread(target=self._follow, args=(board,), daemon=True)
-            self._thread.start()
+        self._thread = threading.Thread(target=self._follow, args=(board,), daemon=True)
+        self._thread.start()
 
     def _follow(self, board: Any) -> None:
         import ray
 
+        told = time.monotonic()
         while not self._stop.wait(REFRESH_SECONDS):
             try:
                 seen = ray.get(board.snapshot.remote(), timeout=5)
             except (ray.exceptions.RayError, TimeoutError):
                 continue
-            running = [f"{p['method']} step {p['step']} {p['share']:.0%} loss {p['loss']:.2f} rank {p['rank']:.1f}" for p in seen["running"].values()]
-            self._bar.set_description_str(f"{seen['ready']} workers")
-            self._bar.set_postfix_str(" | ".join(running))
+            running = [running_line(name, progress) for name, progress in seen["running"].items()]
+            if self._terminal:
+                self._bar.set_description_str(f"{seen['ready']} workers")
+                for line, text in zip(self._lines, [*running, *[""] * len(self._lines)], strict=False):
+                    line.set_description_str(text)
+            elif time.monotonic() - told >= PLAIN_SECONDS:
+                told = time.monotonic()
+                for text in running:
+                    self._say(text)
 
     def ended(self, record: TrialRecord) -> None:
         """A trial has ended."""
@@ -68,7 +77,23 @@ class StudyDisplay:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=10)
+        for line in self._lines:
+            line.close()
         self._bar.close()
+
+
+def running_line(trial_id: str, progress: dict[str, Any]) -> str:
+    """One running trial: step, share of the budget, what is left of it, loss and mean rank."""
+    left = "" if progress["left"] is None else f", {duration(progress['left'])} left"
+    return (f"  {trial_id[:14]} {progress['method']} {progress['regime']} seed {progress['seed']}: step {progress['step']} "
+            f"({progress['share']:.0%}{left}), loss {progress['loss']:.3f}, rank {progress['rank']:.1f}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def describe(record: TrialRecord) -> str:
@@ -77,4 +102,6 @@ def describe(record: TrialRecord) -> str:
         knobs = "control"
     else:
         knobs = f"tau={record.tau:.4g} T={record.T if record.T is not None else 'none'} lambda={record.lambda_:.3g}"
-    return f"{record.method:5} {record.regime} seed {record.seed} {record.design:7} {knobs}"
+    named = ("tau", "T", "lambda", "rank_adaptation_threshold", "reprojection_freq", "kfac_damping")
+    other = "".join(f" {name}={value}" for name, value in record.overrides.items() if name not in named)
+    return f"{record.method:5} {record.regime} seed {record.seed} {record.design:7} {knobs}{other}"

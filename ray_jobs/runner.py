@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import time
@@ -86,7 +87,7 @@ class StudyRunner:
             return self._outcome(began)
         with _chatter(self._store.folder / "ray" / "driver.log", keep=self._options.verbose), _ray(self._options):
             check_resources(self._options.concurrent * self._options.workers, self._options.resources, may_grow=self._options.may_grow)
-            self._display = StudyDisplay(self._scheduler)
+            self._display = StudyDisplay(self._scheduler, self._options.concurrent)
             try:
                 self._tune()
             finally:
@@ -97,6 +98,7 @@ class StudyRunner:
         self._scheduler.close()
         try:
             self._store.flush()
+            self._store.close_call(time.time() - began)
         except OSError as error:  # what is on disk is whole, and older
             self._broken = self._broken or str(error)
         return StudyOutcome(records=list(self._scheduler.records.values()), interrupted=not self._scheduler.finished, reused=self._reused,
@@ -201,8 +203,31 @@ def _chatter(log: Path, *, keep: bool) -> Iterator[None]:
         yield
         return
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf8") as handle, contextlib.redirect_stdout(handle):
-        yield
+    handle = _Log(log)
+    try:
+        with contextlib.redirect_stdout(handle):
+            yield
+    finally:
+        handle.close()
+
+
+class _Log(io.TextIOBase):
+    """A log file that nobody must fail for: what a full disk does not take is lost."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def write(self, text: str) -> int:
+        """Writes at once, or not at all."""
+        with contextlib.suppress(OSError):
+            os.write(self._descriptor, text.encode())
+        return len(text)
+
+    def close(self) -> None:
+        """Closes the file."""
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
 
 
 def output_folder(name: str) -> Path:

@@ -128,6 +128,12 @@ class StudyStore:
         if not self._earlier and not any(record.ended for record in self.records.values()):
             shutil.rmtree(self.folder)
 
+    def close_call(self, seconds: float) -> None:
+        """Notes how long this call took, in wall seconds."""
+        known = read_study(self.folder)
+        known["calls"][-1]["seconds"] = round(seconds, 3)
+        write_atomically(self.folder / STUDY_FILE, json.dumps(known, indent=2, ensure_ascii=False))
+
     def read_rows(self, kind: str, trial_id: str) -> list[dict[str, Any]]:
         """What `write_rows` wrote; nothing for a trial that left nothing."""
         path = self.folder / kind / f"{trial_id}.parquet"

@@ -18,6 +18,14 @@ PROGRESS_SECONDS = 0.5
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 
 
+#: A worker whose memory has grown by this much since its first trial is replaced by a fresh one.
+LEAK_BYTES = 2 << 30
+
+
+class WorkerRetiredError(RuntimeError):
+    """Ends a worker that holds memory it should have given back; Train starts another one."""
+
+
 def slot_loop(settings: dict[str, Any]) -> None:
     """Serves one slot until the board is closed. Backbones, tokenized data and base scores stay loaded between trials.
 
@@ -32,6 +40,7 @@ def slot_loop(settings: dict[str, Any]) -> None:
     board: Any = ray.get_actor(settings["board"], namespace=settings["namespace"])
     slot, workers = settings["slot"], Workers()
     bench = Workbench()
+    first: int | None = None
     while True:
         taken = ray.get(board.take.remote(slot)) if workers.leads else None
         job: Any = workers.first_says(taken)
@@ -45,6 +54,18 @@ def slot_loop(settings: dict[str, Any]) -> None:
             raise
         if workers.leads:
             ray.get(board.finish.remote(slot, job["trial_id"], outcome))
+        first = held_bytes() if first is None else first
+        if workers.first_says(held_bytes() - first > settings.get("leak_bytes", LEAK_BYTES)):
+            raise WorkerRetiredError(f"its memory grew by more than {settings.get('leak_bytes', LEAK_BYTES) >> 20} MiB since its first trial")
+
+
+def held_bytes() -> int:
+    """Memory that this process holds: resident, and on the GPU."""
+    import torch
+
+    from grit.telemetry import resident_bytes
+
+    return resident_bytes() + (torch.cuda.memory_allocated() if torch.cuda.is_available() else 0)
 
 
 def explain(error: Exception) -> str:

@@ -15,6 +15,7 @@ from grit.backbone import resolve as model_folder
 from grit.errors import ConfigError
 from grit.tasks.registry import content_hashes, load_documents, load_task
 from ray_jobs.cluster import ROOT, check_address, check_concurrency, cores
+from ray_jobs.forecast import check_memory, machine_memory, shape_of
 from ray_jobs.presets import Preset
 from ray_jobs.records import read_study
 from ray_jobs.runner import RunOptions, StudyOutcome, StudyRunner, output_folder
@@ -45,10 +46,12 @@ def main(name: str, description: str, points: Points, search: SearchOf, argv: Se
 def _run(name: str, options: SweepOptions, points: Points, search: SearchOf) -> int:
     execution = _execution(options)
     content, details = _content(options)
+    memory = _check_memory(options, execution)
     if options.dry_run:
         study = _study(name, options, points, search, content, options.budget_seconds or options.preset.step_seconds * options.budget_steps)
         done = StudyStore(options.output, fingerprint(study), resume=options.resume).records if options.output else {}
-        print(plan_table(study, plan(study), options.preset, execution.concurrent))
+        print(plan_table(study, plan(study), options.preset, execution.concurrent, share=options.share, usd_per_gpu_hour=options.usd_per_gpu_hour))
+        print(memory)
         if done:
             print(f"{sum(record.ended for record in done.values())} of these have ended already and will not run again")
         if options.budget_seconds is None and "time" in options.regimes:
@@ -107,6 +110,12 @@ def _execution(options: SweepOptions) -> RunOptions:
             raise ConfigError("output", None, "must be given with a cluster: a folder that every node can reach")
     return RunOptions(concurrent=concurrent, resources=resources, address=options.address, may_grow=options.may_grow, share=options.share,
                       workers=options.workers, optuna_storage=options.optuna_storage, verbose=options.verbose)
+
+
+def _check_memory(options: SweepOptions, execution: RunOptions) -> str:
+    base, gpu = options.preset.base, execution.resources.gpus > 0
+    shape = shape_of(base.model, model_folder(base.model))
+    return check_memory(base, shape, gpu=gpu, concurrent=execution.concurrent, machine_bytes=None if options.address else machine_memory())
 
 
 def _content(options: SweepOptions) -> tuple[dict[str, str], dict[str, Any]]:

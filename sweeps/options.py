@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from grit.config import GritConfig, check_count, check_positive
 from grit.errors import ConfigError
 from grit.run_config import Budget, Method, Regime, TaskSource
+from ray_jobs.forecast import USD_PER_GPU_HOUR
 from ray_jobs.presets import PRESETS, Preset, preset
 from ray_jobs.search import SAMPLERS
 from ray_jobs.study import KNOBS, Interval, with_overrides
@@ -43,6 +44,7 @@ class SweepOptions:
     share: bool
     workers: int
     small_batch: int | None
+    usd_per_gpu_hour: float
     listed: tuple[Mapping[str, Any], ...]
     dry_run: bool
     verbose: bool
@@ -100,6 +102,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--no-reuse", action="store_false", dest="reuse", help="do not take results from other studies beside --output")
     add("--no-share", action="store_false", dest="share", help="do not run shared beginnings once: every trial from its first step")
     add("--workers-per-trial", type=int, default=1, metavar="N", help="data-parallel processes for each trial, each with the preset's resources")
+    add("--usd-per-gpu-hour", type=float, default=USD_PER_GPU_HOUR, metavar="USD", help="for the cost that --dry-run predicts (default: 2.5)")
     add("--dry-run", action="store_true", help="print every trial with its estimated cost, and launch nothing")
     add("-v", "--verbose", action="store_true", help="show Ray's own logs")
     return p
@@ -137,7 +140,8 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Sw
         concurrent=arguments.max_concurrent, output=arguments.output, tracking_uri=arguments.tracking_uri,
         address=arguments.address or environment.get("RAY_ADDRESS"), may_grow=arguments.may_grow, resume=arguments.resume, dry_run=arguments.dry_run,
         verbose=arguments.verbose, reuse=arguments.reuse, share=arguments.share, workers=arguments.workers_per_trial,
-        small_batch=arguments.small_batch, listed=tuple(dict(parse_setting(text) for text in point) for point in arguments.point))
+        small_batch=arguments.small_batch, usd_per_gpu_hour=arguments.usd_per_gpu_hour,
+        listed=tuple(dict(parse_setting(text) for text in point) for point in arguments.point))
     _check(options, arguments)
     return options
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from ray_jobs.display import describe
+from ray_jobs.display import describe, duration
+from ray_jobs.prefix import SharedPlan, plan_trunks
 from ray_jobs.presets import Preset
 from ray_jobs.study import Study, TrialSpec
 
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
     from analysis.points import PointSummary
 
 
-def plan_table(study: Study, trials: Sequence[TrialSpec], preset: Preset, concurrent: int) -> str:
+def plan_table(study: Study, trials: Sequence[TrialSpec], preset: Preset, concurrent: int, *, share: bool, usd_per_gpu_hour: float) -> str:
     """Every planned trial with its predicted seconds, then the sums. Searched points are counted, since their knobs are not known yet."""
     rows: list[list[Any]] = []
     total = 0.0
+    shared = plan_trunks(trials) if share else SharedPlan(trunks=(), fork_of={})
     for trial in trials:
         budget = trial.config.budget
         seconds = (budget.amount * preset.step_seconds if budget.regime == "step" else budget.amount) + preset.other_seconds
@@ -30,16 +32,29 @@ def plan_table(study: Study, trials: Sequence[TrialSpec], preset: Preset, concur
         rows.append([trial.trial_id, describe(trial.record), f"{budget.amount:g} {unit}", f"{seconds:.0f}"])
     searched = 0 if study.search is None else study.search.points * len(study.budgets) * len(study.seeds)
     total += searched * (total / max(1, len(trials)))
+    spared = _spared(shared, preset)
+    total -= spared
     lines = [tabulate(rows, headers=["trial", "setting", "budget", "est. s"], colalign=("left", "left", "right", "right"))]
     if study.search is not None and searched:
         lines.append(f"then {searched} searched trials: {study.search.points} points x {len(study.budgets)} regimes x {len(study.seeds)} seeds "
                      f"({study.search.sampler})")
     hours = total / 3600
-    gpus = f", {hours * preset.resources.gpus:.1f} GPU-hours" if preset.resources.gpus else ""
+    if spared:
+        lines.append(f"{len(shared.trunks)} shared beginnings are trained once: about {duration(spared)} of training saved (--no-share: not)")
+    used = hours * preset.resources.gpus
+    gpus = f", {used:.1f} GPU-hours, about ${used * usd_per_gpu_hour:,.0f} at ${usd_per_gpu_hour:g} each" if preset.resources.gpus else ""
     minutes = max(1.0, (total / concurrent + STARTUP_SECONDS) / 60)
     time = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
     lines.append(f"{len(trials) + searched} trials; about {time} with {concurrent} at once{gpus} (predicted from the preset)")
     return "\n".join(lines)
+
+
+def _spared(shared: SharedPlan, preset: Preset) -> float:
+    """Predicted training seconds that shared beginnings save."""
+    steps = {trunk.trunk_id: trunk.steps for trunk in shared.trunks}
+    credited = sum(steps[trunk_id] for trunk_id in shared.fork_of.values())
+    trained = sum(trunk.steps - (steps[trunk.parent] if trunk.parent else 0) for trunk in shared.trunks)
+    return (credited - trained) * preset.step_seconds
 
 
 def front_table(front: Sequence[PointSummary]) -> str:

@@ -9,9 +9,9 @@ from grit.errors import ConfigError
 from ray_jobs.cluster import TrialResources, check_address, check_concurrency, cores
 
 
-@pytest.fixture
-def config():
-    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
+@pytest.fixture(params=["cluster.yaml", "cluster-aws.yaml"])
+def config(request):
+    return yaml.safe_load((ROOT / request.param).read_text())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -31,6 +31,8 @@ def test_heads_expose_nothing_and_hold_no_gpu(config):
     assert config["available_node_types"]["head"]["max_workers"] == 0
     workers = {name: node for name, node in config["available_node_types"].items() if name != "head"}
     assert all(node["resources"]["accelerator_type:A100"] == 1 and node["min_workers"] == 0 for node in workers.values())
+    spot = [name for name, node in workers.items() if "SPOT" in str(node["node_config"]).upper()]
+    assert spot == ["a100_spot"] and set(workers) == {"a100_spot", "a100_on_demand"}
 
 
 def test_concurrency_that_would_disturb_clocks_is_refused():

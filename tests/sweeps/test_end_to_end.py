@@ -3,45 +3,16 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
+from launching import after_trials
 from mlflow.tracking import MlflowClient
 
 from ray_jobs.records import read_trials
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning",
                                                           "ignore::pytest.PytestUnraisableExceptionWarning")]
-
-COMMAND = [sys.executable, str(ROOT / "sweeps" / "tau_T_lambda.py"), "--preset", "smoke", "--tracking-uri"]
-
-
-def _start(output, *more):
-    environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
-    return subprocess.Popen([*COMMAND, f"sqlite:///{output.parent / 'mlflow.db'}", "--output", str(output), *more], cwd=output.parent, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, start_new_session=True)
-
-
-@pytest.fixture
-def launch(tmp_path):
-    """Starts sweeps in process groups of their own, and ends what is left of them."""
-    started = []
-
-    def start(*more):
-        started.append(_start(tmp_path / "study", *more))
-        return started[-1]
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
 
 def _runs(tmp_path):
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -51,11 +22,8 @@ def _runs(tmp_path):
 
 def _after_the_first_trial(tmp_path):
     """Waits until a trial has ended; returns the path of the records."""
-    deadline = time.time() + 240
-    path = tmp_path / "study" / "trials.jsonl"
-    while time.time() < deadline and not (path.exists() and any(r.ended for r in read_trials(path.parent))):
-        time.sleep(0.1)
-    return path
+    after_trials(tmp_path / "study")
+    return tmp_path / "study" / "trials.jsonl"
 
 
 SHORT = ("--budget-steps", "12", "--budget-seconds", "0.6", "--search-points", "1")
@@ -106,28 +74,6 @@ def test_ctrl_c_leaves_valid_records_and_resume_finishes_without_repeating(launc
     second = {r.trial_id: r for r in read_trials(path.parent)}
     assert {r.status for r in second.values()} == {"completed"} and set(second) == set(first)
     assert all(second[i] == first[i] for i in done)
-    runs = _runs(tmp_path)
-    assert len(runs) == 6 and {r.info.status for r in runs} == {"FINISHED"}
-
-
-def _workers(process):
-    """Process ids of the Ray Train workers below `process`."""
-    below = psutil.Process(process.pid).children(recursive=True)
-    return [child.pid for child in below if any("RayTrainWorker" in part for part in child.cmdline()[:1])]
-
-
-def test_a_worker_that_is_killed_mid_trial_gets_its_trial_again(launch, tmp_path):
-    process = launch("--regimes", "step", "--budget-steps", "60", "--search-points", "0", "--max-concurrent", "1")
-    path = _after_the_first_trial(tmp_path)
-    time.sleep(1.0)  # the second trial takes longer than this: it is under way
-    workers = _workers(process)
-    assert len(workers) == 1
-    os.kill(workers[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    records = read_trials(path.parent)
-    assert {r.status for r in records} == {"completed"} and len({r.trial_id for r in records}) == len(records) == 5
-    assert sorted(r.attempts for r in records) == [1, 1, 1, 1, 2]
     runs = _runs(tmp_path)
     assert len(runs) == 6 and {r.info.status for r in runs} == {"FINISHED"}
 

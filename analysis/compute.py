@@ -1,0 +1,82 @@
+"""Where a study's time went: training, evaluation, and all the rest; and what was not computed because it was known already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.prefix import seconds_saved
+from ray_jobs.records import TrialRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Seconds, summed over the trials that this study ran itself.
+
+    Attributes:
+        training, evaluation: inside the trainer.
+        setup: from a worker's taking a trial to its first step, evaluation of the untuned model left out where it was done before.
+        dispatch: from a trial's end on its worker to its record, and all else between `started_at` and `ended_at`.
+        wall: of all calls of the study, or None where a call did not end by itself.
+        slots: trials at once.
+        reused: trials taken over from other studies, and the training seconds that they had cost.
+        stopped: trials that stopped early.
+        shared: training seconds that shared beginnings saved.
+    """
+
+    training: float
+    evaluation: float
+    setup: float
+    dispatch: float
+    wall: float | None
+    slots: int
+    reused: int
+    reused_seconds: float
+    stopped: int
+    shared: float
+
+    @property
+    def orchestration(self) -> float | None:
+        """Share of the slots' wall time that was neither training nor evaluation: starting Ray and workers, dispatch, waiting, analysis."""
+        if not self.wall:
+            return None
+        return max(0.0, 1 - (self.training + self.evaluation) / (self.wall * self.slots))
+
+
+def compute_of(study: Mapping[str, Any], records: Sequence[TrialRecord], folder: Path) -> Compute:
+    """From a study's records; `folder` may hold `trunks.jsonl`."""
+    ran = [r for r in records if r.ended and r.reused_from is None and r.train_seconds is not None]
+    taken = [r for r in records if r.reused_from is not None]
+    path = folder / "trunks.jsonl"
+    trunks = [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()] if path.exists() else []
+    saved = seconds_saved(trunks, [r.fork_seconds for r in ran if r.fork_seconds is not None])
+    training = sum(r.train_seconds or 0.0 for r in ran) - saved
+    evaluation = sum(r.eval_seconds or 0.0 for r in ran)
+    occupied = sum((r.ended_at or 0.0) - (r.started_at or 0.0) for r in ran if r.ended_at and r.started_at)
+    own = sum((r.train_seconds or 0.0) - (r.fork_seconds or 0.0) for r in ran) + evaluation
+    calls = study.get("calls", [])
+    spent = [call.get("seconds") for call in calls]
+    return Compute(training=training, evaluation=evaluation, setup=sum(r.setup_seconds or 0.0 for r in ran), dispatch=max(0.0, occupied - own),
+                   wall=None if not spent or None in spent else sum(spent), slots=int(study.get("execution", {}).get("concurrent", 1)),
+                   reused=len(taken), reused_seconds=sum(r.train_seconds or 0.0 for r in taken), stopped=sum(r.status == "stopped" for r in records),
+                   shared=saved)
+
+
+def sentences(compute: Compute) -> list[str]:
+    """What a report says of it."""
+    said = [f"Training took {compute.training:.0f} s in all, evaluation {compute.evaluation:.0f} s; setting trials up {compute.setup:.1f} s, "
+            f"and everything else while a worker held a trial {compute.dispatch:.1f} s."]
+    if compute.orchestration is not None:
+        said.append(f"Of the {compute.slots} x {compute.wall:.0f} s that the workers' places were there, {compute.orchestration:.0%} was neither "
+                    "training nor evaluation (starting Ray and workers, dispatch, waiting for the last trials).")
+    if compute.shared > 0:
+        said.append(f"Shared beginnings were trained once: {compute.shared:.0f} training seconds saved.")
+    if compute.reused:
+        said.append(f"{compute.reused} trials were taken over from other studies in the same store, which had trained "
+                    f"{compute.reused_seconds:.0f} s for them.")
+    if compute.stopped:
+        said.append(f"{compute.stopped} trials stopped early.")
+    return said

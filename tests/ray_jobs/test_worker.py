@@ -1,0 +1,49 @@
+"""A warm worker: what it has run before leaves no trace in what it runs now."""
+
+from dataclasses import replace
+
+import pytest
+
+from grit.telemetry import resident_bytes
+from ray_jobs.worker import explain, held_bytes, run_job
+
+
+def _job(config):
+    return {"trial_id": "t", "config": config.to_dict(), "trunk_steps": None, "fork_from": None, "may_stop": False, "attempt": 1}
+
+
+def test_the_fiftieth_trial_is_the_first_bit_for_bit_and_memory_is_flat(bench, short_run):
+    """Fifty trials of all methods on one worker, learning rates that blow up included."""
+    from grit.run_config import Budget
+
+    base = short_run(budget=Budget(regime="step", amount=4), eval_examples=4, retention_documents=2, dropout=0.1)
+    others = [replace(base, method="lora"), replace(base, method="qgrit", dtype="bfloat16"), replace(base, learning_rate=10.0),
+              replace(base, grit=replace(base.grit, suppression="gate")),
+              replace(base, placement="attention", seed=42)]
+    first = run_job(_job(base), bench, None, None)["result"]
+    sizes = []
+    for number in range(1, 49):
+        run_job(_job(others[number % len(others)]), bench, None, None)
+        sizes.append(resident_bytes())
+    last = run_job(_job(base), bench, None, None)["result"]
+    assert last["predictions"] == first["predictions"] and last["final_ranks"] == first["final_ranks"]
+    assert [row["loss"] for row in last["telemetry"]] == [row["loss"] for row in first["telemetry"]]
+    early, late = sum(sizes[10:20]) / 10, sum(sizes[-10:]) / 10  # the first trials load backbones and kernels
+    assert late - early < 32 << 20
+
+
+@pytest.mark.parametrize("error, words", [
+    (MemoryError("cannot allocate"), "out of memory .*lower micro_batch"),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), "out of memory .*lower micro_batch"),
+    (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore"), "out of memory .*lower micro_batch"),
+    (ValueError("rank\nmore"), "^ValueError: rank$")])
+def test_what_went_wrong_is_one_line(error, words):
+    import re
+
+    said = explain(error)
+    assert re.search(words, said) and "\n" not in said
+
+
+def test_setup_is_measured_apart_from_training(bench, short_run):
+    result = run_job(_job(short_run()), bench, None, None)["result"]
+    assert 0 <= result["setup_seconds"] < 60 and held_bytes() > 0

@@ -1,0 +1,89 @@
+"""For test_clusters: a study on a cluster that Ray's fake autoscaler grows and shrinks. Run it in a process namespace: it calls `ray stop`.
+
+Arguments: the folder for the study.
+"""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+import ray
+from ray.cluster_utils import AutoscalingCluster
+
+from grit.tasks.registry import content_hashes, load_documents, load_task
+from ray_jobs.cluster import TrialResources
+from ray_jobs.presets import preset
+from ray_jobs.runner import RunOptions, StudyRunner
+from ray_jobs.store import StudyStore, provenance
+from ray_jobs.study import Study, fingerprint, one_at_a_time
+from ray_jobs.tracking import MlflowTracker
+
+ROOT = Path(__file__).parents[2]
+
+
+class Autoscaling(AutoscalingCluster):
+    """Ray's own, with the configuration file that its wheel lacks."""
+
+    def _generate_config(self, head_resources, worker_node_types, autoscaler_v2=False, **config):
+        types = {**worker_node_types, "ray.head.default": {"resources": head_resources, "node_config": {}, "max_workers": 0}}
+        return {"cluster_name": "fake", "max_workers": 8, "provider": {"type": "fake_multinode"}, "available_node_types": types,
+                "head_node_type": "ray.head.default", "upscaling_speed": 1.0, "idle_timeout_minutes": 0.2, **config}
+
+
+def a100_nodes():
+    return sum("accelerator_type:A100" in node["Resources"] for node in ray.nodes() if node["Alive"])
+
+
+def study(folder):
+    chosen = preset("smoke", "grit", 30)
+    task, documents = load_task(chosen.base.task), load_documents(chosen.base.task)
+    from grit.backbone import resolve
+
+    content = content_hashes(task, documents, resolve("embedded"))
+    points = one_at_a_time({"tau": 0.99, "T": 4, "lambda": 1e-3}, {"tau": (0.9,), "T": (8,), "lambda": (1e-1,)})
+    from dataclasses import replace
+
+    base = replace(chosen.base, checkpoint_steps=None)
+    made = Study(name="tau_T_lambda", base=base, points=tuple(points), seeds=(41,), budgets=(chosen.base.budget,), content=content)
+    store = StudyStore(folder / "study", fingerprint(made), resume=False)
+    store.open({"name": made.name, "config": base.to_dict(), "seeds": [41], "budgets": {"step": 30}, "content": content, "sizes": {}},
+               {"created": "now", "execution": {"concurrent": 2}, **provenance(ROOT)})
+    return made, store
+
+
+def main(folder):
+    cluster = Autoscaling({"CPU": 0}, {"a100": {"resources": {"CPU": 1, "accelerator_type:A100": 1}, "node_config": {}, "min_workers": 0,
+                                                "max_workers": 4}})
+    cluster.start()
+    seen, stop = [], threading.Event()
+
+    def watch():
+        while not stop.wait(0.5):
+            if ray.is_initialized() and (not seen or a100_nodes() != seen[-1]):
+                seen.append(a100_nodes())
+
+    made, store = study(folder)
+    tracker = MlflowTracker(f"sqlite:///{folder / 'mlflow.db'}", made.name, store.study_id, params={})
+    options = RunOptions(concurrent=2, resources=TrialResources(cpus=1, accelerator="A100"), address="auto", may_grow=True)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        outcome = StudyRunner(made, options, store, tracker).run()
+        tracker.finish([], [], interrupted=outcome.interrupted)
+        ray.init(address="auto", log_to_driver=False)
+        deadline = time.time() + 120
+        while time.time() < deadline and a100_nodes():
+            time.sleep(0.5)
+        time.sleep(1.5)
+    finally:
+        stop.set()
+        watcher.join()
+    print("nodes with an A100:", " -> ".join(str(count) for count in (0, max(seen), seen[-1])), "(", seen, ")")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

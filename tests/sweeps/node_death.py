@@ -1,0 +1,40 @@
+"""For test_clusters: a study on a cluster of fake nodes, one of which dies under a running trial. Arguments: the folder for the study."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from launching import FIVE, after_trials, start
+from ray.cluster_utils import Cluster
+
+
+def main(folder):
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    first = cluster.add_node(num_cpus=1)
+    process = None
+    try:
+        process = start(folder, *FIVE, "--budget-steps", "60", "--set", "checkpoint_steps=5", "--address", cluster.address, "--max-concurrent", "1")
+        after_trials(folder / "study", 1, process)
+        cluster.add_node(num_cpus=1)  # a spare first: somewhere to go on
+        while not list((folder / "study" / "checkpoints").glob("*/run.pt")):
+            time.sleep(0.02)
+        time.sleep(0.5)
+        cluster.remove_node(first, allow_graceful=False)
+        said, errors = process.communicate(timeout=240)
+        print(said, errors)
+        return process.returncode
+    finally:
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.communicate()
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(Path(sys.argv[1])))
+    except (TimeoutError, subprocess.TimeoutExpired) as error:
+        sys.exit(str(error))
