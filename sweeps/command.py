@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ray_jobs.forecast import check_memory, machine_memory, shape_of
 from ray_jobs.presets import Preset
 from ray_jobs.records import read_study
 from ray_jobs.runner import RunOptions, StudyOutcome, StudyRunner, output_folder
+from ray_jobs.search import open_storage
 from ray_jobs.store import Neighbours, StudyStore, provenance
 from ray_jobs.study import Point, Search, Study, fingerprint, plan
 from sweeps.options import SweepOptions, parser, resolve
@@ -59,6 +61,8 @@ def _run(name: str, options: SweepOptions, points: Points, search: SearchOf) -> 
         return 0
     if options.address:
         check_address(options.address)
+    if options.optuna_storage is not None:
+        open_storage(options.optuna_storage)
     study = _study(name, options, points, search, content, _budget_seconds(options, execution.concurrent))
     output = options.output or output_folder(name)
     store = StudyStore(output, fingerprint(study), resume=options.resume)
@@ -92,7 +96,7 @@ def _execute(options: SweepOptions, study: Study, execution: RunOptions, store: 
 
 
 def _execution(options: SweepOptions) -> RunOptions:
-    resources = options.preset.resources
+    resources = replace(options.preset.resources, accelerator=options.accelerator)
     if options.preset.base.threads > resources.cpus:
         raise ConfigError("threads", options.preset.base.threads, f"must be at most the {resources.cpus} core(s) that a trial of this preset has")
     room = cores() // (resources.cpus * options.workers)
@@ -187,6 +191,10 @@ def _conclude(output: Path, outcome: StudyOutcome, tracker: Any) -> int:
     """Report, MLflow's last words, and what the terminal shows at the end."""
     from analysis.report import build_report
 
+    if outcome.broken is not None:
+        tracker.finish([], [], interrupted=True)
+        print(f"error: {outcome.broken}; what was recorded before is whole: make room, then go on with --output {output} --resume", file=sys.stderr)
+        return 1
     completed = any(record.status == "completed" for record in outcome.records)
     front: list[str] = []
     if completed:
@@ -208,9 +216,6 @@ def _conclude(output: Path, outcome: StudyOutcome, tracker: Any) -> int:
         else:
             print(f"MLflow:  {Path(sys.executable).parent / 'mlflow'} ui --workers 1 --backend-store-uri {tracker.uri}")
             print(f"         then open http://127.0.0.1:5000/{tracker.page()}")
-    if outcome.broken is not None:
-        print(f"error: {outcome.broken}; what was recorded before is whole: make room, then go on with --output {output} --resume", file=sys.stderr)
-        return 1
     if outcome.interrupted:
         print(f"interrupted: continue with the same command and --output {output} --resume", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -45,6 +45,7 @@ class SweepOptions:
     workers: int
     small_batch: int | None
     usd_per_gpu_hour: float
+    accelerator: str | None
     listed: tuple[Mapping[str, Any], ...]
     dry_run: bool
     verbose: bool
@@ -102,6 +103,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--no-reuse", action="store_false", dest="reuse", help="do not take results from other studies beside --output")
     add("--no-share", action="store_false", dest="share", help="do not run shared beginnings once: every trial from its first step")
     add("--workers-per-trial", type=int, default=1, metavar="N", help="data-parallel processes for each trial, each with the preset's resources")
+    add("--accelerator", metavar="TYPE", help="nodes that trials must run on, by Ray's name for their kind, e.g. A100")
     add("--usd-per-gpu-hour", type=float, default=USD_PER_GPU_HOUR, metavar="USD", help="for the cost that --dry-run predicts (default: 2.5)")
     add("--dry-run", action="store_true", help="print every trial with its estimated cost, and launch nothing")
     add("-v", "--verbose", action="store_true", help="show Ray's own logs")
@@ -140,7 +142,7 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Sw
         concurrent=arguments.max_concurrent, output=arguments.output, tracking_uri=arguments.tracking_uri,
         address=arguments.address or environment.get("RAY_ADDRESS"), may_grow=arguments.may_grow, resume=arguments.resume, dry_run=arguments.dry_run,
         verbose=arguments.verbose, reuse=arguments.reuse, share=arguments.share, workers=arguments.workers_per_trial,
-        small_batch=arguments.small_batch, usd_per_gpu_hour=arguments.usd_per_gpu_hour,
+        small_batch=arguments.small_batch, usd_per_gpu_hour=arguments.usd_per_gpu_hour, accelerator=arguments.accelerator,
         listed=tuple(dict(parse_setting(text) for text in point) for point in arguments.point))
     _check(options, arguments)
     return options
@@ -254,5 +256,7 @@ def parse_range(text: str) -> tuple[str, Interval]:
     except (ValueError, IndexError):
         raise ConfigError("space", text, "must look like field=low:high[:log][:int], with low < high (above 0 for log)") from None
     if name == "tau":
+        if not 0 < low < high <= 1:
+            raise ConfigError("space", text, "must keep tau (rank_adaptation_threshold) in (0, 1]")
         return name, Interval(low=max(1e-6, 1 - high), high=1 - low, complement=True)
     return name, Interval(low=low, high=high, log="log" in flags, integer="int" in flags)

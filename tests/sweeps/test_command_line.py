@@ -60,6 +60,11 @@ CASES = [
     (["--output", "{}/general.txt"], "is a file"),
     (["--tracking-uri", "ftp://x"], "tracking-uri = 'ftp://x'"),
     (["--preset", "llama-3.2-3b"], "preset = .*needs 1 GPU"),
+    (["--space", "rank=9:4"], "space = 'rank=9:4'.*low < high"), (["--space", "nothing=1:2"], "knob = 'nothing'"), (["--space", "tau=0.5:2"], "tau"),
+    (["--max-overhead", "-1"], "max-overhead = -1"), (["--max-footprint", "0"], "max-footprint = 0"), (["--point", "tau=3"], "tau .*= 3"),
+    (["--small-batch", "0"], "small-batch = 0"), (["--workers-per-trial", "2"], "workers-per-trial = 2.*must divide accumulation = 1"),
+    (["--optuna-storage", "nonsense"], "optuna-storage = 'nonsense'"), (["--set", "micro_batch=1000000"], "micro_batch = 1000000.* GB"),
+    (["--set", "lambda_r=0.1", "--T", "none"], "lambda_r = 0.1: must be 0 with T = none"),
 ]
 
 
@@ -93,7 +98,8 @@ def test_dry_run_prints_every_trial_and_launches_nothing(tmp_path):
                           capture_output=True, text=True, check=True, env=environment)
     lines = done.stdout.splitlines()
     assert sum(" step " in line or " time " in line for line in lines if line[:1] in "0123456789abcdef") == (7 + 1) * 2 * 2
-    assert "16 searched trials: 4 points x 2 regimes x 2 seeds" in done.stdout and "48 trials; about" in lines[-1]
+    assert "16 searched trials: 4 points x 2 regimes x 2 seeds" in done.stdout and "48 trials; about" in lines[-2]
+    assert lines[-1].startswith("memory: about")
     assert list(tmp_path.iterdir()) == [] and done.stderr == ""
 
 
@@ -136,3 +142,24 @@ def test_budget_steps_scales_what_is_a_share_of_the_run():
 
 def test_the_address_of_a_job_comes_from_its_environment():
     assert resolve(parser("").parse_args([]), {"RAY_ADDRESS": "10.0.0.1:6379"}).address == "10.0.0.1:6379"
+
+
+def test_a_dry_run_says_what_shared_beginnings_save(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    row = tmp_path / "r.jsonl"
+    row.write_text(json.dumps({"question": "q", "answer": "#### 1", "text": "general"}) + "\n")
+    files = [part for name in ("train", "eval", "retention") for part in (f"--{name}-file", str(row))]
+    for more, expected in (([], True), (["--no-share"], False)):
+        assert _main("--preset", "llama-3.1-8b", "--dry-run", *files, *more) == 0
+        said = capsys.readouterr().out
+        assert ("shared beginnings are trained once" in said) == expected and "$" in said
+
+
+def test_designs_are_summed(capsys, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    more = ("--small-batch", "2", "--point", "tau=0.7", "rank=8")
+    assert _main("--preset", "smoke", "--regimes", "step", "--search-points", "0", *more, "--dry-run") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if " step seed 41 " in line]
+    counts = {design: sum(f" {design} " in line for line in lines) for design in ("control", "oat", "small-batch", "list")}
+    assert counts == {"control": 2, "oat": 4, "small-batch": 5, "list": 1}  # the control again in small batches says so twice
+    assert sum("micro_batch=2" in line for line in lines) == 5 and sum("rank=8" in line for line in lines) == 1
