@@ -34,7 +34,8 @@ def _port():
 
 def _run(command, folder, timeout, **more):
     """Runs to its end, or ends it with all it started."""
-    process = subprocess.Popen(command, cwd=folder, env={**environment(), **more}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(command, cwd=folder, env={**environment(), "PATH": path, **more}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                start_new_session=True)
     try:
         said, _ = process.communicate(timeout=timeout)
@@ -68,8 +69,7 @@ def test_a_job_submitted_as_the_readme_says(tmp_path):
     script = SUBMIT.format(port=_port(), dashboard=_port(), out=tmp_path, root=ROOT, excludes='{"excludes":[".git",".venv","results"]}')
     home = tmp_path / "home"
     home.mkdir()
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    code, said = _run([*isolation, "bash", "-c", script], tmp_path, 400, HOME=str(home), PATH=path, RAY_AUTH_MODE="token")
+    code, said = _run([*isolation, "bash", "-c", script], tmp_path, 400, HOME=str(home), RAY_AUTH_MODE="token")
     assert code == 0, said + (tmp_path / "head.txt").read_text()
     job = (tmp_path / "job.txt").read_text()
     assert (tmp_path / "job.rc").read_text().strip() == "0", job
