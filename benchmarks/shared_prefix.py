@@ -1,4 +1,4 @@
-"""What running shared beginnings once saves: the one-at-a-time plan under method.md's long-run defaults, a twentieth as long, shared and not, in one run.
+"""What running shared beginnings once saves: the one-at-a-time plan under the long-run defaults, a twentieth as long, shared and not.
 
     python benchmarks/shared_prefix.py
 
