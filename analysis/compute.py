@@ -54,12 +54,13 @@ def compute_of(study: Mapping[str, Any], records: Sequence[TrialRecord], folder:
     trunks = [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()] if path.exists() else []
     saved = seconds_saved(trunks, [r.fork_seconds for r in ran if r.fork_seconds is not None])
     training = sum(r.train_seconds or 0.0 for r in ran) - saved
-    evaluation = sum(r.eval_seconds or 0.0 for r in ran)
+    evaluation = sum((r.eval_seconds or 0.0) - (r.fork_eval_seconds or 0.0) for r in ran)
     occupied = sum((r.ended_at or 0.0) - (r.started_at or 0.0) for r in ran if r.ended_at and r.started_at)
     own = sum((r.train_seconds or 0.0) - (r.fork_seconds or 0.0) for r in ran) + evaluation
     calls = study.get("calls", [])
     spent = [call.get("seconds") for call in calls]
-    return Compute(training=training, evaluation=evaluation, setup=sum(r.setup_seconds or 0.0 for r in ran), dispatch=max(0.0, occupied - own),
+    setup = sum(r.setup_seconds or 0.0 for r in ran)
+    return Compute(training=training, evaluation=evaluation, setup=setup, dispatch=max(0.0, occupied - own - setup),
                    wall=None if not spent or None in spent else sum(spent), slots=int(study.get("execution", {}).get("concurrent", 1)),
                    reused=len(taken), reused_seconds=sum(r.train_seconds or 0.0 for r in taken), stopped=sum(r.status == "stopped" for r in records),
                    shared=saved)

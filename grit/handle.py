@@ -18,11 +18,12 @@ from grit.errors import ConfigError
 from grit.group import RankGroup
 from grit.guard import GradientGuard
 from grit.onset import refreshes
+from grit.parallel import together
 from grit.positions import Layout, layout_of, stream_of
 from grit.quantization import ComputePrecision
 from grit.regularizers import ramp
 from grit.subspace import Projection
-from grit.timing import NoClock, SectionTotals, StepClock
+from grit.timing import GEOMETRY_SECTIONS, NoClock, SectionTotals, StepClock
 
 Event = dict[str, Any]
 
@@ -314,7 +315,7 @@ class GritHandle:
 
     def timings(self) -> dict[str, float]:
         """Seconds in total of `fisher`, `reprojection` and `rank`, and the number of `steps`. On CUDA this waits for the device."""
-        return {**dict.fromkeys(("fisher", "reprojection", "rank"), 0.0), **self._totals.seconds(), "steps": float(self.step)}
+        return {**dict.fromkeys(GEOMETRY_SECTIONS, 0.0), **self._totals.seconds(), "steps": float(self.step)}
 
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint; call it between optimizer steps."""
@@ -342,11 +343,13 @@ class GritHandle:
 def reduce_sum(tensor: Tensor) -> None:
     """Adds the data-parallel workers' tensors in place; one process keeps its own."""
     if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        torch.distributed.all_reduce(tensor)
+        with together():
+            torch.distributed.all_reduce(tensor)
 
 
 def reduce_mean(tensor: Tensor) -> None:
     """Averages the data-parallel workers' tensors in place; one process keeps its own."""
     if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        torch.distributed.all_reduce(tensor)
+        with together():
+            torch.distributed.all_reduce(tensor)
         tensor /= torch.distributed.get_world_size()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -10,6 +11,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 Item = TypeVar("Item")
+
+
+class PeerLostError(RuntimeError):
+    """Another worker of the same run is gone, or did not answer."""
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Around what all workers do at once: an error there is the others' absence.
+
+    Raises:
+        PeerLostError: instead of what torch.distributed raises.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerLostError(f"another worker of this trial is gone: {str(error).splitlines()[0]}") from error
 
 
 class Workers:
@@ -44,14 +62,16 @@ class Workers:
             by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
         for gradients in by_dtype.values():
             flat = torch.cat([gradient.flatten() for gradient in gradients])
-            dist.all_reduce(flat)
+            with together():
+                dist.all_reduce(flat)
             parts = flat.split([gradient.numel() for gradient in gradients])
             torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
 
     def add(self, values: Tensor) -> Tensor:
         """The sum of every worker's `values`, in place."""
         if self.count > 1:
-            dist.all_reduce(values)
+            with together():
+                dist.all_reduce(values)
         return values
 
     def first_says(self, value: Any) -> Any:
@@ -59,5 +79,18 @@ class Workers:
         if self.count == 1:
             return value
         held = [value]
-        dist.broadcast_object_list(held, src=0)
+        with together():
+            dist.broadcast_object_list(held, src=0)
         return held[0]
+
+    def first_does(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns on the first worker, on all of them; what it raises there is raised everywhere."""
+        done: tuple[Any, OSError | None]
+        try:
+            done = (work() if self.leads else None, None)
+        except OSError as error:
+            done = (None, error)
+        value, failure = self.first_says(done)
+        if failure is not None:
+            raise failure
+        return value

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from grit.adapters import adapted_layers
 from grit.evaluate import mean_quality, nats_per_token, quality_name
 from grit.result import Row, RunResult, Status
-from grit.timing import SECTIONS
+from grit.timing import GEOMETRY_SECTIONS, SECTIONS
 
 if TYPE_CHECKING:
     from grit.trainer import Run
 
-GEOMETRY_SECTIONS = ("fisher", "reprojection", "rank")
 #: Steps at the start that count as warm-up in timings: a tenth of the run, at most this many.
 MAX_WARMUP_STEPS = 5
 

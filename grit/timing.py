@@ -15,6 +15,8 @@ import torch
 
 #: The components of t_step, in the order in which tables show them.
 SECTIONS = ("forward", "backward", "optimizer", "fisher", "reprojection", "rank", "misc")
+#: Those that GRIT adds to a LoRA step.
+GEOMETRY_SECTIONS = ("fisher", "reprojection", "rank")
 
 
 class StepClock:

@@ -22,9 +22,9 @@ from grit.handle import GritHandle, attach
 from grit.parallel import Workers
 from grit.result import Row, RunResult, Status
 from grit.run_config import RunConfig
-from grit.summary import GEOMETRY_SECTIONS, summarize
+from grit.summary import summarize
 from grit.telemetry import MemoryPeak, StepLog
-from grit.timing import StepClock
+from grit.timing import GEOMETRY_SECTIONS, StepClock
 from grit.workbench import BaseScores, Workbench
 
 #: Called after every optimizer step with (step, share of the budget used, loss in nats per token, mean rank).
@@ -80,7 +80,16 @@ def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = Non
         gc.collect()  # hooks and optimizer refer to each other: without this, the next run would find this one's memory still taken
 
 
-def train_trunk(config: RunConfig, bench: Workbench, *, steps: int, checkpoints: Path, hooks: Hooks | None = None) -> tuple[int, float]:
+@dataclass(frozen=True)
+class TrunkResult:
+    """What a trunk took, from the very beginning: optimizer steps, seconds of training and of evaluation."""
+
+    steps: int
+    train_seconds: float
+    eval_seconds: float
+
+
+def train_trunk(config: RunConfig, bench: Workbench, *, steps: int, checkpoints: Path, hooks: Hooks | None = None) -> TrunkResult | None:
     """Runs the first `steps` optimizer steps of `config` and leaves them as a checkpoint, from which other runs may go on.
 
     Args:
@@ -91,14 +100,15 @@ def train_trunk(config: RunConfig, bench: Workbench, *, steps: int, checkpoints:
         hooks: who watches it.
 
     Returns:
-        Steps taken and training seconds, those of a resumed part included.
+        What it took; None, and no checkpoint, if it diverged: each of its trials would have ended there by itself.
     """
     torch.set_num_threads(config.threads)
     model = bench.adapted(config)
     try:
         run = Run(config, bench, model, checkpoints)
-        run.run_until(steps, hooks or Hooks())
-        return run.step, run.train_seconds
+        if not run.run_until(steps, hooks or Hooks()):
+            return None
+        return TrunkResult(run.step, run.train_seconds, run.eval_seconds)
     finally:
         bench.release(model)
         del model
@@ -153,12 +163,16 @@ class Run:
             checkpoint.discard(self.checkpoints)
         return summarize(self, status, reason)
 
-    def run_until(self, steps: int, hooks: Hooks) -> None:
-        """Trains `steps` steps, or to the end of the budget if that comes first, and saves a checkpoint."""
+    def run_until(self, steps: int, hooks: Hooks) -> bool:
+        """Trains `steps` steps, or to the end of the budget if that comes first, and saves a checkpoint; False if it diverged."""
         self.base = self._timed(lambda: self.bench.base_scores(self.config, self.model.eval()))
         self._resume()
-        self._steps(hooks, steps)
+        status, _ = self._steps(hooks, steps)
+        if status == "diverged" and self.checkpoints is not None:
+            checkpoint.discard(self.checkpoints)
+            return False
         self._save()
+        return True
 
     def _steps(self, hooks: Hooks, until: int | None) -> tuple[Status, str | None]:
         """Trains until the budget is spent, step `until` is reached, the run diverges, or somebody asks it to stop."""
@@ -291,7 +305,8 @@ class Run:
             return
         self.step = self.resumed_from = state["step"]
         self.tokens, self.train_seconds, self.cpu_seconds = state["tokens"], state["train_seconds"], state["cpu_seconds"]
-        self.eval_seconds, self.curve, self.memory.bytes = state["eval_seconds"], state["curve"], state["peak_memory"]
+        self.curve, self.memory.bytes = state["curve"], state["peak_memory"]
+        self.eval_seconds += state["eval_seconds"]
         checkpoint.load_adapter_state(self.model, state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.handle is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from grit.onset import curvature_onset, late_fields, reprojection_onset, without_late_fields
 from grit.run_config import RunConfig
@@ -73,8 +73,8 @@ def _split(members: Sequence[TrialSpec], done: int, parent: str | None, trunks: 
     if bound - done >= enough:
         steps = int(bound)
         ids = tuple(trial.trial_id for trial in members)
-        trunk = Trunk(trunk_id=f"trunk-{digest({'members': sorted(ids), 'steps': steps})}", config=replace(members[0].config), steps=steps,
-                      parent=parent, members=ids)
+        config = members[0].config
+        trunk = Trunk(trunk_id=_name(config, fields[0], onsets[0], steps), config=config, steps=steps, parent=parent, members=ids)
         trunks.append(trunk)
         forks.update(dict.fromkeys(ids, trunk.trunk_id))
         done, parent = steps, trunk.trunk_id
@@ -84,6 +84,12 @@ def _split(members: Sequence[TrialSpec], done: int, parent: str | None, trunks: 
         parts.setdefault((acting[0], acting[1]), []).append(trial)
     for part in parts.values():
         _split(part, done, parent, trunks, forks)
+
+
+def _name(config: RunConfig, fields: tuple[object, object], onsets: tuple[float, float], steps: int) -> str:
+    """A trunk's id: a hash of all that has acted in its steps, so that a resumed study, which plans fewer trials, finds it again."""
+    acted = [list(values) if onset < steps else None for values, onset in zip(fields, onsets, strict=True) if isinstance(values, tuple)]
+    return f"trunk-{digest({'run': without_late_fields(config).identity({}), 'acted': acted, 'steps': steps})}"
 
 
 def seconds_saved(trunks: Iterable[dict[str, object]], fork_seconds: Iterable[float]) -> float:

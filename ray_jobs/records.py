@@ -79,6 +79,7 @@ class TrialRecord:
     forked_from: str | None = None
     forked_at_step: int | None = None
     fork_seconds: float | None = None
+    fork_eval_seconds: float | None = None
     setup_seconds: float | None = None
     curve: list[dict[str, Any]] | None = None
     worker: str | None = None

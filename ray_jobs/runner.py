@@ -92,6 +92,7 @@ class StudyRunner:
                 self._tune()
             finally:
                 self._display.close()
+                self._scheduler.close()
         return self._outcome(began)
 
     def _outcome(self, began: float) -> StudyOutcome:
@@ -150,9 +151,10 @@ class StudyRunner:
                 return
             outcome = {"status": "failed", "error": f"its Tune driver was lost {MAX_LOST_DRIVERS} times", "attempts": 0}
         if trial_id not in self._scheduler.records:
-            left = {key: outcome[key] for key in ("steps", "train_seconds")} if outcome["status"] == "trunk" else None
+            left = {key: outcome[key] for key in ("steps", "train_seconds", "eval_seconds")} if outcome["status"] == "trunk" else None
             self._scheduler.trunk_ended(trial_id, left)
             self._store.write_trunks(self._scheduler.trunks())
+            self._keep_traceback(trial_id, outcome)
             return
         record = filled(self._scheduler.records[trial_id], outcome)
         result = outcome.get("result")
@@ -166,9 +168,12 @@ class StudyRunner:
         self._store.forget_checkpoints(trial_id)
         for trunk_id in self._scheduler.spent_trunks():
             self._store.forget_checkpoints(trunk_id)
-        if "traceback" in outcome:
-            write_atomically(self._store.folder / f"traceback-{trial_id}.txt", outcome["traceback"])
+        self._keep_traceback(trial_id, outcome)
         self._display.ended(record)
+
+    def _keep_traceback(self, job_id: str, outcome: dict[str, Any]) -> None:
+        if "traceback" in outcome:
+            write_atomically(self._store.folder / f"traceback-{job_id}.txt", outcome["traceback"])
 
 
 def filled(record: TrialRecord, outcome: dict[str, Any]) -> TrialRecord:

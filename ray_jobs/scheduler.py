@@ -164,7 +164,10 @@ class StudyScheduler:
             fork = self._fork(self._forks.get(trial.trial_id))
             state = None if fork is None else self._trunks[fork]
             if state is not None and state.status == "waiting":
-                return self._start_trunk(state)
+                job = self._start_trunk(state)
+                if job is not None:
+                    return job
+                continue
             if state is None or state.status == "ready":
                 self._queue.remove(trial)
                 self._running[trial.trial_id] = trial
@@ -224,7 +227,9 @@ class StudyScheduler:
         first = siblings[0]
         for search in self._searches:
             if search.budget.regime == regime and first.tau is not None:
-                search.optuna.add(self._knobs(first), siblings)
+                knobs = self._knobs(first)
+                if with_overrides(self.study.base, first.overrides) == with_overrides(self.study.base, knobs):  # nothing else is moved
+                    search.optuna.add(knobs, siblings)
 
     def _knobs(self, record: TrialRecord) -> dict[str, Any]:
         """The values of the searched fields that a trial had."""
@@ -262,6 +267,9 @@ class StudyScheduler:
                 ticket, knobs = search.optuna.ask()
                 point_id = self._enqueue_point(knobs, search.budget, {})
                 siblings = self._siblings(point_id, search.budget.regime)
+                if (point_id, search.budget.regime) in self._tickets:
+                    search.optuna.tell(ticket, [])  # it is being measured already: this suggestion is used up
+                    continue
                 if not all(record.ended for record in siblings):
                     self._tickets[point_id, search.budget.regime] = (search, ticket)
                     break

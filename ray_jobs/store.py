@@ -108,16 +108,20 @@ class StudyStore:
         return replace(record, reused_from=record.reused_from or source.name)
 
     def write_trunks(self, trunks: Iterable[dict[str, Any]]) -> None:
-        """`trunks.jsonl`: the shared beginnings that have run, one line each."""
-        write_atomically(self.folder / TRUNKS_FILE, "".join(json.dumps(trunk) + "\n" for trunk in trunks))
+        """`trunks.jsonl`: the shared beginnings that have run in all calls, one line each."""
+        known = {trunk["trunk_id"]: trunk for trunk in [*self._trunks(), *trunks]}
+        write_atomically(self.folder / TRUNKS_FILE, "".join(json.dumps(trunk) + "\n" for trunk in known.values()))
+
+    def _trunks(self) -> list[dict[str, Any]]:
+        path = self.folder / TRUNKS_FILE
+        return [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()] if path.exists() else []
 
     def trunk(self, trunk_id: str) -> dict[str, Any] | None:
         """What an earlier call knew of a trunk whose checkpoint still exists, or None."""
-        path = self.folder / TRUNKS_FILE
-        if not path.exists() or not (self.folder / "checkpoints" / trunk_id / "run.pt").exists():
+        if not (self.folder / "checkpoints" / trunk_id / "run.pt").exists():
             return None
-        known = [json.loads(line) for line in path.read_text().splitlines()]
-        return next(({key: trunk[key] for key in ("steps", "train_seconds")} for trunk in known if trunk["trunk_id"] == trunk_id), None)
+        known = (trunk for trunk in self._trunks() if trunk["trunk_id"] == trunk_id)
+        return next(({key: trunk[key] for key in ("steps", "train_seconds", "eval_seconds")} for trunk in known), None)
 
     def forget_checkpoints(self, job_id: str) -> None:
         """Removes what a trial or trunk that has ended would have gone on from."""

@@ -88,6 +88,7 @@ class MlflowTracker:
             raise ConfigError("tracking-uri", uri, f"cannot be used: {str(error).splitlines()[0]}") from error
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._tried: set[str] = set()
+        self._closed = False
         self.failure: str | None = None
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()
@@ -195,10 +196,13 @@ class MlflowTracker:
 
     def finish(self, front: Iterable[str], artifacts: Iterable[Path], *, interrupted: bool) -> None:
         """Waits for the writer, tags the front, stores artifacts with the parent run and closes it; what goes wrong is in `failure`."""
+        if self._closed:
+            return
         self._jobs.put(None)
         self._writer.join()
         try:
             self._close(set(front), artifacts, "KILLED" if interrupted else "FINISHED")
+            self._closed = True
         except (MlflowException, OSError) as error:
             self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
 

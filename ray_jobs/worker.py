@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import time
 import traceback
@@ -34,7 +35,7 @@ def slot_loop(settings: dict[str, Any]) -> None:
     slot has several workers they train each trial together; the first talks to the board for all of them.
     """
     from grit.allocator import keep_freed_memory
-    from grit.parallel import Workers
+    from grit.parallel import PeerLostError, Workers
     from grit.workbench import Workbench
 
     keep_freed_memory()
@@ -49,6 +50,8 @@ def slot_loop(settings: dict[str, Any]) -> None:
             return
         try:
             outcome = run_job(job, bench, board if workers.leads else None, settings["checkpoints"])
+        except PeerLostError:
+            raise  # nothing is known to be wrong with the trial: the group is replaced, and gets it again from its checkpoint
         except Exception as error:
             outcome = {"status": "failed", "error": explain(error), "traceback": traceback.format_exc()}
             ray.get(board.finish.remote(slot, job["trial_id"], outcome))
@@ -89,6 +92,7 @@ def run_job(job: dict[str, Any], bench: Any, board: Any, checkpoints: str | None
         board: told of progress; None for a worker that does not lead.
         checkpoints: folder of all checkpoints of the study, or None.
     """
+    from grit.parallel import Workers
     from grit.run_config import RunConfig
     from grit.trainer import Hooks, train, train_trunk
 
@@ -106,43 +110,53 @@ def run_job(job: dict[str, Any], bench: Any, board: Any, checkpoints: str | None
                                            "seed": config.seed, "regime": config.budget.regime})
 
     def evaluated(interim: Any) -> bool:
+        if board is None:
+            return False
         where = (config.budget.regime, config.seed, interim.number)
         stands = {"scores": interim.scores, "document_losses": interim.document_losses, "footprint": interim.footprint, "overhead": interim.overhead}
         return bool(ray.get(board.evaluated.remote(trial_id, where, stands))) and job["may_stop"]
 
     folder = None if checkpoints is None else Path(checkpoints) / trial_id
-    fork = fork_checkpoint(Path(checkpoints), job["fork_from"], folder) if checkpoints is not None and folder is not None else None
-    hooks = Hooks(progress=progress, evaluated=None if board is None else evaluated)
+    fork = None
+    if checkpoints is not None and folder is not None and job["fork_from"] is not None:
+        fork = Workers().first_does(lambda: fork_checkpoint(Path(checkpoints), job["fork_from"], folder))
+    hooks = Hooks(progress=progress, evaluated=evaluated)
     if job["trunk_steps"] is not None:
         assert folder is not None
-        steps, seconds = train_trunk(config, bench, steps=job["trunk_steps"], checkpoints=folder, hooks=hooks)
-        return {"status": "trunk", "steps": steps, "train_seconds": seconds}
+        left = train_trunk(config, bench, steps=job["trunk_steps"], checkpoints=folder, hooks=hooks)
+        if left is None:
+            return {"status": "failed", "error": "the shared steps diverged: its trials run alone, and tell so themselves"}
+        return {"status": "trunk", "steps": left.steps, "train_seconds": left.train_seconds, "eval_seconds": left.eval_seconds}
     keeps = config.checkpoint_steps is not None or fork is not None
     result = train(config, bench, checkpoints=folder if keeps else None, hooks=hooks)
     measured = asdict(result)
     if setup is not None and result.resumed_from_step < len(result.telemetry):  # the clock was read after the first step
         measured["setup_seconds"] = max(0.0, setup - result.telemetry[result.resumed_from_step]["ms_step"] / 1e3)
     if fork is not None:
-        measured |= {"forked_from": job["fork_from"], "forked_at_step": fork["step"], "fork_seconds": fork["train_seconds"]}
+        measured |= fork
     return {"status": result.status, "error": result.reason, "result": measured}
 
 
-def fork_checkpoint(checkpoints: Path, trunk: str | None, folder: Path) -> dict[str, Any] | None:
-    """Puts the trunk's checkpoint where the trial looks for its own, unless it has one already; returns what the trunk left.
+def fork_checkpoint(checkpoints: Path, trunk: str, folder: Path) -> dict[str, Any] | None:
+    """Puts the trunk's checkpoint where the trial looks for its own; returns what the trunk left there.
+
+    A trial that has a checkpoint already goes on from that one: then what it says of the trunk it came from, if it did, is returned.
 
     Raises:
         FileNotFoundError: the trunk's checkpoint is gone.
     """
     from grit import checkpoint
 
-    if trunk is None:
-        return None
+    told = folder / "fork.json"
+    if checkpoint.load(folder) is not None:
+        return json.loads(told.read_text()) if told.exists() else None
     state = checkpoint.load(checkpoints / trunk)
     if state is None:
         raise FileNotFoundError(f"the checkpoint of {trunk} is gone: run the study again with --no-share")
-    if checkpoint.load(folder) is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{checkpoint.FILE}.fork"
-        shutil.copyfile(checkpoints / trunk / checkpoint.FILE, partial)
-        partial.replace(folder / checkpoint.FILE)
-    return state
+    folder.mkdir(parents=True, exist_ok=True)
+    left = {"forked_from": trunk, "forked_at_step": state["step"], "fork_seconds": state["train_seconds"], "fork_eval_seconds": state["eval_seconds"]}
+    told.write_text(json.dumps(left))
+    partial = folder / f"{checkpoint.FILE}.fork"
+    shutil.copyfile(checkpoints / trunk / checkpoint.FILE, partial)
+    partial.replace(folder / checkpoint.FILE)
+    return left

@@ -92,7 +92,11 @@ def _execute(options: SweepOptions, study: Study, execution: RunOptions, store: 
     except BaseException:
         tracker.finish([], [], interrupted=True)
         raise
-    return _conclude(store.folder, outcome, tracker)
+    try:
+        return _conclude(store.folder, outcome, tracker)
+    except BaseException:
+        tracker.finish([], [], interrupted=True)
+        raise
 
 
 def _execution(options: SweepOptions) -> RunOptions:

@@ -168,15 +168,15 @@ def test_the_report_says_where_the_time_went_and_what_was_saved(tmp_path):
     records = study_folder(tmp_path)
     own = [replace(r, train_seconds=10.0, eval_seconds=1.0, setup_seconds=0.5, started_at=100.0, ended_at=112.0) for r in records]
     own[0] = replace(own[0], reused_from="other", train_seconds=7.0)
-    own[1:3] = [replace(r, forked_from="trunk-a", forked_at_step=5, fork_seconds=4.0, ended_at=108.0) for r in own[1:3]]
+    own[1:3] = [replace(r, forked_from="trunk-a", forked_at_step=5, fork_seconds=4.0, fork_eval_seconds=1.0, ended_at=107.0) for r in own[1:3]]
     trunk = {"trunk_id": "trunk-a", "parent": None, "members": [], "steps": 5, "train_seconds": 4.5}
     (tmp_path / "trunks.jsonl").write_text(json.dumps(trunk) + "\n")
     study = {**read_study(tmp_path), "calls": [{"seconds": 60.0}, {"seconds": 60.0}]}
     ran = len(own) - 1
     found = compute_of(study, own, tmp_path)
     assert found.shared == 2 * 4.0 - 4.5
-    assert found.training == ran * 10.0 - found.shared and found.evaluation == ran
-    assert found.setup == ran * 0.5 and found.dispatch == ran * 1.0
+    assert found.training == ran * 10.0 - found.shared and found.evaluation == ran - 2
+    assert found.setup == ran * 0.5 and found.dispatch == ran * 0.5
     assert found.orchestration == max(0.0, 1 - (found.training + found.evaluation) / (120 * 2))
     said = " ".join(sentences(found))
     assert "1 trials were taken over" in said and "training seconds saved" in said

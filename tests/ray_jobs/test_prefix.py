@@ -60,7 +60,7 @@ def test_a_late_field_does_nothing_before_its_onset(bench, short_run, field):
     """What the planner assumes and what the method does are one: the losses agree up to the onset, for every field that is planned with."""
     values = {"preconditioner": "kfac", "damping_scale": "relative", "damping_reference_batch": 64, "quantization_damping": 1.0, "two_sided": False,
               "reprojection_trigger": "adaptive", "basis": "balanced", "suppression": "gate", "project_momentum": False, "rank_adaptation": False,
-              "rank_policy": "growth", "rank_energy_ema": 0.5}
+              "rank_policy": "growth", "rank_energy_ema": 0.5, "rank_hysteresis": 0.005}
     grit = replace(short_run().grit, kfac_update_freq=6, ng_warmup_steps=7, reprojection_freq=8, min_lora_rank=2)
     changed = replace(grit, **{field: values[field] if field in values else _another(getattr(grit, field))})
     if field == "quantization_damping":
@@ -88,7 +88,7 @@ def test_a_forked_trial_is_what_it_would_have_been_alone(bench, tmp_path, suppre
         work = {"trial_id": job.job_id, "config": job.config.to_dict(), "trunk_steps": job.trunk_steps, "fork_from": job.fork_from, "attempt": 1}
         outcome = run_job(work, bench, None, str(tmp_path))
         if outcome["status"] == "trunk":
-            scheduler.trunk_ended(job.job_id, {key: outcome[key] for key in ("steps", "train_seconds")})
+            scheduler.trunk_ended(job.job_id, {key: outcome[key] for key in ("steps", "train_seconds", "eval_seconds")})
         else:
             scheduler.complete(ended(scheduler.records[job.job_id], status=outcome["status"]))
             forked[job.job_id] = (job, outcome["result"])
@@ -101,25 +101,33 @@ def test_a_forked_trial_is_what_it_would_have_been_alone(bench, tmp_path, suppre
         assert [point["quality"] for point in result["curve"]] == [point["quality"] for point in alone.curve]
         if job.fork_from is not None:
             assert result["forked_at_step"] in (11, 23) and 0 < result["fork_seconds"] < result["train_seconds"]
-    assert {path.name for path in tmp_path.iterdir()} == {trunk["trunk_id"] for trunk in scheduler.trunks()}
+    assert {path.parent.name for path in tmp_path.glob("*/run.pt")} == {trunk["trunk_id"] for trunk in scheduler.trunks()}
 
 
 def test_a_time_budget_counts_the_trunk(bench, tmp_path):
     config = replace(_study().base, budget=Budget(regime="time", amount=1.5), seed=41)
-    steps, seconds = train_trunk(config, bench, steps=6, checkpoints=tmp_path)
-    assert steps == 6
+    trunk = train_trunk(config, bench, steps=6, checkpoints=tmp_path)
+    assert trunk.steps == 6
     result = train(config, bench, checkpoints=tmp_path)
     assert result.resumed_from_step == 6
     slowest = max(row["ms_step"] for row in result.telemetry) / 1e3
-    assert abs(result.train_seconds - 1.5) <= slowest and result.telemetry[5]["train_seconds"] == seconds
+    assert abs(result.train_seconds - 1.5) <= slowest and result.telemetry[5]["train_seconds"] == trunk.train_seconds
 
 
 def test_a_trunk_that_spends_its_budget_early_is_its_last_step(bench, tmp_path):
     config = replace(_study().base, budget=Budget(regime="time", amount=0.3), seed=41)
-    steps, seconds = train_trunk(config, bench, steps=10_000, checkpoints=tmp_path)
-    assert steps < 10_000
+    trunk = train_trunk(config, bench, steps=10_000, checkpoints=tmp_path)
+    assert trunk.steps < 10_000
     result = train(config, bench, checkpoints=tmp_path)
-    assert (result.steps, result.train_seconds, result.status) == (steps, seconds, "completed")
+    assert (result.steps, result.train_seconds, result.status) == (trunk.steps, trunk.train_seconds, "completed")
+
+
+def test_a_trunk_that_diverges_leaves_nothing_to_go_on_from(bench, tmp_path):
+    """Each of its trials would have ended there: they run alone, and tell so."""
+    config = replace(_study(amount=200).base, seed=41, learning_rate=3.0, max_grad_norm=1e6, accumulation=1)
+    assert train_trunk(config, bench, steps=100, checkpoints=tmp_path) is None
+    assert not (tmp_path / "run.pt").exists()
+    assert train(config, bench).status == "diverged"
 
 
 def test_a_lost_trunk_leaves_its_trials_to_run_alone():
@@ -146,8 +154,27 @@ def test_children_wait_for_their_trunk_and_others_do_not():
     assert scheduler.next().job_id == trunk.job_id
 
 
+def test_a_resumed_plan_names_its_trunks_as_the_first_did():
+    """Some forked trials have ended: what is left shares the same beginnings under the same names."""
+    trials = plan(_study())
+    first = {trunk.steps: trunk.trunk_id for trunk in plan_trunks(trials).trunks}
+    left = [trial for trial in trials if trial.record.tau != 0.8 and trial.record.lambda_ != 1e-4]
+    second = {trunk.steps: trunk.trunk_id for trunk in plan_trunks(left).trunks}
+    assert second == first and len(set(first.values())) == 3
+    other = {trunk.trunk_id for trunk in plan_trunks(plan(_study(seeds=(42,)))).trunks}
+    assert not other & set(first.values())
+
+
+def test_a_trunk_that_waits_keeps_nobody_else_from_starting():
+    scheduler = StudyScheduler(_study(regimes=("step", "time")), elsewhere=Elsewhere(share=True))
+    started = []
+    while (job := scheduler.next()) is not None:
+        started.append(job)
+    assert sorted(job.trunk_steps or 0 for job in started) == [0, 0, 29, 29]  # two controls, and a trunk in each regime
+
+
 def test_trunks_of_an_earlier_call_are_not_run_again():
-    known = {"steps": 29, "train_seconds": 3.0}
+    known = {"steps": 29, "train_seconds": 3.0, "eval_seconds": 1.0}
     first = plan_trunks(plan(_study())).trunks[0]
     scheduler = StudyScheduler(_study(), elsewhere=Elsewhere(share=True, trunk=lambda trunk_id: known if trunk_id == first.trunk_id else None))
     started = [scheduler.next() for _ in range(2)]

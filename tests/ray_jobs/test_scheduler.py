@@ -8,7 +8,7 @@ from builders import ended, study
 from grit.errors import ConfigError
 from ray_jobs.scheduler import OPEN_POINTS, Elsewhere, StudyScheduler
 from ray_jobs.search import OptunaSearch, open_storage
-from ray_jobs.study import Interval, Search
+from ray_jobs.study import Interval, Point, Search
 
 
 def _run(scheduler, outcome=ended, slots=2, stop_after=None, seed=0):
@@ -190,3 +190,23 @@ def test_records_are_values():
     with pytest.raises(AttributeError):
         record.status = "completed"
     assert replace(record, status="completed").trial_id == record.trial_id
+
+
+def test_a_small_batch_repeat_tells_the_search_nothing_about_the_full_batch():
+    made = study(seeds=(41,), regimes=("step",), search_points=1)
+    center = dict(made.points[0].overrides)
+    odd = Point.of("small-batch", {**center, "micro_batch": 2})
+    scheduler = StudyScheduler(replace(made, points=(*made.points, odd)))
+    _run(scheduler, lambda r: ended(r, quality=0.1 if "micro_batch" in r.overrides else 0.9))
+    values = [trial.values[0] for trial in scheduler._searches[0].optuna._study.get_trials()]
+    assert values == [0.9] * 5  # four designed points and the searched one
+
+
+def test_a_point_that_is_asked_for_twice_is_told_once():
+    made = study(seeds=(41,), regimes=("step",), oat={})
+    space = {"rank": Interval(low=4, high=5, integer=True, log=False)}
+    scheduler = StudyScheduler(replace(made, search=Search(space=space, points=4, sampler="random")))
+    _run(scheduler, slots=3)
+    scheduler.close()
+    states = scheduler._searches[0].optuna.states()
+    assert "RUNNING" not in states and states.count("COMPLETE") >= 2

@@ -164,7 +164,8 @@ def test_a_full_disk_stops_the_study_and_spoils_nothing(tmp_path):
 @pytest.mark.slow
 def test_two_workers_for_one_trial_train_as_one(launch, tmp_path, bench):
     """Gloo under Ray Train: the same trial with `--workers-per-trial 2` as alone, up to the order of sums."""
-    process = launch(*FIVE, "--workers-per-trial", "2", "--max-concurrent", "1", "--budget-steps", "12", "--set", "accumulation=2", "dropout=0.1")
+    process = launch(*FIVE, "--workers-per-trial", "2", "--max-concurrent", "1", "--budget-steps", "12", "--set", "accumulation=2", "dropout=0.1",
+                     "evaluations=3", "kfac_update_freq=12", "reprojection_freq=12")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     records = assert_nothing_lies(tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5)
