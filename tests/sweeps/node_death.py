@@ -16,12 +16,13 @@ def main(folder):
     first = cluster.add_node(num_cpus=1)
     process = None
     try:
-        process = start(folder, *FIVE, "--budget-steps", "60", "--set", "checkpoint_steps=5", "--address", cluster.address, "--max-concurrent", "1")
+        process = start(folder, *FIVE, "--budget-steps", "150", "--set", "checkpoint_steps=5", "--address", cluster.address, "--max-concurrent", "1")
         after_trials(folder / "study", 1, process)
         cluster.add_node(num_cpus=1)  # a spare first: somewhere to go on
-        while not list((folder / "study" / "checkpoints").glob("*/run.pt")):
+        checkpoints = folder / "study" / "checkpoints"
+        earlier = set(checkpoints.glob("*/run.pt"))
+        while not set(checkpoints.glob("*/run.pt")) - earlier:  # a trial that has just begun: it will not end before its node does
             time.sleep(0.02)
-        time.sleep(0.5)
         cluster.remove_node(first, allow_graceful=False)
         said, errors = process.communicate(timeout=240)
         print(said, errors)

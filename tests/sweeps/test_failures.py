@@ -42,7 +42,7 @@ def test_a_trial_that_raises_and_one_that_runs_out_of_memory_take_nobody_with_th
 
 def test_a_worker_that_is_killed_mid_trial_goes_on_from_its_checkpoint_bit_for_bit(launch, tmp_path, bench):
     study = tmp_path / "study"
-    process = launch(*FIVE, "--budget-steps", "60", "--max-concurrent", "1", "--set", "checkpoint_steps=5")
+    process = launch(*FIVE, "--budget-steps", "90", "--max-concurrent", "1", "--set", "checkpoint_steps=5")
     after_trials(study, process=process)
     deadline = time.time() + 60
     while time.time() < deadline and not list((study / "checkpoints").glob("*/run.pt")):
