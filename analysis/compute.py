@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.prefix import seconds_saved
-from ray_jobs.records import TrialRecord
+from ray_jobs.records import TrialRecord, read_trunks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +49,7 @@ def compute_of(study: Mapping[str, Any], records: Sequence[TrialRecord], folder:
     """From a study's records; `folder` may hold `trunks.jsonl`."""
     ran = [r for r in records if r.ended and r.reused_from is None and r.train_seconds is not None]
     taken = [r for r in records if r.reused_from is not None]
-    path = folder / "trunks.jsonl"
-    trunks = [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()] if path.exists() else []
-    saved = seconds_saved(trunks, [r.fork_seconds for r in ran if r.fork_seconds is not None])
+    saved = seconds_saved(read_trunks(folder), [r.fork_seconds for r in ran if r.fork_seconds is not None])
     training = sum(r.train_seconds or 0.0 for r in ran) - saved
     evaluation = sum((r.eval_seconds or 0.0) - (r.fork_eval_seconds or 0.0) for r in ran)
     occupied = sum((r.ended_at or 0.0) - (r.started_at or 0.0) for r in ran if r.ended_at and r.started_at)

@@ -23,12 +23,16 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     partial.replace(folder / FILE)
 
 
+def exists(folder: Path) -> bool:
+    """Whether there is one."""
+    return (folder / FILE).exists()
+
+
 def load(folder: Path) -> dict[str, Any] | None:
     """The last checkpoint, or None."""
-    path = folder / FILE
-    if not path.exists():
+    if not exists(folder):
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(folder / FILE, map_location="cpu", weights_only=True)
     return state
 
 

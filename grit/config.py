@@ -20,9 +20,11 @@ Device = Literal["cpu", "model"]
 Cadence = Literal["fixed", "adaptive"]
 Sharing = Literal["none", "projection"]
 
-#: The knobs of the sensitivity study, as command lines and records call them. `GritConfig` takes either name. A trailing underscore is
-#: allowed, since `lambda` is a word of the language: GritConfig(tau=0.9, T=100, lambda_=3e-3).
-ALIASES = {"tau": "rank_adaptation_threshold", "T": "reprojection_freq", "lambda": "kfac_damping", "lambda_": "kfac_damping"}
+#: The three knobs of the sensitivity study, by the names they have in records and on command lines.
+KNOBS = {"tau": "rank_adaptation_threshold", "T": "reprojection_freq", "lambda": "kfac_damping"}
+#: `GritConfig` takes either name. A trailing underscore is allowed, since `lambda` is a word of the language:
+#: GritConfig(tau=0.9, T=100, lambda_=3e-3).
+ALIASES = {**KNOBS, "lambda_": KNOBS["lambda"]}
 
 
 class _Aliased(type):

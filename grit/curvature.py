@@ -23,6 +23,7 @@ class Curvature:
     Attributes:
         damping_factors: (M,), what lambda is multiplied by for each module's quantization noise.
         multiple: what the last refresh multiplied lambda by for the size of the batch.
+        applied: (left of grad A, right of grad B), each (M, r, r); None while no module has an inverse.
     """
 
     def __init__(self, layers: Sequence[AdaptedLayer], statistics: Statistics, config: GritConfig, damping_factors: Tensor, *,
@@ -33,7 +34,7 @@ class Curvature:
         self.damping_factors, self.multiple = damping_factors.double(), 1.0
         self._inverses: tuple[Tensor, Tensor] | None = None
         self._has_inverse = torch.zeros(len(layers), dtype=torch.bool, device=device)
-        self._applied: tuple[Tensor, Tensor] | None = None
+        self.applied: tuple[Tensor, Tensor] | None = None
 
     def batch_multiple(self) -> float:
         """What batch-aware damping multiplies lambda by: reference / B below the reference, else 1 (appendix G.4, M3)."""
@@ -80,16 +81,12 @@ class Curvature:
 
     def _prepare(self) -> None:
         """What multiplies grad A from the left and grad B from the right; a module that never had an inverse keeps its gradient."""
-        self._applied = None
+        self.applied = None
         if self._inverses is not None and bool(self._has_inverse.any()):
             eye = torch.eye(self._rank, device=self._device, dtype=self._dtype)
             sides = left_right(self._config.preconditioner, *self._inverses)
             left, right = (torch.where(self._has_inverse[:, None, None], side, eye) for side in sides)
-            self._applied = (left, right)
-
-    def sides(self) -> tuple[Tensor, Tensor] | None:
-        """(left of grad A, right of grad B), each (M, r, r); None while no module has an inverse."""
-        return self._applied
+            self.applied = (left, right)
 
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint."""

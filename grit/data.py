@@ -58,6 +58,12 @@ def collate(encoded: Sequence[Encoded], pad_token: int) -> dict[str, Tensor]:
     return batch
 
 
+def micro_batches(rows: Sequence[Encoded], size: int, pad_token: int, device: str) -> list[dict[str, Tensor]]:
+    """`rows` in parts of at most `size`, collated, on `device`."""
+    parts = [collate(rows[start : start + size], pad_token) for start in range(0, len(rows), size)]
+    return [{name: tensor.to(device) for name, tensor in part.items()} for part in parts]
+
+
 class TrainingOrder:
     """Which examples make up which step: a fresh permutation per epoch, from the seed alone. Stateless, so that any step can be resumed."""
 

@@ -48,7 +48,7 @@ class RankGroup:
     def transform_gradients(self, *, precondition: bool, regularization: float) -> None:
         """Adds the regularizers' gradients, times `regularization`, and preconditions, in place."""
         config = self.config
-        sides = self.curvature.sides() if precondition and config.preconditioner != "none" else None
+        sides = self.curvature.applied if precondition else None
         penalties: tuple[Tensor, Tensor] | None = None
         if regularization > 0 and (config.lambda_k > 0 or config.lambda_r > 0):
             last = self.subspace.last

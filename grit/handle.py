@@ -18,7 +18,7 @@ from grit.errors import ConfigError
 from grit.group import RankGroup
 from grit.guard import GradientGuard
 from grit.onset import refreshes
-from grit.parallel import together
+from grit.parallel import reduce_mean, reduce_sum
 from grit.positions import Layout, layout_of, stream_of
 from grit.quantization import ComputePrecision
 from grit.regularizers import ramp
@@ -109,14 +109,22 @@ class GritHandle:
         """Moves the state after the adapter: a trainer may put the model on its device after `attach`."""
         if self.layers[0].down.weight.device == self._device:
             return
-        groups, spent, gates = [group.state_dict() for group in self._groups], self._totals.seconds(), self.gates()
+        kept = self._movable_state()
         self._settle()
-        self._totals.add(spent)
-        for group, saved in zip(self._groups, groups, strict=True):
+        self._load_movable_state(kept)
+
+    def _movable_state(self) -> dict[str, Any]:
+        """What lies where the adapter does, and the seconds spent there."""
+        gates = [self._capture.gate(index) for index in range(len(self.layers))]
+        return {"groups": [group.state_dict() for group in self._groups], "gates": gates, "seconds": self._totals.seconds()}
+
+    def _load_movable_state(self, state: dict[str, Any]) -> None:
+        for group, saved in zip(self._groups, state["groups"], strict=True):
             group.load_state_dict(saved)
-        for index, layer in enumerate(self.layers):
-            gate = gates.get(layer.name)
+        for index, gate in enumerate(state["gates"]):
             self._capture.set_gate(index, None if gate is None else gate.to(self._device))
+        self._totals = SectionTotals(self._device)
+        self._totals.add(state["seconds"])
 
     def _before_pass(self) -> None:
         self._follow()
@@ -170,11 +178,10 @@ class GritHandle:
         with self._section("fisher"):
             if self._capture.armed:
                 self._commit(passes)
-            preconditions = config.preconditioner != "none"
             if refreshes(config, self.step, self._every(config.kfac_update_freq)):
                 self._refresh()
             for group in self._groups:
-                group.transform_gradients(precondition=preconditions and self.step >= config.ng_warmup_steps,
+                group.transform_gradients(precondition=self.step >= config.ng_warmup_steps,
                                           regularization=ramp(self.step, config.regularizer_warmup_steps))
         self.guard()
         if self._controller is not None:
@@ -319,37 +326,16 @@ class GritHandle:
 
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint; call it between optimizer steps."""
-        gates = [self._capture.gate(index) for index in range(len(self.layers))]
-        return {"step": self.step, "events": list(self.events), "groups": [group.state_dict() for group in self._groups], "gates": gates,
-                "guard": self.guard.state_dict(), "capture_next": self._capture.armed, "seconds": self._totals.seconds(),
+        return {"step": self.step, "events": list(self.events), **self._movable_state(), "guard": self.guard.state_dict(),
+                "capture_next": self._capture.armed,
                 "controller": None if self._controller is None else self._controller.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`; training goes on bit for bit as if it had not been interrupted."""
         self.step, self.events, self._ranks = state["step"], list(state["events"]), None
-        for group, saved in zip(self._groups, state["groups"], strict=True):
-            group.load_state_dict(saved)
-        for index, gate in enumerate(state["gates"]):
-            self._capture.set_gate(index, None if gate is None else gate.to(self.layers[index].down.weight.device))
+        self._load_movable_state(state)
         self.guard.load_state_dict(state["guard"])
-        self._totals = SectionTotals(self._device)
-        self._totals.add(state["seconds"])
         if self._controller is not None:
             self._controller.load_state_dict(state["controller"])
         self._capture_next = state["capture_next"]
         self._arm()
-
-
-def reduce_sum(tensor: Tensor) -> None:
-    """Adds the data-parallel workers' tensors in place; one process keeps its own."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        with together():
-            torch.distributed.all_reduce(tensor)
-
-
-def reduce_mean(tensor: Tensor) -> None:
-    """Averages the data-parallel workers' tensors in place; one process keeps its own."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        with together():
-            torch.distributed.all_reduce(tensor)
-        tensor /= torch.distributed.get_world_size()

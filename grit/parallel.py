@@ -30,6 +30,26 @@ def together() -> Iterator[None]:
         raise PeerLostError(f"another worker of this trial is gone: {str(error).splitlines()[0]}") from error
 
 
+def placed() -> tuple[int, int]:
+    """This worker's number among those that train together, and how many there are; (0, 1) for a process alone."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def reduce_sum(tensor: Tensor) -> None:
+    """Adds the data-parallel workers' tensors in place; one process keeps its own."""
+    if placed()[1] > 1:
+        with together():
+            dist.all_reduce(tensor)
+
+
+def reduce_mean(tensor: Tensor) -> None:
+    """Averages the data-parallel workers' tensors in place; one process keeps its own."""
+    reduce_sum(tensor)
+    tensor /= placed()[1]
+
+
 class Workers:
     """The processes that train one run together, or this one alone.
 
@@ -39,8 +59,7 @@ class Workers:
     """
 
     def __init__(self) -> None:
-        together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        self.rank, self.count = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        self.rank, self.count = placed()
 
     @property
     def leads(self) -> bool:
@@ -62,16 +81,13 @@ class Workers:
             by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
         for gradients in by_dtype.values():
             flat = torch.cat([gradient.flatten() for gradient in gradients])
-            with together():
-                dist.all_reduce(flat)
+            reduce_sum(flat)
             parts = flat.split([gradient.numel() for gradient in gradients])
             torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
 
     def add(self, values: Tensor) -> Tensor:
         """The sum of every worker's `values`, in place."""
-        if self.count > 1:
-            with together():
-                dist.all_reduce(values)
+        reduce_sum(values)
         return values
 
     def first_says(self, value: Any) -> Any:

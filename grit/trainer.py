@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from grit import checkpoint
-from grit.data import TrainingOrder, collate
+from grit.data import TrainingOrder, micro_batches
 from grit.divergence import DivergenceRule
 from grit.errors import ConfigError
 from grit.evaluate import DocumentLoss, Prediction, example_quality, mean_quality, nats_per_token
@@ -27,6 +27,7 @@ from grit.telemetry import MemoryPeak, StepLog
 from grit.timing import GEOMETRY_SECTIONS, StepClock
 from grit.workbench import BaseScores, Workbench
 
+Outcome = TypeVar("Outcome")
 #: Called after every optimizer step with (step, share of the budget used, loss in nats per token, mean rank).
 Progress = Callable[[int, float, float, float], None]
 
@@ -70,10 +71,15 @@ def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = Non
         checkpoints: folder of this run's checkpoint; one found there is resumed, bit for bit on a CPU under a step budget.
         hooks: who watches it.
     """
+    return _on_adapted(config, bench, lambda model: Run(config, bench, model, checkpoints).run(hooks or Hooks()))
+
+
+def _on_adapted(config: RunConfig, bench: Workbench, work: Callable[[Any], Outcome]) -> Outcome:
+    """What `work` makes of the backbone with this run's adapter; afterwards the backbone is as it was."""
     torch.set_num_threads(config.threads)
     model = bench.adapted(config)
     try:
-        return Run(config, bench, model, checkpoints).run(hooks or Hooks())
+        return work(model)
     finally:
         bench.release(model)
         del model
@@ -102,17 +108,7 @@ def train_trunk(config: RunConfig, bench: Workbench, *, steps: int, checkpoints:
     Returns:
         What it took; None, and no checkpoint, if it diverged: each of its trials would have ended there by itself.
     """
-    torch.set_num_threads(config.threads)
-    model = bench.adapted(config)
-    try:
-        run = Run(config, bench, model, checkpoints)
-        if not run.run_until(steps, hooks or Hooks()):
-            return None
-        return TrunkResult(run.step, run.train_seconds, run.eval_seconds)
-    finally:
-        bench.release(model)
-        del model
-        gc.collect()
+    return _on_adapted(config, bench, lambda model: Run(config, bench, model, checkpoints).run_until(steps, hooks or Hooks()))
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:
@@ -163,16 +159,16 @@ class Run:
             checkpoint.discard(self.checkpoints)
         return summarize(self, status, reason)
 
-    def run_until(self, steps: int, hooks: Hooks) -> bool:
-        """Trains `steps` steps, or to the end of the budget if that comes first, and saves a checkpoint; False if it diverged."""
+    def run_until(self, steps: int, hooks: Hooks) -> TrunkResult | None:
+        """Trains `steps` steps, or to the end of the budget if that comes first, and saves a checkpoint; None if it diverged."""
         self.base = self._timed(lambda: self.bench.base_scores(self.config, self.model.eval()))
         self._resume()
         status, _ = self._steps(hooks, steps)
         if status == "diverged" and self.checkpoints is not None:
             checkpoint.discard(self.checkpoints)
-            return False
+            return None
         self._save()
-        return True
+        return TrunkResult(self.step, self.train_seconds, self.eval_seconds)
 
     def _steps(self, hooks: Hooks, until: int | None) -> tuple[Status, str | None]:
         """Trains until the budget is spent, step `until` is reached, the run diverges, or somebody asks it to stop."""
@@ -213,10 +209,8 @@ class Run:
 
     def _batches(self, indices: Iterable[int]) -> list[dict[str, torch.Tensor]]:
         """Micro-batches of these training examples, on the device."""
-        rows, size = [self.data[i] for i in indices], self.config.micro_batch
         pad = self.bench.tokenizer(self.config).pad_token_id
-        parts = [collate(rows[i : i + size], pad) for i in range(0, len(rows), size)]
-        return [{key: value.to(self.bench.device) for key, value in part.items()} for part in parts]
+        return micro_batches([self.data[i] for i in indices], self.config.micro_batch, pad, self.bench.device)
 
     def _step(self) -> float:
         """One optimizer step; returns its loss in nats per token."""

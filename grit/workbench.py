@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grit.adapters import add_lora, load_backbone, load_tokenizer, remove_lora
 from grit.backbone import resolve
-from grit.data import Encoded, collate, encode
+from grit.data import Encoded, encode, micro_batches
 from grit.evaluate import DocumentLoss, Evaluator, Prediction
 from grit.placement import importance_scores, matching, place
 from grit.run_config import RunConfig, TaskSource
@@ -89,8 +89,7 @@ class Workbench:
         key = (config.model, config.quantized, config.dtype, config.task, config.max_length, config.targets)
         if key not in self._scores:
             rows, pad = self.training_data(config)[:IMPORTANCE_EXAMPLES], self.tokenizer(config).pad_token_id
-            parts = [collate(rows[start : start + 8], pad) for start in range(0, len(rows), 8)]
-            batches = [{name: tensor.to(self.device) for name, tensor in part.items()} for part in parts]
+            batches = micro_batches(rows, 8, pad, self.device)
             self._scores[key] = importance_scores(backbone.eval(), matching(backbone, config.targets), batches)
         return self._scores[key]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from grit.config import KNOBS
 from ray_jobs.records import TrialRecord
 from ray_jobs.scheduler import StudyScheduler
 
@@ -102,6 +103,5 @@ def describe(record: TrialRecord) -> str:
         knobs = "control"
     else:
         knobs = f"tau={record.tau:.4g} T={record.T if record.T is not None else 'none'} lambda={record.lambda_:.3g}"
-    named = ("tau", "T", "lambda", "rank_adaptation_threshold", "reprojection_freq", "kfac_damping")
-    other = "".join(f" {name}={value}" for name, value in record.overrides.items() if name not in named)
+    other = "".join(f" {name}={value}" for name, value in record.overrides.items() if name not in (*KNOBS, *KNOBS.values()))
     return f"{record.method:5} {record.regime} seed {record.seed} {record.design:7} {knobs}{other}"

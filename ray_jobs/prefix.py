@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from grit.onset import curvature_onset, late_fields, reprojection_onset, without_late_fields
 from grit.run_config import RunConfig
@@ -92,17 +93,12 @@ def _name(config: RunConfig, fields: tuple[object, object], onsets: tuple[float,
     return f"trunk-{digest({'run': without_late_fields(config).identity({}), 'acted': acted, 'steps': steps})}"
 
 
-def seconds_saved(trunks: Iterable[dict[str, object]], fork_seconds: Iterable[float]) -> float:
+def seconds_saved(trunks: Sequence[dict[str, Any]], fork_seconds: Iterable[float]) -> float:
     """Training seconds that sharing has saved: what all forked trials were credited with, less what the trunks took.
 
     Args:
         trunks: those that have run, with `trunk_id`, `parent` and `train_seconds` from the very beginning.
         fork_seconds: for each forked trial, the training seconds it began with.
     """
-    ran = {str(trunk["trunk_id"]): trunk for trunk in trunks}
-
-    def own(trunk: dict[str, object]) -> float:
-        before = ran.get(str(trunk["parent"]))
-        return float(str(trunk["train_seconds"])) - (0.0 if before is None else float(str(before["train_seconds"])))
-
-    return sum(fork_seconds) - sum(own(trunk) for trunk in ran.values())
+    reached: dict[str | None, float] = {trunk["trunk_id"]: trunk["train_seconds"] for trunk in trunks}
+    return sum(fork_seconds) - sum(float(trunk["train_seconds"]) - reached.get(trunk["parent"], 0.0) for trunk in trunks)

@@ -19,6 +19,9 @@ ENDED: tuple[Status, ...] = ("completed", "diverged", "failed", "stopped")
 
 TRIALS_FILE = "trials.jsonl"
 STUDY_FILE = "study.json"
+TRUNKS_FILE = "trunks.jsonl"
+#: What a trunk leaves, beside its checkpoint: counted from the very beginning.
+TRUNK_OUTCOME = ("steps", "train_seconds", "eval_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +158,12 @@ def read_trials(folder: Path) -> list[TrialRecord]:
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError("study folder", str(path), f"line {number} is not a trial record: {error}") from error
     return records
+
+
+def read_trunks(folder: Path) -> list[dict[str, Any]]:
+    """The shared beginnings that have run: `trunk_id`, `parent`, `members` and what `TRUNK_OUTCOME` names. None where nothing was shared."""
+    path = folder / TRUNKS_FILE
+    return [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()] if path.exists() else []
 
 
 def read_study(folder: Path) -> dict[str, Any]:

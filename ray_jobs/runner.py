@@ -17,7 +17,7 @@ from typing import Any
 from grit.run_config import Budget
 from ray_jobs.cluster import TrialResources, check_resources, connect
 from ray_jobs.display import StudyDisplay
-from ray_jobs.records import TrialRecord, write_atomically
+from ray_jobs.records import TRUNK_OUTCOME, TrialRecord, write_atomically
 from ray_jobs.scheduler import Elsewhere, StudyScheduler
 from ray_jobs.search import OptunaSearch, open_storage
 from ray_jobs.store import Neighbours, StudyStore
@@ -96,7 +96,6 @@ class StudyRunner:
         return self._outcome(began)
 
     def _outcome(self, began: float) -> StudyOutcome:
-        self._scheduler.close()
         try:
             self._store.flush()
             self._store.close_call(time.time() - began)
@@ -114,7 +113,7 @@ class StudyRunner:
         name, storage = f"study-{uuid.uuid4().hex[:8]}", str((self._store.folder / "ray").absolute())
         self._pool = SlotPool(
             name=name, slots=self._options.concurrent, resources=self._options.resources.as_dict(), workers=self._options.workers, storage=storage,
-            checkpoints=str((self._store.folder / "checkpoints").absolute()))
+            checkpoints=str(self._store.checkpoints.absolute()))
         self._display.watch(self._pool.board)
         trainable = tune.with_parameters(tune_trial, board=self._pool.board_name, namespace=self._pool.namespace)
         # A byte of memory, not a CPU: a driver that held one would keep it from the worker it waits for.
@@ -151,7 +150,7 @@ class StudyRunner:
                 return
             outcome = {"status": "failed", "error": f"its Tune driver was lost {MAX_LOST_DRIVERS} times", "attempts": 0}
         if trial_id not in self._scheduler.records:
-            left = {key: outcome[key] for key in ("steps", "train_seconds", "eval_seconds")} if outcome["status"] == "trunk" else None
+            left = {key: outcome[key] for key in TRUNK_OUTCOME} if outcome["status"] == "trunk" else None
             self._scheduler.trunk_ended(trial_id, left)
             self._store.write_trunks(self._scheduler.trunks())
             self._keep_traceback(trial_id, outcome)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from grit.config import KNOBS
 from grit.run_config import Budget, RunConfig
 from ray_jobs.prefix import Trunk, plan_trunks
 from ray_jobs.records import TrialRecord
 from ray_jobs.search import OptunaSearch
-from ray_jobs.study import KNOBS, Overrides, Point, Search, Study, TrialSpec, make_trial, plan, with_overrides
+from ray_jobs.study import Overrides, Point, Search, Study, TrialSpec, make_trial, plan, with_overrides
 
 #: Searched points under way at once in one regime: more would be suggested from older knowledge.
 OPEN_POINTS = 2
@@ -36,14 +37,14 @@ class Job:
         job_id: the trial's id, or the trunk's.
         trunk_steps: None for a trial; the steps a trunk trains.
         fork_from: id of the trunk whose checkpoint it starts from, or None.
-        may_stop: whether it may stop early when it is dominated.
+        may_stop: whether it may stop early when it is dominated; None where no trial of the study may, and standings need not be told.
     """
 
     job_id: str
     config: RunConfig
     trunk_steps: int | None = None
     fork_from: str | None = None
-    may_stop: bool = False
+    may_stop: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Elsewhere:
         result: the record of a trial that another study in the same store has run under the same id, or None.
         trunk: what is known of a trunk whose checkpoint still exists, or None.
         share: whether shared beginnings are run once.
-        search: makes the Optuna search of a regime, given how many points were asked for before; None keeps it in memory.
+        search: makes the Optuna search of a regime, given how many points were asked for before.
     """
 
     result: Callable[[TrialRecord], TrialRecord | None] = lambda record: None
@@ -171,7 +172,8 @@ class StudyScheduler:
             if state is None or state.status == "ready":
                 self._queue.remove(trial)
                 self._running[trial.trial_id] = trial
-                may_stop = self.study.search is not None and self.study.search.stop_dominated and trial.record.design == "search"
+                stops = self.study.search is not None and self.study.search.stop_dominated
+                may_stop = trial.record.design == "search" if stops else None
                 return Job(job_id=trial.trial_id, config=trial.config, fork_from=fork, may_stop=may_stop)
         return None
 
@@ -235,8 +237,8 @@ class StudyScheduler:
         """The values of the searched fields that a trial had."""
         assert self.study.search is not None
         config = with_overrides(self.study.base, record.overrides)
-        return {name: getattr(config.grit if hasattr(config.grit, KNOBS.get(name, name)) else config, KNOBS.get(name, name))
-                for name in self.study.search.space}
+        fields = {name: KNOBS.get(name, name) for name in self.study.search.space}
+        return {name: getattr(config.grit if hasattr(config.grit, field) else config, field) for name, field in fields.items()}
 
     def close(self) -> None:
         """Ends the searches: nothing stays RUNNING in Optuna when a study is interrupted."""

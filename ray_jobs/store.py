@@ -22,10 +22,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grit.errors import ConfigError
-from ray_jobs.records import STUDY_FILE, TRIALS_FILE, TrialRecord, read_study, read_trials, write_atomically, write_trials
+from ray_jobs.records import (
+    STUDY_FILE,
+    TRIALS_FILE,
+    TRUNK_OUTCOME,
+    TRUNKS_FILE,
+    TrialRecord,
+    read_study,
+    read_trials,
+    read_trunks,
+    write_atomically,
+    write_trials,
+)
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "ray", "optuna", "mlflow")
-TRUNKS_FILE = "trunks.jsonl"
 LOCK_FILE = ".lock"
 
 
@@ -83,6 +93,11 @@ class StudyStore:
         except OSError as error:
             raise ConfigError("output", str(self.folder), f"cannot be written: {error.strerror}") from error
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where trials and trunks leave what they would go on from, each in a folder of its name."""
+        return self.folder / "checkpoints"
+
     def _lock(self) -> None:
         """Holds the folder until `release` is called, or nobody holds this store any more.
 
@@ -109,23 +124,19 @@ class StudyStore:
 
     def write_trunks(self, trunks: Iterable[dict[str, Any]]) -> None:
         """`trunks.jsonl`: the shared beginnings that have run in all calls, one line each."""
-        known = {trunk["trunk_id"]: trunk for trunk in [*self._trunks(), *trunks]}
+        known = {trunk["trunk_id"]: trunk for trunk in [*read_trunks(self.folder), *trunks]}
         write_atomically(self.folder / TRUNKS_FILE, "".join(json.dumps(trunk) + "\n" for trunk in known.values()))
-
-    def _trunks(self) -> list[dict[str, Any]]:
-        path = self.folder / TRUNKS_FILE
-        return [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()] if path.exists() else []
 
     def trunk(self, trunk_id: str) -> dict[str, Any] | None:
         """What an earlier call knew of a trunk whose checkpoint still exists, or None."""
-        if not (self.folder / "checkpoints" / trunk_id / "run.pt").exists():
+        if not (self.checkpoints / trunk_id / "run.pt").exists():
             return None
-        known = (trunk for trunk in self._trunks() if trunk["trunk_id"] == trunk_id)
-        return next(({key: trunk[key] for key in ("steps", "train_seconds", "eval_seconds")} for trunk in known), None)
+        known = (trunk for trunk in read_trunks(self.folder) if trunk["trunk_id"] == trunk_id)
+        return next(({key: trunk[key] for key in TRUNK_OUTCOME} for trunk in known), None)
 
     def forget_checkpoints(self, job_id: str) -> None:
         """Removes what a trial or trunk that has ended would have gone on from."""
-        shutil.rmtree(self.folder / "checkpoints" / job_id, ignore_errors=True)
+        shutil.rmtree(self.checkpoints / job_id, ignore_errors=True)
 
     def withdraw(self) -> None:
         """Takes a study that was refused before its first trial off the disk again, unless an earlier call made it or a trial has ended."""

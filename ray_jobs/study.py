@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from grit.config import GritConfig, check_count
+from grit.config import KNOBS, GritConfig, check_count
 from grit.errors import ConfigError
 from grit.run_config import Budget, Method, RunConfig
 from grit.tasks.base import digest
 from ray_jobs.records import TrialRecord
 
-#: The three knobs of the sensitivity study, by the names they have in records and on command lines.
-KNOBS = {"tau": "rank_adaptation_threshold", "T": "reprojection_freq", "lambda": "kfac_damping"}
 _GRIT_FIELDS = {item.name for item in fields(GritConfig)}
 _RUN_FIELDS = {item.name for item in fields(RunConfig)} - {"grit", "task", "budget", "seed", "method"}
 

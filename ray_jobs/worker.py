@@ -18,8 +18,6 @@ import ray.train
 PROGRESS_SECONDS = 0.5
 #: What a message of a failed allocation says, on a CPU or a GPU.
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
-
-
 #: A worker whose memory has grown by this much since its first trial is replaced by a fresh one.
 LEAK_BYTES = 2 << 30
 
@@ -62,8 +60,8 @@ def slot_loop(settings: dict[str, Any]) -> None:
             # What the libraries and the backbone hold stays: later collections need not walk through it, which takes a third of a second.
             gc.freeze()
             first = held_bytes()
-        if workers.first_says(held_bytes() - first > settings.get("leak_bytes", LEAK_BYTES)):
-            raise WorkerRetiredError(f"its memory grew by more than {settings.get('leak_bytes', LEAK_BYTES) >> 20} MiB since its first trial")
+        if workers.first_says(held_bytes() - first > LEAK_BYTES):
+            raise WorkerRetiredError(f"its memory grew by more than {LEAK_BYTES >> 20} MiB since its first trial")
 
 
 def held_bytes() -> int:
@@ -120,13 +118,13 @@ def run_job(job: dict[str, Any], bench: Any, board: Any, checkpoints: str | None
     fork = None
     if checkpoints is not None and folder is not None and job["fork_from"] is not None:
         fork = Workers().first_does(lambda: fork_checkpoint(Path(checkpoints), job["fork_from"], folder))
-    hooks = Hooks(progress=progress, evaluated=evaluated)
+    hooks = Hooks(progress=progress, evaluated=None if job["may_stop"] is None else evaluated)
     if job["trunk_steps"] is not None:
         assert folder is not None
         left = train_trunk(config, bench, steps=job["trunk_steps"], checkpoints=folder, hooks=hooks)
         if left is None:
             return {"status": "failed", "error": "the shared steps diverged: its trials run alone, and tell so themselves"}
-        return {"status": "trunk", "steps": left.steps, "train_seconds": left.train_seconds, "eval_seconds": left.eval_seconds}
+        return {"status": "trunk", **asdict(left)}
     keeps = config.checkpoint_steps is not None or fork is not None
     result = train(config, bench, checkpoints=folder if keeps else None, hooks=hooks)
     measured = asdict(result)
@@ -148,7 +146,7 @@ def fork_checkpoint(checkpoints: Path, trunk: str, folder: Path) -> dict[str, An
     from grit import checkpoint
 
     told = folder / "fork.json"
-    if checkpoint.load(folder) is not None:
+    if checkpoint.exists(folder):
         return json.loads(told.read_text()) if told.exists() else None
     state = checkpoint.load(checkpoints / trunk)
     if state is None:

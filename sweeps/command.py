@@ -84,16 +84,11 @@ def _execute(options: SweepOptions, study: Study, execution: RunOptions, store: 
         store.withdraw()
         raise
     try:
-        outcome = StudyRunner(study, execution, store, tracker, neighbours).run()
+        return _conclude(store.folder, StudyRunner(study, execution, store, tracker, neighbours).run(), tracker)
     except ConfigError:
         tracker.finish([], [], interrupted=True)
         store.withdraw()
         raise
-    except BaseException:
-        tracker.finish([], [], interrupted=True)
-        raise
-    try:
-        return _conclude(store.folder, outcome, tracker)
     except BaseException:
         tracker.finish([], [], interrupted=True)
         raise

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from grit.config import GritConfig, check_count, check_positive
+from grit.config import KNOBS, GritConfig, check_count, check_positive
 from grit.errors import ConfigError
 from grit.run_config import Budget, Method, Regime, TaskSource
 from ray_jobs.forecast import USD_PER_GPU_HOUR
 from ray_jobs.presets import PRESETS, Preset, preset
 from ray_jobs.search import SAMPLERS
-from ray_jobs.study import KNOBS, Interval, with_overrides
+from ray_jobs.study import Interval, with_overrides
 
 
 @dataclass(frozen=True, kw_only=True)

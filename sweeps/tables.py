@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ray_jobs.display import describe, duration
-from ray_jobs.prefix import SharedPlan, plan_trunks
+from ray_jobs.prefix import SharedPlan, plan_trunks, seconds_saved
 from ray_jobs.presets import Preset
 from ray_jobs.study import Study, TrialSpec
 
@@ -51,10 +51,10 @@ def plan_table(study: Study, trials: Sequence[TrialSpec], preset: Preset, concur
 
 def _spared(shared: SharedPlan, preset: Preset) -> float:
     """Predicted training seconds that shared beginnings save."""
-    steps = {trunk.trunk_id: trunk.steps for trunk in shared.trunks}
-    credited = sum(steps[trunk_id] for trunk_id in shared.fork_of.values())
-    trained = sum(trunk.steps - (steps[trunk.parent] if trunk.parent else 0) for trunk in shared.trunks)
-    return (credited - trained) * preset.step_seconds
+    predicted: list[dict[str, Any]] = [
+        {"trunk_id": trunk.trunk_id, "parent": trunk.parent, "train_seconds": trunk.steps * preset.step_seconds} for trunk in shared.trunks]
+    reached = {trunk["trunk_id"]: trunk["train_seconds"] for trunk in predicted}
+    return seconds_saved(predicted, [reached[trunk_id] for trunk_id in shared.fork_of.values()])
 
 
 def front_table(front: Sequence[PointSummary]) -> str:

@@ -85,7 +85,8 @@ def test_a_forked_trial_is_what_it_would_have_been_alone(bench, tmp_path, suppre
     scheduler = StudyScheduler(study, elsewhere=Elsewhere(share=True))
     forked = {}
     while (job := scheduler.next()) is not None:
-        work = {"trial_id": job.job_id, "config": job.config.to_dict(), "trunk_steps": job.trunk_steps, "fork_from": job.fork_from, "attempt": 1}
+        work = {"trial_id": job.job_id, "config": job.config.to_dict(), "trunk_steps": job.trunk_steps, "fork_from": job.fork_from,
+                "may_stop": job.may_stop, "attempt": 1}
         outcome = run_job(work, bench, None, str(tmp_path))
         if outcome["status"] == "trunk":
             scheduler.trunk_ended(job.job_id, {key: outcome[key] for key in ("steps", "train_seconds", "eval_seconds")})

@@ -7,23 +7,12 @@ import signal
 import pyarrow.parquet as pq
 import pytest
 from launching import after_trials
-from mlflow.tracking import MlflowClient
+from launching import runs as runs_of
 
 from ray_jobs.records import read_trials
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning",
                                                           "ignore::pytest.PytestUnraisableExceptionWarning")]
-
-def _runs(tmp_path):
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("tau_T_lambda")
-    return client.search_runs([experiment.experiment_id], max_results=1000)
-
-
-def _after_the_first_trial(tmp_path):
-    """Waits until a trial has ended; returns the path of the records."""
-    after_trials(tmp_path / "study")
-    return tmp_path / "study" / "trials.jsonl"
 
 
 SHORT = ("--budget-steps", "12", "--budget-seconds", "0.6", "--search-points", "1")
@@ -49,7 +38,7 @@ def test_one_command_leaves_the_whole_contract(launch, tmp_path):
         assert (output / name).exists()
     made = json.loads((output / "study.json").read_text())
     assert made["versions"]["ray"] and made["content"]["model"] and made["git_commit"]
-    runs = _runs(tmp_path)
+    runs = runs_of(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert len(runs) == 13 and {r.info.status for r in runs} == {"FINISHED"}
     assert any(r.data.tags.get("pareto") == "true" for r in runs)
     assert "Pareto front" in said and "report.html" in said and "mlflow" in said
@@ -58,7 +47,8 @@ def test_one_command_leaves_the_whole_contract(launch, tmp_path):
 
 def test_ctrl_c_leaves_valid_records_and_resume_finishes_without_repeating(launch, tmp_path):
     process = launch("--search-points", "0", "--budget-steps", "40", "--budget-seconds", "2", "--regimes", "step")
-    path = _after_the_first_trial(tmp_path)
+    after_trials(tmp_path / "study")
+    path = tmp_path / "study" / "trials.jsonl"
     os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
@@ -74,7 +64,7 @@ def test_ctrl_c_leaves_valid_records_and_resume_finishes_without_repeating(launc
     second = {r.trial_id: r for r in read_trials(path.parent)}
     assert {r.status for r in second.values()} == {"completed"} and set(second) == set(first)
     assert all(second[i] == first[i] for i in done)
-    runs = _runs(tmp_path)
+    runs = runs_of(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert len(runs) == 6 and {r.info.status for r in runs} == {"FINISHED"}
 
 
