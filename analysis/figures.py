@@ -23,7 +23,8 @@ from grit.run_config import QualityMetric
 
 FORMATS = ("svg", "png")
 SYMBOLS = {"tau": "energy threshold τ", "T": "reprojection cadence T (steps)", "lambda": "damping λ"}
-METRICS: dict[str, str] = {"accuracy": "accuracy", "exact_match": "exact match", "answer_logprob": "log-likelihood (nats/token)"}
+METRICS: dict[str, str] = {"accuracy": "accuracy", "exact_match": "exact match", "gsm8k_exact_match": "exact match", "rougeL": "ROUGE-L",
+                           "answer_logprob": "log-likelihood (nats/token)"}
 
 
 def _regimes(points: Sequence[PointSummary]) -> list[str]:

@@ -58,6 +58,12 @@ class StudyData:
                                          weights=np.array([columns["tokens"][i] for i in general], dtype=float))}
         return self._cache[record.trial_id]
 
+    def geometry(self, record: TrialRecord) -> list[dict[str, Any]]:
+        """One row per adapted module of the trained adapter (grit/geometry.py); none where the study did not measure it."""
+        path = self.folder / "geometry" / f"{record.trial_id}.parquet"
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.exists() else []
+        return rows
+
     def telemetry(self, record: TrialRecord) -> dict[str, list[Any]]:
         """The trial's rows of telemetry, by column."""
         columns: dict[str, list[Any]] = pq.read_table(self.folder / "telemetry" / f"{record.trial_id}.parquet").to_pydict()

@@ -16,12 +16,14 @@ import jinja2
 from analysis.bands import KNOBS, Band, band, default_point
 from analysis.compute import compute_of, sentences
 from analysis.figures import METRICS, draw_all
+from analysis.further import further_rows
 from analysis.load import StudyData, load_study
 from analysis.pareto import front, front_probability, study_hypervolume
 from analysis.points import PointSummary, summarize_points
 from analysis.recommend import Comparison, compare_with_control, recommend
+from grit.disk import write_atomically
 from grit.errors import ConfigError
-from ray_jobs.records import TrialRecord, write_atomically
+from ray_jobs.records import TrialRecord
 
 CAPTIONS = {
     "front": "Every setting: task quality against forgetting.",
@@ -131,7 +133,7 @@ def _context(report: Report) -> dict[str, Any]:
         "compute": sentences(compute_of(study, records, report.data.folder)),
         "disturbance": max((r.disturbance for r in ended if r.disturbance is not None and r.regime == "time"), default=None),
         "base": next(((r.base_quality, r.base_retention_loss) for r in ended if r.base_quality is not None), None),
-        "limits": _limits(report)}
+        "further": further_rows(report.points), "limits": _limits(report)}
 
 
 def _front_row(report: Report, p: PointSummary) -> list[str]:

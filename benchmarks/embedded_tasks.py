@@ -10,11 +10,11 @@ import sys
 from dataclasses import replace
 
 from grit.allocator import keep_freed_memory
+from grit.presets import configuration
 from grit.run_config import TaskSource
 from grit.tasks import embedded
 from grit.trainer import train
 from grit.workbench import Workbench
-from ray_jobs.presets import embedded as preset
 
 #: Evaluation examples and held-out documents: all that the tasks have, so that the numbers are steadier than a sweep's.
 EXAMPLES, DOCUMENTS = 300, 300
@@ -22,7 +22,7 @@ EXAMPLES, DOCUMENTS = 300, 300
 
 def main(seeds: list[int]) -> None:
     keep_freed_memory()
-    bench, base, rows = Workbench(), preset("lora").base, {}
+    bench, base, rows = Workbench(), configuration("embedded", "lora"), {}
     print("| task | metric | untuned | LoRA | gain (points) | forgetting (nats/token) | seeds |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in embedded.NAMES:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -56,14 +56,14 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The model's tokenizer; one without a pad token pads with its end-of-text token (masked everywhere, so it changes nothing).
 
     Raises:
         ConfigError: it cannot be read, or has no end-of-text token.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError("model", model, f"its tokenizer cannot be read: {str(error).strip().splitlines()[0]}") from error
     if tokenizer.eos_token_id is None:
@@ -87,7 +87,8 @@ def check_weights(folder: Path) -> None:
             raise ConfigError("model", str(path), f"is damaged: {error}") from error
 
 
-def load_backbone(model: str, *, quantized: bool, dtype: Dtype, device: str) -> PreTrainedModel:
+def load_backbone(model: str, *, quantized: bool, dtype: Dtype, device: str, revision: str | None = None,
+                  trust_remote_code: bool = False) -> PreTrainedModel:
     """A frozen causal LM from safetensors; `quantized` stores its linear layers in NF4 with double quantization (QLoRA).
 
     Raises:
@@ -97,7 +98,8 @@ def load_backbone(model: str, *, quantized: bool, dtype: Dtype, device: str) -> 
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=DTYPES[dtype]) if quantized else None
     try:
         backbone: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            model, dtype=DTYPES[dtype], quantization_config=quantization, device_map={"": device}, use_safetensors=True)
+            model, dtype=DTYPES[dtype], quantization_config=quantization, device_map={"": device}, use_safetensors=True,
+            revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ConfigError("model", model, f"cannot be read as a causal LM: {str(error).splitlines()[0]}") from error
     if quantized:  # not peft's preparation for k-bit training: it makes embeddings, norms and head float32, whatever dtype was asked for
@@ -190,3 +192,14 @@ def save_lora(model: Any, scalings: Mapping[str, float], factors: Mapping[str, t
     weights = path / "adapter_model.safetensors"
     save_file({name: tensor.cpu() for name, tensor in state.items()}, weights, metadata={"format": "pt"})
     return weights.stat().st_size
+
+
+def merged_model(model: str, adapter: Path, *, dtype: Dtype, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The backbone, in `dtype` and not quantized, with the adapter in that folder added to its weights: a model that needs no PEFT.
+
+    Raises:
+        ConfigError: the backbone cannot be read.
+    """
+    backbone = load_backbone(model, quantized=False, dtype=dtype, device="cpu", revision=revision, trust_remote_code=trust_remote_code)
+    with quiet_peft():
+        return PeftModel.from_pretrained(backbone, str(adapter)).merge_and_unload()  # type: ignore[no-any-return]

@@ -21,6 +21,11 @@ class Encoded:
     answer_start: int
     truncated: bool
 
+    @property
+    def labels(self) -> int:
+        """Tokens that carry loss."""
+        return len(self.tokens) - self.answer_start
+
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """A prompt's tokens, opened as the tokenizer opens texts, and never closed: the answer follows."""

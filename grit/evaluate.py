@@ -1,21 +1,27 @@
-"""Scores a model on fixed examples: answer loss by teacher forcing, labels by likelihood, answers by greedy generation, retention by document."""
+"""Scores a model on fixed examples: answer loss by teacher forcing, labels by likelihood, answers by generation, retention by document."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from grit.data import Encoded, collate, encode, prompt_tokens
+from grit.generation import Bar, Sampling, generate
 from grit.positions import IGNORED_LABEL
-from grit.run_config import QualityMetric
+from grit.result import Measured, ProbeAnswer
+from grit.run_config import QualityMetric, RunConfig
 from grit.tasks.base import Example, Task
+
+#: Opened around long work with (what it is, how many items); gives what is told of every few more.
+EvaluationBar = Callable[[str, int], AbstractContextManager[Bar | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,24 @@ class DocumentLoss:
     tokens: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """A model on the fixed examples and documents; the task's further metrics and the probes only where a run has ended, or not begun."""
+
+    predictions: list[Prediction]
+    documents: list[DocumentLoss]
+    measured: dict[str, Measured] = field(default_factory=dict)
+    probes: dict[str, list[ProbeAnswer]] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Scores:
+        """The inverse of `dataclasses.asdict`, after a trip through JSON."""
+        return cls(predictions=[Prediction(**item) for item in values["predictions"]],
+                   documents=[DocumentLoss(**item) for item in values["documents"]],
+                   measured={name: Measured.from_dict(item) for name, item in values["measured"].items()},
+                   probes={name: [ProbeAnswer(**item) for item in items] for name, items in values["probes"].items()})
+
+
 def quality_name(metric: QualityMetric, task_metric: str) -> str:
     """The name under which quality is reported: the task's own metric, or the mean log-likelihood of its reference answers."""
     return task_metric if metric == "primary" else "answer_logprob"
@@ -55,11 +79,15 @@ def token_losses(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class Evaluator:
-    """Evaluates one model; `batch_size` rows at a time, sorted by length so that little is padded."""
+    """Evaluates one model as `config` says; `eval_batch` rows at a time, sorted by length so that little is padded.
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, *, max_length: int, batch_size: int) -> None:
-        self._model, self._tokenizer = model, tokenizer
-        self._max_length, self._batch_size = max_length, batch_size
+    `progress` is opened with (what, how many) around long work, and told how many more are done.
+    """
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, config: RunConfig, progress: EvaluationBar | None = None) -> None:
+        self._model, self._tokenizer, self._config = model, tokenizer, config
+        self._max_length, self._batch_size = config.max_length, config.eval_batch
+        self._progress = progress or (lambda _what, _count: nullcontext())
 
     @torch.inference_mode()
     def losses(self, encoded: Sequence[Encoded]) -> list[tuple[float, int]]:
@@ -79,11 +107,17 @@ class Evaluator:
         answers = self.losses([encode(self._tokenizer, e.prompt, e.answer, self._max_length) for e in examples])
         texts: list[str | None] = [None] * len(examples)
         if quality == "primary":
-            texts = list(self._choose(examples) if task.decoding == "choose" else self._generate(examples, task.max_new_tokens))
+            texts = list(self._predict(task, examples))
         return [
             Prediction(example_id=e.example_id, prediction=text, reference=e.answer, score=None if text is None else task.score(text, e),
                        answer_loss=total / count, answer_tokens=count)
             for e, text, (total, count) in zip(examples, texts, answers, strict=True)]
+
+    def _predict(self, task: Task, examples: Sequence[Example]) -> list[str]:
+        if task.decoding == "choose" and self._config.label_scoring == "likelihood":
+            return self._choose(examples)
+        texts = self._generate(examples, task.max_new_tokens)
+        return [named_label(text, e.labels) for text, e in zip(texts, examples, strict=True)] if task.decoding == "choose" else texts
 
     def _choose(self, examples: Sequence[Example]) -> list[str]:
         """The label with the highest log-likelihood (its tokens and the end of text, summed)."""
@@ -95,30 +129,48 @@ class Evaluator:
                 best[example.example_id] = (total, label)
         return [best[e.example_id][1] for e in examples]
 
-    @torch.inference_mode()
     def _generate(self, examples: Sequence[Example], max_new_tokens: int) -> list[str]:
-        """Greedy continuations, left-padded, decoded up to the end of text."""
-        prompts = [prompt_tokens(self._tokenizer, e.prompt)[-self._max_length :] for e in examples]
-        texts = [""] * len(examples)
-        order = sorted(range(len(examples)), key=lambda i: (len(prompts[i]), i))
-        pad, end = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
-        # A configuration of our own: the checkpoint's may sample, penalize repetition, or end elsewhere than training taught.
-        greedy = GenerationConfig(do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=end)
-        for start in range(0, len(order), self._batch_size):
-            part = order[start : start + self._batch_size]
-            length = max(len(prompts[i]) for i in part)
-            ids = torch.tensor([[pad] * (length - len(prompts[i])) + prompts[i] for i in part], device=self._model.device)
-            mask = torch.tensor([[0] * (length - len(prompts[i])) + [1] * len(prompts[i]) for i in part], device=self._model.device)
-            made = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)[:, length:].tolist()
-            for i, row in zip(part, made, strict=True):
-                texts[i] = str(self._tokenizer.decode(row[: row.index(end)] if end in row else row, skip_special_tokens=True))
-        return texts
+        """Continuations of the prompts; an over-long one keeps its end."""
+        config = self._config
+        # One seed of its own: every run, and the untuned model, draws the same noise.
+        sampling = Sampling(max_new_tokens=config.max_new_tokens or max_new_tokens, temperature=config.temperature, top_p=config.top_p)
+        prompts = [prompt_tokens(self._tokenizer, e.prompt)[-config.max_length :] for e in examples]
+        with self._progress("generating", len(examples)) as bar:
+            return generate(self._model, self._tokenizer, prompts, [e.example_id for e in examples], sampling, batch_size=config.eval_batch, bar=bar)
+
+    def measure(self, task: Task, predictions: Sequence[Prediction]) -> dict[str, Measured]:
+        """All of the task's metrics beside the primary one."""
+        if not task.also or predictions[0].prediction is None:
+            return {}
+        from grit.metrics import measure
+
+        return measure(task.also, [str(p.prediction) for p in predictions], [p.reference for p in predictions],
+                       labels=task.evaluation[0].labels, encoder=self._config.bertscore_encoder)
+
+    def probes(self) -> dict[str, list[ProbeAnswer]]:
+        """Answers to the run's zero-shot probes, by probe."""
+        if not self._config.probes:
+            return {}
+        from grit.probes import parse, run_probe
+
+        return {parse(probe)[0]: run_probe(self._model, self._tokenizer, probe, items=self._config.probe_examples,
+                                           batch_size=self._config.eval_batch) for probe in self._config.probes}
 
     def documents(self, texts: Sequence[str]) -> list[DocumentLoss]:
         """Loss of each document on its own, every token but the first; over-long ones keep their first `max_length` tokens."""
         rows = [tuple(self._tokenizer(text)["input_ids"][: self._max_length]) for text in texts]
         losses = self.losses([Encoded(tokens=row, answer_start=1, truncated=False) for row in rows])
         return [DocumentLoss(document_id=str(i), loss=total / max(count, 1), tokens=count) for i, (total, count) in enumerate(losses)]
+
+
+def named_label(text: str, labels: Sequence[str]) -> str:
+    """The label whose words a text begins with, whatever its case and what follows; else the empty text: no answer (paper A.9)."""
+    said = text.strip().casefold()
+    for label in sorted(labels, key=len, reverse=True):
+        word = label.strip().casefold()
+        if said.startswith(word) and not said[len(word) : len(word) + 1].isalnum():
+            return label
+    return ""
 
 
 def mean_quality(predictions: Sequence[Prediction], metric: QualityMetric) -> float:

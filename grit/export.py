@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from grit.adapters import save_lora
+from grit.adapters import adapted_layers, save_lora
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,3 +77,12 @@ def export_adapter(model: nn.Module, handle: GritHandle, path: Path | str, *, ad
     size = save_lora(model, {layer.name: layer.scaling for layer in handle.layers}, factors, Path(path), adapter)
     return ExportReport(parameters=sum(layer.rank * layer.width for layer in handle.layers), effective_parameters=handle.effective_parameters(),
                         bytes=size, ranks={name: down.shape[0] for name, (down, _) in factors.items()})
+
+
+def export_lora(model: nn.Module, path: Path | str, *, adapter: str = "default") -> ExportReport:
+    """Writes the adapter of a run without GRIT as it is, in the same form."""
+    layers = adapted_layers(model, adapter)
+    factors = {layer.name: (layer.down.weight.detach(), layer.up.weight.detach()) for layer in layers}
+    size = save_lora(model, {layer.name: layer.scaling for layer in layers}, factors, Path(path), adapter)
+    parameters = sum(layer.rank * layer.width for layer in layers)
+    return ExportReport(parameters=parameters, effective_parameters=parameters, bytes=size, ranks={layer.name: layer.rank for layer in layers})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from grit.errors import ConfigError
-from grit.run_config import Placement, RunConfig
+from grit.run_config import EVERY_LINEAR, Placement, RunConfig
 
 #: Parts of a module's path that say which kind of block it belongs to.
 _BLOCKS: dict[Placement, re.Pattern[str]] = {
@@ -27,12 +27,18 @@ def layer_number(name: str) -> int | None:
 
 
 def matching(model: nn.Module, targets: Sequence[str]) -> list[str]:
-    """Paths of the linear layers that `targets` name, whole or by their last part, in the model's order.
+    """Paths of the linear layers that `targets` name, whole or by their last part, in the model's order; `auto`: all but the output head.
 
     Raises:
-        ConfigError: a target that no layer of the model has.
+        ConfigError: a target that no layer of the model has, or a model without linear layers.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if tuple(targets) == EVERY_LINEAR:
+        found = getattr(model, "get_output_embeddings", lambda: None)()
+        inside = [name for name in linear if model.get_submodule(name) is not found]
+        if not inside:
+            raise ConfigError("model", type(model).__name__, "has no linear layers to adapt (GRIT adapts torch.nn.Linear)")
+        return inside
     missing = [target for target in targets if not any(name == target or name.endswith(f".{target}") for name in linear)]
     if missing:
         raise ConfigError("targets", ",".join(targets), f"this model has no layer named {', '.join(missing)}")

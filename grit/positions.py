@@ -126,16 +126,26 @@ def _positions(tokens: Tensor, labels: Tensor, count: Tensor, sequences: Tensor)
 
 
 def _mask(inputs: dict[str, Any], like: Tensor | None) -> Tensor:
-    """The attention mask (batch, sequence); ones where the model was given none."""
+    """The attention mask (batch, sequence). Where the model was given none: ones, but for what packing left over (`_packed_mask`)."""
     mask = inputs.get("attention_mask")
     if isinstance(mask, Tensor):
         if mask.dim() != 2:
             raise ValueError(f"an attention_mask of shape {tuple(mask.shape)} does not tell which tokens are padding: give (batch, sequence)")
         return mask
     if like is not None:
-        return torch.ones_like(like)
+        order = inputs.get("position_ids")
+        return _packed_mask(order) if isinstance(order, Tensor) and order.shape == like.shape else torch.ones_like(like)
     for name in ("input_ids", "inputs_embeds"):
         given = inputs.get(name)
         if given is not None:
             return torch.ones(given.shape[:2], dtype=torch.int64, device=given.device)
     raise ValueError("neither attention_mask, input_ids nor inputs_embeds were given to the model")
+
+
+def _packed_mask(order: Tensor) -> Tensor:
+    """1 for the tokens of packed texts, from their positions (batch, sequence), which start again at 0 with every text.
+
+    A text of one token carries neither context nor label: it is padding (grit/packing.py fills rows with such).
+    """
+    ends = torch.cat([order[:, 1:] == 0, torch.ones_like(order[:, :1], dtype=torch.bool)], dim=1)
+    return (~((order == 0) & ends)).to(torch.int64)

@@ -7,6 +7,31 @@ from typing import Any, Literal
 
 Status = Literal["completed", "diverged", "stopped"]
 Row = dict[str, Any]
+#: Parts of a result that are tables; each becomes a file of its own.
+TABLES = ("telemetry", "predictions", "geometry")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One metric on one set of predictions: `value` in [0, 1], or None with the reason in `problem`; `per_example` where it has one."""
+
+    value: float | None
+    per_example: tuple[float, ...] | None = None
+    problem: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Measured:
+        """The inverse of `dataclasses.asdict`, after a trip through JSON."""
+        each = values["per_example"]
+        return cls(**{**values, "per_example": None if each is None else tuple(each)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeAnswer:
+    """One item of a zero-shot probe: 1 where the model's choice is right (length-normalized where the probe defines that), else 0."""
+
+    item: str
+    correct: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +47,9 @@ class RunResult:
         step_time_ms: mean, p50, p95, p99 over the steady steps (the first tenth, at most 5, is warm-up); `components_ms` are means.
         modules: names of the adapted layers, in the model's order. final_ranks: directions kept in each (empty without GRIT).
         telemetry: one row per optimizer step. predictions: one row per evaluated example and per retention document.
+        geometry: one row per adapted module (grit/geometry.py).
+        metrics: further metrics of the task, each {value, base_value, problem}; a value that could not be computed is None, and `problem` says why.
+        probes: accuracy on each zero-shot probe, {accuracy, base_accuracy, items}.
         curve: quality, forgetting and retention at each evaluation, the untrained adapter first.
     """
 
@@ -56,6 +84,9 @@ class RunResult:
     truncated_examples: int
     eval_seconds: float
     resumed_from_step: int
+    metrics: dict[str, Row]
+    probes: dict[str, Row]
     curve: list[Row]
     telemetry: list[Row] = field(repr=False)
     predictions: list[Row] = field(repr=False)
+    geometry: list[Row] = field(repr=False)

@@ -14,8 +14,12 @@ Regime = Literal["step", "time"]
 Dtype = Literal["float32", "bfloat16"]
 QualityMetric = Literal["primary", "answer_logprob"]
 Placement = Literal["all", "attention", "mlp", "auto"]
+LabelScoring = Literal["likelihood", "generate"]
 
-#: Projections adapted in the paper's main runs (Table 5).
+#: Every linear layer of the backbone but its output head, whatever they are called.
+EVERY_LINEAR = ("auto",)
+#: Projections adapted in the paper's main runs. Table 5 names attention and MLP up/down; its parameter counts (24.31 M at rank 16 on 3B) are
+#: those of all seven.
 LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -52,12 +56,13 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSource:
-    """Where examples come from: a task by name, with its own files or the user's."""
+    """Where examples come from: a task by name, with its own files or the user's. `template` is for task `custom` (grit/tasks/catalog.py)."""
 
     name: str
     train_file: str | None = None
     eval_file: str | None = None
     retention_file: str | None = None
+    template: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +70,20 @@ class RunConfig:
     """Everything that decides one run's result.
 
     Attributes:
-        model: `embedded`, a folder, or a hub id.
-        targets: names of adapted layers (q_proj), or whole paths (model.layers.0.self_attn.q_proj).
+        model: `embedded`, a folder, or a hub id, there at `revision` (None: what its main branch is; the commit found is part of the identity).
+        trust_remote_code: whether code that comes with the model may run.
+        targets: names of adapted layers (q_proj), or whole paths (model.layers.0.self_attn.q_proj); `auto` for every linear layer but the head.
         placement: which of them: all, those of attention or of MLP blocks, or the `placement_share` with the highest importance scores.
         last_layers: only those of the last n layers; None for all.
         layer_ranks: one rank per layer of the model, instead of `rank`; alpha / rank stays what `alpha` and `rank` make it.
         learning_rate, weight_decay, warmup_fraction, max_grad_norm: AdamW, linear warm-up, cosine to zero, global-norm clip.
         micro_batch, accumulation: sequences per forward pass, and passes per optimizer step. max_length is in tokens.
+        packing: fill each sequence with as many examples as fit; they do not see each other (grit/packing.py).
+        max_new_tokens: longest generated answer, in tokens; None leaves it to the task.
+        temperature, top_p: how answers are generated; temperature 0 is greedy.
+        label_scoring: how a classification is predicted: the label of highest likelihood, or the label that the generated text begins with.
+        bertscore_encoder: folder or name of the encoder, for tasks with BERTScore; None: it is recorded as not computed.
+        probes: zero-shot tasks of lm-evaluation-harness, by name, or as name=file (grit/probes.py), on the first `probe_examples` items of each.
         eval_examples, retention_documents: fixed samples, the same for every run on these data.
         evaluations: how often quality and retention are measured, evenly over the budget, the last time at its end.
         checkpoint_steps: optimizer steps between checkpoints; None for none. It does not change the result.
@@ -79,6 +91,8 @@ class RunConfig:
     """
 
     model: str = "embedded"
+    revision: str | None = None
+    trust_remote_code: bool = False
     method: Method = "grit"
     task: TaskSource
     budget: Budget
@@ -86,7 +100,7 @@ class RunConfig:
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
-    targets: tuple[str, ...] = LLAMA_TARGETS
+    targets: tuple[str, ...] = EVERY_LINEAR
     placement: Placement = "all"
     placement_share: float = 0.5
     last_layers: int | None = None
@@ -99,6 +113,14 @@ class RunConfig:
     micro_batch: int = 8
     accumulation: int = 1
     max_length: int = 512
+    packing: bool = False
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    label_scoring: LabelScoring = "likelihood"
+    bertscore_encoder: str | None = None
+    probes: tuple[str, ...] = ()
+    probe_examples: int = 100
     eval_examples: int = 200
     eval_batch: int = 64
     retention_documents: int = 100
@@ -111,12 +133,14 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Raises ConfigError with the name, the value and what is allowed."""
         check_types(self)
-        for name in ("rank", "micro_batch", "accumulation", "eval_examples", "eval_batch", "retention_documents", "evaluations", "threads"):
+        for name in ("rank", "micro_batch", "accumulation", "eval_examples", "eval_batch", "retention_documents", "evaluations", "threads",
+                     "probe_examples"):
             check_count(name, getattr(self, name), minimum=1)
         check_count("max_length", self.max_length, minimum=8)
         check_count("seed", self.seed, minimum=0)
-        if self.checkpoint_steps is not None:
-            check_count("checkpoint_steps", self.checkpoint_steps, minimum=1)
+        for name in ("checkpoint_steps", "max_new_tokens"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), minimum=1)
         for name in ("alpha", "learning_rate", "max_grad_norm"):
             check_positive(name, getattr(self, name))
         if not 0 <= self.weight_decay < float("inf"):
@@ -124,6 +148,11 @@ class RunConfig:
         if not isinstance(self.targets, tuple) or not self.targets or not all(isinstance(name, str) for name in self.targets):
             raise ConfigError("targets", self.targets, 'must be a list of layer names, e.g. ["q_proj", "v_proj"]')
         self._check_placement()
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError("temperature", self.temperature, "must be a finite number of at least 0 (0 is greedy)")
+        check_interval("top_p", self.top_p, 0.0, 1.0)
+        if not isinstance(self.probes, tuple) or not all(isinstance(name, str) for name in self.probes):
+            raise ConfigError("probes", self.probes, 'must be a list of names, e.g. ["hellaswag", "winogrande=FILE"]')
         if not 0 <= self.dropout < 1:
             raise ConfigError("dropout", self.dropout, "must lie in [0, 1)")
         check_interval("warmup_fraction", self.warmup_fraction, 0.0, 1.0)
@@ -159,7 +188,7 @@ class RunConfig:
     def from_dict(cls, values: dict[str, Any]) -> RunConfig:
         """The inverse of `to_dict`."""
         return cls(**{**values, "task": TaskSource(**values["task"]), "budget": Budget(**values["budget"]),
-                      "grit": GritConfig(**values["grit"]), "targets": tuple(values["targets"]),
+                      "grit": GritConfig(**values["grit"]), "targets": tuple(values["targets"]), "probes": tuple(values["probes"]),
                       "layer_ranks": None if values["layer_ranks"] is None else tuple(values["layer_ranks"])})
 
     def identity(self, content: dict[str, str]) -> str:
@@ -171,7 +200,8 @@ class RunConfig:
         del decisive["checkpoint_steps"]
         if not self.uses_grit:
             del decisive["grit"]
-        for name in ("train_file", "eval_file", "retention_file"):
+        for name in ("train_file", "eval_file", "retention_file", "template"):
             decisive["task"][name] = None  # their content counts, not where they lie
-        del decisive["model"]
+        decisive["probes"] = [name.partition("=")[0] for name in self.probes]
+        del decisive["model"], decisive["revision"]
         return digest({"config": decisive, "content": content, "method_version": METHOD_VERSION})

@@ -7,8 +7,10 @@ import statistics
 from typing import TYPE_CHECKING
 
 from grit.adapters import adapted_layers
-from grit.evaluate import mean_quality, nats_per_token, quality_name
-from grit.result import Row, RunResult, Status
+from grit.evaluate import Scores, mean_quality, nats_per_token, quality_name
+from grit.geometry import geometry_rows
+from grit.result import ProbeAnswer, Row, RunResult, Status
+from grit.run_config import RunConfig
 from grit.timing import GEOMETRY_SECTIONS, SECTIONS
 
 if TYPE_CHECKING:
@@ -47,36 +49,67 @@ def summarize(run: Run, status: Status, reason: str | None) -> RunResult:
     scores, base, config, handle = run.last_scores, run.base, run.config, run.handle
     assert scores is not None
     times, components, overhead = step_times(run.log.rows)
-    forgetting = nats_per_token(scores.documents) - nats_per_token(base.documents)
     parameters = sum(parameter.numel() for parameter in run.parameters)
     effective = parameters if handle is None else handle.effective_parameters()
     events = [] if handle is None else handle.events
     return RunResult(
         status=status, reason=reason, steps=run.step, tokens=run.tokens, train_seconds=run.train_seconds,
         cpu_seconds=run.cpu_seconds, threads=config.threads, device=run.bench.device,
-        quality_metric=quality_name(config.quality, run.bench.task(config).metric),
-        quality=mean_quality(scores.predictions, config.quality), base_quality=mean_quality(base.predictions, config.quality),
-        answer_loss=-mean_quality(scores.predictions, "answer_logprob"), base_answer_loss=-mean_quality(base.predictions, "answer_logprob"),
-        retention=math.exp(-forgetting), forgetting=forgetting, base_retention_loss=nats_per_token(base.documents),
+        **score_summary(scores, base, config, run.bench.task(config).metric),
         overhead=overhead, footprint=effective / parameters, effective_parameters=effective, adapter_parameters=parameters,
         step_time_ms=times, components_ms=components, peak_memory_bytes=run.memory.bytes,
         final_ranks=[] if handle is None else list(handle.ranks().values()),
         modules=[layer.name for layer in adapted_layers(run.model)],
         reprojections=sum(event["kind"] == "reprojection" and event["trigger"] != "end" for event in events),
         rank_events=sum(event["kind"] == "rank" for event in events),
-        skipped_steps=run.guard.skipped, truncated_examples=sum(item.truncated for item in run.data), eval_seconds=run.eval_seconds,
-        resumed_from_step=run.resumed_from, curve=run.curve, telemetry=run.log.rows, predictions=prediction_rows(run))
+        skipped_steps=run.guard.skipped, truncated_examples=sum(item.truncated for item in run.bench.training_data(config)),
+        eval_seconds=run.eval_seconds,
+        resumed_from_step=run.resumed_from, curve=run.curve, telemetry=run.log.rows, predictions=score_rows(scores, base),
+        geometry=geometry_rows(run.model, handle))
 
 
-def prediction_rows(run: Run) -> list[Row]:
-    """One row per evaluation example (kind `task`) and per held-out document (kind `retention`), with the base model's values beside."""
-    scores, base = run.last_scores, run.base
-    assert scores is not None
+def metric_rows(scores: Scores, base: Scores) -> dict[str, Row]:
+    """Each further metric with the base model's value and, where it could not be computed, the reason."""
+    return {name: {"value": found.value, "base_value": base.measured[name].value, "problem": found.problem}
+            for name, found in scores.measured.items()}
+
+
+def probe_rows(scores: Scores, base: Scores) -> dict[str, Row]:
+    """Accuracy on each probe, with the base model's on the same items."""
+    def accuracy(answers: list[ProbeAnswer]) -> float:
+        return statistics.fmean(answer.correct for answer in answers)
+    return {name: {"accuracy": accuracy(answers), "base_accuracy": accuracy(base.probes[name]), "items": len(answers)}
+            for name, answers in scores.probes.items()}
+
+
+def score_summary(scores: Scores, base: Scores, config: RunConfig, metric: str) -> Row:
+    """What scores say in a few numbers, beside the untuned model's: quality, losses, retention, further metrics, probes."""
+    forgetting = nats_per_token(scores.documents) - nats_per_token(base.documents)
+    return {
+        "quality_metric": quality_name(config.quality, metric), "quality": mean_quality(scores.predictions, config.quality),
+        "base_quality": mean_quality(base.predictions, config.quality), "answer_loss": -mean_quality(scores.predictions, "answer_logprob"),
+        "base_answer_loss": -mean_quality(base.predictions, "answer_logprob"), "retention": math.exp(-forgetting), "forgetting": forgetting,
+        "base_retention_loss": nats_per_token(base.documents), "metrics": metric_rows(scores, base), "probes": probe_rows(scores, base)}
+
+
+def score_rows(scores: Scores, base: Scores) -> list[Row]:
+    """One row per evaluation example (kind `task`), per held-out document (`retention`) and per item of a probe (`probe`).
+
+    The base model's values stand beside; further metrics that have a value for one example are columns of their own.
+    """
     rows: list[Row] = []
     for after, before in zip(scores.predictions, base.predictions, strict=True):
         rows.append({"kind": "task", "example_id": after.example_id, "prediction": after.prediction, "reference": after.reference,
                      "score": after.score, "base_score": before.score, "loss": after.answer_loss, "base_loss": before.answer_loss,
                      "tokens": after.answer_tokens})
+    for name, found in scores.measured.items():
+        if found.per_example is not None:
+            for row, value, before_value in zip(rows, found.per_example, base.measured[name].per_example or (), strict=True):
+                row[name], row[f"base_{name}"] = value, before_value
+    for name, answers in scores.probes.items():
+        for answer, earlier_answer in zip(answers, base.probes[name], strict=True):
+            rows.append({"kind": "probe", "example_id": answer.item, "prediction": None, "reference": None, "score": answer.correct,
+                         "base_score": earlier_answer.correct, "loss": None, "base_loss": None, "tokens": None})
     for document, earlier in zip(scores.documents, base.documents, strict=True):
         rows.append({"kind": "retention", "example_id": document.document_id, "prediction": None, "reference": None, "score": None,
                      "base_score": None, "loss": document.loss, "base_loss": earlier.loss, "tokens": document.tokens})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import torch
 
 from grit import checkpoint
-from grit.data import TrainingOrder, micro_batches
+from grit.data import TrainingOrder
 from grit.divergence import DivergenceRule
 from grit.errors import ConfigError
-from grit.evaluate import DocumentLoss, Prediction, example_quality, mean_quality, nats_per_token
+from grit.evaluate import Scores, example_quality, mean_quality, nats_per_token
 from grit.guard import GradientGuard
 from grit.handle import GritHandle, attach
 from grit.parallel import Workers
@@ -25,7 +25,7 @@ from grit.run_config import RunConfig
 from grit.summary import summarize
 from grit.telemetry import MemoryPeak, StepLog
 from grit.timing import GEOMETRY_SECTIONS, StepClock
-from grit.workbench import BaseScores, Workbench
+from grit.workbench import Workbench
 
 Outcome = TypeVar("Outcome")
 #: Called after every optimizer step with (step, share of the budget used, loss in nats per token, mean rank).
@@ -59,7 +59,7 @@ class Hooks:
     evaluated: Callable[[Interim], bool] | None = None
 
 
-def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = None, hooks: Hooks | None = None) -> RunResult:
+def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = None, hooks: Hooks | None = None, keep: bool = False) -> RunResult:
     """Runs `config` to the end of its budget and returns its result.
 
     Where torch.distributed is initialized, all its processes must call this; each takes its share of every step's micro-batches, and the
@@ -70,8 +70,14 @@ def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = Non
         bench: what this process has loaded already.
         checkpoints: folder of this run's checkpoint; one found there is resumed, bit for bit on a CPU under a step budget.
         hooks: who watches it.
+        keep: leave the run's last state as its checkpoint, for `on_finished`; otherwise there is none once it has ended.
     """
-    return _on_adapted(config, bench, lambda model: Run(config, bench, model, checkpoints).run(hooks or Hooks()))
+    return _on_adapted(config, bench, lambda model: Run(config, bench, model, checkpoints).run(hooks or Hooks(), keep=keep))
+
+
+def on_finished(config: RunConfig, bench: Workbench, checkpoints: Path, work: Callable[[Run], Outcome]) -> Outcome:
+    """What `work` makes of a run that was trained with `keep`: `run.untrained()` is its model before, `run.restored()` after."""
+    return _on_adapted(config, bench, lambda model: work(Run(config, bench, model, checkpoints)))
 
 
 def _on_adapted(config: RunConfig, bench: Workbench, work: Callable[[Any], Outcome]) -> Outcome:
@@ -129,12 +135,12 @@ class Run:
         self.workers = Workers()
         if config.accumulation % self.workers.count:
             raise ConfigError("accumulation", config.accumulation, f"must be a multiple of the {self.workers.count} workers that share its steps")
-        self.data = bench.training_data(config)
-        self.order = TrainingOrder(len(self.data), config.seed)
+        self.packs = bench.packs(config)
+        self.order = TrainingOrder(len(self.packs), config.seed)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.clock = StepClock(bench.device)
-        bench.warm_up(config, model, self._batches(range(min(config.micro_batch, len(self.data))))[0])
+        bench.warm_up(config, model, bench.micro_batches(config, self.packs[: config.micro_batch])[0])
         self.handle: GritHandle | None = None
         if config.uses_grit:  # the handle clips, after preconditioning
             grit = replace(config.grit, max_grad_norm=config.max_grad_norm, mixing_seed=config.seed)
@@ -147,15 +153,26 @@ class Run:
         self.step, self.tokens, self.resumed_from = 0, 0, 0
         self.train_seconds = self.cpu_seconds = self.eval_seconds = 0.0
         self.curve: list[Row] = []
-        self.last_scores: BaseScores | None = None
+        self.last_scores: Scores | None = None
 
-    def run(self, hooks: Hooks) -> RunResult:
-        """Trains to the end of the budget, evaluates, and returns the result."""
+    def untrained(self) -> Any:
+        """The model before its first step; not after `restored`."""
+        return self.model.eval()
+
+    def restored(self) -> Any:
+        """The model as the checkpoint has it."""
+        self._resume()
+        return self.model.eval()
+
+    def run(self, hooks: Hooks, *, keep: bool = False) -> RunResult:
+        """Trains to the end of the budget, evaluates, and returns the result; with `keep` its last state stays as its checkpoint."""
         self.base = self._timed(lambda: self.bench.base_scores(self.config, self.model.eval()))
         self._resume()
         status, reason = self._steps(hooks, None)
         self._finish()
-        if self.checkpoints is not None and self.workers.leads:
+        if keep:
+            self._save()
+        elif self.checkpoints is not None and self.workers.leads:
             checkpoint.discard(self.checkpoints)
         return summarize(self, status, reason)
 
@@ -196,7 +213,7 @@ class Run:
         if self.handle is not None:
             self.handle.finish()
             self.log.finish(self.handle)
-        self._evaluate()
+        self._evaluate(last=True)
 
     def _interim(self, share: float) -> Interim:
         scores = self.last_scores
@@ -206,11 +223,6 @@ class Run:
         return Interim(len(self.curve) - 1, share, tuple(example_quality(prediction, self.config.quality) for prediction in scores.predictions),
                        tuple(document.loss for document in scores.documents), footprint,
                        sum(spent.get(name, 0.0) for name in GEOMETRY_SECTIONS) / self.train_seconds)
-
-    def _batches(self, indices: Iterable[int]) -> list[dict[str, torch.Tensor]]:
-        """Micro-batches of these training examples, on the device."""
-        pad = self.bench.tokenizer(self.config).pad_token_id
-        return micro_batches([self.data[i] for i in indices], self.config.micro_batch, pad, self.bench.device)
 
     def _step(self) -> float:
         """One optimizer step; returns its loss in nats per token."""
@@ -222,15 +234,16 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         chosen = self.order.step(self.step, config.micro_batch * config.accumulation)
-        rows = [self.data[i] for i in chosen]
-        labels = sum(len(row.tokens) - row.answer_start for row in rows)
+        packs = [self.packs[i] for i in chosen]
+        rows = [row for members in packs for row in members]
+        labels = sum(row.labels for row in rows)
         loss = torch.zeros((), device=self.bench.device, dtype=torch.float64)
-        for number, batch in self.workers.share(self._batches(chosen)):
+        for number, batch in self.workers.share(self.bench.micro_batches(config, packs)):
             # Dropout depends on the micro-batch alone: not on what was drawn before it, nor on which worker it falls to.
             torch.manual_seed(((config.seed * 1_000_003 + self.step) * 1_009 + number) % 2**63)
             with self.clock.section("forward"):
                 # One mean over all answer tokens of the step, however they fall into micro-batches.
-                part_loss = self.model(**batch, num_items_in_batch=labels).loss
+                part_loss = self.model(**batch, num_items_in_batch=labels, use_cache=False).loss
             with self.clock.section("backward"):
                 part_loss.backward()
             loss += part_loss.detach()
@@ -262,23 +275,20 @@ class Run:
         finally:
             self.eval_seconds += time.perf_counter() - began
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, *, last: bool = False) -> None:
         """Measures quality and retention now, outside the training clock, and adds a point to the curve.
 
         Every data-parallel worker does: the others would only wait for the first.
         """
-        evaluator = self.bench.evaluator(self.model.eval(), self.config)
-        task, examples = self.bench.task(self.config), self.bench.eval_examples(self.config)
-        predictions = self._timed(lambda: evaluator.task(task, examples, self.config.quality))
-        documents = self._timed(lambda: evaluator.documents(self.bench.documents(self.config)))
-        self.last_scores = BaseScores(predictions=predictions, documents=documents)
+        scores = self._timed(lambda: self.bench.score(self.model.eval(), self.config, last=last))
+        self.last_scores = scores
         if not self.curve:
-            self._add_to_curve(0, 0.0, self.base.predictions, self.base.documents)
-        self._add_to_curve(self.step, self.train_seconds, predictions, documents)
+            self._add_to_curve(0, 0.0, self.base)
+        self._add_to_curve(self.step, self.train_seconds, scores)
 
-    def _add_to_curve(self, step: int, seconds: float, predictions: list[Prediction], documents: list[DocumentLoss]) -> None:
-        forgetting = nats_per_token(documents) - nats_per_token(self.base.documents)
-        self.curve.append({"step": step, "train_seconds": seconds, "quality": mean_quality(predictions, self.config.quality),
+    def _add_to_curve(self, step: int, seconds: float, scores: Scores) -> None:
+        forgetting = nats_per_token(scores.documents) - nats_per_token(self.base.documents)
+        self.curve.append({"step": step, "train_seconds": seconds, "quality": mean_quality(scores.predictions, self.config.quality),
                            "forgetting": forgetting, "retention": math.exp(-forgetting)})
 
     def _save(self) -> None:

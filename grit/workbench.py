@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,42 +15,43 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grit.adapters import add_lora, load_backbone, load_tokenizer, remove_lora
 from grit.backbone import resolve
 from grit.data import Encoded, encode, micro_batches
-from grit.evaluate import DocumentLoss, Evaluator, Prediction
+from grit.evaluate import EvaluationBar, Evaluator, Scores
+from grit.packing import Pack, check_separation, collate_packs, pack
 from grit.placement import importance_scores, matching, place
 from grit.run_config import RunConfig, TaskSource
-from grit.tasks.base import Example, Task
-from grit.tasks.registry import load_documents, load_task
+from grit.tasks.base import Example, Task, digest
+from grit.tasks.registry import content_hashes, load_documents, load_task
 
 #: Training examples on which `placement = auto` scores layers.
 IMPORTANCE_EXAMPLES = 32
 
 
-@dataclass(frozen=True, kw_only=True)
-class BaseScores:
-    """The untuned model on the same examples and documents."""
-
-    predictions: list[Prediction]
-    documents: list[DocumentLoss]
-
-
 class Workbench:
-    """Caches per process. A backbone is shared by all runs and read only: each run adds its adapter and takes it out again."""
+    """Caches per process. A backbone is shared by all runs and read only: each run adds its adapter and takes it out again.
 
-    def __init__(self) -> None:
+    Args:
+        base_cache: folder in which the untuned model's scores are kept, by the hash of all that decides them; None: in memory only.
+        progress: opened around long evaluations.
+    """
+
+    def __init__(self, base_cache: Path | None = None, progress: EvaluationBar | None = None) -> None:
+        self._base_cache, self._progress = base_cache, progress
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._backbones: dict[tuple[str, bool, str], PreTrainedModel] = {}
         self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
         self._tasks: dict[TaskSource, tuple[Task, list[str]]] = {}
         self._encoded: dict[tuple[Any, ...], list[Encoded]] = {}
-        self._base: dict[tuple[Any, ...], BaseScores] = {}
+        self._base: dict[str, Scores] = {}
+        self._packs: dict[tuple[Any, ...], list[Pack]] = {}
         self._scores: dict[tuple[Any, ...], dict[str, float]] = {}
         self._in_use = False
-        self._warm: set[tuple[str, bool, str]] = set()
+        self._warm: set[tuple[Any, ...]] = set()
 
     def tokenizer(self, config: RunConfig) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""
         if config.model not in self._tokenizers:
-            self._tokenizers[config.model] = load_tokenizer(resolve(config.model))
+            self._tokenizers[config.model] = load_tokenizer(
+                resolve(config.model), revision=config.revision, trust_remote_code=config.trust_remote_code)
         return self._tokenizers[config.model]
 
     def task(self, config: RunConfig) -> Task:
@@ -74,6 +79,22 @@ class Workbench:
             self._encoded[key] = [encode(tokenizer, e.prompt, e.answer, config.max_length) for e in self.task(config).train]
         return self._encoded[key]
 
+    def packs(self, config: RunConfig) -> list[Pack]:
+        """The training split as packs, or each example on its own."""
+        key = (config.model, config.task, config.max_length, config.packing)
+        if key not in self._packs:
+            rows = self.training_data(config)
+            self._packs[key] = pack(rows, config.max_length) if config.packing else [(row,) for row in rows]
+        return self._packs[key]
+
+    def micro_batches(self, config: RunConfig, packs: Sequence[Pack]) -> list[dict[str, torch.Tensor]]:
+        """`packs` in parts of at most `micro_batch`, as tensors on the device."""
+        pad, size = self.tokenizer(config).pad_token_id, config.micro_batch
+        if not config.packing:
+            return micro_batches([row for members in packs for row in members], size, pad, self.device)
+        parts = [collate_packs(packs[start : start + size], pad) for start in range(0, len(packs), size)]
+        return [{name: tensor.to(self.device) for name, tensor in part.items()} for part in parts]
+
     def adapted(self, config: RunConfig) -> Any:
         """The backbone with a fresh adapter; give it back with `release` before the next call."""
         if self._in_use:
@@ -98,12 +119,14 @@ class Workbench:
 
         Kernels, libraries and thread pools start at their first use; a time budget must not depend on which trial comes first.
         """
-        key = (config.model, config.quantized, config.dtype)
+        key = (config.model, config.quantized, config.dtype, config.packing)
         if key in self._warm:
             return
         self._warm.add(key)
+        if config.packing and (shared := [members for members in self.packs(config) if len(members) > 1]):
+            check_separation(model.eval(), shared[0], self.tokenizer(config).pad_token_id, self.device)
         model.train()
-        model(**batch).loss.backward()
+        model(**batch, use_cache=False).loss.backward()
         model.zero_grad(set_to_none=True)
         eye = torch.eye(config.rank, device=self.device)[None]
         torch.linalg.cholesky_ex(eye)
@@ -117,20 +140,45 @@ class Workbench:
     def _backbone(self, config: RunConfig) -> PreTrainedModel:
         key = (config.model, config.quantized, config.dtype)
         if key not in self._backbones:
-            self._backbones[key] = load_backbone(resolve(config.model), quantized=config.quantized, dtype=config.dtype, device=self.device)
+            self._backbones[key] = load_backbone(
+                resolve(config.model), quantized=config.quantized, dtype=config.dtype, device=self.device, revision=config.revision,
+                trust_remote_code=config.trust_remote_code)
         return self._backbones[key]
 
     def evaluator(self, model: Any, config: RunConfig) -> Evaluator:
-        """An evaluator of `model` with the run's sizes."""
-        return Evaluator(model, self.tokenizer(config), max_length=config.max_length, batch_size=config.eval_batch)
+        """An evaluator of `model` as the run wants it."""
+        return Evaluator(model, self.tokenizer(config), config, self._progress)
 
-    def base_scores(self, config: RunConfig, model: Any) -> BaseScores:
+    def score(self, model: Any, config: RunConfig, *, last: bool) -> Scores:
+        """`model` on the run's examples and documents; with `last`, the task's further metrics and the probes as well."""
+        evaluator, task = self.evaluator(model, config), self.task(config)
+        predictions = evaluator.task(task, self.eval_examples(config), config.quality)
+        documents = evaluator.documents(self.documents(config))
+        if not last:
+            return Scores(predictions=predictions, documents=documents)
+        return Scores(predictions=predictions, documents=documents, measured=evaluator.measure(task, predictions), probes=evaluator.probes())
+
+    def base_scores(self, config: RunConfig, model: Any) -> Scores:
         """The scores of `model` with its adapter still zero, computed once per backbone and data."""
-        key = (config.model, config.quantized, config.dtype, config.task, config.max_length, config.eval_examples,
-               config.retention_documents, config.quality, config.eval_batch, config.threads)
+        decisive = [config.model, config.revision, config.quantized, config.dtype, asdict(config.task), config.max_length, config.eval_examples,
+                    config.retention_documents, config.quality, config.eval_batch, config.threads, config.max_new_tokens, config.temperature,
+                    config.top_p, config.label_scoring, config.bertscore_encoder, config.probes, config.probe_examples, self.device]
+        key = digest(decisive)
         if key not in self._base:
-            evaluator = self.evaluator(model, config)
-            self._base[key] = BaseScores(
-                predictions=evaluator.task(self.task(config), self.eval_examples(config), config.quality),
-                documents=evaluator.documents(self.documents(config)))
+            kept = None if self._base_cache is None else self._base_file(config, decisive)
+            if kept is not None and kept.exists():
+                self._base[key] = Scores.from_dict(json.loads(kept.read_text(encoding="utf8")))
+            else:
+                self._base[key] = self.score(model, config, last=True)
+                if kept is not None:
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    partial = kept.with_suffix(f".{os.getpid()}.partial")
+                    partial.write_text(json.dumps(asdict(self._base[key])), encoding="utf8")
+                    partial.replace(kept)
         return self._base[key]
+
+    def _base_file(self, config: RunConfig, decisive: list[Any]) -> Path:
+        """Where the scores of the untuned model are kept: named by the content behind the names, not by the names alone."""
+        assert self._base_cache is not None
+        content = content_hashes(self.task(config), self._source(config)[1], config, resolve(config.model))
+        return self._base_cache / f"base-{digest([decisive, content])}.json"

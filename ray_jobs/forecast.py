@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grit.errors import ConfigError
-from grit.run_config import RunConfig
+from grit.run_config import EVERY_LINEAR, RunConfig
 
 #: Memory of the GPU that the Llama presets are for, and of what Python and its libraries hold in a worker, in bytes.
 A100_BYTES, LIBRARY_BYTES = 80 * 10**9, 700 * 10**6
@@ -54,7 +54,7 @@ def memory_bytes(config: RunConfig, shape: ModelShape, *, gpu: bool) -> int:
     """Peak memory of one training process of `config`, by its parts: weights, adapter with AdamW's states, activations, logits."""
     number = 2 if config.dtype == "bfloat16" else 4
     stored = 0.55 if config.quantized else number  # NF4 with double quantization: 4.13 bits, and embeddings in full
-    adapter = 2 * config.rank * shape.width * len(config.targets) * shape.layers
+    adapter = 2 * config.rank * shape.width * (7 if config.targets == EVERY_LINEAR else len(config.targets)) * shape.layers
     tokens = config.micro_batch * config.max_length
     activations = ACTIVATION_BYTES * number / 2 * tokens * shape.width * shape.layers
     logits = LOGIT_BYTES * tokens * shape.vocabulary

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from grit.disk import write_atomically
 from grit.errors import ConfigError
 
 #: `planned`: not run yet. `completed`: its budget was spent. `stopped`: ended cleanly before. `diverged`: by the rule of
@@ -84,6 +84,8 @@ class TrialRecord:
     fork_seconds: float | None = None
     fork_eval_seconds: float | None = None
     setup_seconds: float | None = None
+    metrics: dict[str, dict[str, Any]] | None = None
+    probes: dict[str, dict[str, Any]] | None = None
     curve: list[dict[str, Any]] | None = None
     worker: str | None = None
     queued_at: float | None = None
@@ -123,16 +125,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` by `text` in one step: a reader, or a crash, sees the old file or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(path)
 
 
 def write_trials(folder: Path, records: Iterable[TrialRecord]) -> None:

@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from grit.disk import write_atomically
+from grit.result import TABLES
 from grit.run_config import Budget
 from ray_jobs.cluster import TrialResources, check_resources, connect
 from ray_jobs.display import StudyDisplay
-from ray_jobs.records import TRUNK_OUTCOME, TrialRecord, write_atomically
+from ray_jobs.records import TRUNK_OUTCOME, TrialRecord
 from ray_jobs.scheduler import Elsewhere, StudyScheduler
 from ray_jobs.search import OptunaSearch, open_storage
 from ray_jobs.store import Neighbours, StudyStore
@@ -160,8 +162,8 @@ class StudyRunner:
         telemetry: list[dict[str, Any]] = []
         if result is not None:
             telemetry = result["telemetry"]
-            self._store.write_rows("telemetry", trial_id, telemetry)
-            self._store.write_rows("predictions", trial_id, result["predictions"])
+            for kind in TABLES:
+                self._store.write_rows(kind, trial_id, result[kind])
         self._scheduler.complete(record)
         self._tracker.log_trial(record, telemetry)
         self._store.forget_checkpoints(trial_id)

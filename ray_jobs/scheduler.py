@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grit.config import KNOBS
+from grit.overrides import Overrides, with_overrides
 from grit.run_config import Budget, RunConfig
 from ray_jobs.prefix import Trunk, plan_trunks
 from ray_jobs.records import TrialRecord
 from ray_jobs.search import OptunaSearch
-from ray_jobs.study import Overrides, Point, Search, Study, TrialSpec, make_trial, plan, with_overrides
+from ray_jobs.study import Point, Search, Study, TrialSpec, make_trial, plan
 
 #: Searched points under way at once in one regime: more would be suggested from older knowledge.
 OPEN_POINTS = 2

@@ -1,4 +1,4 @@
-"""The study's folder: its configuration, one record per trial, telemetry and predictions. Every file is written whole or not at all."""
+"""The study's folder: its configuration, one record per trial, and the tables of each. Every file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import contextlib
 import fcntl
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
 import uuid
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from grit.disk import write_atomically, write_table
 from grit.errors import ConfigError
+from grit.provenance import PACKAGES
+from grit.result import TABLES
 from ray_jobs.records import (
     STUDY_FILE,
     TRIALS_FILE,
@@ -31,11 +29,11 @@ from ray_jobs.records import (
     read_study,
     read_trials,
     read_trunks,
-    write_atomically,
     write_trials,
 )
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "ray", "optuna", "mlflow")
+#: Whose versions a study notes.
+STUDY_PACKAGES = (*PACKAGES, "ray", "optuna", "mlflow")
 LOCK_FILE = ".lock"
 
 
@@ -84,7 +82,7 @@ class StudyStore:
             ConfigError: the folder cannot be written.
         """
         try:
-            for name in ("telemetry", "predictions"):
+            for name in TABLES:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             self._lock()
             shared = self._earlier or {"study_id": self.study_id, "fingerprint": self._fingerprint, **description, **call, "calls": []}
@@ -114,7 +112,7 @@ class StudyStore:
 
     def adopt(self, source: Path, record: TrialRecord) -> TrialRecord:
         """Takes over a trial that the study in `source` has run: its rows are copied, and the record says where it comes from."""
-        for kind in ("telemetry", "predictions"):
+        for kind in TABLES:
             rows = source / kind / f"{record.trial_id}.parquet"
             if rows.exists():
                 partial = self.folder / kind / f"{record.trial_id}.partial"
@@ -166,16 +164,8 @@ class StudyStore:
         write_trials(self.folder, self.records.values())
 
     def write_rows(self, kind: str, trial_id: str, rows: Sequence[dict[str, Any]]) -> None:
-        """`telemetry/<trial_id>.parquet` or `predictions/<trial_id>.parquet`."""
-        path = self.folder / kind / f"{trial_id}.parquet"
-        partial = path.with_suffix(".partial")
-        try:
-            pq.write_table(pa.Table.from_pylist(list(rows)), partial, compression="zstd")
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
-        partial.replace(path)
+        """`<kind>/<trial_id>.parquet`, one of a result's tables."""
+        write_table(self.folder / kind / f"{trial_id}.parquet", rows)
 
 
 #: What must be the same for one study's result to count as another's.
@@ -212,19 +202,3 @@ class Neighbours:
         if found is None:
             return None
         return found[0], replace(found[1], design=record.design, also_designs=record.also_designs, overrides=record.overrides)
-
-
-def provenance(root: Path) -> dict[str, Any]:
-    """Versions, git commit (None outside a checkout), hardware and command line of this process."""
-    def git(*args: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=10)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    status = git("status", "--porcelain")
-    return {
-        "python": platform.python_version(), "platform": platform.platform(), "cpu_count": os.cpu_count(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-        "git_commit": git("rev-parse", "HEAD"), "git_dirty": None if status is None else bool(status), "command_line": sys.argv}

@@ -4,38 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from grit.config import KNOBS, GritConfig, check_count
-from grit.errors import ConfigError
+from grit.config import check_count
+from grit.overrides import Overrides, with_overrides
 from grit.run_config import Budget, Method, RunConfig
 from grit.tasks.base import digest
 from ray_jobs.records import TrialRecord
-
-_GRIT_FIELDS = {item.name for item in fields(GritConfig)}
-_RUN_FIELDS = {item.name for item in fields(RunConfig)} - {"grit", "task", "budget", "seed", "method"}
-
-Overrides = Mapping[str, Any]
-
-
-def with_overrides(config: RunConfig, overrides: Overrides) -> RunConfig:
-    """`config` with knobs (tau, T, lambda) or any field of GritConfig or RunConfig replaced.
-
-    Raises:
-        ConfigError: an unknown name, or a value that its field does not allow.
-    """
-    grit: dict[str, Any] = {}
-    run: dict[str, Any] = {}
-    for name, value in overrides.items():
-        target = KNOBS.get(name, name)
-        if target in _GRIT_FIELDS:
-            grit[target] = value
-        elif target in _RUN_FIELDS:
-            run[target] = value
-        else:
-            raise ConfigError("knob", name, f"must be tau, T, lambda, or one of {', '.join(sorted(_GRIT_FIELDS | _RUN_FIELDS))}")
-    return replace(config, grit=replace(config.grit, **grit), **run)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -228,6 +228,9 @@ def _trial_metrics(record: TrialRecord, telemetry: Sequence[dict[str, Any]], sta
         value = getattr(record, name)
         if value is not None and name not in _CURVES:
             metrics.append(Metric(name, float(value), int(1000 * (record.ended_at or 0)), end))
+    further = {f"metric/{name}": found["value"] for name, found in (record.metrics or {}).items()}
+    further |= {f"probe/{name}": found["accuracy"] for name, found in (record.probes or {}).items()}
+    metrics += [Metric(name, value, int(1000 * (record.ended_at or 0)), end) for name, value in further.items() if value is not None]
     for point in record.curve or []:
         for name in ("quality", "retention"):
             if point["step"] < end and point[name] is not None:

@@ -39,7 +39,7 @@ def slot_loop(settings: dict[str, Any]) -> None:
     keep_freed_memory()
     board: Any = ray.get_actor(settings["board"], namespace=settings["namespace"])
     slot, workers = settings["slot"], Workers()
-    bench = Workbench()
+    bench = Workbench(base_cache=None if settings["checkpoints"] is None else Path(settings["checkpoints"]).with_name("base"))
     first: int | None = None
     while True:
         taken = ray.get(board.take.remote(slot)) if workers.leads else None

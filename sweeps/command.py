@@ -14,6 +14,10 @@ from typing import Any
 from grit.backbone import EMBEDDED
 from grit.backbone import resolve as model_folder
 from grit.errors import ConfigError
+from grit.presets import departures
+from grit.probes import parse as parse_probe
+from grit.provenance import provenance
+from grit.run_config import RunConfig
 from grit.tasks.registry import content_hashes, load_documents, load_task
 from ray_jobs.cluster import ROOT, check_address, check_concurrency, cores
 from ray_jobs.forecast import check_memory, machine_memory, shape_of
@@ -21,10 +25,10 @@ from ray_jobs.presets import Preset
 from ray_jobs.records import read_study
 from ray_jobs.runner import RunOptions, StudyOutcome, StudyRunner, output_folder
 from ray_jobs.search import open_storage
-from ray_jobs.store import Neighbours, StudyStore, provenance
+from ray_jobs.store import STUDY_PACKAGES, Neighbours, StudyStore
 from ray_jobs.study import Point, Search, Study, fingerprint, plan
 from sweeps.options import SweepOptions, parser, resolve
-from sweeps.tables import front_table, plan_table
+from sweeps.tables import departures_table, front_table, plan_table
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
@@ -54,6 +58,8 @@ def _run(name: str, options: SweepOptions, points: Points, search: SearchOf) -> 
         done = StudyStore(options.output, fingerprint(study), resume=options.resume).records if options.output else {}
         print(plan_table(study, plan(study), options.preset, execution.concurrent, share=options.share, usd_per_gpu_hour=options.usd_per_gpu_hour))
         print(memory)
+        if rows := departures(options.preset_name):
+            print("\nwhere this preset is not what the paper prints:\n" + departures_table(rows))
         if done:
             print(f"{sum(record.ended for record in done.values())} of these have ended already and will not run again")
         if options.budget_seconds is None and "time" in options.regimes:
@@ -71,7 +77,7 @@ def _run(name: str, options: SweepOptions, points: Points, search: SearchOf) -> 
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "search_points": options.search_points, "sampler": options.sampler,
         "execution": {"concurrent": execution.concurrent, "resources": execution.resources.as_dict(), "workers": execution.workers,
                       "address": options.address},
-        **provenance(ROOT)}
+        **provenance(ROOT, STUDY_PACKAGES)}
     store.open({"name": name, "config": study.base.to_dict(), "budgets": budgets, **details}, call)
     return _execute(options, study, execution, store, Neighbours(store.folder, call) if options.reuse else None)
 
@@ -125,8 +131,10 @@ def _content(options: SweepOptions) -> tuple[dict[str, str], dict[str, Any]]:
     """Loads task, documents and model far enough to refuse what cannot be used; their hashes, and what `study.json` says of them."""
     base = options.preset.base
     task, documents = load_task(base.task), load_documents(base.task)
-    _check_model(base.model, ask_hub=not options.dry_run)
-    content = content_hashes(task, documents, model_folder(base.model))
+    for probe in base.probes:
+        parse_probe(probe)
+    _check_model(base, ask_hub=not options.dry_run)
+    content = content_hashes(task, documents, base, model_folder(base.model), ask_hub=not options.dry_run)
     sizes = {"train": len(task.train), "evaluation": min(len(task.evaluation), base.eval_examples),
              "retention_documents": min(len(documents), base.retention_documents)}
     return content, {"seeds": list(options.seeds), "content": content, "task_metric": task.metric, "sizes": sizes}
@@ -137,12 +145,12 @@ def _study(name: str, options: SweepOptions, points: Points, search: SearchOf, c
                  budgets=options.budgets(seconds), content=content, search=search(options.preset, options))
 
 
-def _check_model(model: str, *, ask_hub: bool) -> None:
+def _check_model(config: RunConfig, *, ask_hub: bool) -> None:
     """Refuses a model that cannot be read, by its files' headers and its tokenizer; the embedded one is known to be good.
 
     A hub id is looked up only with `ask_hub`: a dry run needs no network.
     """
-    folder = Path(model)
+    model, folder = config.model, Path(config.model)
     local = folder.exists() or model.startswith((".", "/", "~"))
     if model == EMBEDDED or not (local or ask_hub):
         return
@@ -153,7 +161,7 @@ def _check_model(model: str, *, ask_hub: bool) -> None:
             raise ConfigError("model", model, "holds no *.safetensors weights")
     from grit.adapters import check_weights, load_tokenizer
 
-    load_tokenizer(model)
+    load_tokenizer(model, revision=config.revision, trust_remote_code=config.trust_remote_code)
     check_weights(folder)
 
 

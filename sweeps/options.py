@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from grit.command_line import OneLineParser, add_data_options, with_data_options
 from grit.config import KNOBS, GritConfig, check_count, check_positive
 from grit.errors import ConfigError
-from grit.run_config import Budget, Method, Regime, TaskSource
+from grit.overrides import parse_cadence, parse_setting, with_overrides
+from grit.run_config import Budget, Method, Regime
 from ray_jobs.forecast import USD_PER_GPU_HOUR
 from ray_jobs.presets import PRESETS, Preset, preset
 from ray_jobs.search import SAMPLERS
-from ray_jobs.study import Interval, with_overrides
+from ray_jobs.study import Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class SweepOptions:
     """What the user asked for. `budget_seconds` None: to be measured on this machine (a model or task the preset does not know)."""
 
     preset: Preset
+    preset_name: str
     regimes: tuple[Regime, ...]
     budget_steps: int
     budget_seconds: float | None
@@ -55,23 +57,13 @@ class SweepOptions:
         return tuple(Budget(regime=r, amount=self.budget_steps if r == "step" else seconds) for r in self.regimes)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (see --help)\n")
-
-
 def parser(description: str) -> argparse.ArgumentParser:
     """The common command line."""
-    p = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OneLineParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = p.add_argument
-    add("--preset", choices=tuple(PRESETS), default="embedded", help="starting point for every setting (default: embedded)")
+    add("--preset", choices=PRESETS, default="embedded", help="starting point for every setting (default: embedded)")
     add("--model", metavar="ID_OR_PATH", help="backbone: `embedded`, a folder, or a hub id")
-    add("--task", metavar="NAME", help="what is learned")
-    add("--train-file", metavar="F", help="training examples (JSON Lines), for tasks that read files")
-    add("--eval-file", metavar="F", help="held-out examples (JSON Lines)")
-    add("--retention-file", metavar="F", help="held-out general text on which forgetting is measured (.jsonl with `text`, or plain text)")
+    add_data_options(p)
     add("--method", choices=("grit", "qgrit"), default="grit", help="qgrit keeps the backbone in 4-bit NF4; the control is then QLoRA")
     add("--regimes", nargs="+", choices=("step", "time"), default=["step", "time"], help="budgets that are matched (default: both)")
     add("--budget-steps", type=int, metavar="N", help="optimizer steps of a step-matched trial")
@@ -84,8 +76,6 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--point", nargs="+", action="append", default=[], metavar="FIELD=VALUE",
         help="one more setting to measure (repeat for more), e.g. tau=0.9 T=25")
     add("--small-batch", type=int, metavar="N", help="repeat the one-at-a-time design with micro-batches of N and no accumulation")
-    add("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE",
-        help="any field of the configuration, e.g. preconditioner=kfac rank=8")
     add("--search-points", type=int, metavar="N", help="points of the multi-objective search in each regime")
     add("--sampler", choices=SAMPLERS, default="tpe", help="Optuna's sampler (default: tpe)")
     add("--space", nargs="+", action="extend", default=[], metavar="FIELD=LOW:HIGH[:log][:int]",
@@ -119,21 +109,18 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Sw
     method: Method = arguments.method
     if arguments.budget_steps is not None:
         check_count("budget-steps", arguments.budget_steps, minimum=1)
-    chosen = preset(arguments.preset, method, arguments.budget_steps)
-    base = chosen.base
-    task = TaskSource(name=arguments.task or base.task.name, train_file=_absolute(arguments.train_file),
-                      eval_file=_absolute(arguments.eval_file), retention_file=_absolute(arguments.retention_file))
-    known = arguments.model in (None, base.model) and task.name == base.task.name
-    model = base.model if arguments.model is None else arguments.model
-    base = replace(base, model=str(Path(model).absolute()) if Path(model).is_dir() else model, task=task)
-    base = with_overrides(base, dict(parse_setting(text) for text in arguments.set))
+    chosen = preset(arguments.preset, method, arguments.budget_steps, arguments.task)
+    base, usual = chosen.base, preset(arguments.preset, method, None).base.task.name
+    base = with_data_options(base, arguments)
+    known = arguments.model in (None, chosen.base.model) and (base.task.name == usual or chosen.resources.gpus > 0)
     oat = {**chosen.oat, **{name: tuple(values) for name, values in _grids(arguments).items()}}
     for knob, values in oat.items():
         for value in values:
             with_overrides(base, {knob: value})
     grid = _coarse_grid(base.grit, oat) if arguments.grid and not chosen.grid else chosen.grid
     options = SweepOptions(
-        preset=replace(chosen, base=base, oat=oat, grid=grid), regimes=tuple(dict.fromkeys(arguments.regimes)), budget_steps=chosen.budget_steps,
+        preset=replace(chosen, base=base, oat=oat, grid=grid), preset_name=arguments.preset, regimes=tuple(dict.fromkeys(arguments.regimes)),
+        budget_steps=chosen.budget_steps,
         budget_seconds=arguments.budget_seconds or (chosen.budget_seconds * _scale(chosen, arguments) if known else None),
         seeds=tuple(dict.fromkeys(arguments.seeds or chosen.seeds)),
         search_points=chosen.search_points if arguments.search_points is None else arguments.search_points, sampler=arguments.sampler,
@@ -148,16 +135,11 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Sw
     return options
 
 
-def _absolute(path: str | None) -> str | None:
-    """Workers have working folders of their own."""
-    return None if path is None else str(Path(path).expanduser().absolute())
-
-
 def _scale(chosen: Preset, arguments: argparse.Namespace) -> float:
     """How much longer than the preset's own step budget the user's is: the preset's seconds grow with it."""
     if arguments.budget_steps is None:
         return 1.0
-    return float(arguments.budget_steps) / preset(arguments.preset, arguments.method, None).budget_steps
+    return float(arguments.budget_steps) / preset(arguments.preset, arguments.method, None, arguments.task).budget_steps
 
 
 def _check(options: SweepOptions, arguments: argparse.Namespace) -> None:
@@ -197,7 +179,7 @@ def _grids(arguments: argparse.Namespace) -> dict[str, Sequence[Any]]:
     if arguments.tau is not None:
         found["tau"] = arguments.tau
     if arguments.T is not None:
-        found["T"] = [_cadence(text) for text in arguments.T]
+        found["T"] = [parse_cadence(text) for text in arguments.T]
     if arguments.lambda_ is not None:
         found["lambda"] = arguments.lambda_
     return found
@@ -211,33 +193,6 @@ def _coarse_grid(grit: GritConfig, oat: Mapping[str, Sequence[Any]]) -> dict[str
         numbers = [value for value in (*values, center) if value is not None]
         found[knob] = tuple(dict.fromkeys((min(numbers), center, max(numbers))))
     return found
-
-
-def _cadence(text: str) -> int | None:
-    if text.lower() == "none":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise ConfigError("T (reprojection_freq)", text, "must be a whole number of at least 1, or none") from None
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """`field=value` with the value read as JSON where it is JSON, else as text; `none` is None.
-
-    Raises:
-        ConfigError: there is no `=`.
-    """
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError("set", text, "must look like field=value")
-    if value.lower() == "none":
-        return name, None
-    try:
-        parsed = json.loads(value)
-    except ValueError:
-        return name, value
-    return name, tuple(parsed) if isinstance(parsed, list) else parsed
 
 
 def parse_range(text: str) -> tuple[str, Interval]:

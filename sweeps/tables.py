@@ -49,6 +49,11 @@ def plan_table(study: Study, trials: Sequence[TrialSpec], preset: Preset, concur
     return "\n".join(lines)
 
 
+def departures_table(rows: list[list[str]]) -> str:
+    """Where a preset is not what the paper prints, and why."""
+    return str(tabulate(rows, headers=["setting", "paper", "here", "why"]))
+
+
 def _spared(shared: SharedPlan, preset: Preset) -> float:
     """Predicted training seconds that shared beginnings save."""
     predicted: list[dict[str, Any]] = [

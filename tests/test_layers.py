@@ -16,6 +16,11 @@ FORBIDDEN = {
 #: One vendor behind one file (or, for Ray, behind the files that run on it).
 OWNERS = {
     "peft": {"grit/adapters.py"},
+    "lm_eval": {"grit/probes.py"},
+    "evaluate": {"grit/metrics.py"},
+    "rouge_score": {"grit/metrics.py"},
+    "sacrebleu": {"grit/metrics.py"},
+    "sklearn": {"grit/metrics.py"},
     "mlflow": {"ray_jobs/tracking.py"},
     "optuna": {"ray_jobs/search.py"},
     "ray": {f"ray_jobs/{name}.py" for name in ("cluster", "slots", "worker", "tune_bridge", "runner", "display")},

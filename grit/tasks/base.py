@@ -8,8 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-#: How a prediction is made. `generate`: greedy continuation of the prompt. `choose`: the label with the highest log-likelihood.
+#: How a prediction is made. `generate`: continuation of the prompt. `choose`: one of the labels (docs/tasks.md).
 Decoding = Literal["generate", "choose"]
+#: Every metric there is (grit/metrics.py).
+METRICS = ("exact_match", "gsm8k_exact_match", "accuracy", "precision", "recall", "f1", "rouge1", "rouge2", "rougeL", "bleu",
+           "bertscore")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,7 @@ class Task:
         metric: name of the primary metric, the mean of `score` over the evaluation examples, in [0, 1].
         score: (predicted text, example) -> value in [0, 1].
         max_new_tokens: longest answer that is generated, in tokens.
+        also: further metrics, computed once at the end of a run.
     """
 
     name: str
@@ -39,10 +43,11 @@ class Task:
     evaluation: tuple[Example, ...]
     score: Callable[[str, Example], float]
     max_new_tokens: int
+    also: tuple[str, ...] = ()
 
     def content_hash(self) -> str:
-        """Hash of everything of the task that can change a result: its examples, decoding and metric (the scorer by its name)."""
-        return digest([self.name, self.metric, self.decoding, self.max_new_tokens, self.score.__qualname__,
+        """Hash of everything of the task that can change a result: its examples, decoding and metrics (the scorer by its name)."""
+        return digest([self.name, self.metric, self.decoding, self.max_new_tokens, self.score.__qualname__, self.also,
                        [asdict(e) for e in self.train], [asdict(e) for e in self.evaluation]])
 
 

@@ -1,124 +1,86 @@
-"""Tasks from the user's files: JSON Lines in the datasets' own field names, with a template and a scorer for each."""
+"""Rows from the user's files: JSON Lines, CSV or Parquet, with a clear word on what cannot be used."""
 
 from __future__ import annotations
 
+import csv
 import json
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from grit.errors import ConfigError
-from grit.tasks.base import Decoding, Example, Task, exact_match
+from grit.tasks.base import Example
+from grit.tasks.catalog import Declaration, Row
+from grit.tasks.text import normalize
 
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileTask:
-    """How one dataset's rows become examples.
-
-    Attributes:
-        fields: names that every row must have.
-        prompt, answer: from a row to text; the answer begins with the white space that separates it.
-    """
-
-    fields: tuple[str, ...]
-    prompt: Callable[[Row], str]
-    answer: Callable[[Row], str]
-    metric: str
-    decoding: Decoding
-    score: Callable[[str, Example], float]
-    max_new_tokens: int
-    labels: tuple[str, ...] = ()
+Numbered = tuple[int, Row]
 
 
-def gsm8k_answer(text: str) -> str | None:
-    """The number after `####`, without commas, as GSM8K's own evaluation reads it; None when there is none."""
-    found = re.search(r"#### (-?[0-9.,]+)", text)
-    return found.group(1).strip().replace(",", "") if found else None
+def read_rows(path: str, fields: tuple[str, ...], name: str) -> list[Numbered]:
+    """The rows of a file with their numbers (lines of text files, rows of Parquet, from 1).
 
-
-def gsm8k_exact_match(prediction: str, example: Example) -> float:
-    """1 when the final numbers are equal, else 0; a prediction without a final number is 0."""
-    answer = gsm8k_answer(prediction)
-    return float(answer is not None and answer == gsm8k_answer(example.answer))
-
-
-def _boolean(row: Row) -> str:
-    words = {"true": " yes", "yes": " yes", "1": " yes", "false": " no", "no": " no", "0": " no"}
-    value = str(row["answer"]).strip().lower()
-    if value not in words:
-        raise ValueError(f"answer {row['answer']!r} is neither true nor false")
-    return words[value]
-
-
-def _with_number(row: Row) -> str:
-    if gsm8k_answer(str(row["answer"])) is None:
-        raise ValueError("answer has no final number after '#### '")
-    return f" {row['answer']}"
-
-
-def _passage(row: Row) -> str:
-    return f"Passage: {row['passage']}\n" if row.get("passage") else ""
-
-
-FILE_TASKS: dict[str, FileTask] = {
-    "gsm8k": FileTask(
-        fields=("question", "answer"), prompt=lambda row: f"Question: {row['question']}\nAnswer:", answer=_with_number,
-        metric="exact_match", decoding="generate", score=gsm8k_exact_match, max_new_tokens=256),
-    "boolq": FileTask(
-        fields=("question", "answer"), prompt=lambda row: f"{_passage(row)}Question: {row['question']}?\nAnswer:", answer=_boolean,
-        metric="accuracy", decoding="choose", score=exact_match, max_new_tokens=4, labels=(" yes", " no")),
-}
-
-
-def read_jsonl(path: str, fields: tuple[str, ...], name: str) -> list[tuple[int, Row]]:
-    """The rows of a JSON Lines file with their line numbers.
+    `.csv` has a header, `.parquet` is Parquet, anything else is JSON Lines.
 
     Raises:
-        ConfigError: missing or unreadable file, a line that is no JSON object or lacks a field (with its number), or no rows at all.
+        ConfigError: missing or unreadable file, a row that lacks a field (with its number), or no rows at all.
     """
     try:
-        text = Path(path).read_text(encoding="utf8")
-    except (OSError, UnicodeDecodeError) as error:
+        rows = list(_READERS.get(Path(path).suffix.lower(), _json_lines)(path, name))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(name, path, f"cannot be read: {error}") from error
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, row in rows:
+        missing = [key for key in fields if row.get(key) is None]
+        if missing:
+            raise ConfigError(name, path, f"line {number} lacks the field {missing[0]!r}; needed are {', '.join(fields)}")
+    if not rows:
+        raise ConfigError(name, path, "is empty; it must hold at least one example")
+    return rows
+
+
+def _json_lines(path: str, name: str) -> Iterable[Numbered]:
+    for number, line in enumerate(Path(path).read_text(encoding="utf8").split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ConfigError(name, path, f"line {number} is not JSON: {error.msg}") from error
-        missing = [key for key in fields if not isinstance(row, dict) or key not in row]
-        if missing:
-            raise ConfigError(name, path, f"line {number} lacks the field {missing[0]!r}; needed are {', '.join(fields)}")
-        rows.append((number, row))
-    if not rows:
-        raise ConfigError(name, path, "is empty; it must hold at least one example")
-    return rows
+        yield number, row if isinstance(row, dict) else {}
 
 
-def load(name: str, train_file: str | None, eval_file: str | None) -> Task:
-    """A task over the user's own train and eval files.
+def _csv(path: str, name: str) -> Iterable[Numbered]:
+    with Path(path).open(encoding="utf8", newline="") as handle:
+        reader = csv.DictReader(handle, strict=True)
+        for row in reader:
+            if None in row:
+                raise ConfigError(name, path, f"line {reader.line_num} has more fields than the header")
+            yield reader.line_num, row
+
+
+def _parquet(path: str, name: str) -> Iterable[Numbered]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return list(enumerate(pq.read_table(path).to_pylist(), 1))
+    except pa.ArrowInvalid as error:
+        raise ConfigError(name, path, f"cannot be read: {str(error).splitlines()[0]}") from error
+
+
+_READERS = {".csv": _csv, ".parquet": _parquet}
+
+
+def to_examples(kind: Declaration, rows: Iterable[Numbered], *, source: str, path: str) -> tuple[Example, ...]:
+    """Rows as examples, named by `source` and their number.
 
     Raises:
-        ConfigError: a file is not given, or cannot be used.
+        ConfigError: a row cannot be used.
     """
-    kind = FILE_TASKS[name]
-    parts = []
-    for option, path in (("train-file", train_file), ("eval-file", eval_file)):
-        if path is None:
-            raise ConfigError(option, path, f"task {name!r} reads its examples from files: give a JSON Lines file with {', '.join(kind.fields)}")
-        examples = []
-        for number, row in read_jsonl(path, kind.fields, option):
-            try:
-                prompt, answer = kind.prompt(row), kind.answer(row)
-            except ValueError as error:
-                raise ConfigError(option, path, f"line {number}: {error}") from error
-            examples.append(Example(example_id=f"{option}-{number}", prompt=prompt, answer=answer, labels=kind.labels))
-        parts.append(tuple(examples))
-    return Task(name=name, metric=kind.metric, decoding=kind.decoding, train=parts[0], evaluation=parts[1], score=kind.score,
-                max_new_tokens=kind.max_new_tokens)
+    examples = []
+    for number, row in rows:
+        clean = {key: normalize(value) if isinstance(value, str) else value for key, value in row.items()}
+        try:
+            prompt, answer = kind.prompt(clean), kind.answer(clean)
+        except ValueError as error:
+            raise ConfigError(source, path, f"line {number}: {error}") from error
+        examples.append(Example(example_id=f"{source}-{number}", prompt=prompt, answer=answer, labels=kind.labels))
+    return tuple(examples)

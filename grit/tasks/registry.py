@@ -7,13 +7,19 @@ from pathlib import Path
 
 from grit.backbone import world
 from grit.errors import ConfigError
-from grit.run_config import TaskSource
-from grit.tasks import embedded, files
-from grit.tasks.base import Task, digest
+from grit.run_config import RunConfig, TaskSource
+from grit.tasks import embedded
+from grit.tasks.base import Example, Task, digest
+from grit.tasks.catalog import CUSTOM, DECLARATIONS, Declaration, custom
+from grit.tasks.catalog import NAMES as CATALOG
+from grit.tasks.files import read_rows, to_examples
+from grit.tasks.hub import hub_rows
 
-NAMES = (*embedded.NAMES, *files.FILE_TASKS)
+NAMES = (*embedded.NAMES, *CATALOG)
 #: Embedded held-out documents on offer; a run measures on the first `retention_documents` of them.
 EMBEDDED_DOCUMENTS = 1000
+#: Where a dataset has no evaluation split, this many examples are held out from training, and at most this share.
+HELD_OUT, HELD_OUT_SHARE = 1000, 0.1
 
 
 def load_task(source: TaskSource) -> Task:
@@ -22,20 +28,64 @@ def load_task(source: TaskSource) -> Task:
     Raises:
         ConfigError: an unknown name, or files that are missing, malformed or not wanted.
     """
+    if source.template is not None and source.name != CUSTOM:
+        raise ConfigError("template", source.template, f"is for task custom; task {source.name!r} has its own")
     if source.name in embedded.NAMES:
         for option, value in (("train-file", source.train_file), ("eval-file", source.eval_file)):
             if value is not None:
-                raise ConfigError(option, value, f"task {source.name!r} is generated; tasks with files are {', '.join(files.FILE_TASKS)}")
+                raise ConfigError(option, value, f"task {source.name!r} is generated; tasks with files are {', '.join(CATALOG)}")
         return embedded.load(source.name)
-    if source.name in files.FILE_TASKS:
-        return files.load(source.name, source.train_file, source.eval_file)
-    raise ConfigError("task", source.name, f"must be one of {', '.join(NAMES)}")
+    if source.name not in CATALOG:
+        raise ConfigError("task", source.name, f"must be one of {', '.join(NAMES)}")
+    kind = custom(source.template) if source.name == CUSTOM else DECLARATIONS[source.name]
+    train = _split(kind, source, "train-file", source.train_file, None if kind.hub is None else kind.hub.train)
+    assert train is not None
+    evaluation = _split(kind, source, "eval-file", source.eval_file, None if kind.hub is None else kind.hub.evaluation)
+    if evaluation is None:
+        train, evaluation = hold_out(train)
+    return Task(name=source.name, metric=kind.metrics[0], also=kind.metrics[1:], decoding=kind.decoding, train=train, evaluation=evaluation,
+                score=kind.score, max_new_tokens=kind.max_new_tokens)
+
+
+def _split(kind: Declaration, source: TaskSource, option: str, path: str | None, split: str | None) -> tuple[Example, ...] | None:
+    """The examples of one split, from the user's file or from the hub; None where evaluation is to be held out from training."""
+    if path is not None:
+        return to_examples(kind, read_rows(path, kind.fields, option), source=option, path=path)
+    if split is not None and kind.hub is not None and source.train_file is None:
+        rows = [(number, row) for number, row in hub_rows(kind.hub, split, option=option) if _complete(kind, row)]
+        return to_examples(kind, rows, source=f"{kind.hub.repository}/{split}", path=kind.hub.repository)
+    if option == "train-file":
+        raise ConfigError(option, None, f"task {source.name!r} reads its examples from files: give JSON Lines, CSV or Parquet with "
+                          f"{', '.join(kind.fields)}")
+    return None
+
+
+def _complete(kind: Declaration, row: dict[str, object]) -> bool:
+    """Whether a published row has all its fields: a few of Alpaca's have an empty output."""
+    return all(row.get(name) not in (None, "") for name in kind.fields)
+
+
+def hold_out(examples: tuple[Example, ...]) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """(train, evaluation) of a dataset without an evaluation split.
+
+    Those with the smallest hashes of their text are held out, at most `HELD_OUT` and `HELD_OUT_SHARE`: the choice depends neither on a seed
+    nor on the order. Equal prompts stay on one side.
+
+    Raises:
+        ConfigError: there are too few examples to hold any out.
+    """
+    count = min(HELD_OUT, int(len(examples) * HELD_OUT_SHARE))
+    if count < 1:
+        raise ConfigError("eval-file", None, f"must be given: of {len(examples)} training examples none can be held out")
+    order = sorted(range(len(examples)), key=lambda i: digest([examples[i].prompt, examples[i].answer]))
+    prompts = {examples[i].prompt for i in order[:count]}
+    return (tuple(e for e in examples if e.prompt not in prompts), tuple(examples[i] for i in sorted(order[:count])))
 
 
 def load_documents(source: TaskSource) -> list[str]:
     """General documents on which forgetting is measured: the embedded corpus's held-out part, or the user's file.
 
-    A `.jsonl` file has one `text` a line; any other file is plain text with documents separated by blank lines.
+    A file whose name ends in .jsonl, .csv or .parquet has a field `text`; any other file is plain text with documents separated by blank lines.
 
     Raises:
         ConfigError: the file is missing, malformed or empty.
@@ -45,8 +95,8 @@ def load_documents(source: TaskSource) -> list[str]:
         if source.name not in embedded.NAMES:
             raise ConfigError("retention-file", path, f"task {source.name!r} needs a file of held-out general text, to measure forgetting")
         return world.documents(world.HELD_OUT_SEED, EMBEDDED_DOCUMENTS, held_out=True)
-    if path.endswith(".jsonl"):
-        return [str(row["text"]) for _, row in files.read_jsonl(path, ("text",), "retention-file")]
+    if Path(path).suffix.lower() in (".jsonl", ".csv", ".parquet"):
+        return [str(row["text"]) for _, row in read_rows(path, ("text",), "retention-file")]
     try:
         texts = [part.strip() for part in Path(path).read_text(encoding="utf8").split("\n\n") if part.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -56,13 +106,35 @@ def load_documents(source: TaskSource) -> list[str]:
     return texts
 
 
-def content_hashes(task: Task, documents: list[str], model_folder: str) -> dict[str, str]:
-    """Hashes of what the names in a run's configuration stand for: examples, documents, and the model's files (or its hub id)."""
-    folder = Path(model_folder)
-    model: object = model_folder
-    if folder.is_dir():
-        model = [[path.name, _file_hash(path)] for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors", ".model", ".txt")]
-    return {"task": task.content_hash(), "documents": digest(documents), "model": digest(model)}
+def content_hashes(task: Task, documents: list[str], config: RunConfig, model_folder: str, *,
+                   ask_hub: bool = True) -> dict[str, str]:
+    """Hashes of what the names in a run's configuration stand for.
+
+    These are the examples, documents, the model's files (on the hub: its commit) and, where the run has them, the files of its probes and
+    the folder of its BERTScore encoder. Without `ask_hub` a model on the hub is known by its name alone: enough for a dry run.
+
+    Raises:
+        ConfigError: the model is on the hub, and neither the hub nor the local cache tells its commit.
+    """
+    model: object = _folder_hashes(model_folder)
+    if model is None:
+        from grit.tasks.hub import model_commit
+
+        model = [model_folder, model_commit(model_folder, config.revision) if ask_hub else config.revision]
+    found = {"task": task.content_hash(), "documents": digest(documents), "model": digest(model)}
+    files = [probe.partition("=")[2] for probe in config.probes if "=" in probe]
+    if files:
+        found["probes"] = digest([_file_hash(Path(path)) for path in files])
+    if config.bertscore_encoder is not None and (encoder := _folder_hashes(config.bertscore_encoder)) is not None:
+        found["bertscore_encoder"] = digest(encoder)
+    return found
+
+
+def _folder_hashes(folder: str) -> list[list[str]] | None:
+    """Names and hashes of a model's files, or None where that is no folder."""
+    if not Path(folder).is_dir():
+        return None
+    return [[path.name, _file_hash(path)] for path in sorted(Path(folder).iterdir()) if path.suffix in (".json", ".safetensors", ".model", ".txt")]
 
 
 def _file_hash(path: Path) -> str:

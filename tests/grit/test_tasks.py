@@ -6,7 +6,7 @@ from conftest import ROOT
 from grit.backbone import WEIGHTS, world
 from grit.errors import ConfigError
 from grit.run_config import TaskSource
-from grit.tasks import embedded, files
+from grit.tasks import catalog, embedded
 from grit.tasks.base import Example
 from grit.tasks.registry import load_documents, load_task
 
@@ -32,7 +32,7 @@ def test_scoring_is_exact():
 @pytest.mark.parametrize("prediction, score", [
     ("#### 1234", 1), ("#### 1,234", 1), ("text #### 1,234 more", 1), ("#### $1234", 0), ("1234", 0), ("", 0), ("#### 1234.0", 0), ("#### -1234", 0)])
 def test_gsm8k_reads_the_official_marker(prediction, score):
-    assert files.gsm8k_exact_match(prediction, Example(example_id="", prompt="", answer="so\n#### 1,234")) == score
+    assert catalog.gsm8k_exact_match(prediction, Example(example_id="", prompt="", answer="so\n#### 1,234")) == score
 
 
 def test_held_out_text_is_disjoint_from_the_training_text():

@@ -2,7 +2,8 @@ import pytest
 from builders import study
 
 from grit.errors import ConfigError
-from ray_jobs.study import Point, grid, make_trial, one_at_a_time, plan, with_overrides
+from grit.overrides import with_overrides
+from ray_jobs.study import Point, grid, make_trial, one_at_a_time, plan
 
 CENTER = {"tau": 0.99, "T": 10, "lambda": 1e-3}
 

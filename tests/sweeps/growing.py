@@ -12,11 +12,12 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 import ray
 from ray.cluster_utils import AutoscalingCluster
 
+from grit.provenance import provenance
 from grit.tasks.registry import content_hashes, load_documents, load_task
 from ray_jobs.cluster import TrialResources
 from ray_jobs.presets import preset
 from ray_jobs.runner import RunOptions, StudyRunner
-from ray_jobs.store import StudyStore, provenance
+from ray_jobs.store import STUDY_PACKAGES, StudyStore
 from ray_jobs.study import Study, fingerprint, one_at_a_time
 from ray_jobs.tracking import MlflowTracker
 
@@ -44,7 +45,7 @@ def study(folder):
     task, documents = load_task(chosen.base.task), load_documents(chosen.base.task)
     from grit.backbone import resolve
 
-    content = content_hashes(task, documents, resolve("embedded"))
+    content = content_hashes(task, documents, chosen.base, resolve("embedded"))
     points = one_at_a_time({"tau": 0.99, "T": 4, "lambda": 1e-3}, {"tau": (0.9,), "T": (8,), "lambda": (1e-1,)})
     from dataclasses import replace
 
@@ -52,7 +53,7 @@ def study(folder):
     made = Study(name="tau_T_lambda", base=base, points=tuple(points), seeds=(41,), budgets=(chosen.base.budget,), content=content)
     store = StudyStore(folder / "study", fingerprint(made), resume=False)
     store.open({"name": made.name, "config": base.to_dict(), "seeds": [41], "budgets": {"step": 30}, "content": content, "sizes": {}},
-               {"created": "now", "execution": {"concurrent": 2}, **provenance(ROOT)})
+               {"created": "now", "execution": {"concurrent": 2}, **provenance(ROOT, STUDY_PACKAGES)})
     return made, store
 
 

@@ -22,6 +22,8 @@ def main(folder):
         checkpoints = folder / "study" / "checkpoints"
         earlier = set(checkpoints.glob("*/run.pt"))
         while not set(checkpoints.glob("*/run.pt")) - earlier:  # a trial that has just begun: it will not end before its node does
+            if process.poll() is not None:
+                raise TimeoutError(f"the study ended before its node did: {process.communicate()}")
             time.sleep(0.02)
         cluster.remove_node(first, allow_graceful=False)
         said, errors = process.communicate(timeout=240)

@@ -8,7 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from sweeps.options import parse_setting, parser, resolve
+from grit.overrides import parse_setting
+from sweeps.options import parser, resolve
 
 SCRIPT = ROOT / "sweeps" / "tau_T_lambda.py"
 

@@ -1,0 +1,162 @@
+"""One run without a study: `python -m grit train | eval | export` (see `--help` of each)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from grit.command_line import OneLineParser, add_data_options, with_data_options
+from grit.config import KNOBS
+from grit.errors import ConfigError
+from grit.overrides import parse_cadence, with_overrides
+from grit.presets import CONFIGURATIONS, configuration
+from grit.run_config import Budget, RunConfig
+
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The three commands."""
+    p = OneLineParser(prog="python -m grit", description=__doc__)
+    commands = p.add_subparsers(dest="command", required=True, metavar="train | eval | export")
+    train = commands.add_parser("train", help="train one adapter into a folder")
+    train.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the run goes: run.json, telemetry, predictions, state")
+    train.add_argument("--resume", action="store_true", help="continue the run in --output from its last checkpoint")
+    train.add_argument("--preset", choices=tuple(CONFIGURATIONS), default="embedded", help="starting point for every setting (default: embedded)")
+    train.add_argument("--method", choices=("lora", "qlora", "grit", "qgrit"), default="grit", help="the q-methods keep the backbone in 4-bit NF4")
+    train.add_argument("--model", metavar="ID_OR_PATH", help="backbone: `embedded`, a folder, or a hub id")
+    train.add_argument("--tau", type=float, help="energy threshold")
+    train.add_argument("--T", help="reprojection cadence in steps, or `none`")
+    train.add_argument("--lambda", type=float, dest="lambda_", help="damping")
+    train.add_argument("--seed", type=int, help="of initialization, order and dropout")
+    budget = train.add_mutually_exclusive_group()
+    budget.add_argument("--budget-steps", type=int, metavar="N", help="optimizer steps")
+    budget.add_argument("--budget-seconds", type=float, metavar="S", help="training seconds (evaluation excluded)")
+    add_data_options(train)
+    evaluate = commands.add_parser("eval", help="score a trained run, on its own data or on others")
+    evaluate.add_argument("folder", type=Path, metavar="DIR", help="what `train` wrote")
+    add_data_options(evaluate)
+    export = commands.add_parser("export", help="write a trained run's adapter, truncated to its ranks, as a plain PEFT adapter")
+    export.add_argument("folder", type=Path, metavar="DIR", help="what `train` wrote")
+    export.add_argument("--to", type=Path, metavar="DIR", help="an empty folder (default: DIR/export)")
+    export.add_argument("--merged", action="store_true", help="a whole model instead, with the adapter added to the weights; needs no PEFT")
+    return p
+
+
+def run_configuration(arguments: argparse.Namespace) -> RunConfig:
+    """What `train` was asked for.
+
+    Raises:
+        ConfigError: a value that cannot be used.
+    """
+    base = configuration(arguments.preset, arguments.method, task=arguments.task, steps=arguments.budget_steps)
+    base = with_data_options(base, arguments)
+    if base.checkpoint_steps is None:
+        base = replace(base, checkpoint_steps=max(1, int(base.budget.amount) // 10))
+    if arguments.budget_seconds is not None:
+        base = replace(base, budget=Budget(regime="time", amount=arguments.budget_seconds))
+    if arguments.seed is not None:
+        base = replace(base, seed=arguments.seed)
+    knobs: dict[str, Any] = {name: value for name, value in zip(KNOBS, (arguments.tau, None, arguments.lambda_), strict=True) if value is not None}
+    if arguments.T is not None:
+        knobs["T"] = parse_cadence(arguments.T)
+    if knobs and not base.uses_grit:
+        raise ConfigError(next(iter(knobs)), next(iter(knobs.values())), f"is a knob of GRIT; method {base.method} does not use it")
+    return with_overrides(base, knobs)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0 done, 1 the run diverged, 2 bad input, 130 interrupted."""
+    arguments = parser().parse_args(argv)
+    try:
+        return {"train": _train, "eval": _evaluate, "export": _export}[arguments.command](arguments)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; continue from the last checkpoint with --resume", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+@contextmanager
+def _bar(what: str, count: int) -> Iterator[Any]:
+    with tqdm(total=count, desc=what, file=sys.stderr, leave=False, disable=not sys.stderr.isatty()) as bar:
+        yield bar.update
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from grit.allocator import keep_freed_memory
+    from grit.single import open_run, train_into
+    from grit.trainer import Hooks
+    from grit.workbench import Workbench
+
+    config = run_configuration(arguments)
+    record = open_run(arguments.output, config, resume=arguments.resume)
+    if record["status"] == "planned":
+        keep_freed_memory()
+        stop = _stop_on_terminate()
+        with tqdm(total=100, desc=config.method, unit="%", file=sys.stderr, disable=not sys.stderr.isatty(),
+                  bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}") as bar:
+            def progress(step: int, share: float, loss: float, rank: float) -> None:
+                bar.n = round(100 * share, 1)
+                bar.set_postfix_str(f"step {step}, loss {loss:.3f}, rank {rank:.1f}")
+
+            record = train_into(arguments.output, record, Workbench(progress=_bar), Hooks(progress=progress, should_stop=stop))
+    print(_table(record))
+    print(f"{record['status']} after {record['steps']} steps, {record['train_seconds']:.1f} s of training; footprint {record['footprint']:.0%}, "
+          f"overhead {record['overhead']:.1%}; {record['truncated_examples']} training examples were truncated")
+    print(f"export it:  python -m grit export {arguments.output}")
+    return 0 if record["status"] == "completed" else 1
+
+
+def _stop_on_terminate() -> Any:
+    """Asked between steps: whether SIGTERM came, after which the run ends cleanly and is evaluated as it stands."""
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
+    return lambda: bool(asked)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from grit.single import evaluate_run, with_config
+    from grit.workbench import Workbench
+
+    config = with_config(lambda trained: with_data_options(trained, arguments), arguments.folder)
+    print(_table(evaluate_run(arguments.folder, config, Workbench(progress=_bar))))
+    print(f"per example: {arguments.folder / 'eval-predictions.parquet'}")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from grit.single import export_run
+    from grit.workbench import Workbench
+
+    to = arguments.to or arguments.folder / "export"
+    written = export_run(arguments.folder, to, Workbench(), merged=arguments.merged)
+    print(f"{to}: {written['effective_parameters']:,} of {written['parameters']:,} adapter parameters, {written['bytes']:,} bytes")
+    return 0
+
+
+def _table(found: dict[str, Any]) -> str:
+    """Every measure before and after training; what could not be computed says why."""
+    rows = [[found["quality_metric"], found["base_quality"], found["quality"], ""],
+            ["answer loss (nats/token)", found["base_answer_loss"], found["answer_loss"], ""],
+            ["general loss (nats/token)", found["base_retention_loss"], found["base_retention_loss"] + found["forgetting"], ""],
+            ["retention", 1.0, found["retention"], ""]]
+    rows += [[name, item["base_value"], item["value"], item["problem"] or ""] for name, item in found["metrics"].items()]
+    rows += [[f"probe {name} (n = {item['items']})", item["base_accuracy"], item["accuracy"], ""] for name, item in found["probes"].items()]
+    return str(tabulate(rows, headers=["", "untuned", "trained", ""], floatfmt=".4f", missingval="-"))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(main())

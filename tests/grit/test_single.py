@@ -1,0 +1,118 @@
+"""One run without a study, from the command line: trained, killed and resumed, evaluated, exported."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import ROOT
+from transformers import AutoModelForCausalLM
+
+from grit.__main__ import main, parser, run_configuration
+from grit.single import read_run
+
+SHORT = ("--budget-steps", "20", "--set", "eval_examples=12", "retention_documents=6", "dropout=0.1", "checkpoint_steps=4")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished GRIT run."""
+    folder = tmp_path_factory.mktemp("single") / "run"
+    assert main(["train", "--output", str(folder), "--tau", "0.9", "--T", "5", *SHORT]) == 0
+    return folder
+
+
+def test_a_run_leaves_what_a_trial_leaves(trained):
+    record = read_run(trained)
+    assert record["status"] == "completed" and record["steps"] == 20 and record["config"]["grit"]["rank_adaptation_threshold"] == 0.9
+    assert {"quality", "retention", "overhead", "footprint", "final_ranks", "step_time_ms", "git_commit", "versions"} <= set(record)
+    assert pq.read_table(trained / "telemetry.parquet").num_rows == 20
+    kinds = pq.read_table(trained / "predictions.parquet")["kind"].to_pylist()
+    assert (kinds.count("task"), kinds.count("retention")) == (12, 6)
+
+
+def test_evaluating_again_gives_the_same_predictions(trained, capsys):
+    assert main(["eval", str(trained)]) == 0
+    columns = ["example_id", "prediction", "score", "loss", "base_loss"]
+    assert pq.read_table(trained / "eval-predictions.parquet", columns=columns) == pq.read_table(trained / "predictions.parquet", columns=columns)
+    assert "retention" in capsys.readouterr().out
+    assert main(["eval", str(trained), "--task", "instruction", "--set", "eval_examples=5"]) == 0
+    assert json.loads((trained / "eval.json").read_text())["config"]["task"]["name"] == "instruction"
+    assert pq.read_table(trained / "eval-predictions.parquet")["example_id"][0].as_py().startswith("instruction")
+
+
+def test_exports_compute_what_was_trained(trained, tmp_path):
+    """The adapter loads with PEFT, and the merged model alone has the recorded loss on the general text."""
+    from grit.data import Encoded
+    from grit.evaluate import Evaluator, nats_per_token
+    from grit.run_config import RunConfig
+    from grit.workbench import Workbench
+
+    assert main(["export", str(trained), "--merged", "--to", str(tmp_path / "whole")]) == 0
+    record = read_run(trained)
+    config, bench = RunConfig.from_dict(record["config"]), Workbench()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.float32).eval()
+    evaluator = Evaluator(model, bench.tokenizer(config), config)
+    loss = nats_per_token(evaluator.documents(bench.documents(config)))
+    assert loss - record["base_retention_loss"] == pytest.approx(record["forgetting"], abs=2e-4)
+    assert evaluator.losses([Encoded(tokens=(1, 2, 3), answer_start=1, truncated=False)])[0][1] == 2
+    assert not [p for p in (tmp_path / "whole").rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
+    assert main(["export", str(trained), "--to", str(tmp_path / "whole")]) == 2  # not empty
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path, trained):
+    """SIGKILL in mid-run, then --resume: bit for bit what an uninterrupted run measured."""
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "grit", "train", "--output", str(folder), "--tau", "0.9", "--T", "5", *SHORT]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.time() + 120
+    while not (folder / "state" / "run.pt").exists() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and read_run(folder)["status"] == "planned"
+    assert main(["eval", str(folder)]) == 2 and main(command[3:]) == 2  # not ended; and not without --resume
+    assert main([*command[3:], "--resume"]) == 0
+    record, whole = read_run(folder), read_run(trained)
+    assert record["resumed_from_step"] >= 4
+    for name in ("quality", "retention", "answer_loss", "footprint", "final_ranks", "curve"):
+        assert _untimed(record[name]) == _untimed(whole[name]), name
+    assert pq.read_table(folder / "predictions.parquet") == pq.read_table(trained / "predictions.parquet")
+
+
+def _untimed(value):
+    """Without the clock's readings."""
+    if not isinstance(value, list):
+        return value
+    return [{k: v for k, v in row.items() if k != "train_seconds"} if isinstance(row, dict) else row for row in value]
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--task", "poetry"], "task = 'poetry'"), (["--task", "gsm8k"], "train-file = None"),
+    (["--method", "lora", "--tau", "0.9"], "knob of GRIT"),
+    (["--tau", "1.5"], r"tau \(rank_adaptation_threshold\) = 1.5"), (["--set", "colour=red"], "knob = 'colour'"),
+    (["--resume"], "holds no run to resume"),
+    (["--probes", "arc_challenge=/no/file"], "cannot be read"),
+    (["--set", "temperature=-1"], "temperature = -1"), (["--set", "top_p=0"], "top_p = 0")])
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys, arguments, said):
+    assert main(["train", "--output", str(tmp_path / "run"), *arguments]) == 2
+    errors = capsys.readouterr().err.strip()
+    assert __import__("re").search(said, errors) and "\n" not in errors and not (tmp_path / "run").exists()
+
+
+def test_a_run_may_not_change_what_was_trained(trained, capsys):
+    assert main(["eval", str(trained), "--set", "rank=4"]) == 2
+    assert "cannot be changed after training" in capsys.readouterr().err
+    assert main(["train", "--output", str(trained), "--tau", "0.8", "--T", "5", *SHORT, "--resume"]) == 2
+    assert "holds another run" in capsys.readouterr().err
+
+
+def test_options_become_the_configuration():
+    given = ["train", "--output", "x", "--T", "none", "--lambda", "0.1", "--seed", "7", "--budget-seconds", "3"]
+    config = run_configuration(parser().parse_args(given))
+    assert (config.grit.T, config.grit.lambda_, config.seed, config.budget.regime, config.budget.amount) == (None, 0.1, 7, "time", 3)
