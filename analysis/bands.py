@@ -9,14 +9,15 @@ from typing import Literal
 
 from scipy.stats import chi2
 
+from analysis.failures import Mode, failure_modes
 from analysis.load import StudyData
 from analysis.points import PointSummary, paired_forgetting, paired_quality
-from analysis.statistics import Estimate
+from analysis.statistics import Estimate, holm
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
 #: Near-best tolerance by quality metric, in that metric's units (nats per token for answer_logprob).
-EPSILON = {"accuracy": 0.02, "exact_match": 0.02, "answer_logprob": 0.05}
+EPSILON = {"accuracy": 0.02, "exact_match": 0.02, "gsm8k_exact_match": 0.02, "rougeL": 0.01, "answer_logprob": 0.05}
 #: More forgetting than the default's that is tolerated, in nats per token (0.02 nats lower retention by about 2%).
 FORGETTING_TOLERANCE = 0.02
 #: Footprint relative to the default's.
@@ -39,7 +40,11 @@ class Criterion:
 
 @dataclass(frozen=True, kw_only=True)
 class SettingVerdict:
-    """All criteria on one setting of one knob."""
+    """All criteria on one setting of one knob.
+
+    `quality_delta` is against the default; `p_holm` its p-value after Holm's correction over the knob's settings (None for the default);
+    `modes` are the failure modes that its telemetry shows.
+    """
 
     knob: str
     value: float | int | None
@@ -47,6 +52,8 @@ class SettingVerdict:
     point: PointSummary
     criteria: tuple[Criterion, ...]
     quality_delta: Estimate | None
+    p_holm: float | None
+    modes: tuple[Mode, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -114,11 +121,14 @@ def band(data: StudyData, points: Sequence[PointSummary], knob: str, regime: str
     if center is None or not center.records or len(sweep) < 2:
         return None
     best = max((p for p in sweep if p.records), key=lambda p: p.mean("quality"))
+    deltas = [paired_quality(data, p, center) if p.records else None for p in sweep]
+    others = [i for i, p in enumerate(sweep) if p.point_id != center.point_id and deltas[i] is not None]
+    adjusted = dict(zip(others, holm([delta.p_value for i in others if (delta := deltas[i]) is not None]), strict=True))
     settings = tuple(
         SettingVerdict(knob=knob, value=knob_value(p, knob), is_default=p.point_id == center.point_id, point=p,
-                       criteria=_criteria(data, p, center, best),
-                       quality_delta=paired_quality(data, p, center) if p.records else None)
-        for p in sweep)
+                       criteria=_criteria(data, p, center, best), quality_delta=deltas[i], p_holm=adjusted.get(i),
+                       modes=failure_modes(data, p, center, knob))
+        for i, p in enumerate(sweep))
     return Band(knob=knob, regime=regime, settings=settings)
 
 

@@ -5,23 +5,28 @@ Every figure stands alone: units on the axes, intervals where there are any, and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from analysis.bands import KNOBS, default_point, knob_value, sweep_of
 from analysis.load import StudyData
+from analysis.mechanism import mechanism_figures
 from analysis.pareto import front
 from analysis.points import PointSummary, forgetting_matrix, quality_matrix
 from analysis.statistics import estimate
-from analysis.style import COLOURS, LINES, MARKERS, new_figure, styled
+from analysis.style import COLOURS, LINES, MARKERS, SEQUENTIAL, new_figure, styled
 from grit.run_config import QualityMetric
 
-FORMATS = ("svg", "png")
+FORMATS = ("svg", "png", "pdf")
+#: Objectives with their labels, and what turns the record's number into the label's.
+OBJECTIVE_LABELS = (("quality", "quality", 1.0), ("retention", "retention", 1.0), ("overhead", "overhead (% of step)", 100.0),
+                    ("footprint", "footprint (% of full)", 100.0))
 SYMBOLS = {"tau": "energy threshold τ", "T": "reprojection cadence T (steps)", "lambda": "damping λ"}
 METRICS: dict[str, str] = {"accuracy": "accuracy", "exact_match": "exact match", "gsm8k_exact_match": "exact match", "rougeL": "ROUGE-L",
                            "answer_logprob": "log-likelihood (nats/token)"}
@@ -54,7 +59,7 @@ def _curve(axis: Axes, data: StudyData, sweep: Sequence[PointSummary], regime: s
     errors = np.array([[max(0.0, e.mean - e.low) for e in estimates], [max(0.0, e.high - e.mean) for e in estimates]])
     axis.errorbar(x, y, yerr=errors, color=COLOURS[regime], marker=MARKERS[regime], linestyle=LINES[regime], capsize=2, label=f"{regime}-matched")
     for (_, p), place in zip(kept, x, strict=True):
-        axis.scatter([place] * len(p.seeds), p.values(what), s=8, color=COLOURS[regime], alpha=0.35, linewidths=0)
+        axis.scatter([place] * len(p.seeds), p.values(what), s=10, color=COLOURS[regime], alpha=0.6, linewidths=0, zorder=3)
 
 
 def _control_line(axis: Axes, points: Sequence[PointSummary], regime: str, what: str) -> None:
@@ -89,6 +94,9 @@ def knob_figure(data: StudyData, points: Sequence[PointSummary], knob: str) -> F
         if center is not None:
             axis.axvline([p.point_id for p in sweep].index(center.point_id), color=COLOURS["neutral"], linewidth=6, alpha=0.15, zorder=0)
     axes[2].set_ylim(bottom=0)
+    if _metric_label(points) != METRICS["answer_logprob"]:  # a share: few seeds make intervals that reach beyond what is possible
+        low, high = axes[0].get_ylim()
+        axes[0].set_ylim(max(low, -0.03), min(high, 1.03))
     axes[0].set_ylabel(_metric_label(points))
     axes[1].set_ylabel("forgetting (nats/token)")
     axes[2].set_ylabel("parameters (% of full)" if knob == "tau" else "geometry time (% of step)")
@@ -121,35 +129,116 @@ def front_figure(points: Sequence[PointSummary]) -> Figure | None:
     return figure
 
 
-def ranks_figure(data: StudyData, points: Sequence[PointSummary]) -> Figure | None:
-    """Mean rank over training for each tau, with reprojection events."""
-    regime = next(iter(_regimes(points)), None)
-    sweep = [] if regime is None else [p for p in sweep_of(points, "tau", regime) if p.records]
-    if not sweep:
+def capacity_figure(points: Sequence[PointSummary]) -> Figure | None:
+    """F1: quality against footprint over tau, retention as colour, rank changes per trial beside each point."""
+    regimes = [r for r in _regimes(points) if len([p for p in sweep_of(points, "tau", r) if p.records]) > 1]
+    if not regimes:
         return None
-    figure, axes = new_figure(1, width=4.6, height=3.0)
-    shades = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-    for p, colour, line in zip(sweep, shades, ("-", "--", "-.", ":", "-", "--", "-."), strict=False):
-        rows = data.telemetry(p.records[0])
-        axes[0].plot(rows["step"], rows["mean_rank"], color=colour, linestyle=line, drawstyle="steps-post", label=f"τ = {p.tau:g}")
-        logged = zip(rows["step"], rows["events"], strict=True)
-        events = [s for s, e in logged if e and any(x["kind"] == "reprojection" for x in json.loads(e))]
-        at = dict(zip(rows["step"], rows["mean_rank"], strict=True))
-        axes[0].scatter(events, [at[s] for s in events], color=colour, s=12, zorder=3)
-    axes[0].set_xlabel("optimizer step")
-    axes[0].set_ylabel("mean rank over modules")
-    axes[0].set_title(f"{regime}-matched, seed {sweep[0].seeds[0]} (n = 1); dots: reprojections")
-    axes[0].legend(frameon=False)
+    figure, axes = new_figure(len(regimes), width=3.9, height=3.2)
+    shown = {regime: [p for p in sweep_of(points, "tau", regime) if p.records] for regime in regimes}
+    retention = [p.mean("retention") for sweep in shown.values() for p in sweep]
+    drawn = None
+    for axis, regime in zip(axes, regimes, strict=True):
+        sweep = shown[regime]
+        x, y = [100 * p.mean("footprint") for p in sweep], [p.mean("quality") for p in sweep]
+        axis.errorbar(x, y, xerr=[100 * p.spread("footprint") for p in sweep], yerr=[p.spread("quality") for p in sweep], fmt="none",
+                      ecolor=COLOURS["neutral"], capsize=2)
+        drawn = axis.scatter(x, y, c=[p.mean("retention") for p in sweep], cmap=SEQUENTIAL, vmin=min(retention), vmax=max(retention), s=55,
+                             edgecolors="black", linewidths=0.6, zorder=3, marker=MARKERS[regime])
+        for number, (p, px, py) in enumerate(zip(sweep, x, y, strict=True)):
+            axis.annotate(f"τ = {p.tau:g}\n{p.mean('rank_events'):.0f} rank changes", (px, py), textcoords="offset points",
+                          xytext=(7, 8) if number % 2 == 0 else (-7, -20), ha="left" if number % 2 == 0 else "right", fontsize=7)
+        control = next((p for p in points if p.is_control and p.regime == regime and p.records), None)
+        if control is not None:
+            axis.axhline(control.mean("quality"), color=COLOURS["control"], linestyle=":", linewidth=1, label=f"{control.method}, 100% of parameters")
+            axis.legend(frameon=False, loc="lower left")
+        axis.margins(x=0.3, y=0.25)
+        axis.set_xlabel("effective parameters (% of full)")
+        axis.set_ylabel(_metric_label(points))
+        axis.set_title(f"{regime}-matched, {_counts(sweep)}\nbars: standard deviation over seeds")
+    assert drawn is not None
+    figure.colorbar(drawn, ax=axes, label="retention")
+    return figure
+
+
+def interactions_figure(points: Sequence[PointSummary], regime: str) -> Figure | None:
+    """F4: each objective over T and lambda at the default tau, from every point of that tau; squares mark the front."""
+    center = default_point(points, regime)
+    if center is None:
+        return None
+    chosen = [p for p in points if p.regime == regime and p.records and p.tau == center.tau and p.designs & {"oat", "grid", "list"}]
+    cadences = sorted({p.T for p in chosen}, key=lambda value: (value is None, value or 0))
+    dampings = sorted({p.lambda_ for p in chosen if p.lambda_ is not None})
+    crossed = {(p.T, p.lambda_): p for p in chosen}
+    if len(cadences) < 2 or len(dampings) < 2 or len(crossed) <= len(cadences) + len(dampings) - 1:
+        return None
+    members = {p.point_id for p in front([p for p in points if p.regime == regime])}
+    figure, axes = new_figure(4, width=2.8, height=2.9)
+    for axis, (name, label, scale) in zip(axes, OBJECTIVE_LABELS, strict=True):
+        values = np.full((len(cadences), len(dampings)), np.nan)
+        for i, cadence in enumerate(cadences):
+            for j, damping in enumerate(dampings):
+                if (cadence, damping) in crossed:
+                    values[i, j] = scale * crossed[cadence, damping].mean(name)
+        image = axis.imshow(values, cmap=SEQUENTIAL, aspect="auto", origin="lower")
+        middle = (np.nanmin(values) + np.nanmax(values)) / 2
+        for (i, j), value in np.ndenumerate(values):
+            if np.isnan(value):
+                continue
+            axis.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=7, color="black" if value > middle else "white")
+            if crossed[cadences[i], dampings[j]].point_id in members:
+                axis.add_patch(Rectangle((j - 0.46, i - 0.46), 0.92, 0.92, fill=False, edgecolor=COLOURS["time"], linewidth=1.6))
+        axis.set_xticks(range(len(dampings)), [f"{value:g}" for value in dampings])
+        axis.set_yticks(range(len(cadences)), ["none" if value is None else str(value) for value in cadences])
+        axis.set_xlabel(SYMBOLS["lambda"])
+        axis.set_ylabel(SYMBOLS["T"] if axis is axes[0] else "")
+        axis.set_title(_metric_label(points) if name == "quality" else label)
+        axis.grid(False)
+        figure.colorbar(image, ax=axis, shrink=0.8)
+    figure.suptitle(f"{regime}-matched, τ = {center.tau:g}, {_counts(list(crossed.values()))}; framed: on the four-objective front", fontsize=8)
+    return figure
+
+
+def parallel_figure(points: Sequence[PointSummary], regime: str) -> Figure | None:
+    """Knobs and objectives of every setting as one line each; the front in colour."""
+    usable = [p for p in points if p.regime == regime and p.records and p.tau is not None]
+    if len(usable) < 3:
+        return None
+    members = {p.point_id for p in front(usable)}
+    most = max(p.T for p in usable if p.T is not None) if any(p.T is not None for p in usable) else 1
+    columns: list[tuple[str, list[float]]] = [
+        ("1 - τ (log)", [float(np.log10(max(1e-6, 1 - (p.tau or 0)))) for p in usable]),
+        ("T (log; none: top)", [float(np.log10(2 * most if p.T is None else p.T)) for p in usable]),
+        ("λ (log)", [float(np.log10(p.lambda_ or 1e-12)) for p in usable]),
+        *((_metric_label(points) if name == "quality" else label, [scale * p.mean(name) for p in usable]) for name, label, scale in OBJECTIVE_LABELS)]
+    figure, (axis,) = new_figure(1, width=8.4, height=3.2)
+    scaled = np.array([[(value - min(values)) / (max(values) - min(values)) if max(values) > min(values) else 0.5 for value in values]
+                       for _, values in columns])
+    for number, p in enumerate(usable):
+        on_front = p.point_id in members
+        axis.plot(range(len(columns)), scaled[:, number], color=COLOURS[regime] if on_front else COLOURS["neutral"], alpha=0.9 if on_front else 0.35,
+                  linewidth=1.4 if on_front else 0.8, zorder=2 if on_front else 1)
+    axis.set_xticks(range(len(columns)), [name for name, _ in columns])
+    for place, (_, values) in enumerate(columns):
+        for y, value in ((-0.07, min(values)), (1.04, max(values))):
+            axis.text(place, y, f"{10**value:.3g}" if place < 3 else f"{value:.3g}", ha="center", fontsize=7)
+    axis.set_yticks([])
+    axis.set_ylim(-0.12, 1.12)
+    axis.grid(axis="y", visible=False)
+    axis.set_title(f"{regime}-matched: {len(usable)} settings, {_counts(usable)}; coloured: on the four-objective front")
     return figure
 
 
 def draw_all(data: StudyData, points: Sequence[PointSummary], folder: Path) -> dict[str, Path]:
     """Writes every figure that the records can support, in `FORMATS`; returns the SVG of each by name."""
     folder.mkdir(exist_ok=True)
+    regimes = _regimes(points)
     makers: dict[str, Callable[[], Figure | None]] = {
-        "front": lambda: front_figure(points),
-        **{f"knob_{knob}": lambda knob=knob: knob_figure(data, points, knob) for knob in KNOBS},  # type: ignore[misc]
-        "ranks": lambda: ranks_figure(data, points)}
+        "front": lambda: front_figure(points), "capacity": lambda: capacity_figure(points),
+        **{f"knob_{knob}": partial(knob_figure, data, points, knob) for knob in KNOBS},
+        **{f"interactions_{regime}": partial(interactions_figure, points, regime) for regime in regimes},
+        **{f"parallel_{regime}": partial(parallel_figure, points, regime) for regime in regimes},
+        **mechanism_figures(data, points)}
     drawn = {}
     for name, make in makers.items():
         with styled():
@@ -157,6 +246,6 @@ def draw_all(data: StudyData, points: Sequence[PointSummary], folder: Path) -> d
             if figure is None:
                 continue
             for kind in FORMATS:
-                figure.savefig(folder / f"{name}.{kind}", metadata={"Date": None} if kind == "svg" else None)
+                figure.savefig(folder / f"{name}.{kind}", metadata={"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind))
         drawn[name] = folder / f"{name}.svg"
     return drawn

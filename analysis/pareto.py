@@ -6,6 +6,7 @@ Signs are normalized once, by `costs`. Ties: equal points do not dominate each o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ SIGNS = {"quality": -1.0, "retention": -1.0, "overhead": 1.0, "footprint": 1.0}
 REFERENCE_RETENTION, REFERENCE_OVERHEAD, REFERENCE_FOOTPRINT = 0.0, 1.0, 1.05
 
 FRONT_REPLICATES = 400
+#: Share of replicates in which one point must dominate another to count as better beyond noise.
+BEYOND_NOISE = 0.95
 
 
 def costs(points: Sequence[PointSummary]) -> Floats:
@@ -66,28 +69,6 @@ def front(points: Sequence[PointSummary]) -> list[PointSummary]:
     return [point for point, kept in zip(usable, mask, strict=True) if kept]
 
 
-def front_probability(data: StudyData, points: Sequence[PointSummary]) -> dict[str, float]:
-    """Per point_id, the share of bootstrap replicates in which the point is on the front.
-
-    Replicates draw seeds, examples and documents jointly for all points, so the comparison stays paired. Points without every seed of the
-    most complete one are left out.
-    """
-    most = max((len(point.seeds) for point in points), default=0)
-    full = [point for point in points if most and len(point.seeds) == most]
-    if not full:
-        return {}
-    quality = [quality_matrix(data, point) for point in full]
-    forgetting = [forgetting_matrix(data, point) for point in full]
-    by_example = Resampling.draw(most, quality[0].shape[1], replicates=FRONT_REPLICATES)
-    by_document = Resampling.draw(most, forgetting[0][0].shape[1], forgetting[0][1], replicates=FRONT_REPLICATES, seed=0)
-    draws = np.stack([
-        np.stack([-by_example.means(q), by_document.means(f), by_example.seeds @ np.array(point.values("overhead")),
-                  by_example.seeds @ np.array(point.values("footprint"))], axis=1)
-        for point, q, (f, _) in zip(full, quality, forgetting, strict=True)], axis=1)
-    share = np.mean([non_dominated(replicate) for replicate in draws], axis=0)
-    return {point.point_id: float(p) for point, p in zip(full, share, strict=True)}
-
-
 def study_hypervolume(points: Sequence[PointSummary]) -> float:
     """Hypervolume of the points with usable trials against the stated reference; 0 without any."""
     usable = [point for point in points if point.records]
@@ -95,3 +76,88 @@ def study_hypervolume(points: Sequence[PointSummary]) -> float:
         return 0.0
     base = min(record.base_quality or 0.0 for point in usable for record in point.records)
     return hypervolume(costs(usable), np.array([-base, -REFERENCE_RETENTION, REFERENCE_OVERHEAD, REFERENCE_FOOTPRINT]))
+
+
+def knee(cost: Floats) -> int | None:
+    """The front row of (n, d) that is nearest to the ideal point, each objective scaled to the front's own range; None without a front.
+
+    Objectives in which the whole front is equal do not count. Ties go to the first.
+    """
+    on_front = np.flatnonzero(non_dominated(cost))
+    if len(on_front) == 0:
+        return None
+    members = cost[on_front]
+    low, span = members.min(axis=0), np.ptp(members, axis=0)
+    scaled = np.where(span > 0, (members - low) / np.where(span > 0, span, 1), 0.0)
+    return int(on_front[int(np.argmin((scaled**2).sum(axis=1)))])
+
+
+def within_caps(point: PointSummary, max_overhead: float | None, max_footprint: float | None) -> bool:
+    """Whether a point's mean costs keep below the caps that are given."""
+    return ((max_overhead is None or point.mean("overhead") <= max_overhead)
+            and (max_footprint is None or point.mean("footprint") <= max_footprint))
+
+
+def replicated_costs(data: StudyData, points: Sequence[PointSummary]) -> tuple[list[PointSummary], Floats]:
+    """The points that have every seed of the most complete one, and (replicates, points, 4) costs of bootstrap replicates.
+
+    Replicates draw seeds, examples and documents jointly for all points, so that comparisons stay paired.
+    """
+    most = max((len(point.seeds) for point in points), default=0)
+    full = [point for point in points if most and len(point.seeds) == most]
+    if not full:
+        return [], np.empty((0, 0, len(SIGNS)))
+    quality = [quality_matrix(data, point) for point in full]
+    forgetting = [forgetting_matrix(data, point) for point in full]
+    by_example = Resampling.draw(most, quality[0].shape[1], replicates=FRONT_REPLICATES)
+    by_document = Resampling.draw(most, forgetting[0][0].shape[1], forgetting[0][1], replicates=FRONT_REPLICATES, seed=0)
+    return full, np.stack([
+        np.stack([-by_example.means(q), by_document.means(f), by_example.seeds @ np.array(point.values("overhead")),
+                  by_example.seeds @ np.array(point.values("footprint"))], axis=1)
+        for point, q, (f, _) in zip(full, quality, forgetting, strict=True)], axis=1)
+
+
+def dominance_share(draws: Floats) -> Floats:
+    """(n, n): in which share of replicates (b, n, d) row i dominates column j."""
+    shares = np.zeros((draws.shape[1], draws.shape[1]))
+    for i in range(draws.shape[1]):
+        mine = draws[:, i : i + 1, :]
+        shares[i] = ((mine <= draws).all(axis=2) & (mine < draws).any(axis=2)).mean(axis=0)
+    return shares
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How one point stands among those of its regime: its share of replicates on the front, and who dominates it beyond noise, if anybody."""
+
+    probability: float
+    dominated_by: str | None
+
+
+def standings(data: StudyData, points: Sequence[PointSummary]) -> dict[str, Standing]:
+    """Per point_id; points without every seed are left out.
+
+    A point is dominated beyond noise where one other dominates it in at least `BEYOND_NOISE` of the replicates.
+    """
+    full, draws = replicated_costs(data, points)
+    if not full:
+        return {}
+    share = np.mean([non_dominated(replicate) for replicate in draws], axis=0)
+    dominance = dominance_share(draws)
+    best = dominance.argmax(axis=0)
+    return {point.point_id: Standing(probability=float(share[j]),
+                                     dominated_by=full[best[j]].label() if dominance[best[j], j] >= BEYOND_NOISE else None)
+            for j, point in enumerate(full)}
+
+
+def two_stage(data: StudyData, points: Sequence[PointSummary]) -> list[PointSummary]:
+    """Quality and retention first, then cost: the points that none dominates beyond noise in the first two, cheapest first.
+
+    Cheap is a small footprint; equal footprints go by overhead.
+    """
+    full, draws = replicated_costs(data, points)
+    if not full:
+        return []
+    worst = dominance_share(draws[:, :, :2]).max(axis=0)
+    kept = [point for point, share in zip(full, worst, strict=True) if share < BEYOND_NOISE]
+    return sorted(kept, key=lambda p: (round(p.mean("footprint"), 3), p.mean("overhead")))

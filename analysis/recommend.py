@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from analysis.bands import Band, SettingVerdict
+from analysis.bands import EPSILON, Band, SettingVerdict
 from analysis.load import StudyData
 from analysis.points import PointSummary, paired_forgetting, paired_quality
 from analysis.statistics import Estimate
@@ -108,16 +108,44 @@ def recommend(bands: Sequence[Band], comparisons: Sequence[Comparison], points: 
             "band": band.verdict, "evidence": [asdict(criterion) for criterion in pick.criteria]}
     values = tuple(chosen[knob]["value"] for knob in ("tau", "T", "lambda"))
     tested = any(p.records and p.regime == regime and (p.tau, p.T, p.lambda_) == values for p in points)
-    return {"regime": regime, "clock": noise, "combination_tested": tested, "knobs": chosen, "against_control": [
+    advice: dict[str, Any] = {"regime": regime, "clock": noise, "combination_tested": tested, "knobs": chosen, "against_control": [
         {"regime": c.regime, "control": c.control, "quality": {**asdict(c.quality), "verdict": c.quality.verdict()},
          "forgetting": {**asdict(c.forgetting), "verdict": c.forgetting.verdict(higher_is_better=False)},
          "overhead": c.overhead, "footprint": c.footprint} for c in comparisons]}
+    return {**advice, "paragraph": paragraph(advice)}
+
+
+def score_per_hour(point: PointSummary) -> float:
+    """Quality per hour of training; of a log-likelihood, what was gained over the untuned model."""
+    gained = point.mean("quality") - (point.mean("base_quality") if point.quality_metric == "answer_logprob" else 0.0)
+    return gained / (point.mean("train_seconds") / 3600)
+
+
+def paragraph(advice: dict[str, Any]) -> str:
+    """The recommendation in words, with the evidence of each knob."""
+    parts = []
+    for knob in ("lambda", "T", "tau"):
+        chosen = advice["knobs"][knob]
+        if chosen["confidence"] == "not measured":
+            parts.append(f"{knob} was not swept.")
+            continue
+        value = "none" if chosen["value"] is None else f"{chosen['value']:g}"
+        evidence = "; ".join(f"{item['name']}: {item['outcome']} ({item['detail']})" for item in chosen["evidence"])
+        parts.append(f"{knob} = {value} is {chosen['confidence']} [{evidence}].")
+    return f"On the {advice['regime']}-matched trials: " + " ".join(parts)
 
 
 def _pick(knob: str, settings: list[SettingVerdict]) -> SettingVerdict:
-    """lambda: the steadiest over seeds, the default at a tie; T: the largest cadence; tau: the smallest footprint."""
+    """The paper's choice (H.8) among these settings.
+
+    lambda: the steadiest over seeds, the default at a tie; T: the largest cadence within epsilon of the best score per hour; tau: the smallest
+    footprint.
+    """
     if knob == "T":
-        return max(settings, key=lambda s: float("inf") if s.value is None else float(s.value))
+        best = max(settings, key=lambda s: score_per_hour(s.point))
+        # Epsilon is in units of the metric: per hour, it is spread over the hours that the best setting took.
+        near = score_per_hour(best.point) - EPSILON[best.point.quality_metric] / (best.point.mean("train_seconds") / 3600)
+        return max((s for s in settings if score_per_hour(s.point) >= near), key=lambda s: float("inf") if s.value is None else float(s.value))
     if knob == "tau":
         return min(settings, key=lambda s: s.point.mean("footprint"))
     return min(settings, key=lambda s: (s.point.spread("quality"), not s.is_default))

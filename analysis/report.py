@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -18,9 +19,11 @@ from analysis.compute import compute_of, sentences
 from analysis.figures import METRICS, draw_all
 from analysis.further import further_rows
 from analysis.load import StudyData, load_study
-from analysis.pareto import front, front_probability, study_hypervolume
+from analysis.pareto import Standing, costs, front, knee, standings, study_hypervolume, two_stage, within_caps
 from analysis.points import PointSummary, summarize_points
 from analysis.recommend import Comparison, compare_with_control, recommend
+from analysis.sensitivity import HEADER, sensitivity_rows, tables
+from grit.command_line import OneLineParser
 from grit.disk import write_atomically
 from grit.errors import ConfigError
 from ray_jobs.records import TrialRecord
@@ -30,7 +33,15 @@ CAPTIONS = {
     "knob_tau": "The energy threshold tau alone, all else at the default.",
     "knob_T": "The reprojection cadence T alone, all else at the default.",
     "knob_lambda": "The damping lambda alone, all else at the default.",
-    "ranks": "Rank over training for each tau."}
+    "capacity": "F1: quality against footprint over tau; retention as colour, rank changes as numbers.",
+    **{f"interactions_{regime}": f"F4: each objective over T and lambda at the default tau, {regime}-matched." for regime in ("step", "time")},
+    **{f"parallel_{regime}": f"Every setting's knobs and objectives, {regime}-matched." for regime in ("step", "time")},
+    "ranks": "Rank over training for each tau.",
+    "rank_map": "Where capacity is kept and used: layers by kind of module.",
+    "spectra": "Curvature spectra in rank space at the end of training.",
+    "updates": "Where the weights change: by layer, against the first-order control.",
+    "update_plane": "Weight updates of GRIT and of the control in one plane.",
+    "step_times": "Step times, reprojection steps on their own."}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +51,10 @@ class Report:
     data: StudyData
     points: list[PointSummary]
     front: list[PointSummary]
-    on_front: dict[str, dict[str, float]]
+    standings: dict[str, dict[str, Standing]]
+    knees: dict[str, PointSummary]
+    two_stage: dict[str, list[PointSummary]]
+    caps: dict[str, float | None]
     hypervolume: dict[str, float]
     bands: list[Band]
     comparisons: list[Comparison]
@@ -52,44 +66,57 @@ class Report:
         return [record.trial_id for point in self.front for record in point.records]
 
 
-def analyse(data: StudyData) -> Report:
-    """All numbers of the report."""
+def analyse(data: StudyData, caps: dict[str, float | None] | None = None) -> Report:
+    """All numbers of the report. `caps` (overhead, footprint) are as given, else as the study's last call had them."""
     points = summarize_points(data.records)
+    known: dict[str, float | None] = (data.study.get("calls") or [{}])[-1].get("caps") or {}
+    chosen = {name: (caps or {}).get(name) or known.get(name) for name in ("overhead", "footprint")}
     regimes = [regime for regime in ("step", "time") if any(p.regime == regime and p.records for p in points)]
     members: list[PointSummary] = []
-    probability: dict[str, dict[str, float]] = {}
+    stand: dict[str, dict[str, Standing]] = {}
+    knees: dict[str, PointSummary] = {}
+    staged: dict[str, list[PointSummary]] = {}
     volume: dict[str, float] = {}
     bands: list[Band] = []
     comparisons: list[Comparison] = []
     for regime in regimes:
         mine = [p for p in points if p.regime == regime]
-        members += front(mine)
-        probability[regime] = front_probability(data, mine)
+        candidates = front(mine)
+        members += candidates
+        stand[regime] = standings(data, mine)
+        allowed = [p for p in candidates if within_caps(p, chosen["overhead"], chosen["footprint"])]
+        if (bend := knee(costs(allowed))) is not None:
+            knees[regime] = allowed[bend]
+        staged[regime] = [p for p in two_stage(data, mine) if within_caps(p, chosen["overhead"], chosen["footprint"])]
         volume[regime] = study_hypervolume(mine)
         bands += [found for knob in KNOBS if (found := band(data, mine, knob, regime)) is not None]
         center = default_point(mine, regime)
         comparison = compare_with_control(data, mine, center) if center is not None and center.records else None
         if comparison is not None:
             comparisons.append(comparison)
-    return Report(data=data, points=points, front=members, on_front=probability, hypervolume=volume, bands=bands, comparisons=comparisons,
-                  recommendation=recommend(bands, comparisons, points))
+    return Report(data=data, points=points, front=members, standings=stand, knees=knees, two_stage=staged, caps=chosen, hypervolume=volume,
+                  bands=bands, comparisons=comparisons, recommendation=recommend(bands, comparisons, points))
 
 
-def build_report(folder: Path) -> Report:
-    """Analyses the study in `folder` and writes `pareto.csv`, `figures/`, `recommendation.json`, `report.html` and `report.md` there.
+def build_report(folder: Path, caps: dict[str, float | None] | None = None) -> Report:
+    """Analyses the study in `folder` and writes `pareto.csv`, `tables/`, `figures/`, `recommendation.json`, `report.html`, `report.md` there.
 
     Raises:
         ConfigError: the folder holds no study, or a malformed one.
     """
     data = load_study(folder)
-    report = analyse(data)
+    report = analyse(data, caps)
     write_atomically(folder / "pareto.csv", pareto_csv(report))
+    (folder / "tables").mkdir(exist_ok=True)
+    for name, text in tables("sensitivity", HEADER, sensitivity_rows(report.bands)).items():
+        write_atomically(folder / "tables" / name, text)
     write_atomically(folder / "recommendation.json", json.dumps(report.recommendation, indent=2, ensure_ascii=False))
     figures = draw_all(data, report.points, folder / "figures")
     context = _context(report)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), undefined=jinja2.StrictUndefined,
                                      autoescape=jinja2.select_autoescape(("html.j2",)), trim_blocks=True, lstrip_blocks=True)
     environment.filters["knob"] = lambda value: "none" if value is None else f"{value:.4g}"
+    environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
     svg = {name: _inline(path) for name, path in figures.items()}
     write_atomically(folder / "report.html", environment.get_template("report.html.j2").render(**context, figures=svg))
     links = {name: f"figures/{name}.png" for name in figures}
@@ -110,7 +137,8 @@ def pareto_csv(report: Report) -> str:
     writer.writerow(["regime", "point_id", "method", "designs", "tau", "T", "lambda", "n_seeds", "quality_metric", "quality", "retention",
                      "forgetting", "overhead", "footprint", "effective_parameters", "front_probability", "trial_ids"])
     for p in report.front:
-        probability = report.on_front[p.regime].get(p.point_id)
+        stands = report.standings[p.regime].get(p.point_id)
+        probability = None if stands is None else stands.probability
         writer.writerow([p.regime, p.point_id, p.method, "+".join(sorted(p.designs)), p.tau, "none" if p.T is None and p.tau is not None else p.T,
                          p.lambda_, len(p.seeds), p.quality_metric,
                          *(p.mean(n) for n in ("quality", "retention", "forgetting", "overhead", "footprint", "effective_parameters")),
@@ -128,6 +156,9 @@ def _context(report: Report) -> dict[str, Any]:
         "study": study, "metric": METRICS.get(metric, metric), "captions": CAPTIONS,
         "comparisons": [(c.headline(), c.sentence(METRICS.get(metric, metric))) for c in report.comparisons],
         "recommendation": report.recommendation, "bands": report.bands, "front": [_front_row(report, p) for p in report.front],
+        "two_stage": _two_stage_rows(report), "candidates": {regime: len(found) for regime, found in report.two_stage.items()},
+        "caps": _cap_words(report), "sensitivity": (HEADER, sensitivity_rows(report.bands)),
+        "dominated": {regime: sum(s.dominated_by is not None for s in found.values()) for regime, found in report.standings.items()},
         "hypervolume": report.hypervolume, "points": len(usable), "trials": [_trial_row(r) for r in records],
         "counts": {s: sum(r.status == s for r in records) for s in ("completed", "diverged", "failed", "stopped", "planned")},
         "compute": sentences(compute_of(study, records, report.data.folder)),
@@ -137,10 +168,25 @@ def _context(report: Report) -> dict[str, Any]:
 
 
 def _front_row(report: Report, p: PointSummary) -> list[str]:
-    probability = report.on_front[p.regime].get(p.point_id)
+    stands = report.standings[p.regime].get(p.point_id)
+    remarks = [name for name, holds in (
+        ("knee", report.knees.get(p.regime) is p), ("above a cap", not within_caps(p, report.caps["overhead"], report.caps["footprint"])),
+        (f"dominated beyond noise by {stands.dominated_by}" if stands else "", stands is not None and stands.dominated_by is not None)) if holds]
     return [p.regime, p.method, *p.knob_texts(), f"{p.mean('quality'):.3f}", f"{p.mean('retention'):.3f}", f"{p.mean('forgetting'):+.3f}",
             f"{p.mean('overhead'):.1%}", f"{p.mean('footprint'):.0%}",
-            f"{p.mean('steps'):.0f}", str(len(p.seeds)), "-" if probability is None else f"{probability:.0%}"]
+            f"{p.mean('steps'):.0f}", str(len(p.seeds)), "-" if stands is None else f"{stands.probability:.0%}",
+            "; ".join(remarks)]
+
+
+def _two_stage_rows(report: Report) -> list[list[str]]:
+    """The five cheapest of each regime that no other point beats in quality and retention beyond noise."""
+    return [[p.regime, p.method, *p.knob_texts(), f"{p.mean('quality'):.3f}", f"{p.mean('retention'):.3f}", f"{p.mean('footprint'):.0%}",
+             f"{p.mean('overhead'):.1%}"] for found in report.two_stage.values() for p in found[:5]]
+
+
+def _cap_words(report: Report) -> str:
+    """The caps in words; empty without any."""
+    return " and ".join(f"{name} at most {value:.0%}" for name, value in report.caps.items() if value is not None)
 
 
 def _trial_row(r: TrialRecord) -> list[str]:
@@ -160,7 +206,7 @@ def _limits(report: Report) -> list[str]:
     if len(seeds) == 1:
         found.append("One seed: intervals cover the examples only, and seed variance is not known.")
     elif len(seeds) < 3:
-        found.append(f"{len(seeds)} seeds: with so few, bootstrap intervals over seeds are too narrow; read `inconclusive` as the safer word.")
+        found.append("2 seeds: their spread is hardly known, so that intervals are wide wherever seeds differ; three or more would tell more.")
     lost = [r for r in records if r.status in ("failed", "diverged", "stopped")]
     if lost:
         found.append(f"{len(lost)} trial(s) did not complete and are left out of means; they count against stability.")
@@ -173,17 +219,38 @@ def _limits(report: Report) -> list[str]:
     return found
 
 
+def parser() -> argparse.ArgumentParser:
+    """`DIR [--max-overhead S] [--max-footprint S]`, or `compare DIR1 DIR2`."""
+    p = OneLineParser(prog="python -m analysis.report", description="Rebuilds the report and all it shows from the records in DIR. "
+                      "`python -m analysis.report compare DIR1 DIR2` lays two studies side by side.")
+    p.add_argument("folders", nargs="+", metavar="DIR", help="a study's folder, or: compare DIR1 DIR2")
+    p.add_argument("--max-overhead", type=float, metavar="SHARE", help="cap on the share of a step that geometry takes")
+    p.add_argument("--max-footprint", type=float, metavar="SHARE", help="cap on the share of the full adapter's parameters")
+    p.add_argument("--output", type=Path, metavar="FILE", help="where `compare` writes its page (default: DIR1/compare-<DIR2>.html)")
+    return p
+
+
 def main(argv: Sequence[str]) -> int:
-    """Command line: rebuild one report."""
-    if len(argv) != 1 or argv[0] in ("-h", "--help"):
-        print("usage: python -m analysis.report DIR    rebuilds the report and all it shows from the records in DIR", file=sys.stderr)
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    """Command line: rebuild one report, or compare two; 2 for bad input."""
+    arguments = parser().parse_args(list(argv))
+    folders = arguments.folders
     try:
-        build_report(Path(argv[0]))
+        if folders[0] == "compare":
+            if len(folders) != 3:
+                raise ConfigError("compare", " ".join(folders[1:]), "needs two folders")
+            from analysis.compare import build_comparison
+
+            first, second = Path(folders[1]), Path(folders[2])
+            page = arguments.output or first / f"compare-{second.resolve().name}.html"
+            print(build_comparison(first, second, page))
+            return 0
+        if len(folders) != 1:
+            raise ConfigError("DIR", " ".join(folders), "must be one folder (or: compare DIR1 DIR2)")
+        build_report(Path(folders[0]), {"overhead": arguments.max_overhead, "footprint": arguments.max_footprint})
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(Path(argv[0]) / "report.html")
+    print(Path(folders[0]) / "report.html")
     return 0
 
 

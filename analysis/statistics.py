@@ -93,10 +93,10 @@ def standard_error(matrix: Floats, weights: Floats | None = None) -> tuple[float
     return float(np.sqrt(variance)), float(variance**2 / spread) if spread > 0 else float("inf")
 
 
-def estimate(matrix: Floats, weights: Floats | None = None, *, seed: int = 0) -> Estimate:
+def estimate(matrix: Floats, weights: Floats | None = None, *, seed: int = 0, replicates: int = REPLICATES) -> Estimate:
     """Mean of a (seeds, items) matrix, items counted by `weights`, with its expanded percentile interval."""
     seeds, items = matrix.shape
-    draws = Resampling.draw(seeds, items, weights, seed=seed).means(matrix)
+    draws = Resampling.draw(seeds, items, weights, seed=seed, replicates=replicates).means(matrix)
     mean = float(np.average(matrix.mean(axis=0), weights=weights))
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     error, freedom = standard_error(matrix, weights)

@@ -12,6 +12,10 @@ from matplotlib.figure import Figure
 matplotlib.use("Agg")
 
 COLOURS = {"step": "#0072B2", "time": "#D55E00", "control": "#000000", "neutral": "#999999", "accent": "#009E73"}
+#: Several of a kind: colours and strokes to be used together. Perceptually even, and monotone in grey.
+SHADES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STROKES = ("-", "--", "-.", ":", "-", "--", "-.")
+SEQUENTIAL = "cividis"
 MARKERS = {"step": "o", "time": "s", "control": "X"}
 LINES = {"step": "-", "time": "--", "control": ":"}
 

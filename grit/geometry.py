@@ -17,8 +17,8 @@ from grit.reprojection import spectrum
 if TYPE_CHECKING:
     from grit.handle import GritHandle
 
-#: Entries of an update above this count as its tail: a thousandth, against backbone weights of some hundredths.
-TAIL_THRESHOLD = 1e-3
+#: Entries of an update above this count as its tail: about as large as a backbone's own weights.
+TAIL_THRESHOLD = 1e-2
 #: Numbers in the sketch of a module's update.
 SKETCH = 64
 #: Entries of an update that are looked at in one part.

@@ -47,7 +47,7 @@ def preset(name: str, method: Method, steps: int | None, task: str | None = None
     base = configuration(name, method, task=task, steps=steps)
     count = int(base.budget.amount)
     if name == "embedded":
-        return Preset(base=base, seeds=(41, 42), budget_steps=count, budget_seconds=6.0, search_points=4, resources=TrialResources(cpus=1),
+        return Preset(base=base, seeds=(41, 42, 43), budget_steps=count, budget_seconds=6.0, search_points=3, resources=TrialResources(cpus=1),
                       oat={"tau": (0.9, 0.999), "T": (max(1, count // 20), max(2, 2 * count // 5)), "lambda": (1e-4, 1e-1)}, grid={},
                       step_seconds=0.065, other_seconds=3.0)
     if name == "smoke":

@@ -75,6 +75,7 @@ def _run(name: str, options: SweepOptions, points: Points, search: SearchOf) -> 
     budgets = {budget.regime: budget.amount for budget in study.budgets}
     call = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "search_points": options.search_points, "sampler": options.sampler,
+        "caps": {"overhead": options.max_overhead, "footprint": options.max_footprint},
         "execution": {"concurrent": execution.concurrent, "resources": execution.resources.as_dict(), "workers": execution.workers,
                       "address": options.address},
         **provenance(ROOT, STUDY_PACKAGES)}
@@ -205,10 +206,10 @@ def _conclude(output: Path, outcome: StudyOutcome, tracker: Any) -> int:
     completed = any(record.status == "completed" for record in outcome.records)
     front: list[str] = []
     if completed:
-        report = build_report(output)
+        report = build_report(output)  # under the caps of this call, which study.json holds
         front = report.front_trials
         print(front_table(report.front))
-    artifacts = [path for name in ("report.html", "report.md", "pareto.csv", "recommendation.json", "study.json", "trials.jsonl", "figures")
+    artifacts = [path for name in ("report.html", "report.md", "pareto.csv", "recommendation.json", "study.json", "trials.jsonl", "figures", "tables")
                  if (path := output / name).exists()]
     tracker.finish(front, artifacts, interrupted=outcome.interrupted)
     if tracker.failure:

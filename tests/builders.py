@@ -34,6 +34,7 @@ def ended(record, *, status="completed", quality=0.5, forgetting=0.1, overhead=0
     values = {
         "status": status, "quality_metric": "exact_match", "quality": quality, "base_quality": 0.0, "forgetting": forgetting,
         "retention": float(np.exp(-forgetting)), "base_retention_loss": 0.5, "overhead": overhead, "footprint": footprint, "steps": 20,
+        "skipped_steps": 0, "rank_events": 2,
         "train_seconds": 2.0, "cpu_seconds": 1.9, "disturbance": 0.05, "eval_seconds": 0.5, "effective_parameters": int(1000 * footprint),
         "adapter_parameters": 1000, "started_at": 1e9, "ended_at": 1e9 + 3, "attempts": 1,
         "step_time_ms": {"mean": 100.0, "p50": 99.0, "p95": 110.0, "p99": 120.0}, "final_ranks": [] if record.tau is None else [8, 7],
@@ -64,6 +65,14 @@ def prediction_rows(record, generator, examples=40, documents=10):
     return rows
 
 
+def geometry_rows(record, generator):
+    """Two layers of two modules; factors whose largest eigenvalue is 0.2."""
+    grit = record.tau is not None
+    return [{"module": f"model.layers.{layer}.{kind}", "rank": 8, "effective_rank": 4.0 + layer, "update_norm": 1.0 + layer, "tail_mass": 0.1,
+             "sketch": generator.normal(size=4).tolist(), "fisher_a": [0.2, 0.1, 0.05] if grit else None,
+             "fisher_g": [0.4, 0.1, 0.0] if grit else None} for layer in range(2) for kind in ("q_proj", "v_proj")]
+
+
 def study_folder(folder, records=None, **study_options):
     """A folder as a finished study leaves it."""
     made = study(**study_options)
@@ -71,13 +80,14 @@ def study_folder(folder, records=None, **study_options):
     if records is None:
         records = [ended(r, quality=0.5 + 0.05 * (i % 3), forgetting=0.1 + 0.01 * (i % 4)) for i, r in enumerate(trials)]
     generator = np.random.default_rng(0)
-    for name in ("telemetry", "predictions"):
+    for name in ("telemetry", "predictions", "geometry"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for record in records:
         if record.quality is None:
             continue
         pq.write_table(pa.Table.from_pylist(telemetry_rows(record)), folder / "telemetry" / f"{record.trial_id}.parquet")
         pq.write_table(pa.Table.from_pylist(prediction_rows(record, generator)), folder / "predictions" / f"{record.trial_id}.parquet")
+        pq.write_table(pa.Table.from_pylist(geometry_rows(record, generator)), folder / "geometry" / f"{record.trial_id}.parquet")
     write_trials(folder, records)
     (folder / STUDY_FILE).write_text(json.dumps({
         "fingerprint": "f", "name": "test", "created": "2026-01-01", "config": made.base.to_dict(), "seeds": list(made.seeds),

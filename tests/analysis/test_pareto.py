@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from oracles import grid_hypervolume, slow_front
 
-from analysis.pareto import hypervolume, non_dominated
+from analysis.pareto import dominance_share, hypervolume, knee, non_dominated
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -44,3 +44,21 @@ def test_hypervolume_equals_the_grid_count(seed, dimensions):
     cost = generator.integers(0, 6, size=(9, dimensions)) / 5 + (generator.random((9, dimensions)) if seed % 2 else 0)
     reference = np.full(dimensions, 1.1)
     assert hypervolume(cost, reference) == pytest.approx(grid_hypervolume(cost.tolist(), reference.tolist()))
+
+
+def test_the_knee_of_known_fronts():
+    corner = np.array([[0.0, 1.0], [0.1, 0.1], [1.0, 0.0], [0.9, 0.9]])
+    assert knee(corner) == 1 and knee(corner * [1.0, 1000.0]) == 1  # units do not matter
+    assert knee(np.array([[2.0, 5.0]])) == 0 and knee(np.empty((0, 3))) is None and knee(np.array([[np.nan, 0.0]])) is None
+    assert knee(np.array([[1.0, 3.0], [1.0, 3.0]])) == 0  # duplicates, and no range at all
+
+
+def test_dominance_shares_count_replicates():
+    generator = np.random.default_rng(0)
+    draws = generator.integers(0, 3, size=(50, 5, 3)).astype(float)
+    shares = dominance_share(draws)
+    for i in range(5):
+        for j in range(5):
+            pairs = [list(zip(r[i], r[j], strict=True)) for r in draws]
+            slow = np.mean([all(a <= b for a, b in pair) and any(a < b for a, b in pair) for pair in pairs])
+            assert shares[i, j] == slow

@@ -22,7 +22,9 @@ def test_everything_promised_is_written(tmp_path):
     study_folder(tmp_path)
     report = build_report(tmp_path)
     for name in ("report.html", "report.md", "pareto.csv", "recommendation.json", "figures/front.svg", "figures/front.png", "figures/knob_tau.svg",
-                 "figures/knob_T.png", "figures/knob_lambda.svg", "figures/ranks.png"):
+                 "figures/knob_T.png", "figures/knob_lambda.pdf", "figures/ranks.png", "figures/capacity.pdf", "figures/parallel_step.svg",
+                 "figures/rank_map.png", "figures/spectra.png", "figures/updates.png", "figures/update_plane.png", "figures/step_times.png",
+                 "tables/sensitivity.md", "tables/sensitivity.tex", "tables/sensitivity.csv"):
         assert (tmp_path / name).stat().st_size > 100, name
     rows = list(csv.DictReader((tmp_path / "pareto.csv").read_text().splitlines()))
     assert len(rows) == len(report.front) and {row["regime"] for row in rows} == {"step", "time"}
@@ -34,7 +36,7 @@ def test_the_page_needs_no_network_and_answers_first(tmp_path):
     study_folder(tmp_path)
     build_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
-    fetched = re.findall(r'(?:src|href)="(?!#)([^"]+)"', page) + re.findall(r"url\((?!#)([^)]+)\)", page)
+    fetched = re.findall(r'(?:src|href)="(?!#|data:)([^"]{1,80})', page) + re.findall(r"url\((?!#)([^)]+)\)", page)
     assert fetched == [] and "<script" not in page
     assert page.index('id="answer"') < page.index('id="front"') < page.index('id="limits"')
 
@@ -141,9 +143,72 @@ def test_front_means_and_probabilities(tmp_path):
     study_folder(tmp_path, records, regimes=("step",))
     report = analyse(load_study(tmp_path))
     worse = next(p for p in report.points if p.T == 5)
-    assert worse not in report.front and report.on_front["step"][worse.point_id] < 0.5
+    assert worse not in report.front and report.standings["step"][worse.point_id].probability < 0.5
     assert report.hypervolume["step"] > 0
     assert set(report.front_trials) <= {r.trial_id for r in records}
+
+
+def test_caps_knee_and_two_stage_are_reported(tmp_path):
+    """A cheap setting of equal quality and retention comes first; a cap takes the dear ones out of the running."""
+    def outcome(record):
+        return ended(record, footprint=0.3, overhead=0.02) if record.tau == 0.9 else ended(record)
+    study_folder(tmp_path, [outcome(t.record) for t in plan(study(regimes=("step",)))], regimes=("step",))
+    report = analyse(load_study(tmp_path), {"overhead": None, "footprint": 0.5})
+    assert report.knees["step"].tau == 0.9 and [p.tau for p in report.two_stage["step"]] == [0.9]
+    free = analyse(load_study(tmp_path))
+    assert free.two_stage["step"][0].tau == 0.9 and len(free.two_stage["step"]) == len([p for p in free.points if p.records])
+    build_report(tmp_path, {"overhead": 0.04, "footprint": None})
+    page = (tmp_path / "report.html").read_text()
+    assert "overhead at most 4%" in page and "knee" in page
+
+
+def test_failure_modes_are_named(tmp_path):
+    def outcome(record):
+        if record.tau == 0.9:
+            return ended(record, footprint=0.5, quality=0.1)
+        if record.T == 5:
+            return ended(record, overhead=0.3)
+        if record.lambda_ == 0.1:
+            return ended(record, skipped_steps=4)
+        return ended(record)
+    _, _, bands = _bands(tmp_path, outcome)
+    named = {(knob, s.value): [mode.name for mode in s.modes] for knob, b in bands.items() for s in b.settings}
+    assert named["tau", 0.9] == ["under-triggering"] and named["T", 5] == ["overhead domination"] and named["T", 10] == []
+    assert named["lambda", 0.1] == ["instability", "washed-out geometry"] and named["tau", 0.99] == []
+
+
+def test_drift_and_over_triggering_need_evidence(tmp_path):
+    def outcome(record):
+        return ended(record, forgetting=0.4) if record.T is None and record.tau is not None else (
+            ended(record, footprint=1.0) if record.tau == 0.999 else ended(record, footprint=0.8))
+    records = [outcome(t.record) for t in plan(study(regimes=("step",), oat={"tau": (0.999,), "T": (None,), "lambda": (1e-2,)}))]
+    study_folder(tmp_path, records, regimes=("step",), oat={"tau": (0.999,), "T": (None,), "lambda": (1e-2,)})
+    data = load_study(tmp_path)
+    points = summarize_points(data.records)
+    named = {(knob, s.value): [m.name for m in s.modes] for knob in ("tau", "T", "lambda") for s in band(data, points, knob, "step").settings}
+    assert named["T", None] == ["drift"] and named["tau", 0.999] == ["over-triggering"] and named["lambda", 1e-2] == []
+
+
+def test_the_sensitivity_table_is_the_same_in_three_forms(tmp_path):
+    study_folder(tmp_path)
+    report = build_report(tmp_path)
+    rows = list(csv.reader((tmp_path / "tables" / "sensitivity.csv").read_text().splitlines()))
+    assert len(rows) == 1 + sum(len(b.settings) for b in report.bands)
+    markdown, latex = ((tmp_path / "tables" / f"sensitivity.{kind}").read_text() for kind in ("md", "tex"))
+    assert markdown.count("\n") == len(rows) + 1 and latex.count("\\\\") == len(rows) and r"\toprule" in latex
+    assert "%" not in re.sub(r"\\%", "", latex) and "±" not in latex  # escaped, or LaTeX takes it for a comment
+
+
+def test_two_studies_side_by_side(tmp_path):
+    study_folder(tmp_path / "one")
+    study_folder(tmp_path / "two", rank=8)
+    done = subprocess.run([sys.executable, "-m", "analysis.report", "compare", str(tmp_path / "one"), str(tmp_path / "two")], capture_output=True,
+                          text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "one" / "compare-two.html").read_text()
+    assert "config.rank" in page and page.count("<tr>") > 10 and "<script" not in page
+    bad = subprocess.run([sys.executable, "-m", "analysis.report", "compare", str(tmp_path / "one")], capture_output=True, text=True, cwd=ROOT)
+    assert bad.returncode == 2 and bad.stderr.count("\n") == 1
 
 
 def test_command_line(tmp_path):
