@@ -14,6 +14,8 @@ from typing import Any
 
 import jinja2
 
+from analysis.ablation import AblationReport
+from analysis.ablation import build as build_ablation
 from analysis.bands import KNOBS, Band, band, default_point
 from analysis.compute import compute_of, sentences
 from analysis.figures import METRICS, draw_all
@@ -122,6 +124,16 @@ def build_report(folder: Path, caps: dict[str, float | None] | None = None) -> R
     links = {name: f"figures/{name}.png" for name in figures}
     write_atomically(folder / "report.md", environment.get_template("report.md.j2").render(**context, figures=links))
     return report
+
+
+def rebuild(folder: Path, caps: dict[str, float | None] | None = None) -> Report | AblationReport:
+    """The report that belongs to the study in `folder`, by its name.
+
+    Raises:
+        ConfigError: the folder holds no study, or a malformed one.
+    """
+    data = load_study(folder)
+    return build_ablation(data, folder) if data.study["name"] == "ablation" else build_report(folder, caps)
 
 
 def _inline(path: Path) -> str:
@@ -246,7 +258,7 @@ def main(argv: Sequence[str]) -> int:
             return 0
         if len(folders) != 1:
             raise ConfigError("DIR", " ".join(folders), "must be one folder (or: compare DIR1 DIR2)")
-        build_report(Path(folders[0]), {"overhead": arguments.max_overhead, "footprint": arguments.max_footprint})
+        rebuild(Path(folders[0]), {"overhead": arguments.max_overhead, "footprint": arguments.max_footprint})
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

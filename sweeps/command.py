@@ -17,7 +17,7 @@ from grit.errors import ConfigError
 from grit.presets import departures
 from grit.probes import parse as parse_probe
 from grit.provenance import provenance
-from grit.run_config import RunConfig
+from grit.run_config import Regime, RunConfig
 from grit.tasks.registry import content_hashes, load_documents, load_task
 from ray_jobs.cluster import ROOT, check_address, check_concurrency, cores
 from ray_jobs.forecast import check_memory, machine_memory, shape_of
@@ -28,7 +28,7 @@ from ray_jobs.search import open_storage
 from ray_jobs.store import STUDY_PACKAGES, Neighbours, StudyStore
 from ray_jobs.study import Point, Search, Study, fingerprint, plan
 from sweeps.options import SweepOptions, parser, resolve
-from sweeps.tables import departures_table, front_table, plan_table
+from sweeps.tables import ablation_table, departures_table, front_table, plan_table
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
@@ -36,9 +36,14 @@ Points = Callable[[Preset, SweepOptions], list[Point]]
 SearchOf = Callable[[Preset, SweepOptions], Search | None]
 
 
-def main(name: str, description: str, points: Points, search: SearchOf, argv: Sequence[str] | None = None) -> int:
-    """Runs one study script; returns its exit code: 0 done, 2 bad input (nothing was launched), 130 interrupted, 1 no trial completed."""
-    arguments = parser(description).parse_args(argv)
+def main(name: str, description: str, points: Points, search: SearchOf, argv: Sequence[str] | None = None, *,
+         regimes: Sequence[Regime] = ("step", "time")) -> int:
+    """Runs one study script, by default under these regimes.
+
+    Returns:
+        Its exit code: 0 done, 2 bad input (nothing was launched), 130 interrupted, 1 no trial completed.
+    """
+    arguments = parser(description, regimes).parse_args(argv)
     try:
         return _run(name, resolve(arguments, os.environ), points, search)
     except ConfigError as error:
@@ -197,7 +202,7 @@ def _tracker(options: SweepOptions, study: Study, store: StudyStore) -> Any:
 
 def _conclude(output: Path, outcome: StudyOutcome, tracker: Any) -> int:
     """Report, MLflow's last words, and what the terminal shows at the end."""
-    from analysis.report import build_report
+    from analysis.report import Report, rebuild
 
     if outcome.broken is not None:
         tracker.finish([], [], interrupted=True)
@@ -206,9 +211,9 @@ def _conclude(output: Path, outcome: StudyOutcome, tracker: Any) -> int:
     completed = any(record.status == "completed" for record in outcome.records)
     front: list[str] = []
     if completed:
-        report = build_report(output)  # under the caps of this call, which study.json holds
-        front = report.front_trials
-        print(front_table(report.front))
+        report = rebuild(output)  # under the caps of this call, which study.json holds
+        front = report.front_trials if isinstance(report, Report) else []
+        print(front_table(report.front) if isinstance(report, Report) else ablation_table(report))
     artifacts = [path for name in ("report.html", "report.md", "pareto.csv", "recommendation.json", "study.json", "trials.jsonl", "figures", "tables")
                  if (path := output / name).exists()]
     tracker.finish(front, artifacts, interrupted=outcome.interrupted)

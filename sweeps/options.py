@@ -57,7 +57,7 @@ class SweepOptions:
         return tuple(Budget(regime=r, amount=self.budget_steps if r == "step" else seconds) for r in self.regimes)
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str, regimes: Sequence[Regime] = ("step", "time")) -> argparse.ArgumentParser:
     """The common command line."""
     p = OneLineParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = p.add_argument
@@ -65,7 +65,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--model", metavar="ID_OR_PATH", help="backbone: `embedded`, a folder, or a hub id")
     add_data_options(p)
     add("--method", choices=("grit", "qgrit"), default="grit", help="qgrit keeps the backbone in 4-bit NF4; the control is then QLoRA")
-    add("--regimes", nargs="+", choices=("step", "time"), default=["step", "time"], help="budgets that are matched (default: both)")
+    add("--regimes", nargs="+", choices=("step", "time"), default=list(regimes),
+        help=f"budgets that are matched (default: {' '.join(regimes)})")
     add("--budget-steps", type=int, metavar="N", help="optimizer steps of a step-matched trial")
     add("--budget-seconds", type=float, metavar="S", help="training seconds of a time-matched trial (evaluation excluded)")
     add("--seeds", nargs="+", type=int, metavar="SEED", help="every setting is run with each of them")

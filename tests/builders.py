@@ -49,7 +49,8 @@ def telemetry_rows(record, steps=20):
     grit = record.tau is not None
     return [{"step": s, "train_seconds": s / 10, "loss": 1.0 / s, "learning_rate": 1e-3, "grad_norm": 1.0, "tokens": 100 * s,
              "effective_parameters": 800 if grit else None, "mean_rank": 8 - s / 20 if grit else None,
-             "events": json.dumps([{"kind": "reprojection", "step": s}]) if grit and s % 10 == 0 else None, "ms_step": 100.0}
+             "events": json.dumps([{"kind": "reprojection", "step": s, "trigger": "fixed", "two_sided": True}]) if grit and s % 10 == 0 else None,
+             "ms_step": 100.0}
             for s in range(1, steps + 1)]
 
 

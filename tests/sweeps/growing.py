@@ -5,6 +5,7 @@ Arguments: the folder for the study.
 
 import sys
 import threading
+import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
@@ -32,8 +33,8 @@ class Autoscaling(AutoscalingCluster):
         lists = ("cluster_synced_files", "file_mounts_sync_continuously", "initialization_commands", "setup_commands", "head_setup_commands",
                  "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands", "rsync_exclude", "rsync_filter")
         return {**{name: [] for name in lists}, "file_mounts": {}, "auth": {}, "docker": {}, "cluster_name": "fake", "max_workers": 8,
-                "provider": {"type": "fake_multinode", "disable_node_updaters": True}, "available_node_types": types,
-                "head_node_type": "ray.head.default", "upscaling_speed": 1.0, "idle_timeout_minutes": 0.2, **config}
+                "provider": {"type": "fake_multinode", "disable_node_updaters": True, "use_node_id_as_ip": True},
+                "available_node_types": types, "head_node_type": "ray.head.default", "upscaling_speed": 1.0, "idle_timeout_minutes": 0.2, **config}
 
 
 def a100_nodes():
@@ -59,7 +60,7 @@ def study(folder):
 
 def main(folder):
     cluster = Autoscaling({"CPU": 0}, {"a100": {"resources": {"CPU": 1, "accelerator_type:A100": 1}, "node_config": {}, "min_workers": 0,
-                                                "max_workers": 4}})
+                                                "max_workers": 2}})
     cluster.start()
     seen, stop = [], threading.Event()
 
@@ -79,7 +80,11 @@ def main(folder):
     finally:
         stop.set()
         watcher.join()
-    print(f"nodes with an A100: {seen[0]} -> {max(seen)}")
+    ray.init(address="auto", log_to_driver=False)  # a driver that asks for nothing, to look
+    deadline = time.monotonic() + 60
+    while a100_nodes() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    print(f"nodes with an A100: {seen[0]} -> {max(seen)} -> {a100_nodes()}")
     return 0
 
 

@@ -1,0 +1,89 @@
+"""What people see in a browser: the runs table, the compare page with parallel coordinates, the report. Screenshots go to $GRIT_SCREENSHOTS."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from launching import FIVE, runs, start
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--hide-scrollbars")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("browser")
+    process = start(folder, *FIVE)
+    said, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ui(study):
+    """A real `mlflow server` on the study's database."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port),
+               "--backend-store-uri", f"sqlite:///{study / 'mlflow.db'}"]
+    with (study / "server.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=study)
+    deadline = time.time() + 90
+    while time.time() < deadline:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+            break
+        except OSError:
+            time.sleep(0.5)
+    yield f"http://127.0.0.1:{port}"
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+@pytest.fixture
+def look(tmp_path):
+    """Opens a page: returns its document, and leaves a screenshot."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    screenshots = Path(os.environ.get("GRIT_SCREENSHOTS", tmp_path))
+    screenshots.mkdir(exist_ok=True)
+
+    def go(name, url):
+        command = [chromium, *FLAGS, f"--user-data-dir={tmp_path / name}", "--window-size=1500,1100", "--virtual-time-budget=25000"]
+        picture = screenshots / f"{name}.png"
+        subprocess.run([*command, f"--screenshot={picture}", url], capture_output=True, timeout=180, check=True)
+        document = subprocess.run([*command, "--dump-dom", url], capture_output=True, timeout=180, check=True, text=True).stdout
+        assert picture.stat().st_size > 10_000
+        return document
+    return go
+
+
+def test_the_runs_table_shows_knobs_and_objectives(study, ui, look):
+    uri = f"sqlite:///{study / 'mlflow.db'}"
+    experiment = runs(uri)[0].info.experiment_id
+    document = look("runs", f"{ui}/#/experiments/{experiment}/runs")
+    assert "tau_T_lambda" in document and "study" in document
+
+
+def test_the_compare_page_draws_parallel_coordinates(study, ui, look):
+    chosen = [run for run in runs(f"sqlite:///{study / 'mlflow.db'}") if run.data.tags.get("kind") == "trial"]
+    ids = quote("[" + ",".join(f'"{run.info.run_id}"' for run in chosen) + "]")
+    document = look("compare", f"{ui}/#/compare-runs?runs={ids}&experiments={quote('[%22' + chosen[0].info.experiment_id + '%22]', safe='%')}")
+    assert "Parallel Coordinates" in document and "retention" in document and "footprint" in document
+
+
+def test_the_report_stands_alone(study, look):
+    document = look("report", (study / "study" / "report.html").as_uri())
+    assert "What this does not show" in document and "<svg" in document and not re.search(r"ERR_|not found", document)
