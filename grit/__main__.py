@@ -104,26 +104,29 @@ def _train(arguments: argparse.Namespace) -> int:
     record = open_run(arguments.output, config, resume=arguments.resume)
     if record["status"] == "planned":
         keep_freed_memory()
-        stop = _stop_on_terminate()
+        signal.signal(signal.SIGTERM, _interrupt)
         with tqdm(total=100, desc=config.method, unit="%", file=sys.stderr, disable=not sys.stderr.isatty(),
                   bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}") as bar:
             def progress(step: int, share: float, loss: float, rank: float) -> None:
                 bar.n = round(100 * share, 1)
                 bar.set_postfix_str(f"step {step}, loss {loss:.3f}, rank {rank:.1f}")
 
-            record = train_into(arguments.output, record, Workbench(progress=_bar), Hooks(progress=progress, should_stop=stop))
+            record = train_into(arguments.output, record, Workbench(progress=_bar), Hooks(progress=progress))
     print(_table(record))
-    print(f"{record['status']} after {record['steps']} steps, {record['train_seconds']:.1f} s of training; footprint {record['footprint']:.0%}, "
-          f"overhead {record['overhead']:.1%}; {record['truncated_examples']} training examples were truncated")
+    print(f"{record['status']} after {record['steps']} steps, {record['train_seconds']:.1f} s of training; footprint {_share(record['footprint'])}, "
+          f"overhead {_share(record['overhead'])}; {record['truncated_examples']} training examples were truncated"
+          + (f"; {record['reason']}" if record["reason"] else ""))
     print(f"export it:  python -m grit export {arguments.output}")
     return 0 if record["status"] == "completed" else 1
 
 
-def _stop_on_terminate() -> Any:
-    """Asked between steps: whether SIGTERM came, after which the run ends cleanly and is evaluated as it stands."""
-    asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
-    return lambda: bool(asked)
+def _interrupt(_number: int, _frame: Any) -> None:
+    """SIGTERM ends a run as Ctrl-C does: it goes on from its last checkpoint with --resume."""
+    raise KeyboardInterrupt
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -131,7 +134,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from grit.workbench import Workbench
 
     config = with_config(lambda trained: with_data_options(trained, arguments), arguments.folder)
-    print(_table(evaluate_run(arguments.folder, config, Workbench(progress=_bar))))
+    print(_table(evaluate_run(arguments.folder, config, Workbench(progress=_bar, training=False))))
     print(f"per example: {arguments.folder / 'eval-predictions.parquet'}")
     return 0
 
@@ -150,7 +153,8 @@ def _table(found: dict[str, Any]) -> str:
     """Every measure before and after training; what could not be computed says why."""
     rows = [[found["quality_metric"], found["base_quality"], found["quality"], ""],
             ["answer loss (nats/token)", found["base_answer_loss"], found["answer_loss"], ""],
-            ["general loss (nats/token)", found["base_retention_loss"], found["base_retention_loss"] + found["forgetting"], ""],
+            ["general loss (nats/token)", found["base_retention_loss"],
+             None if found["forgetting"] is None else found["base_retention_loss"] + found["forgetting"], ""],
             ["retention", 1.0, found["retention"], ""]]
     rows += [[name, item["base_value"], item["value"], item["problem"] or ""] for name, item in found["metrics"].items()]
     rows += [[f"probe {name} (n = {item['items']})", item["base_accuracy"], item["accuracy"], ""] for name, item in found["probes"].items()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +29,15 @@ def _load(encoder: str) -> tuple[Any, Any, int]:
         model = AutoModel.from_pretrained(encoder, use_safetensors=True, output_hidden_states=True, dtype=torch.float32).eval()
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError("bertscore_encoder", encoder, f"cannot be read: {str(error).strip().splitlines()[0]}") from error
-    layer = LAYERS.get(encoder, model.config.num_hidden_layers)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    # RoBERTa counts positions from its pad token's id + 1: two fewer fit than its table has.
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest - (2 if model.config.model_type in ("roberta", "xlm-roberta") else 0))
+    # A copy in a folder is known by the folder's name.
+    layer = next((depth for name, depth in LAYERS.items() if encoder == name or Path(encoder).name == name.rpartition("/")[2]),
+                 model.config.num_hidden_layers)
     return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu"), layer
 
 
@@ -54,7 +63,10 @@ def bert_scores(predictions: Sequence[str], references: Sequence[str], *, encode
     Raises:
         ConfigError: the encoder cannot be read.
     """
-    vectors = _embeddings([*(text.strip() for text in predictions), *(text.strip() for text in references)], encoder)
+    try:
+        vectors = _embeddings([*(text.strip() for text in predictions), *(text.strip() for text in references)], encoder)
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ConfigError("bertscore_encoder", encoder, f"cannot embed these texts: {str(error).strip().splitlines()[0]}") from error
     return [f1(*vectors[p.strip()], *vectors[r.strip()]) for p, r in zip(predictions, references, strict=True)]
 
 

@@ -43,14 +43,19 @@ def with_data_options(config: RunConfig, arguments: argparse.Namespace) -> RunCo
     if template is not None and template.endswith(".json"):
         template = _absolute(template)
     same = arguments.task in (None, config.task.name)
-    task = replace(config.task if same else TaskSource(name=arguments.task), **{name: path for name, path in given.items() if path is not None},
+    base = config.task if same else TaskSource(name=arguments.task, retention_file=config.task.retention_file)
+    task = replace(base, **{name: path for name, path in given.items() if path is not None},
                    **({} if template is None else {"template": template}))
     changes: dict[str, Any] = {"task": task}
     if getattr(arguments, "model", None) is not None:
         changes["model"] = str(Path(arguments.model).absolute()) if Path(arguments.model).is_dir() else arguments.model
     if arguments.probes is not None:
         changes["probes"] = tuple(_absolute_probe(text) for text in arguments.probes)
-    return with_overrides(replace(config, **changes), dict(parse_setting(text) for text in arguments.set))
+    settings = dict(parse_setting(text) for text in arguments.set)
+    for name in ("model", "bertscore_encoder"):
+        if isinstance(settings.get(name), str) and Path(settings[name]).is_dir():
+            settings[name] = _absolute(settings[name])
+    return with_overrides(replace(config, **changes), settings)
 
 
 def _absolute(path: str | None) -> str | None:

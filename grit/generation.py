@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,18 @@ class OwnNoise(LogitsProcessor):
         return scores + gumbel.to(scores)
 
 
+@contextmanager
+def _own_settings(model: Any) -> Iterator[None]:
+    """Takes the checkpoint's generation settings away for a while: transformers fills whatever we leave open from them."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    before = inner.generation_config
+    inner.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        inner.generation_config = before
+
+
 @torch.inference_mode()
 def generate(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], names: Sequence[str], sampling: Sampling, *,
              batch_size: int, bar: Bar | None = None) -> list[str]:
@@ -79,7 +92,8 @@ def generate(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[S
         if sampling.temperature > 0:
             chosen += [TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p),
                        OwnNoise([names[i] for i in part], sampling.seed)]
-        made = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=chosen)[:, length:].tolist()
+        with _own_settings(model):
+            made = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=chosen)[:, length:].tolist()
         for i, row in zip(part, made, strict=True):
             texts[i] = str(tokenizer.decode(row[: row.index(end)] if end in row else row, skip_special_tokens=True))
         if bar is not None:

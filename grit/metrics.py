@@ -87,7 +87,7 @@ class Gsm8kExactMatch(TextMetric):
 class Classification(TextMetric):
     """Accuracy, precision, recall or F1 (`kind`) by scikit-learn: of the first of two `labels`, and the mean over labels of more.
 
-    Where precision or recall is 0/0, because no prediction (or no reference) is positive, the value is None: not defined.
+    Where precision or recall of a label is 0/0, because no prediction (or no reference) has it, the value is None: not defined.
     """
 
     def _compute(self, *, predictions: list[str], references: list[str]) -> dict[str, Any]:
@@ -98,11 +98,8 @@ class Classification(TextMetric):
             return {"value": float(metrics.accuracy_score(true, said)), "per_example": [float(p == r) for p, r in zip(said, true, strict=True)]}
         labels = [label.strip() for label in self._settings["labels"]] or sorted(set(true))
         score = getattr(metrics, f"{self._settings['kind']}_score")
-        if len(labels) == 2:
-            value = float(score(true, said, labels=labels[:1], average=None, zero_division=math.nan)[0])
-        else:
-            value = float(score(true, said, labels=labels, average="macro", zero_division=math.nan))
-        return {"value": value, "per_example": None}
+        values = score(true, said, labels=labels[:1] if len(labels) == 2 else labels, average=None, zero_division=math.nan)
+        return {"value": float(values.mean()), "per_example": None}  # NaN if any label's is: a mean over the others would be another metric
 
 
 class BertScore(TextMetric):
@@ -149,5 +146,5 @@ def measure(names: Texts, predictions: Texts, references: Texts, *, labels: tupl
         if math.isfinite(value):
             found[name] = Measured(value=value, per_example=None if each is None else tuple(each))
         else:
-            found[name] = Measured(value=None, problem="is not defined here: no prediction or no reference is positive")
+            found[name] = Measured(value=None, problem="is not defined here: no prediction or no reference has a label that counts")
     return found

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from grit.errors import ConfigError
 from grit.result import ProbeAnswer
 from grit.tasks.files import read_rows
+from grit.tasks.hub import reachable
 
 
 def _gap(part: int) -> Callable[[dict[str, Any]], str]:
@@ -41,6 +45,41 @@ LOCAL: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 }
 
 
+def _valid_arc(row: dict[str, Any]) -> bool:
+    return isinstance(row["choices"], list) and len(row["choices"]) > 1 and str(row["gold"]).isdigit() and int(row["gold"]) < len(row["choices"])
+
+
+def _valid_winogrande(row: dict[str, Any]) -> bool:
+    return str(row["sentence"]).count("_") == 1 and str(row["answer"]) in ("1", "2")
+
+
+_VALID: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
+    "arc_challenge": (_valid_arc, "choices must be a list, and gold the number of one of them, from 0"),
+    "winogrande": (_valid_winogrande, "the sentence must hold one _, and answer be 1 or 2")}
+
+
+def check_probes(probes: Sequence[str]) -> None:
+    """Refuses probes that cannot be run, as far as that shows without running them.
+
+    Raises:
+        ConfigError: an unknown name, one that is given twice, or a file that cannot be used.
+    """
+    names = [parse(probe)[0] for probe in probes]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError("probes", twice, "is given twice")
+    hub = [probe for probe in probes if "=" not in probe]
+    if not hub:
+        return
+    with _quiet():
+        from lm_eval.tasks import TaskManager
+
+        manager = TaskManager()
+    for name in hub:
+        if not manager.match_tasks([name]):
+            raise ConfigError("probes", name, "is no task of lm-evaluation-harness")
+
+
 def parse(probe: str) -> tuple[str, str | None]:
     """(name, file or None).
 
@@ -52,35 +91,49 @@ def parse(probe: str) -> tuple[str, str | None]:
         return name, None
     if name not in LOCAL:
         raise ConfigError("probes", probe, f"reads no file; those that do are {', '.join(LOCAL)}")
-    read_rows(path, LOCAL[name][0], "probes")
+    _rows(name, path)
     return name, path
+
+
+def _rows(name: str, path: str) -> list[dict[str, Any]]:
+    """The rows of a probe's file, each of which can be asked."""
+    fields, (valid, rule) = LOCAL[name][0], _VALID[name]
+    rows = read_rows(path, fields, "probes")
+    for number, row in rows:
+        if not valid(row):
+            raise ConfigError("probes", path, f"line {number}: {rule}")
+    return [{field: row[field] for field in fields} for _, row in rows]
 
 
 def run_probe(model: Any, tokenizer: Any, probe: str, *, items: int, batch_size: int) -> list[ProbeAnswer]:
     """The model's answers to the first `items` items.
 
     Raises:
-        ConfigError: the harness does not know the probe, or its data are not at hand.
+        ConfigError: the harness does not know the probe, its data are not at hand, or it is no single task with an accuracy.
     """
     name, path = parse(probe)
-    with _quiet():
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
 
         if path is None:
-            manager, task = TaskManager(), name
-            if not manager.match_tasks([name]):
-                raise ConfigError("probes", probe, "is no task of lm-evaluation-harness")
+            manager, task, reach = TaskManager(), name, reachable()
         else:
-            manager, task = TaskManager(include_defaults=False), _local(name, path)
+            rows = Path(folder) / f"{name}.jsonl"
+            rows.write_text("".join(json.dumps(row) + "\n" for row in _rows(name, path)), encoding="utf8")
+            manager, task, reach = TaskManager(include_defaults=False), _local(name, str(rows)), contextlib.nullcontext()
         try:
-            found = simple_evaluate(model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size), tasks=[task], limit=items,
-                                    log_samples=True, bootstrap_iters=0, task_manager=manager)
+            with reach:
+                found = simple_evaluate(model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size), tasks=[task], limit=items,
+                                        log_samples=True, bootstrap_iters=0, task_manager=manager)
         except (OSError, ConnectionError) as error:
             raise ConfigError("probes", probe, f"its data are neither cached here nor within reach; files are read for {', '.join(LOCAL)} "
                               "(name=FILE)") from error
-    samples: Sequence[dict[str, Any]] = next(iter(found["samples"].values()))
+    tasks = list(found["samples"].values())
+    if len(tasks) != 1 or "acc" not in tasks[0][0]:
+        raise ConfigError("probes", probe, "is a group of tasks, or has no accuracy: name a single multiple-choice task")
+    samples: Sequence[dict[str, Any]] = tasks[0]
     key = "acc_norm" if "acc_norm" in samples[0] else "acc"
     return [ProbeAnswer(item=f"{name}-{sample['doc_id']}", correct=float(sample[key])) for sample in sorted(samples, key=lambda s: s["doc_id"])]
 

@@ -16,7 +16,8 @@ from grit.backbone import resolve
 from grit.disk import write_atomically, write_table
 from grit.errors import ConfigError
 from grit.export import export_adapter, export_lora
-from grit.probes import parse as parse_probe
+from grit.models import check_model
+from grit.probes import check_probes
 from grit.provenance import provenance
 from grit.result import TABLES, Row, RunResult
 from grit.run_config import RunConfig
@@ -29,15 +30,16 @@ RUN_FILE, STATE = "run.json", "state"
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def check_content(config: RunConfig) -> dict[str, str]:
-    """Loads task, documents and probes far enough to refuse what cannot be used; their hashes.
+def check_content(config: RunConfig, *, training: bool = True) -> dict[str, str]:
+    """Loads task, documents, model and probes far enough to refuse what cannot be used; their hashes.
 
     Raises:
         ConfigError: something cannot be used.
     """
-    for probe in config.probes:
-        parse_probe(probe)
-    return content_hashes(load_task(config.task), load_documents(config.task), config, resolve(config.model))
+    check_probes(config.probes)
+    task = load_task(config.task, training=training)
+    check_model(config, task)
+    return content_hashes(task, load_documents(config.task), config, resolve(config.model))
 
 
 def open_run(folder: Path, config: RunConfig, *, resume: bool) -> dict[str, Any]:
@@ -51,15 +53,22 @@ def open_run(folder: Path, config: RunConfig, *, resume: bool) -> dict[str, Any]
         raise ConfigError("output", str(folder), "is a file; choose a folder")
     if (folder / RUN_FILE).exists():
         known = read_run(folder)
+        begun = known["status"] != "planned" or checkpoint.exists(folder / STATE)
+        if not begun:  # it never came to a first checkpoint: nothing is lost by starting anew, with whatever settings
+            return _begin(folder, identity, config)
         if known["run_id"] != identity:
             raise ConfigError("output", str(folder), "holds another run (other settings or data); choose another folder")
         if not resume:
             raise ConfigError("output", str(folder), "holds this run already; add --resume to continue it, or choose another folder")
-        return known
+        return known if known["status"] != "planned" else known | {"config": config.to_dict()}  # files may have moved: their content is the same
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError("output", str(folder), "is not empty and holds no run; choose an empty folder")
     if resume:
         raise ConfigError("output", str(folder), "holds no run to resume")
+    return _begin(folder, identity, config)
+
+
+def _begin(folder: Path, identity: str, config: RunConfig) -> dict[str, Any]:
     record = {"run_id": identity, "status": "planned", "config": config.to_dict(), "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
               **provenance(ROOT)}
     try:
@@ -131,7 +140,7 @@ def evaluate_run(folder: Path, config: RunConfig, bench: Workbench) -> Row:
     Raises:
         ConfigError: data that cannot be used, or a run that has not ended.
     """
-    trained, content = ended_config(folder), check_content(config)
+    trained, content = ended_config(folder), check_content(config, training=False)
 
     def work(run: Run) -> Row:
         base, scores = bench.base_scores(config, run.untrained()), bench.score(run.restored(), config, last=True)

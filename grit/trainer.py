@@ -77,7 +77,7 @@ def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = Non
 
 def on_finished(config: RunConfig, bench: Workbench, checkpoints: Path, work: Callable[[Run], Outcome]) -> Outcome:
     """What `work` makes of a run that was trained with `keep`: `run.untrained()` is its model before, `run.restored()` after."""
-    return _on_adapted(config, bench, lambda model: work(Run(config, bench, model, checkpoints)))
+    return _on_adapted(config, bench, lambda model: work(Run(config, bench, model, checkpoints, training=False)))
 
 
 def _on_adapted(config: RunConfig, bench: Workbench, work: Callable[[Any], Outcome]) -> Outcome:
@@ -128,19 +128,20 @@ def learning_rate_factor(progress: float, warmup: float) -> float:
 
 
 class Run:
-    """State of one run between its steps."""
+    """State of one run between its steps; without `training` only what is needed to restore its end."""
 
-    def __init__(self, config: RunConfig, bench: Workbench, model: Any, checkpoints: Path | None) -> None:
+    def __init__(self, config: RunConfig, bench: Workbench, model: Any, checkpoints: Path | None, *, training: bool = True) -> None:
         self.config, self.bench, self.model, self.checkpoints = config, bench, model, checkpoints
         self.workers = Workers()
         if config.accumulation % self.workers.count:
             raise ConfigError("accumulation", config.accumulation, f"must be a multiple of the {self.workers.count} workers that share its steps")
-        self.packs = bench.packs(config)
-        self.order = TrainingOrder(len(self.packs), config.seed)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.clock = StepClock(bench.device)
-        bench.warm_up(config, model, bench.micro_batches(config, self.packs[: config.micro_batch])[0])
+        if training:
+            self.packs = bench.packs(config)
+            self.order = TrainingOrder(len(self.packs), config.seed)
+            bench.warm_up(config, model, bench.micro_batches(config, self.packs[: config.micro_batch])[0])
         self.handle: GritHandle | None = None
         if config.uses_grit:  # the handle clips, after preconditioning
             grit = replace(config.grit, max_grad_norm=config.max_grad_norm, mixing_seed=config.seed)

@@ -32,13 +32,14 @@ class Workbench:
     Args:
         base_cache: folder in which the untuned model's scores are kept, by the hash of all that decides them; None: in memory only.
         progress: opened around long evaluations.
+        training: whether tasks need their training examples.
     """
 
-    def __init__(self, base_cache: Path | None = None, progress: EvaluationBar | None = None) -> None:
-        self._base_cache, self._progress = base_cache, progress
+    def __init__(self, base_cache: Path | None = None, progress: EvaluationBar | None = None, *, training: bool = True) -> None:
+        self._base_cache, self._progress, self._training = base_cache, progress, training
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._backbones: dict[tuple[str, bool, str], PreTrainedModel] = {}
-        self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
+        self._backbones: dict[tuple[Any, ...], PreTrainedModel] = {}
+        self._tokenizers: dict[tuple[Any, ...], PreTrainedTokenizerBase] = {}
         self._tasks: dict[TaskSource, tuple[Task, list[str]]] = {}
         self._encoded: dict[tuple[Any, ...], list[Encoded]] = {}
         self._base: dict[str, Scores] = {}
@@ -49,10 +50,11 @@ class Workbench:
 
     def tokenizer(self, config: RunConfig) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""
-        if config.model not in self._tokenizers:
-            self._tokenizers[config.model] = load_tokenizer(
+        key = (config.model, config.revision, config.trust_remote_code)
+        if key not in self._tokenizers:
+            self._tokenizers[key] = load_tokenizer(
                 resolve(config.model), revision=config.revision, trust_remote_code=config.trust_remote_code)
-        return self._tokenizers[config.model]
+        return self._tokenizers[key]
 
     def task(self, config: RunConfig) -> Task:
         """The run's task."""
@@ -68,7 +70,7 @@ class Workbench:
 
     def _source(self, config: RunConfig) -> tuple[Task, list[str]]:
         if config.task not in self._tasks:
-            self._tasks[config.task] = (load_task(config.task), load_documents(config.task))
+            self._tasks[config.task] = (load_task(config.task, training=self._training), load_documents(config.task))
         return self._tasks[config.task]
 
     def training_data(self, config: RunConfig) -> list[Encoded]:
@@ -138,7 +140,7 @@ class Workbench:
         self._in_use = False
 
     def _backbone(self, config: RunConfig) -> PreTrainedModel:
-        key = (config.model, config.quantized, config.dtype)
+        key = (config.model, config.revision, config.trust_remote_code, config.quantized, config.dtype)
         if key not in self._backbones:
             self._backbones[key] = load_backbone(
                 resolve(config.model), quantized=config.quantized, dtype=config.dtype, device=self.device, revision=config.revision,

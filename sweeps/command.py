@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grit.backbone import EMBEDDED
 from grit.backbone import resolve as model_folder
 from grit.errors import ConfigError
+from grit.models import check_model
 from grit.presets import departures
-from grit.probes import parse as parse_probe
+from grit.probes import check_probes
 from grit.provenance import provenance
-from grit.run_config import Regime, RunConfig
+from grit.run_config import Regime
 from grit.tasks.registry import content_hashes, load_documents, load_task
 from ray_jobs.cluster import ROOT, check_address, check_concurrency, cores
 from ray_jobs.forecast import check_memory, machine_memory, shape_of
@@ -137,11 +137,10 @@ def _content(options: SweepOptions) -> tuple[dict[str, str], dict[str, Any]]:
     """Loads task, documents and model far enough to refuse what cannot be used; their hashes, and what `study.json` says of them."""
     base = options.preset.base
     task, documents = load_task(base.task), load_documents(base.task)
-    for probe in base.probes:
-        parse_probe(probe)
-    _check_model(base, ask_hub=not options.dry_run)
+    check_probes(base.probes)
+    check_model(base, task, ask_hub=not options.dry_run)
     content = content_hashes(task, documents, base, model_folder(base.model), ask_hub=not options.dry_run)
-    sizes = {"train": len(task.train), "evaluation": min(len(task.evaluation), base.eval_examples),
+    sizes = {"train": len(task.train), "rows_without_answer": task.left_out, "evaluation": min(len(task.evaluation), base.eval_examples),
              "retention_documents": min(len(documents), base.retention_documents)}
     return content, {"seeds": list(options.seeds), "content": content, "task_metric": task.metric, "sizes": sizes}
 
@@ -149,26 +148,6 @@ def _content(options: SweepOptions) -> tuple[dict[str, str], dict[str, Any]]:
 def _study(name: str, options: SweepOptions, points: Points, search: SearchOf, content: dict[str, str], seconds: float) -> Study:
     return Study(name=name, base=options.preset.base, points=tuple(points(options.preset, options)), seeds=options.seeds,
                  budgets=options.budgets(seconds), content=content, search=search(options.preset, options))
-
-
-def _check_model(config: RunConfig, *, ask_hub: bool) -> None:
-    """Refuses a model that cannot be read, by its files' headers and its tokenizer; the embedded one is known to be good.
-
-    A hub id is looked up only with `ask_hub`: a dry run needs no network.
-    """
-    model, folder = config.model, Path(config.model)
-    local = folder.exists() or model.startswith((".", "/", "~"))
-    if model == EMBEDDED or not (local or ask_hub):
-        return
-    if local:
-        if not (folder / "config.json").is_file():
-            raise ConfigError("model", model, "is not a model folder: there is no config.json in it")
-        if not any(folder.glob("*.safetensors")):
-            raise ConfigError("model", model, "holds no *.safetensors weights")
-    from grit.adapters import check_weights, load_tokenizer
-
-    load_tokenizer(model, revision=config.revision, trust_remote_code=config.trust_remote_code)
-    check_weights(folder)
 
 
 def _budget_seconds(options: SweepOptions, concurrent: int) -> float:

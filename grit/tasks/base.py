@@ -34,6 +34,7 @@ class Task:
         score: (predicted text, example) -> value in [0, 1].
         max_new_tokens: longest answer that is generated, in tokens.
         also: further metrics, computed once at the end of a run.
+        left_out: rows of the source that have no answer.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Task:
     score: Callable[[str, Example], float]
     max_new_tokens: int
     also: tuple[str, ...] = ()
+    left_out: int = 0
 
     def content_hash(self) -> str:
         """Hash of everything of the task that can change a result: its examples, decoding and metrics (the scorer by its name)."""

@@ -20,6 +20,11 @@ from grit.tasks.base import METRICS, Decoding, Example, exact_match
 Row = dict[str, Any]
 
 
+class EmptyAnswerError(ValueError):
+    """A row without an answer, of which published datasets have a few: it is left out, and counted."""
+
+
+
 @dataclass(frozen=True, kw_only=True)
 class HubSource:
     """A dataset on the Hugging Face hub, pinned to a commit. `evaluation` None: the split does not exist, and examples are held out."""
@@ -104,7 +109,7 @@ def _entails(row: Row) -> str:
 def _nonempty(name: str) -> Callable[[Row], str]:
     def answer(row: Row) -> str:
         if not row[name]:
-            raise ValueError(f"{name} is empty")
+            raise EmptyAnswerError(f"{name} is empty")
         return f"\n{row[name]}"
     return answer
 
@@ -132,7 +137,7 @@ DECLARATIONS: dict[str, Declaration] = {
         decoding="generate", score=rouge_l, max_new_tokens=256,
         hub=HubSource(repository="databricks/databricks-dolly-15k", revision="bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a")),
     "boolq": Declaration(
-        fields=("question", "answer"), prompt=lambda row: f"{_passage(row)}Question: {row['question']}?\nAnswer:", answer=_boolean,
+        fields=("question", "answer"), prompt=lambda row: f"{_passage(row)}Question: {row['question'].rstrip('? ')}?\nAnswer:", answer=_boolean,
         metrics=_CLASSIFIED, decoding="choose", score=exact_match, max_new_tokens=4, labels=(" yes", " no"),
         hub=HubSource(repository="google/boolq", revision="35b264d03638db9f4ce671b711558bf7ff0f80d5", evaluation="validation")),
     "qnli": Declaration(
@@ -194,6 +199,11 @@ def _template_file(path: str) -> dict[str, Any]:
         raise ConfigError("template", path, f"cannot be read: {error}") from error
     if not isinstance(values, dict) or not all(isinstance(values.get(key), str) for key in ("prompt", "answer")):
         raise ConfigError("template", path, 'must hold an object with the texts "prompt" and "answer"')
+    labels, metrics, tokens = values.get("labels", []), values.get("metrics", []), values.get("max_new_tokens", 1)
+    if not all(isinstance(part, list) and all(isinstance(item, str) for item in part) for part in (labels, metrics)):
+        raise ConfigError("template", path, '"labels" and "metrics" must be lists of texts')
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
+        raise ConfigError("template", path, '"max_new_tokens" must be a whole number of at least 1')
     unknown = set(values) - {"prompt", "answer", "labels", "metrics", "max_new_tokens"}
     if unknown:
         raise ConfigError("template", path, f"has the unknown key {sorted(unknown)[0]!r}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from grit.errors import ConfigError
 from grit.tasks.base import Example
-from grit.tasks.catalog import Declaration, Row
+from grit.tasks.catalog import Declaration, EmptyAnswerError, Row
 from grit.tasks.text import normalize
 
 Numbered = tuple[int, Row]
@@ -37,7 +37,7 @@ def read_rows(path: str, fields: tuple[str, ...], name: str) -> list[Numbered]:
 
 
 def _json_lines(path: str, name: str) -> Iterable[Numbered]:
-    for number, line in enumerate(Path(path).read_text(encoding="utf8").split("\n"), 1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -48,7 +48,7 @@ def _json_lines(path: str, name: str) -> Iterable[Numbered]:
 
 
 def _csv(path: str, name: str) -> Iterable[Numbered]:
-    with Path(path).open(encoding="utf8", newline="") as handle:
+    with Path(path).open(encoding="utf-8-sig", newline="") as handle:
         reader = csv.DictReader(handle, strict=True)
         for row in reader:
             if None in row:
@@ -69,18 +69,23 @@ def _parquet(path: str, name: str) -> Iterable[Numbered]:
 _READERS = {".csv": _csv, ".parquet": _parquet}
 
 
-def to_examples(kind: Declaration, rows: Iterable[Numbered], *, source: str, path: str) -> tuple[Example, ...]:
-    """Rows as examples, named by `source` and their number.
+def to_examples(kind: Declaration, rows: Iterable[Numbered], *, source: str, path: str) -> tuple[tuple[Example, ...], int]:
+    """Rows as examples, named by `source` and their number; and how many were left out because their answer is empty.
 
     Raises:
         ConfigError: a row cannot be used.
     """
-    examples = []
+    examples, left_out = [], 0
     for number, row in rows:
         clean = {key: normalize(value) if isinstance(value, str) else value for key, value in row.items()}
         try:
             prompt, answer = kind.prompt(clean), kind.answer(clean)
+        except EmptyAnswerError:
+            left_out += 1
+            continue
         except ValueError as error:
             raise ConfigError(source, path, f"line {number}: {error}") from error
+        if not prompt.strip():
+            raise ConfigError(source, path, f"line {number}: the prompt is empty")
         examples.append(Example(example_id=f"{source}-{number}", prompt=prompt, answer=answer, labels=kind.labels))
-    return tuple(examples)
+    return tuple(examples), left_out

@@ -36,6 +36,11 @@ def hub_rows(source: HubSource, split: str, *, option: str) -> list[Numbered]:
     return list(enumerate(loaded.to_list(), 1))
 
 
+def reachable() -> contextlib.AbstractContextManager[None]:
+    """What to do work that may need the hub in: nothing special where the hub answers, else without any attempt to reach it."""
+    return contextlib.nullcontext() if _ask("dataset", "openai/gsm8k", None) is not None else _offline()
+
+
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
     """Keeps the libraries from trying again and again to reach what has just been found out of reach."""
@@ -53,11 +58,11 @@ def _offline() -> Iterator[None]:
 def _ask(kind: str, repository: str, revision: str | None) -> str | None:
     """The commit that the hub knows under this name, or None where it does not answer or does not know it."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     try:
         info = HfApi().repo_info(repository, repo_type=kind, revision=revision, timeout=TIMEOUT)
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError):
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx2.HTTPError, OSError):
         return None
     return info.sha
 
@@ -69,13 +74,17 @@ def model_commit(model: str, revision: str | None) -> str:
         ConfigError: neither knows it.
     """
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
     known = _ask("model", model, revision)
     if known is not None:
         return known
-    cached = try_to_load_from_cache(model, "config.json", revision=revision)
+    try:
+        cached = try_to_load_from_cache(model, "config.json", revision=revision)
+    except HFValidationError:
+        cached = None
     found = _COMMIT.search(cached) if isinstance(cached, str) else None
     if found is None:
         raise ConfigError("model", model, "is neither a folder here, nor in the local cache, nor within reach on the hub")

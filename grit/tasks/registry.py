@@ -22,8 +22,8 @@ EMBEDDED_DOCUMENTS = 1000
 HELD_OUT, HELD_OUT_SHARE = 1000, 0.1
 
 
-def load_task(source: TaskSource) -> Task:
-    """The examples of a task.
+def load_task(source: TaskSource, *, training: bool = True) -> Task:
+    """The examples of a task; without `training` only those it is evaluated on.
 
     Raises:
         ConfigError: an unknown name, or files that are missing, malformed or not wanted.
@@ -38,31 +38,31 @@ def load_task(source: TaskSource) -> Task:
     if source.name not in CATALOG:
         raise ConfigError("task", source.name, f"must be one of {', '.join(NAMES)}")
     kind = custom(source.template) if source.name == CUSTOM else DECLARATIONS[source.name]
-    train = _split(kind, source, "train-file", source.train_file, None if kind.hub is None else kind.hub.train)
-    assert train is not None
-    evaluation = _split(kind, source, "eval-file", source.eval_file, None if kind.hub is None else kind.hub.evaluation)
+    train, left_out = _split(kind, source, "train-file", source.train_file, None if kind.hub is None else kind.hub.train) if training else ((), 0)
+    evaluation, more = _split(kind, source, "eval-file", source.eval_file, None if kind.hub is None else kind.hub.evaluation)
     if evaluation is None:
+        if not training:
+            raise ConfigError("eval-file", None, f"task {source.name!r} has no evaluation split of its own: give the examples to score")
+        assert train is not None
         train, evaluation = hold_out(train)
-    return Task(name=source.name, metric=kind.metrics[0], also=kind.metrics[1:], decoding=kind.decoding, train=train, evaluation=evaluation,
-                score=kind.score, max_new_tokens=kind.max_new_tokens)
+    return Task(name=source.name, metric=kind.metrics[0], also=kind.metrics[1:], decoding=kind.decoding, train=train or (), evaluation=evaluation,
+                score=kind.score, max_new_tokens=kind.max_new_tokens, left_out=left_out + more)
 
 
-def _split(kind: Declaration, source: TaskSource, option: str, path: str | None, split: str | None) -> tuple[Example, ...] | None:
-    """The examples of one split, from the user's file or from the hub; None where evaluation is to be held out from training."""
+def _split(kind: Declaration, source: TaskSource, option: str, path: str | None,
+           split: str | None) -> tuple[tuple[Example, ...] | None, int]:
+    """The examples of one split, from the user's file or from the hub, and how many rows were left out.
+
+    None where evaluation is to be held out from training.
+    """
     if path is not None:
         return to_examples(kind, read_rows(path, kind.fields, option), source=option, path=path)
     if split is not None and kind.hub is not None and source.train_file is None:
-        rows = [(number, row) for number, row in hub_rows(kind.hub, split, option=option) if _complete(kind, row)]
-        return to_examples(kind, rows, source=f"{kind.hub.repository}/{split}", path=kind.hub.repository)
+        return to_examples(kind, hub_rows(kind.hub, split, option=option), source=f"{kind.hub.repository}/{split}", path=kind.hub.repository)
     if option == "train-file":
         raise ConfigError(option, None, f"task {source.name!r} reads its examples from files: give JSON Lines, CSV or Parquet with "
                           f"{', '.join(kind.fields)}")
-    return None
-
-
-def _complete(kind: Declaration, row: dict[str, object]) -> bool:
-    """Whether a published row has all its fields: a few of Alpaca's have an empty output."""
-    return all(row.get(name) not in (None, "") for name in kind.fields)
+    return None, 0
 
 
 def hold_out(examples: tuple[Example, ...]) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
@@ -96,14 +96,19 @@ def load_documents(source: TaskSource) -> list[str]:
             raise ConfigError("retention-file", path, f"task {source.name!r} needs a file of held-out general text, to measure forgetting")
         return world.documents(world.HELD_OUT_SEED, EMBEDDED_DOCUMENTS, held_out=True)
     if Path(path).suffix.lower() in (".jsonl", ".csv", ".parquet"):
-        return [str(row["text"]) for _, row in read_rows(path, ("text",), "retention-file")]
+        return _not_blank(path, [str(row["text"]) for _, row in read_rows(path, ("text",), "retention-file")])
     try:
-        texts = [part.strip() for part in Path(path).read_text(encoding="utf8").split("\n\n") if part.strip()]
+        texts = [part.strip() for part in Path(path).read_text(encoding="utf-8-sig").split("\n\n") if part.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("retention-file", path, f"cannot be read: {error}") from error
-    if not texts:
+    return _not_blank(path, texts)
+
+
+def _not_blank(path: str, texts: list[str]) -> list[str]:
+    found = [text for text in texts if text.strip()]
+    if not found:
         raise ConfigError("retention-file", path, "is empty; it must hold at least one document")
-    return texts
+    return found
 
 
 def content_hashes(task: Task, documents: list[str], config: RunConfig, model_folder: str, *,
@@ -134,7 +139,8 @@ def _folder_hashes(folder: str) -> list[list[str]] | None:
     """Names and hashes of a model's files, or None where that is no folder."""
     if not Path(folder).is_dir():
         return None
-    return [[path.name, _file_hash(path)] for path in sorted(Path(folder).iterdir()) if path.suffix in (".json", ".safetensors", ".model", ".txt")]
+    kinds = (".json", ".safetensors", ".model", ".txt", ".py")
+    return [[path.name, _file_hash(path)] for path in sorted(Path(folder).iterdir()) if path.suffix in kinds]
 
 
 def _file_hash(path: Path) -> str:

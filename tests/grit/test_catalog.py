@@ -107,7 +107,10 @@ def test_a_template_that_cannot_be_used_is_refused(tmp_path, template, said):
     ({"prompt": "{q}"}, '"prompt" and "answer"'), ({"prompt": "{q}", "answer": "{a}", "colour": 1}, "unknown key 'colour'"),
     ({"prompt": "{q}", "answer": "{a}", "metrics": ["f1"]}, "cannot be the first metric"),
     ({"prompt": "{q}", "answer": "{a}", "metrics": ["meteor"]}, "must be among"),
-    ({"prompt": "{q}", "answer": "{a}", "labels": ["z"]}, "none of the labels")])
+    ({"prompt": "{q}", "answer": "{a}", "labels": ["z"]}, "none of the labels"),
+    ({"prompt": "{q}", "answer": "{a}", "labels": "ab"}, "lists of texts"),
+    ({"prompt": "{q}", "answer": "{a}", "metrics": ["rougeL", ["x"]]}, "lists of texts"),
+    ({"prompt": "{q}", "answer": "{a}", "max_new_tokens": 0}, "whole number of at least 1")])
 def test_a_template_file_that_cannot_be_used_is_refused(tmp_path, values, said):
     data = _write(tmp_path / "rows.jsonl", [{"q": "x", "a": "y"}] * 3)
     path = tmp_path / "t.json"
@@ -117,12 +120,43 @@ def test_a_template_file_that_cannot_be_used_is_refused(tmp_path, values, said):
 
 
 @pytest.mark.parametrize("name, row, said", [
-    ("qnli", {"question": "a", "sentence": "b", "label": -1}, "neither 0"), ("alpaca", {"instruction": "a", "output": " \x00 "}, "output is empty"),
+    ("qnli", {"question": "a", "sentence": "b", "label": -1}, "neither 0"),
     ("gsm8k", {"question": "a", "answer": "twelve"}, "no final number"), ("boolq", {"question": "a", "answer": "perhaps"}, "neither true nor false")])
 def test_a_row_that_cannot_be_used_is_named(tmp_path, name, row, said):
     data = _write(tmp_path / "rows.jsonl", [*ROWS[name][:2], row])
     with pytest.raises(ConfigError, match=f"line 3.*{said}"):
         load_task(TaskSource(name=name, train_file=data, eval_file=data))
+
+
+def test_rows_without_an_answer_are_left_out_and_counted(tmp_path):
+    rows = [*ROWS["alpaca"], {"instruction": "a", "input": "", "output": " \x00 "}, {"instruction": "b", "input": "", "output": ""}]
+    task = load_task(TaskSource(name="alpaca", train_file=_write(tmp_path / "a.jsonl", rows), eval_file=_write(tmp_path / "b.jsonl", rows[:4])))
+    assert len(task.train) == 30 and task.left_out == 2
+
+
+def test_an_empty_prompt_is_refused_and_a_byte_order_mark_is_not(tmp_path):
+    data = tmp_path / "rows.csv"
+    data.write_text("q,a\nwhat,this\nwho,that\n", encoding="utf-8-sig")
+    source = TaskSource(name="custom", train_file=str(data), eval_file=str(data), template="{q} => {a}")
+    assert load_task(source).train[0].prompt == "what"
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text('{"q": "what", "a": "this"}\n', encoding="utf-8-sig")
+    marked = TaskSource(name="custom", train_file=str(lines), eval_file=str(lines), template="{q} => {a}")
+    assert load_task(marked).train[0].answer == " this"
+    with pytest.raises(ConfigError, match="line 2: the prompt is empty"):
+        load_task(TaskSource(name="custom", train_file=str(data), eval_file=str(data), template="=> {a}"))
+
+
+def test_questions_have_one_question_mark(tmp_path):
+    rows = [{"question": "is it so?", "answer": True}, {"question": "is it so", "answer": True}]
+    task = load_task(TaskSource(name="boolq", train_file=_write(tmp_path / "a.jsonl", rows), eval_file=_write(tmp_path / "a.jsonl", rows)))
+    assert {e.prompt for e in task.train} == {"Question: is it so?\nAnswer:"}
+
+
+def test_evaluation_alone_needs_no_training_examples(tmp_path):
+    path = _write(tmp_path / "eval.jsonl", ROWS["gsm8k"][:3])
+    task = load_task(TaskSource(name="gsm8k", eval_file=path), training=False)
+    assert len(task.evaluation) == 3 and not task.train
 
 
 @pytest.mark.parametrize("suffix, content, said", [

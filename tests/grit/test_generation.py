@@ -46,6 +46,25 @@ def test_sampling_repeats_with_its_seed_and_only_with_it(bench, short_run, promp
         bench.release(model)
 
 
+def test_the_checkpoints_own_generation_settings_do_not_act(bench, short_run, prompts):
+    from transformers import GenerationConfig
+
+    config = short_run()
+    model, tokenizer = bench.adapted(config), bench.tokenizer(config)
+    inner = model.get_base_model()
+    before = inner.generation_config
+    try:
+        tokens, names = [tokenizer(e.prompt)["input_ids"] for e in prompts[:8]], [e.example_id for e in prompts[:8]]
+        plain = generate(model.eval(), tokenizer, tokens, names, Sampling(max_new_tokens=12), batch_size=8)
+        poisoned = GenerationConfig(repetition_penalty=5.0, no_repeat_ngram_size=1, min_new_tokens=9)
+        inner.generation_config = poisoned
+        assert generate(model, tokenizer, tokens, names, Sampling(max_new_tokens=12), batch_size=8) == plain
+        assert inner.generation_config is poisoned
+    finally:
+        inner.generation_config = before
+        bench.release(model)
+
+
 def test_noise_draws_from_the_softmax():
     """Chi-squared over 4,000 draws of a known distribution, its 99.9% point at 3 degrees of freedom."""
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])

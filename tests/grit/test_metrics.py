@@ -55,6 +55,8 @@ def test_what_is_not_defined_says_so():
     found = measure(["precision", "recall", "accuracy"], [" no", " no"], [" no", " no"], labels=(" yes", " no"))
     assert found["precision"].value is None and "not defined" in found["precision"].problem
     assert found["recall"].value is None and found["accuracy"].value == 1.0
+    three = measure(["precision", "recall", "f1"], ["a", "a", "a"], ["a", "b", "c"], labels=("a", "b", "c"))
+    assert three["precision"].value is None and three["recall"].value == pytest.approx(1 / 3) and three["f1"].value == pytest.approx(1 / 6)
     missing = measure(["bertscore", "rougeL"], ["a"], ["a"])
     assert missing["bertscore"].value is None and "encoder" in missing["bertscore"].problem and missing["rougeL"].value == 1.0
     unreadable = measure(["bertscore"], ["a"], ["a"], encoder="/no/such/folder")["bertscore"]
@@ -108,6 +110,7 @@ def test_bertscore_is_bert_score(encoder):
 
 def test_bertscore_of_nothing_is_zero_and_closed_forms_hold(encoder):
     assert bert_scores(["", "cat", " "], ["cat", "", ""], encoder=encoder) == [0, 0, 0]
+    assert len(bert_scores(["cat " * 90], ["cat"], encoder=encoder)) == 1  # longer than the encoder reads: truncated
     eye, words = torch.eye(3), torch.ones(3, dtype=torch.bool)
     assert f1(eye[:1], words[:1], eye, words) == pytest.approx(2 * 1 * (1 / 3) / (1 + 1 / 3))  # precision 1, recall 1/3
     assert f1(eye[:1], words[:1], eye[1:2], words[:1]) == 0 and f1(eye, words, eye, words) == 1

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from grit.adapters import adapted_layers, load_backbone, load_tokenizer
 from grit.backbone import WEIGHTS
 from grit.errors import ConfigError
+from grit.models import check_model
 from grit.trainer import train
 from grit.workbench import Workbench
 
@@ -68,6 +69,19 @@ def test_a_tokenizer_without_pad_token_pads_with_what_is_masked(saved):
     plain.pad_token = None
     plain.save_pretrained(folder)
     assert load_tokenizer(str(folder)).pad_token_id == plain.eos_token_id
+
+
+def test_texts_longer_than_the_model_reads_are_refused(saved, short_run):
+    from dataclasses import replace
+
+    config, task = short_run(model=str(saved("Qwen2")), max_length=200), Workbench().task(short_run())
+    check_model(config, task)
+    with pytest.raises(ConfigError, match="reads 256 tokens"):
+        check_model(replace(config, max_length=257), task)
+    with pytest.raises(ConfigError, match="max_length . max_new_tokens = 300"):
+        check_model(replace(config, max_new_tokens=100), task)
+    with pytest.raises(ConfigError, match="is not a model folder"):
+        check_model(replace(config, model="./nosuch/dir/x"), task)
 
 
 def test_only_safetensors_are_read(saved):

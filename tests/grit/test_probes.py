@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from grit.errors import ConfigError
-from grit.probes import parse, run_probe
+from grit.probes import check_probes, parse, run_probe
 from grit.trainer import train
 from grit.workbench import Workbench
 
@@ -75,11 +75,18 @@ def test_probes_that_cannot_be_used_are_refused(bench, short_run, tmp_path):
     bad.write_text('{"question": "a"}\n')
     with pytest.raises(ConfigError, match="lacks the field 'choices'"):
         parse(f"arc_challenge={bad}")
+    for name, row in (("arc_challenge", {**ITEMS[0], "gold": 9}), ("arc_challenge", {**ITEMS[0], "choices": "abc"}),
+                      ("winogrande", {**PAIRS[0], "sentence": "no gap"}), ("winogrande", {**PAIRS[0], "answer": "B"})):
+        bad.write_text(json.dumps(row) + "\n")
+        with pytest.raises(ConfigError, match="line 1: "):
+            parse(f"{name}={bad}")
+    with pytest.raises(ConfigError, match="no task of lm-evaluation-harness"):
+        check_probes(["no_such_probe"])
+    with pytest.raises(ConfigError, match="given twice"):
+        check_probes(["winogrande", "winogrande"])
     config = short_run()
     model = bench.adapted(config)
     try:
-        with pytest.raises(ConfigError, match="no task of lm-evaluation-harness"):
-            run_probe(model, bench.tokenizer(config), "no_such_probe", items=1, batch_size=1)
         with pytest.raises(ConfigError, match="neither cached here nor within reach"):
             run_probe(model, bench.tokenizer(config), "winogrande", items=1, batch_size=1)
     finally:

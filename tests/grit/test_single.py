@@ -92,6 +92,39 @@ def _untimed(value):
     return [{k: v for k, v in row.items() if k != "train_seconds"} if isinstance(row, dict) else row for row in value]
 
 
+def test_a_start_that_failed_leaves_room_for_another(tmp_path, monkeypatch):
+    import grit.single
+
+    def fail(*_args, **_kwargs):
+        raise RuntimeError("lost")
+    folder = str(tmp_path / "run")
+    with monkeypatch.context() as broken:
+        broken.setattr(grit.single, "train", fail)
+        with pytest.raises(RuntimeError, match="lost"):
+            main(["train", "--output", folder, *SHORT])
+    assert main(["train", "--output", folder, "--method", "lora", *SHORT]) == 0 and read_run(tmp_path / "run")["config"]["method"] == "lora"
+
+
+def test_export_and_evaluation_need_no_training_file(tmp_path):
+    rows = [json.dumps({"q": f"what is {i}?", "a": f"it is {i}"}) for i in range(30)]
+    data, held = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
+    data.write_text("\n".join(rows))
+    held.write_text("\n".join(rows[:5]))
+    general = tmp_path / "general.txt"
+    general.write_text("Some text.\n\nAnother text.")
+    assert main(["train", "--output", str(tmp_path / "run"), "--task", "custom", "--template", "{q} => {a}", "--train-file", str(data),
+                 "--eval-file", str(held), "--retention-file", str(general), "--budget-steps", "4"]) == 0
+    data.unlink()
+    assert main(["eval", str(tmp_path / "run")]) == 0 and main(["export", str(tmp_path / "run")]) == 0
+    assert main(["eval", str(tmp_path / "run"), "--task", "instruction", "--set", "eval_examples=2"]) == 0
+
+
+def test_a_run_that_diverged_can_be_looked_at_again(tmp_path, capsys):
+    command = ["train", "--output", str(tmp_path / "run"), *SHORT, "learning_rate=1e30", "max_grad_norm=1e30"]
+    assert main(command) == 1 and main([*command, "--resume"]) == 1
+    assert "diverged" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("arguments, said", [
     (["--task", "poetry"], "task = 'poetry'"), (["--task", "gsm8k"], "train-file = None"),
     (["--method", "lora", "--tau", "0.9"], "knob of GRIT"),
