@@ -19,8 +19,7 @@ class Compute:
         training, evaluation: inside the trainer.
         setup: from a worker's taking a trial to its first step, evaluation of the untuned model left out where it was done before.
         dispatch: from a trial's end on its worker to its record, and all else between `started_at` and `ended_at`.
-        wall: of all calls of the study, or None where a call did not end by itself.
-        slots: trials at once.
+        offered: wall time of all calls, each times the trials it ran at once; None where a call did not end by itself.
         reused: trials taken over from other studies, and the training seconds that they had cost.
         stopped: trials that stopped early.
         shared: training seconds that shared beginnings saved.
@@ -30,8 +29,7 @@ class Compute:
     evaluation: float
     setup: float
     dispatch: float
-    wall: float | None
-    slots: int
+    offered: float | None
     reused: int
     reused_seconds: float
     stopped: int
@@ -40,9 +38,7 @@ class Compute:
     @property
     def orchestration(self) -> float | None:
         """Share of the slots' wall time that was neither training nor evaluation: starting Ray and workers, dispatch, waiting, analysis."""
-        if not self.wall:
-            return None
-        return max(0.0, 1 - (self.training + self.evaluation) / (self.wall * self.slots))
+        return max(0.0, 1 - (self.training + self.evaluation) / self.offered) if self.offered else None
 
 
 def compute_of(study: Mapping[str, Any], records: Sequence[TrialRecord], folder: Path) -> Compute:
@@ -55,10 +51,11 @@ def compute_of(study: Mapping[str, Any], records: Sequence[TrialRecord], folder:
     occupied = sum((r.ended_at or 0.0) - (r.started_at or 0.0) for r in ran if r.ended_at and r.started_at)
     own = sum((r.train_seconds or 0.0) - (r.fork_seconds or 0.0) for r in ran) + evaluation
     calls = study.get("calls", [])
-    spent = [call.get("seconds") for call in calls]
+    whole = bool(calls) and all("seconds" in call for call in calls)
+    offered = sum(call["seconds"] * call.get("execution", study.get("execution", {})).get("concurrent", 1) for call in calls) if whole else None
     setup = sum(r.setup_seconds or 0.0 for r in ran)
     return Compute(training=training, evaluation=evaluation, setup=setup, dispatch=max(0.0, occupied - own - setup),
-                   wall=None if not spent or None in spent else sum(spent), slots=int(study.get("execution", {}).get("concurrent", 1)),
+                   offered=offered,
                    reused=len(taken), reused_seconds=sum(r.train_seconds or 0.0 for r in taken), stopped=sum(r.status == "stopped" for r in records),
                    shared=saved)
 
@@ -68,7 +65,7 @@ def sentences(compute: Compute) -> list[str]:
     said = [f"Training took {compute.training:.0f} s in all, evaluation {compute.evaluation:.0f} s; setting trials up {compute.setup:.1f} s, "
             f"and everything else while a worker held a trial {compute.dispatch:.1f} s."]
     if compute.orchestration is not None:
-        said.append(f"Of the {compute.slots} x {compute.wall:.0f} s that the workers' places were there, {compute.orchestration:.0%} was neither "
+        said.append(f"Of the {compute.offered:.0f} s that the workers' places were there in all, {compute.orchestration:.0%} was neither "
                     "training nor evaluation (starting Ray and workers, dispatch, waiting for the last trials).")
     if compute.shared > 0:
         said.append(f"Shared beginnings were trained once: {compute.shared:.0f} training seconds saved.")

@@ -99,7 +99,7 @@ def test_dry_run_prints_every_trial_and_launches_nothing(tmp_path):
                           capture_output=True, text=True, check=True, env=environment)
     lines = done.stdout.splitlines()
     assert sum(" step " in line or " time " in line for line in lines if line[:1] in "0123456789abcdef") == (7 + 1) * 2 * 3
-    assert "16 searched trials: 4 points x 2 regimes x 2 seeds" in done.stdout and "48 trials; about" in lines[-2]
+    assert "18 searched trials: 3 points x 2 regimes x 3 seeds" in done.stdout and "66 trials; about" in lines[-2]
     assert lines[-1].startswith("memory: about")
     assert list(tmp_path.iterdir()) == [] and done.stderr == ""
 

@@ -174,3 +174,18 @@ def test_two_workers_for_one_trial_train_as_one(launch, tmp_path, bench):
         losses = pq.read_table(tmp_path / "study" / "telemetry" / f"{record.trial_id}.parquet")["loss"].to_pylist()
         assert losses == pytest.approx([row["loss"] for row in whole.telemetry], rel=1e-4)
         assert record.final_ranks == whole.final_ranks and record.quality == pytest.approx(whole.quality, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_two_workers_go_on_from_a_shared_beginning(launch, tmp_path, bench):
+    """A trunk that two workers trained, forked by trials that two workers train: what one process makes alone, up to the order of sums."""
+    process = launch(*FIVE, "--workers-per-trial", "2", "--max-concurrent", "1", "--budget-steps", "40", "--set", "accumulation=2", "dropout=0.1",
+                     "kfac_update_freq=20", "reprojection_freq=20")
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    records = assert_nothing_lies(tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5)
+    forked = [record for record in records if record.forked_from is not None]
+    assert forked and all(record.forked_at_step >= 10 for record in forked)
+    whole = _alone(tmp_path / "study", forked[0], bench)
+    losses = pq.read_table(tmp_path / "study" / "telemetry" / f"{forked[0].trial_id}.parquet")["loss"].to_pylist()
+    assert losses == pytest.approx([row["loss"] for row in whole.telemetry], rel=1e-3)
