@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +12,30 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from grit.errors import ConfigError
+
+
+def finite(value: Any) -> Any:
+    """Strict JSON has no NaN: the same value with null for every number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def read_object(path: Path, name: str) -> dict[str, Any]:
+    """A JSON object that a run or a study left in its folder; `name` is what a person calls that folder.
+
+    Raises:
+        ConfigError: it is missing or malformed.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(name, str(path.parent), f"holds no readable {path.name}: {error}") from error
+    return found
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -13,7 +12,7 @@ from typing import Any
 from grit import checkpoint
 from grit.adapters import merged_model
 from grit.backbone import resolve
-from grit.disk import write_atomically, write_table
+from grit.disk import finite, read_object, write_atomically, write_table
 from grit.errors import ConfigError
 from grit.export import export_adapter, export_lora
 from grit.models import check_model
@@ -85,11 +84,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is missing or malformed.
     """
-    try:
-        record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError("run folder", str(folder), f"holds no readable {RUN_FILE}: {error}") from error
-    return record
+    return read_object(folder / RUN_FILE, "run folder")
 
 
 def train_into(folder: Path, record: dict[str, Any], bench: Workbench, hooks: Hooks) -> dict[str, Any]:
@@ -110,16 +105,7 @@ def _plain(result: RunResult) -> dict[str, Any]:
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:
-    write_atomically(folder / RUN_FILE, json.dumps(_finite(record), indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """Strict JSON has no NaN: a number that is not finite becomes null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+    write_atomically(folder / RUN_FILE, json.dumps(finite(record), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def ended_config(folder: Path) -> RunConfig:
@@ -148,7 +134,7 @@ def evaluate_run(folder: Path, config: RunConfig, bench: Workbench) -> Row:
         return score_summary(scores, base, config, bench.task(config).metric)
 
     found = on_finished(trained, bench, folder / STATE, work)
-    write_atomically(folder / "eval.json", json.dumps(_finite({"config": config.to_dict(), "content": content, **found}), indent=2))
+    write_atomically(folder / "eval.json", json.dumps(finite({"config": config.to_dict(), "content": content, **found}), indent=2))
     return found
 
 

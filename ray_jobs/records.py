@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from grit.disk import write_atomically
+from grit.disk import finite, read_object, write_atomically
 from grit.errors import ConfigError
 
 #: `planned`: not run yet. `completed`: its budget was spent. `stopped`: ended cleanly before. `diverged`: by the rule of
@@ -107,7 +107,7 @@ class TrialRecord:
         """One line of strict JSON; a number that is not finite becomes null."""
         values = asdict(self)
         values["lambda"] = values.pop("lambda_")
-        return json.dumps(_finite(values), ensure_ascii=False, allow_nan=False)
+        return json.dumps(finite(values), ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> TrialRecord:
@@ -115,16 +115,6 @@ class TrialRecord:
         values = json.loads(line)
         values["lambda_"] = values.pop("lambda")
         return cls(**values)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 def write_trials(folder: Path, records: Iterable[TrialRecord]) -> None:
@@ -164,8 +154,4 @@ def read_study(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is missing or malformed.
     """
-    try:
-        study: dict[str, Any] = json.loads((folder / STUDY_FILE).read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError("study folder", str(folder), f"holds no readable {STUDY_FILE}: {error}") from error
-    return study
+    return read_object(folder / STUDY_FILE, "study folder")

@@ -1,0 +1,76 @@
+"""Do the defaults travel? The one-at-a-time sweep on every task, and one page that compares each task's best setting with the default.
+
+    python sweeps/portability.py                                  # the five embedded tasks
+    python sweeps/portability.py --tasks reading arithmetic --output results/travel
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
+
+from grit.command_line import OneLineParser
+from grit.errors import ConfigError
+from grit.tasks import embedded
+from ray_jobs.presets import Preset
+from ray_jobs.study import Point, Search, one_at_a_time
+from sweeps.command import EXIT_BAD_INPUT, main
+from sweeps.options import SweepOptions
+
+
+def points(preset: Preset, _options: SweepOptions) -> list[Point]:
+    """Each knob alone."""
+    grit = preset.base.grit
+    return one_at_a_time({"tau": grit.rank_adaptation_threshold, "T": grit.reprojection_freq, "lambda": grit.kfac_damping}, preset.oat)
+
+
+def search(_preset: Preset, _options: SweepOptions) -> Search | None:
+    """Nothing is searched: the setting is chosen among those that every task has."""
+    return None
+
+
+def over_tasks(argv: Sequence[str]) -> int:
+    """Runs the sweep once per task, each in a folder of its own, then the comparison; stops at the first task that does not end well."""
+    own = OneLineParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--tasks", nargs="+", default=list(embedded.NAMES))
+    own.add_argument("--task")
+    own.add_argument("--output", type=Path)
+    arguments, rest = own.parse_known_args(list(argv))
+    if "-h" in rest or "--help" in rest:
+        print("--tasks NAME [NAME ...] says which tasks (default: the five embedded ones); all else is as in the other sweeps:\n")
+        return main("portability", __doc__ or "", points, search, ["--help"], regimes=("step",))
+    if arguments.task is not None:
+        print("error: --task = " + repr(arguments.task) + ": say --tasks", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    folder = arguments.output or Path("results") / f"portability-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number, task in enumerate(dict.fromkeys(arguments.tasks), 1):
+        print(f"task {number} of {len(dict.fromkeys(arguments.tasks))}: {task}", file=sys.stderr, flush=True)
+        resume = "--resume" in rest and not (folder / task / "study.json").exists()  # its turn had not come
+        options = [option for option in rest if not (resume and option == "--resume")]
+        code = main("portability", __doc__ or "", points, search, [*options, "--task", task, "--output", str(folder / task)], regimes=("step",))
+        if code:
+            return code
+    return 0 if "--dry-run" in rest else _conclude(folder)
+
+
+def _conclude(folder: Path) -> int:
+    from tabulate import tabulate
+
+    from analysis.portability import HEADER, build, rows_of
+
+    try:
+        found = build(folder)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    print("\nDo the defaults travel?\n" + str(tabulate(rows_of(found), headers=list(HEADER), disable_numparse=True)))
+    print(f"report:  xdg-open {folder / 'portability.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(over_tasks(sys.argv[1:]))
