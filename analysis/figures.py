@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ from analysis.mechanism import mechanism_figures
 from analysis.pareto import front
 from analysis.points import PointSummary, forgetting_matrix, quality_matrix
 from analysis.statistics import estimate
-from analysis.style import COLOURS, LINES, MARKERS, SEQUENTIAL, new_figure, styled
+from analysis.style import COLOURS, LINES, MARKERS, SEQUENTIAL, SHADES, new_figure, styled
 from grit.run_config import QualityMetric
 
 FORMATS = ("svg", "png", "pdf")
@@ -68,6 +69,58 @@ def _control_line(axis: Axes, points: Sequence[PointSummary], regime: str, what:
         axis.axhline(control.mean(what), color=COLOURS[regime], linestyle=":", linewidth=1, label=f"{control.method} ({regime})")
 
 
+def _footprint_panel(axis: Axes, _sweep: Sequence[PointSummary], places: Sequence[tuple[float, PointSummary]], regime: str) -> None:
+    axis.errorbar([x for x, _ in places], [100 * p.mean("footprint") for _, p in places], yerr=[100 * p.spread("footprint") for _, p in places],
+                  color=COLOURS[regime], marker=MARKERS[regime], linestyle=LINES[regime], capsize=2)
+    axis.set_ylabel("parameters (% of full)")
+    axis.set_title("bars: standard deviation over seeds")
+
+
+def _overhead_panel(axis: Axes, _sweep: Sequence[PointSummary], places: Sequence[tuple[float, PointSummary]], regime: str) -> None:
+    """Where geometry's share of a step goes: statistics and inverses, reprojection, ranks, stacked."""
+    width, bottom = 0.075, np.zeros(len(places))
+    for (name, label), colour in zip((("fisher", "statistics, inverses"), ("reprojection", "reprojection"), ("rank", "ranks")), SHADES, strict=False):
+        shares = np.array([100 * fmean((r.components_ms or {}).get(name, 0.0) / (r.step_time_ms or {"mean": 1.0})["mean"] for r in p.records)
+                           for _, p in places])
+        axis.bar([x for x, _ in places], shares, width, bottom=bottom, color=colour, alpha=1.0 if regime == "step" else 0.55,
+                 label=label if not axis.get_legend_handles_labels()[1] or label not in axis.get_legend_handles_labels()[1] else None)
+        bottom += shares
+    axis.set_ylabel("geometry time (% of step)")
+    axis.set_title("left: step-, right, paler: time-matched" if regime == "time" else "means over seeds")
+    axis.legend(frameon=False, fontsize=7, loc="upper right")
+
+
+def _stability_panel(axis: Axes, sweep: Sequence[PointSummary], places: Sequence[tuple[float, PointSummary]], regime: str) -> None:
+    """Spread of quality over seeds, and the share of trials that were lost."""
+    axis.plot([x for x, _ in places], [p.spread("quality") for _, p in places], color=COLOURS[regime], marker=MARKERS[regime],
+              linestyle=LINES[regime], label=f"spread, {regime}-matched")
+    lost = [p.lost / max(1, p.lost + len(p.records)) for p in sweep]
+    axis.plot(range(len(sweep)), lost, color=COLOURS["neutral"], marker="x", linestyle=":", label=f"share lost, {regime}-matched")
+    axis.set_ylabel("spread of quality; share lost")
+    axis.set_title("standard deviation over seeds")
+    axis.legend(frameon=False, fontsize=7)
+
+
+_COST_PANELS = {"tau": _footprint_panel, "T": _overhead_panel, "lambda": _stability_panel}
+
+
+def _small_batches(axis: Axes, points: Sequence[PointSummary], sweep: Sequence[PointSummary], regime: str) -> None:
+    """The same dampings in small batches, where the study repeated them."""
+    values = [p.lambda_ for p in sweep]
+    small = [p for p in points if p.regime == regime and "small-batch" in p.designs and p.records and p.lambda_ in values
+             and (p.tau, p.T) == (sweep[0].tau, sweep[0].T)]
+    if small:
+        axis.errorbar([values.index(p.lambda_) + 0.2 for p in small], [p.mean("quality") for p in small], yerr=[p.spread("quality") for p in small],
+                      color=COLOURS["accent"], marker="^", linestyle="-.", capsize=2, label=f"small batches ({regime}; bars: spread)")
+
+
+def _within_shares(axis: Axes, points: Sequence[PointSummary]) -> None:
+    """Keeps a quality axis to what a share can be: few seeds make intervals that reach beyond it."""
+    if _metric_label(points) != METRICS["answer_logprob"]:
+        low, high = axis.get_ylim()
+        axis.set_ylim(max(low, -0.03), min(high, 1.06))
+
+
 def knob_figure(data: StudyData, points: Sequence[PointSummary], knob: str) -> Figure | None:
     """F1 to F3: quality, forgetting and cost over one knob, one-at-a-time, both regimes beside each other."""
     regimes = [r for r in _regimes(points) if len([p for p in sweep_of(points, knob, r) if p.records]) > 1]
@@ -80,9 +133,9 @@ def knob_figure(data: StudyData, points: Sequence[PointSummary], knob: str) -> F
         _curve(axes[0], data, sweep, regime, offset=offset, what="quality")
         _curve(axes[1], data, sweep, regime, offset=offset, what="forgetting")
         places = [(i + offset, p) for i, p in enumerate(sweep) if p.records]
-        cost = "footprint" if knob == "tau" else "overhead"
-        axes[2].errorbar([x for x, _ in places], [100 * p.mean(cost) for _, p in places], yerr=[100 * p.spread(cost) for _, p in places],
-                         color=COLOURS[regime], marker=MARKERS[regime], linestyle=LINES[regime], capsize=2)
+        _COST_PANELS[knob](axes[2], sweep, places, regime)
+        if knob == "lambda":
+            _small_batches(axes[0], points, sweep, regime)
         for axis, what in ((axes[0], "quality"), (axes[1], "forgetting")):
             _control_line(axis, points, regime, what)
     sweep = sweep_of(points, knob, regimes[0])
@@ -94,15 +147,11 @@ def knob_figure(data: StudyData, points: Sequence[PointSummary], knob: str) -> F
         if center is not None:
             axis.axvline([p.point_id for p in sweep].index(center.point_id), color=COLOURS["neutral"], linewidth=6, alpha=0.15, zorder=0)
     axes[2].set_ylim(bottom=0)
-    if _metric_label(points) != METRICS["answer_logprob"]:  # a share: few seeds make intervals that reach beyond what is possible
-        low, high = axes[0].get_ylim()
-        axes[0].set_ylim(max(low, -0.03), min(high, 1.03))
+    _within_shares(axes[0], points)
     axes[0].set_ylabel(_metric_label(points))
     axes[1].set_ylabel("forgetting (nats/token)")
-    axes[2].set_ylabel("parameters (% of full)" if knob == "tau" else "geometry time (% of step)")
     axes[0].set_title(f"{_counts(sweep)}; bars: 95% bootstrap")
     axes[1].set_title("bars: 95% bootstrap; grey: default")
-    axes[2].set_title("bars: standard deviation over seeds")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
@@ -145,9 +194,9 @@ def capacity_figure(points: Sequence[PointSummary]) -> Figure | None:
                       ecolor=COLOURS["neutral"], capsize=2)
         drawn = axis.scatter(x, y, c=[p.mean("retention") for p in sweep], cmap=SEQUENTIAL, vmin=min(retention), vmax=max(retention), s=55,
                              edgecolors="black", linewidths=0.6, zorder=3, marker=MARKERS[regime])
-        for number, (p, px, py) in enumerate(zip(sweep, x, y, strict=True)):
-            axis.annotate(f"τ = {p.tau:g}\n{p.mean('rank_events'):.0f} rank changes", (px, py), textcoords="offset points",
-                          xytext=(7, 8) if number % 2 == 0 else (-7, -20), ha="left" if number % 2 == 0 else "right", fontsize=7)
+        for p, px, py in zip(sweep, x, y, strict=True):
+            axis.annotate(f"τ = {p.tau:g} ({p.mean('rank_events'):.0f})", (px, py), textcoords="offset points", xytext=(0, 8), ha="center",
+                          fontsize=7, bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5})
         control = next((p for p in points if p.is_control and p.regime == regime and p.records), None)
         if control is not None:
             axis.axhline(control.mean("quality"), color=COLOURS["control"], linestyle=":", linewidth=1, label=f"{control.method}, 100% of parameters")
@@ -155,7 +204,8 @@ def capacity_figure(points: Sequence[PointSummary]) -> Figure | None:
         axis.margins(x=0.3, y=0.25)
         axis.set_xlabel("effective parameters (% of full)")
         axis.set_ylabel(_metric_label(points))
-        axis.set_title(f"{regime}-matched, {_counts(sweep)}\nbars: standard deviation over seeds")
+        axis.set_title(f"{regime}-matched, {_counts(sweep)}\nbars: spread over seeds; (rank changes)")
+        _within_shares(axis, points)
     assert drawn is not None
     figure.colorbar(drawn, ax=axes, label="retention")
     return figure

@@ -35,7 +35,7 @@ class Comparison:
 
     def headline(self) -> str:
         """The first thing to know."""
-        shown = {"better": "is better than", "worse": "is worse than", "inconclusive": "shows no difference from"}[self.quality.verdict()]
+        shown = {"better": "is better than", "worse": "is worse than", "inconclusive": "cannot be told from"}[self.quality.verdict()]
         return f"{self.regime.capitalize()}-matched, {METHODS[self.method]} at its default {shown} {METHODS[self.control]} in quality."
 
     def sentence(self, metric: str) -> str:
