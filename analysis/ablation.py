@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from analysis.load import StudyData
+from analysis.page import render
 from analysis.points import PointSummary, paired_forgetting, paired_quality, summarize_points
 from analysis.recommend import METHODS
 from analysis.sensitivity import tables
-from analysis.statistics import Estimate, holm
+from analysis.statistics import Estimate, holm, shown
 from grit.disk import write_atomically
 
 #: The paper's Table 11: (model, task) to accuracy or ROUGE-L and trained parameters in millions, for QLoRA, Q-GRIT-uni and Q-GRIT.
@@ -49,10 +48,6 @@ def _name(p: PointSummary) -> str:
     """The method with `-uni` where only A's basis is used."""
     one_sided = dict(p.records[0].overrides if p.records else {}).get("two_sided") is False
     return p.method + ("-uni" if one_sided else "")
-
-
-def _interval(found: Estimate | None) -> str:
-    return "-" if found is None else f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def verdict(quality: Estimate | None, forgetting: Estimate | None) -> str:
@@ -112,7 +107,7 @@ def _family(data: StudyData, points: Sequence[PointSummary]) -> list[list[str]]:
             METHODS[p.method] + ("-uni" if name.endswith("-uni") else ""), str(len(p.seeds)),
             f"{p.mean('quality'):.3f} ± {p.spread('quality'):.3f}",
             f"{p.mean('effective_parameters'):,.0f}", f"{p.mean('footprint'):.0%}", f"{p.mean('train_seconds'):.1f}", f"{p.mean('retention'):.3f}",
-            _interval(quality), _interval(forgetting), verdict(quality, forgetting) if against else "the reference",
+            shown(quality), shown(forgetting), verdict(quality, forgetting) if against else "the reference",
             own_basis_step(data, p) if p.tau is not None else "-", "-" if printed is None else f"{printed[0]:.4f}, {printed[1]:.2f} M"])
     return rows
 
@@ -126,8 +121,8 @@ def _switches(data: StudyData, points: Sequence[PointSummary], default: PointSum
     for i, p in enumerate(points):
         forgetting = paired_forgetting(data, p, default)
         label = ", ".join(f"{name} = {'none' if value is None else value}" for name, value in p.records[0].overrides.items())
-        rows.append([label, str(len(p.seeds)), f"{p.mean('quality'):.3f} ± {p.spread('quality'):.3f}", _interval(deltas[i]),
-                     f"{adjusted[i]:.3f}" if i in adjusted else "-", _interval(forgetting), f"{p.mean('overhead'):.1%}",
+        rows.append([label, str(len(p.seeds)), f"{p.mean('quality'):.3f} ± {p.spread('quality'):.3f}", shown(deltas[i]),
+                     f"{adjusted[i]:.3f}" if i in adjusted else "-", shown(forgetting), f"{p.mean('overhead'):.1%}",
                      f"{p.mean('footprint'):.0%}", f"{p.mean('train_seconds'):.1f}", verdict(deltas[i], forgetting)])
     return rows
 
@@ -149,9 +144,9 @@ def _claims(data: StudyData, points: Sequence[PointSummary]) -> list[list[str]]:
     cost = mine.mean("train_seconds") / control.mean("train_seconds") - 1
     return [
         ["46% fewer trained parameters on average (30 to 68%)", f"{saved:.0%} fewer", "confirmed" if 0.30 <= saved else "not confirmed"],
-        ["quality parity with LoRA or QLoRA (within 1 to 3%)", _interval(quality),
+        ["quality parity with LoRA or QLoRA (within 1 to 3%)", shown(quality),
          "confirmed" if parity else "not confirmed" if disproved else "not decided: the interval reaches beyond 3%"],
-        ["lower drift (less forgetting)", f"{_interval(forgetting)} nats/token",
+        ["lower drift (less forgetting)", f"{shown(forgetting)} nats/token",
          {"better": "confirmed", "worse": "not confirmed: it forgets more"}.get(drift, "not decided: the interval holds zero")],
         ["6 to 10% more time a step", f"geometry {mine.mean('overhead'):.1%} of a step; {cost:+.1%} training seconds",
          "confirmed" if mine.mean("overhead") <= 0.10 else "not confirmed"],
@@ -171,11 +166,9 @@ def build(data: StudyData, folder: Path) -> AblationReport:
         written |= tables(name, header, rows)
     for file, text in written.items():
         write_atomically(folder / "tables" / file, text)
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), undefined=jinja2.StrictUndefined,
-                                     autoescape=True, trim_blocks=True, lstrip_blocks=True)
     context: dict[str, Any] = {"study": data.study, "parts": parts, "lost": [r for r in data.records if r.status != "completed"],
                                "total": len(data.records), "seeds": sorted({r.seed for r in data.records})}
-    write_atomically(folder / "report.html", environment.get_template("ablation.html.j2").render(**context))
+    write_atomically(folder / "report.html", render("ablation.html.j2", **context))
     text = "# Ablations\n\n" + "\n".join(f"## {title}\n\n{written[f'{name}.md']}" for name, title, _, _ in parts)
     write_atomically(folder / "report.md", text)
     return report

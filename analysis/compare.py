@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from analysis.load import StudyData, load_study
+from analysis.page import render
 from analysis.points import PointSummary, summarize_points
 from grit.disk import write_atomically
 from grit.errors import ConfigError
@@ -68,9 +67,7 @@ def build_comparison(first: Path, second: Path, page: Path) -> Path:
     skipped = ("created", "command_line", "calls", "study_id", "fingerprint", "git_commit", "git_dirty")
     mine, theirs = ({k: v for k, v in data.study.items() if k not in skipped} for data in (one, two))
     paired = one.study.get("content") == two.study.get("content")
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), undefined=jinja2.StrictUndefined,
-                                     autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    write_atomically(page, environment.get_template("compare.html.j2").render(
-        first=str(first), second=str(second), metric=next(iter(metrics), "quality"), header=HEADER, rows=common_rows(one, two),
+    write_atomically(page, render(
+        "compare.html.j2", first=str(first), second=str(second), metric=next(iter(metrics), "quality"), header=HEADER, rows=common_rows(one, two),
         differences=differences(mine, theirs), same_content=paired))
     return page

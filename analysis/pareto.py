@@ -134,12 +134,11 @@ class Standing:
     dominated_by: str | None
 
 
-def standings(data: StudyData, points: Sequence[PointSummary]) -> dict[str, Standing]:
-    """Per point_id; points without every seed are left out.
+def standings(full: Sequence[PointSummary], draws: Floats) -> dict[str, Standing]:
+    """Per point_id, from `replicated_costs`; points without every seed are left out there.
 
     A point is dominated beyond noise where one other dominates it in at least `BEYOND_NOISE` of the replicates.
     """
-    full, draws = replicated_costs(data, points)
     if not full:
         return {}
     share = np.mean([non_dominated(replicate) for replicate in draws], axis=0)
@@ -150,12 +149,11 @@ def standings(data: StudyData, points: Sequence[PointSummary]) -> dict[str, Stan
             for j, point in enumerate(full)}
 
 
-def two_stage(data: StudyData, points: Sequence[PointSummary]) -> list[PointSummary]:
+def two_stage(full: Sequence[PointSummary], draws: Floats) -> list[PointSummary]:
     """Quality and retention first, then cost: the points that none dominates beyond noise in the first two, cheapest first.
 
-    Cheap is a small footprint; equal footprints go by overhead.
+    Cheap is a small footprint; equal footprints go by overhead. Of `replicated_costs`.
     """
-    full, draws = replicated_costs(data, points)
     if not full:
         return []
     worst = dominance_share(draws[:, :, :2]).max(axis=0)

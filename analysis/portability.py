@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
 from analysis.bands import EPSILON, default_point
 from analysis.load import StudyData, load_study
+from analysis.page import render
 from analysis.points import PointSummary, paired_forgetting, quality_matrix, summarize_points
 from analysis.sensitivity import tables
-from analysis.statistics import Estimate, estimate
+from analysis.statistics import Estimate, estimate, shown
 from grit.disk import write_atomically
 from grit.errors import ConfigError
 
@@ -63,10 +63,8 @@ def judge(data: StudyData, regime: str = "step") -> TaskPortability | None:
 
 def rows_of(found: Sequence[TaskPortability]) -> list[list[str]]:
     """The table, in the order of `HEADER`."""
-    def interval(e: Estimate | None) -> str:
-        return "-" if e is None else f"{e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}]"
-    return [[t.task, t.metric, str(len(t.default.seeds)), str(t.settings), f"{t.default.mean('quality'):.3f}", t.chosen.label(), interval(t.gain),
-             interval(t.forgetting), f"{EPSILON[t.metric]:g}", t.verdict] for t in found]
+    return [[t.task, t.metric, str(len(t.default.seeds)), str(t.settings), f"{t.default.mean('quality'):.3f}", t.chosen.label(), shown(t.gain),
+             shown(t.forgetting), f"{EPSILON[t.metric]:g}", t.verdict] for t in found]
 
 
 def build(folder: Path) -> list[TaskPortability]:
@@ -84,10 +82,8 @@ def build(folder: Path) -> list[TaskPortability]:
     for name, text in tables("portability", HEADER, rows).items():
         write_atomically(folder / "tables" / name, text)
     defaults = {t.default.label() for t in found}
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), undefined=jinja2.StrictUndefined,
-                                     autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    write_atomically(folder / "portability.html", environment.get_template("portability.html.j2").render(
-        header=HEADER, rows=rows, defaults=sorted(defaults), counts={v: sum(t.verdict == v for t in found) for v in
+    write_atomically(folder / "portability.html", render(
+        "portability.html.j2", header=HEADER, rows=rows, defaults=sorted(defaults), counts={v: sum(t.verdict == v for t in found) for v in
                                                                      ("portable", "tuning-sensitive", "undecided")},
         studies=[str(data.folder.name) for data in studies], missing=len(studies) - len(found),
         seeds=float(np.mean([len(t.default.seeds) for t in found]))))

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from analysis.ablation import AblationReport
 from analysis.ablation import build as build_ablation
 from analysis.bands import KNOBS, Band, band, default_point
@@ -21,7 +19,8 @@ from analysis.compute import compute_of, sentences
 from analysis.figures import METRICS, draw_all
 from analysis.further import further_rows
 from analysis.load import StudyData, load_study
-from analysis.pareto import Standing, costs, front, knee, standings, study_hypervolume, two_stage, within_caps
+from analysis.page import render
+from analysis.pareto import Standing, costs, front, knee, replicated_costs, standings, study_hypervolume, two_stage, within_caps
 from analysis.points import PointSummary, summarize_points
 from analysis.recommend import Comparison, compare_with_control, recommend
 from analysis.sensitivity import HEADER, sensitivity_rows, tables
@@ -85,11 +84,12 @@ def analyse(data: StudyData, caps: dict[str, float | None] | None = None) -> Rep
         mine = [p for p in points if p.regime == regime]
         candidates = front(mine)
         members += candidates
-        stand[regime] = standings(data, mine)
+        full, draws = replicated_costs(data, mine)
+        stand[regime] = standings(full, draws)
         allowed = [p for p in candidates if within_caps(p, chosen["overhead"], chosen["footprint"])]
         if (bend := knee(costs(allowed))) is not None:
             knees[regime] = allowed[bend]
-        staged[regime] = [p for p in two_stage(data, mine) if within_caps(p, chosen["overhead"], chosen["footprint"])]
+        staged[regime] = [p for p in two_stage(full, draws) if within_caps(p, chosen["overhead"], chosen["footprint"])]
         volume[regime] = study_hypervolume(mine)
         bands += [found for knob in KNOBS if (found := band(data, mine, knob, regime)) is not None]
         center = default_point(mine, regime)
@@ -109,20 +109,16 @@ def build_report(folder: Path, caps: dict[str, float | None] | None = None) -> R
     data = load_study(folder)
     report = analyse(data, caps)
     write_atomically(folder / "pareto.csv", pareto_csv(report))
+    context = _context(report)
     (folder / "tables").mkdir(exist_ok=True)
-    for name, text in tables("sensitivity", HEADER, sensitivity_rows(report.bands)).items():
+    for name, text in tables("sensitivity", *context["sensitivity"]).items():
         write_atomically(folder / "tables" / name, text)
     write_atomically(folder / "recommendation.json", json.dumps(report.recommendation, indent=2, ensure_ascii=False))
     figures = draw_all(data, report.points, folder / "figures")
-    context = _context(report)
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), undefined=jinja2.StrictUndefined,
-                                     autoescape=jinja2.select_autoescape(("html.j2",)), trim_blocks=True, lstrip_blocks=True)
-    environment.filters["knob"] = lambda value: "none" if value is None else f"{value:.4g}"
-    environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
     svg = {name: _inline(path) for name, path in figures.items()}
-    write_atomically(folder / "report.html", environment.get_template("report.html.j2").render(**context, figures=svg))
+    write_atomically(folder / "report.html", render("report.html.j2", **context, figures=svg))
     links = {name: f"figures/{name}.png" for name in figures}
-    write_atomically(folder / "report.md", environment.get_template("report.md.j2").render(**context, figures=links))
+    write_atomically(folder / "report.md", render("report.md.j2", **context, figures=links))
     return report
 
 

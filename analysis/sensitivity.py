@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from analysis.bands import Band, SettingVerdict
 from analysis.points import PointSummary
+from analysis.statistics import shown
 
 HEADER = ("knob", "regime", "setting", "n", "quality", "median [range]", "vs default [95%]", "p (Holm)", "retention", "forgetting", "overhead",
           "score/h", "footprint", "mean rank", "rank changes", "verdict", "failure modes")
@@ -30,7 +31,7 @@ def _row(band: Band, setting: SettingVerdict) -> list[str]:
         return [*head, *["-"] * 11, setting.outcome, modes]
     quality = p.values("quality")
     delta = setting.quality_delta
-    against = "-" if setting.is_default or delta is None else f"{delta.mean:+.3f} [{delta.low:+.3f}, {delta.high:+.3f}]"
+    against = shown(None if setting.is_default else delta)
     rate = p.mean("quality") / (p.mean("train_seconds") / 3600)
     ranks = [statistics.fmean(r.final_ranks) for r in p.records if r.final_ranks]
     return [*head, _plus_minus(p, "quality", 3), f"{statistics.median(quality):.3f} [{min(quality):.3f}, {max(quality):.3f}]", against,

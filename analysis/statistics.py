@@ -48,6 +48,11 @@ class Estimate:
         return "better" if (self.low > 0) == higher_is_better else "worse"
 
 
+def shown(found: Estimate | None) -> str:
+    """A difference with its interval, as tables have it."""
+    return "-" if found is None else f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resampling:
     """Weights of `REPLICATES` bootstrap replicates: `seeds` (replicates, S) and `items` (replicates, E), rows sum to 1."""
