@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: sweep smoke test test-slow lint clean
+.PHONY: sweep smoke audit test test-slow lint clean
 .DEFAULT_GOAL := sweep
 
 $(READY): pyproject.toml constraints.txt
@@ -19,6 +19,10 @@ sweep: $(READY)
 
 smoke: $(READY)
 	$(VENV)/bin/python sweeps/tau_T_lambda.py --preset smoke $(ARGS)
+
+# Runtime, small batches, the law of forgetting: small, and one page over all three.
+audit: $(READY)
+	$(VENV)/bin/python sweeps/audit.py $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

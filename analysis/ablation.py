@@ -7,15 +7,16 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis.family import FamilyReport, Section, write_family
 from analysis.load import StudyData
-from analysis.page import render
 from analysis.points import PointSummary, paired_forgetting, paired_quality, summarize_points
-from analysis.recommend import METHODS
-from analysis.sensitivity import tables
 from analysis.statistics import Estimate, holm, shown
-from grit.disk import write_atomically
+from analysis.style import SEQUENTIAL, new_figure
+from grit.methods import METHODS
 
 #: The paper's Table 11: (model, task) to accuracy or ROUGE-L and trained parameters in millions, for QLoRA, Q-GRIT-uni and Q-GRIT.
 PAPER: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
@@ -104,7 +105,7 @@ def _family(data: StudyData, points: Sequence[PointSummary]) -> list[list[str]]:
         forgetting = paired_forgetting(data, p, whole) if against and whole is not None else None
         printed = PAPER.get(key, {}).get(name)
         rows.append([
-            METHODS[p.method] + ("-uni" if name.endswith("-uni") else ""), str(len(p.seeds)),
+            METHODS[p.method].title + ("-uni" if name.endswith("-uni") else ""), str(len(p.seeds)),
             f"{p.mean('quality'):.3f} ± {p.spread('quality'):.3f}",
             f"{p.mean('effective_parameters'):,.0f}", f"{p.mean('footprint'):.0%}", f"{p.mean('train_seconds'):.1f}", f"{p.mean('retention'):.3f}",
             shown(quality), shown(forgetting), verdict(quality, forgetting) if against else "the reference",
@@ -154,21 +155,69 @@ def _claims(data: StudyData, points: Sequence[PointSummary]) -> list[list[str]]:
          "not tested here: T is set, not found"]]
 
 
-def build(data: StudyData, folder: Path) -> AblationReport:
-    """Writes `report.html`, `report.md` and `tables/` in the study's folder."""
+def build(data: StudyData, folder: Path) -> FamilyReport:
+    """Writes the page, its tables and figures in the study's folder."""
     report = analyse(data)
-    parts = (("family", "One-sided against two-sided", FAMILY_HEADER, report.family),
-             ("switches", "Each switch alone, against the default", SWITCH_HEADER, report.switches),
-             ("claims", "Paper against measured", CLAIM_HEADER, report.claims))
-    (folder / "tables").mkdir(exist_ok=True)
-    written: dict[str, str] = {}
-    for name, _, header, rows in parts:
-        written |= tables(name, header, rows)
-    for file, text in written.items():
-        write_atomically(folder / "tables" / file, text)
-    context: dict[str, Any] = {"study": data.study, "parts": parts, "lost": [r for r in data.records if r.status != "completed"],
-                               "total": len(data.records), "seeds": sorted({r.seed for r in data.records})}
-    write_atomically(folder / "report.html", render("ablation.html.j2", **context))
-    text = "# Ablations\n\n" + "\n".join(f"## {title}\n\n{written[f'{name}.md']}" for name, title, _, _ in parts)
-    write_atomically(folder / "report.md", text)
-    return report
+    family = Section(
+        name="family", title="One-sided against two-sided", header=FAMILY_HEADER, rows=report.family, columns=(0, 1, 2, 4, 5, 6, 7, 8, 9), said=[
+            'Differences are paired by seed and by example (or document), with 95% intervals (docs/studies.md); an interval that holds zero is '
+            'inconclusive. "-uni" projects B by A\'s basis.',
+            "The verdict joins quality and forgetting: it is mixed where one is better and the other worse, and inconclusive as well where the one "
+            "that is better stands beside another that may be much worse."])
+    sections = [
+        family, Section(name="switches", title="Each switch alone, against the default", header=SWITCH_HEADER, rows=report.switches),
+        Section(name="heatmap", title="Every metric of every setting", figure=lambda: heatmap(data),
+                caption="As the paper's A.13: every metric's mean over seeds, each column shaded from its worst value to its best."),
+        Section(name="claims", title="Paper against measured", header=CLAIM_HEADER, rows=report.claims,
+                said=["On this backbone and task alone, and at one learning rate."])]
+    method, task = data.study["config"]["method"], data.study["config"]["task"]["name"]
+    page = FamilyReport(title=f"Ablations: {method} on {task}", answer=_answer(report), sections=sections, limits=[
+        "One learning rate for all: a method may look gentle by learning less. Compare quality and forgetting together."])
+    return write_family(page, data, folder)
+
+
+def _answer(report: AblationReport) -> list[str]:
+    """The verdicts of the family in one sentence."""
+    said = [f"{row[0]} {row[9]}" for row in report.family if row[9] != "the reference"]
+    return [f"Against two-sided GRIT on the same backbone, in quality and forgetting together: {', '.join(said)}."] if said else [
+        "The six methods of the one-sided comparison were not measured."]
+
+
+def heatmap(data: StudyData) -> Figure | None:
+    """Settings by metrics: the numbers, shaded per column from worst to best."""
+    points = [p for p in summarize_points(data.records) if p.records]
+    names = list(dict.fromkeys(name for p in points for r in p.records for name in r.metrics or {}))
+    columns = [("quality", 1), ("retention", 1), ("footprint", -1), *((name, 1) for name in names)]
+    values = np.array([[_metric(p, name) for name, _ in columns] for p in points])
+    if len(points) < 2:
+        return None
+    labels = [_label(p) for p in points]
+    figure, (axis,) = new_figure(1, width=2.6 + 0.75 * len(columns), height=0.9 + 0.2 * len(points))
+    shade = np.full(values.shape, 0.5)
+    for j, (_, sign) in enumerate(columns):
+        column = sign * values[:, j]
+        low, high = np.nanmin(column), np.nanmax(column)
+        shade[:, j] = (column - low) / (high - low) if high > low else 0.5
+    axis.imshow(shade, cmap=SEQUENTIAL, aspect="auto", vmin=0, vmax=1)
+    for i, j in np.ndindex(values.shape):
+        axis.text(j, i, "-" if np.isnan(values[i, j]) else f"{values[i, j]:.3f}", ha="center", va="center", fontsize=6,
+                  color="black" if shade[i, j] > 0.5 else "white")
+    axis.set_xticks(range(len(columns)), [points[0].quality_metric if name == "quality" else name for name, _ in columns], rotation=30, ha="right")
+    axis.set_yticks(range(len(points)), labels, fontsize=6)
+    axis.grid(False)
+    axis.set_title(f"means over n = {min(len(p.seeds) for p in points)} seeds")
+    return figure
+
+
+def _metric(p: PointSummary, name: str) -> float:
+    """Mean over seeds of one of the four objectives or of a further metric; NaN where a seed has none."""
+    if name in ("quality", "retention", "footprint"):
+        return p.mean(name)
+    values = [(r.metrics or {}).get(name, {}).get("value") for r in p.records]
+    known = [float(value) for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else float("nan")
+
+
+def _label(p: PointSummary) -> str:
+    overrides = ", ".join(f"{name}={'none' if value is None else value}" for name, value in p.records[0].overrides.items())
+    return METHODS[p.method].title + (f": {overrides}" if overrides else "")

@@ -21,10 +21,9 @@ from analysis.mechanism import mechanism_figures
 from analysis.pareto import front
 from analysis.points import PointSummary, forgetting_matrix, quality_matrix
 from analysis.statistics import estimate
-from analysis.style import COLOURS, LINES, MARKERS, SEQUENTIAL, SHADES, new_figure, styled
+from analysis.style import COLOURS, LINES, MARKERS, SEQUENTIAL, SHADES, new_figure, save_figure
 from grit.run_config import QualityMetric
 
-FORMATS = ("svg", "png", "pdf")
 #: Objectives with their labels, and what turns the record's number into the label's.
 OBJECTIVE_LABELS = (("quality", "quality", 1.0), ("retention", "retention", 1.0), ("overhead", "overhead (% of step)", 100.0),
                     ("footprint", "footprint (% of full)", 100.0))
@@ -279,8 +278,8 @@ def parallel_figure(points: Sequence[PointSummary], regime: str) -> Figure | Non
     return figure
 
 
-def draw_all(data: StudyData, points: Sequence[PointSummary], folder: Path) -> dict[str, Path]:
-    """Writes every figure that the records can support, in `FORMATS`; returns the SVG of each by name."""
+def draw_all(data: StudyData, points: Sequence[PointSummary], folder: Path) -> dict[str, str]:
+    """Writes every figure that the records can support; returns the SVG of each, for embedding, by name."""
     folder.mkdir(exist_ok=True)
     regimes = _regimes(points)
     makers: dict[str, Callable[[], Figure | None]] = {
@@ -289,13 +288,5 @@ def draw_all(data: StudyData, points: Sequence[PointSummary], folder: Path) -> d
         **{f"interactions_{regime}": partial(interactions_figure, points, regime) for regime in regimes},
         **{f"parallel_{regime}": partial(parallel_figure, points, regime) for regime in regimes},
         **mechanism_figures(data, points)}
-    drawn = {}
-    for name, make in makers.items():
-        with styled():
-            figure = make()
-            if figure is None:
-                continue
-            for kind in FORMATS:
-                figure.savefig(folder / f"{name}.{kind}", metadata={"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind))
-        drawn[name] = folder / f"{name}.svg"
-    return drawn
+    drawn = {name: save_figure(make, folder, name) for name, make in makers.items()}
+    return {name: svg for name, svg in drawn.items() if svg is not None}

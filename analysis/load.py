@@ -58,11 +58,15 @@ class StudyData:
                                          weights=np.array([columns["tokens"][i] for i in general], dtype=float))}
         return self._cache[record.trial_id]
 
-    def geometry(self, record: TrialRecord) -> list[dict[str, Any]]:
-        """One row per adapted module of the trained adapter (grit/geometry.py); none where the study did not measure it."""
-        path = self.folder / "geometry" / f"{record.trial_id}.parquet"
+    def table(self, kind: str, record: TrialRecord) -> list[dict[str, Any]]:
+        """The rows of one of the tables that audits leave (grit/result.py); none where the trial has no such table."""
+        path = self.folder / kind / f"{record.trial_id}.parquet"
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.exists() else []
         return rows
+
+    def geometry(self, record: TrialRecord) -> list[dict[str, Any]]:
+        """One row per adapted module of the trained adapter (grit/geometry.py); none where the study did not measure it."""
+        return self.table("geometry", record)
 
     def telemetry(self, record: TrialRecord) -> dict[str, list[Any]]:
         """The trial's rows of telemetry, by column."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from analysis.load import Floats, StudyData
 from analysis.statistics import Estimate, estimate
+from grit.methods import Method
 from ray_jobs.records import TrialRecord
 
 
@@ -19,7 +20,7 @@ class PointSummary:
 
     point_id: str
     regime: str
-    method: str
+    method: Method
     designs: frozenset[str]
     tau: float | None
     T: int | None  # noqa: N815 - the paper's name

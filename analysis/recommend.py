@@ -10,9 +10,8 @@ from analysis.bands import EPSILON, Band, SettingVerdict
 from analysis.load import StudyData
 from analysis.points import PointSummary, paired_forgetting, paired_quality
 from analysis.statistics import Estimate
+from grit.methods import METHODS, Method
 
-#: Names for people.
-METHODS = {"lora": "LoRA", "qlora": "QLoRA", "grit": "GRIT", "qgrit": "Q-GRIT"}
 CONFIDENCE = {"pass": "safe", "inconclusive": "not excluded, but not proven safe",
               "fail": "no recommendation: no tested setting passes, and this is merely the default"}
 
@@ -26,8 +25,8 @@ class Comparison:
     """GRIT at its default setting against the first-order control at the same budget, on the same seeds and examples."""
 
     regime: str
-    control: str
-    method: str
+    control: Method
+    method: Method
     quality: Estimate
     forgetting: Estimate
     overhead: float
@@ -36,12 +35,12 @@ class Comparison:
     def headline(self) -> str:
         """The first thing to know."""
         shown = {"better": "is better than", "worse": "is worse than", "inconclusive": "cannot be told from"}[self.quality.verdict()]
-        return f"{self.regime.capitalize()}-matched, {METHODS[self.method]} at its default {shown} {METHODS[self.control]} in quality."
+        return f"{self.regime.capitalize()}-matched, {METHODS[self.method].title} at its default {shown} {METHODS[self.control].title} in quality."
 
     def sentence(self, metric: str) -> str:
         """The comparison in words."""
         quality, forgetting = self.quality.verdict(), self.forgetting.verdict(higher_is_better=False)
-        return (f"Against {METHODS[self.control]} with the same {'steps' if self.regime == 'step' else 'seconds'}: {metric} "
+        return (f"Against {METHODS[self.control].title} with the same {'steps' if self.regime == 'step' else 'seconds'}: {metric} "
                 f"{self.quality.mean:+.3f} [{self.quality.low:+.3f}, {self.quality.high:+.3f}] ({quality}), forgetting "
                 f"{self.forgetting.mean:+.3f} [{self.forgetting.low:+.3f}, {self.forgetting.high:+.3f}] nats/token ({forgetting}); "
                 f"it spends {self.overhead:.1%} of a step on geometry and keeps {self.footprint:.0%} of the parameters.")

@@ -7,15 +7,15 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.ablation import AblationReport
-from analysis.ablation import build as build_ablation
+from analysis import ablation, baselines, compression, forgetting_law, overhead, small_batch
 from analysis.bands import KNOBS, Band, band, default_point
 from analysis.compute import compute_of, sentences
+from analysis.family import FamilyReport
 from analysis.figures import METRICS, draw_all
 from analysis.further import further_rows
 from analysis.load import StudyData, load_study
@@ -115,27 +115,27 @@ def build_report(folder: Path, caps: dict[str, float | None] | None = None) -> R
         write_atomically(folder / "tables" / name, text)
     write_atomically(folder / "recommendation.json", json.dumps(report.recommendation, indent=2, ensure_ascii=False))
     figures = draw_all(data, report.points, folder / "figures")
-    svg = {name: _inline(path) for name, path in figures.items()}
-    write_atomically(folder / "report.html", render("report.html.j2", **context, figures=svg))
+    write_atomically(folder / "report.html", render("report.html.j2", **context, figures=figures))
     links = {name: f"figures/{name}.png" for name in figures}
     write_atomically(folder / "report.md", render("report.md.j2", **context, figures=links))
     return report
 
 
-def rebuild(folder: Path, caps: dict[str, float | None] | None = None) -> Report | AblationReport:
+#: Studies that have a page of their own, by name.
+FAMILIES: dict[str, Callable[[StudyData, Path], FamilyReport]] = {
+    "ablation": ablation.build, "baselines": baselines.build, "compression": compression.build, "overhead": overhead.build,
+    "small_batch": small_batch.build, "forgetting_law": forgetting_law.build}
+
+
+def rebuild(folder: Path, caps: dict[str, float | None] | None = None) -> Report | FamilyReport:
     """The report that belongs to the study in `folder`, by its name.
 
     Raises:
         ConfigError: the folder holds no study, or a malformed one.
     """
     data = load_study(folder)
-    return build_ablation(data, folder) if data.study["name"] == "ablation" else build_report(folder, caps)
-
-
-def _inline(path: Path) -> str:
-    """An SVG file's root element, for embedding."""
-    text = path.read_text(encoding="utf8")
-    return text[text.index("<svg") :]
+    build = FAMILIES.get(data.study["name"])
+    return build_report(folder, caps) if build is None else build(data, folder)
 
 
 def pareto_csv(report: Report) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -16,6 +17,7 @@ COLOURS = {"step": "#0072B2", "time": "#D55E00", "control": "#000000", "neutral"
 SHADES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STROKES = ("-", "--", "-.", ":", "-", "--", "-.")
 SEQUENTIAL = "cividis"
+FORMATS = ("svg", "png", "pdf")
 MARKERS = {"step": "o", "time": "s", "control": "X"}
 LINES = {"step": "-", "time": "--", "control": ":"}
 
@@ -37,3 +39,20 @@ def new_figure(columns: int, *, rows: int = 1, width: float = 3.1, height: float
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     return figure, [axis for row in axes for axis in row]
+
+
+def save_figure(make: Callable[[], Figure | None], folder: Path, name: str) -> str | None:
+    """Draws a figure in the common look and writes it in `FORMATS`; returns its SVG for embedding, None where there is nothing to draw."""
+    with styled():
+        figure = make()
+        if figure is None:
+            return None
+        for kind in FORMATS:
+            figure.savefig(folder / f"{name}.{kind}", metadata={"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind))
+    return inline_svg(folder / f"{name}.svg")
+
+
+def inline_svg(path: Path) -> str:
+    """An SVG file's root element, for embedding."""
+    text = path.read_text(encoding="utf8")
+    return text[text.index("<svg") :]

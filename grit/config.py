@@ -60,6 +60,8 @@ class GritConfig(metaclass=_Aliased):
         cov_update_freq: steps between captures of statistics.
         cadence: `adaptive` lets the controller (patent, paragraph 99) stretch the two periods above while training is stable, up to
             `cadence_max_stretch` times, and refresh at once when it is not. Looked at every `cadence_window` steps.
+        accumulated_statistics: fold in all micro-batches of a step at once (appendix G.4, M4); false observes its first micro-batch alone, as a
+            hook does that knows nothing of accumulation.
         ema_decay: None keeps the running mean of A.7; a factor in (0, 1) keeps a bias-corrected exponential mean.
         inversion_device: where factors are inverted and decomposed.
         reprojection_warmup_steps: no reprojection before this step.
@@ -95,6 +97,7 @@ class GritConfig(metaclass=_Aliased):
     kfac_update_freq: int = 50
     kfac_min_samples: int = 64
     cov_update_freq: int = 15
+    accumulated_statistics: bool = True
     cadence: Cadence = "fixed"
     cadence_window: int = 20
     cadence_max_stretch: int = 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -77,6 +78,12 @@ def export_adapter(model: nn.Module, handle: GritHandle, path: Path | str, *, ad
     size = save_lora(model, {layer.name: layer.scaling for layer in handle.layers}, factors, Path(path), adapter)
     return ExportReport(parameters=sum(layer.rank * layer.width for layer in handle.layers), effective_parameters=handle.effective_parameters(),
                         bytes=size, ranks={name: down.shape[0] for name, (down, _) in factors.items()})
+
+
+def exported_bytes(model: nn.Module, handle: GritHandle | None) -> int:
+    """Bytes of the weights file that an export of the adapter writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        return (export_lora(model, folder) if handle is None else export_adapter(model, handle, folder)).bytes
 
 
 def export_lora(model: nn.Module, path: Path | str, *, adapter: str = "default") -> ExportReport:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 TAIL_THRESHOLD = 1e-2
 #: Numbers in the sketch of a module's update.
 SKETCH = 64
+#: `alignment_top` looks at the leading 1 / TOP of an adapter's directions, whatever is kept: so that runs with and without reprojection compare.
+TOP = 4
 #: Entries of an update that are looked at in one part.
 TAIL_PART = 1 << 22
 
@@ -101,7 +103,7 @@ def geometry_rows(model: Any, handle: GritHandle | None) -> list[dict[str, Any]]
 def _against_fisher(layer: AdaptedLayer, up: Tensor, kept: int, factors: tuple[Tensor, Tensor, int, int] | None) -> dict[str, Any]:
     """Spectra of both factors; rho of Sigma_a with how strongly B reads each direction (B^T B); exposure of the kept ones, tr(P Sigma_a P)."""
     if factors is None or factors[2] == 0:
-        return dict.fromkeys(("fisher_a", "fisher_g", "alignment", "exposure", "exposure_share"))
+        return dict.fromkeys(("fisher_a", "fisher_g", "alignment", "alignment_top", "exposure", "exposure_share"))
     sigma_a, sigma_g = factors[0].double().cpu(), factors[1].double().cpu()
     values = spectrum(sigma_a).values
     reads = (up.detach().double().mT @ up.detach().double()).cpu()

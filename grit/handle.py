@@ -22,6 +22,7 @@ from grit.parallel import reduce_mean, reduce_sum
 from grit.positions import Layout, layout_of, stream_of
 from grit.quantization import ComputePrecision
 from grit.regularizers import ramp
+from grit.stability import StabilityMonitor
 from grit.subspace import Projection
 from grit.timing import GEOMETRY_SECTIONS, NoClock, SectionTotals, StepClock
 
@@ -92,6 +93,7 @@ class GritHandle:
         self._capture.watch_loss = self._controller is not None
         self._capture_next = False
         self._ranks: dict[str, int] | None = None
+        self._monitor: StabilityMonitor | None = None
         self._arm()
         self._hooks = [optimizer.register_step_pre_hook(self._before_step), optimizer.register_step_post_hook(self._after_step)]
 
@@ -104,6 +106,33 @@ class GritHandle:
             by_rank.setdefault(layer.rank, []).append(index)
         streams = [stream_of(self._layout, layer.name) for layer in self.layers]
         self._groups = [RankGroup([self.layers[i] for i in rows], rows, [streams[i] for i in rows], self.config) for rows in by_rank.values()]
+
+    def watch_stability(self) -> StabilityMonitor:
+        """Measures from now on how steady factors and updates are; it costs memory and time, and changes nothing."""
+        self._monitor = StabilityMonitor()
+        for group in self._groups:
+            group.statistics.keep_estimate = True
+        return self._monitor
+
+    def stability_rows(self) -> list[dict[str, Any]]:
+        """What was measured since `watch_stability`, as the table `stability`."""
+        names = {str(number): [layer.name for layer in group.layers] for number, group in enumerate(self._groups)}
+        return [] if self._monitor is None else self._monitor.rows(names)
+
+    def _observe_factors(self) -> None:
+        assert self._monitor is not None
+        found = {}
+        for number, group in enumerate(self._groups):
+            estimates = group.statistics.estimate
+            assert estimates is not None
+            for side, moment, estimate in zip("ag", (group.statistics.moment_a, group.statistics.moment_g), estimates, strict=True):
+                found[f"{number}/{side}/used"], found[f"{number}/{side}/batch"] = moment.mean(), estimate
+        self._monitor.factors(self.step + 1, found)
+
+    def _flat_gradient(self) -> Tensor:
+        """All adapters' gradients as one vector; zero where there is none."""
+        weights = [weight for layer in self.layers for weight in (layer.down.weight, layer.up.weight)]
+        return torch.cat([(torch.zeros_like(weight) if weight.grad is None else weight.grad).detach().float().flatten() for weight in weights])
 
     def _follow(self) -> None:
         """Moves the state after the adapter: a trainer may put the model on its device after `attach`."""
@@ -163,6 +192,8 @@ class GritHandle:
         self._capture_next = False
 
     def _observe(self, seen: Observation) -> None:
+        if self._capture.passes > 1 and not self.config.accumulated_statistics:
+            return
         with self._section("fisher"):
             for group in self._groups:
                 group.statistics.observe(seen)
@@ -180,9 +211,13 @@ class GritHandle:
                 self._commit(passes)
             if refreshes(config, self.step, self._every(config.kfac_update_freq)):
                 self._refresh()
+        raw = None if self._monitor is None else self._flat_gradient()
+        with self._section("fisher"):
             for group in self._groups:
                 group.transform_gradients(precondition=self.step >= config.ng_warmup_steps,
                                           regularization=ramp(self.step, config.regularizer_warmup_steps))
+        if self._monitor is not None and raw is not None:
+            self._monitor.gradients(self.step + 1, raw, self._flat_gradient())
         self.guard()
         if self._controller is not None:
             self._control(losses)
@@ -200,6 +235,8 @@ class GritHandle:
         if passes == 0:
             raise RuntimeError("no backward pass was observed before this optimizer step: was the model in training mode?")
         lost = sum(group.statistics.commit(reduce_sum) for group in self._groups)
+        if self._monitor is not None:
+            self._observe_factors()
         if lost:
             self._record({"kind": "nonfinite_factor", "factors": lost}, step=self.step + 1)
 

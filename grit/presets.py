@@ -8,7 +8,8 @@ from typing import Any
 
 from grit.config import GritConfig
 from grit.errors import ConfigError
-from grit.run_config import LLAMA_TARGETS, Budget, Method, RunConfig, TaskSource
+from grit.methods import Method
+from grit.run_config import LLAMA_TARGETS, Budget, RunConfig, TaskSource
 from grit.tasks.registry import NAMES
 
 

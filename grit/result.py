@@ -7,8 +7,12 @@ from typing import Any, Literal
 
 Status = Literal["completed", "diverged", "stopped"]
 Row = dict[str, Any]
+#: The components of t_step, in the order in which tables show them.
+SECTIONS = ("forward", "backward", "optimizer", "fisher", "reprojection", "rank", "misc")
+#: Those that GRIT adds to a LoRA step.
+GEOMETRY_SECTIONS = ("fisher", "reprojection", "rank")
 #: Parts of a result that are tables; each becomes a file of its own.
-TABLES = ("telemetry", "predictions", "geometry")
+TABLES = ("telemetry", "predictions", "geometry", "stability", "truncated", "interleaved")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +47,16 @@ class RunResult:
         forgetting: held-out loss after minus before, in nats per token; retention = exp(-forgetting).
         overhead: (fisher + reprojection + rank) / step time over the steady steps.
         footprint: effective parameters / parameters of the same adapter at full rank.
+        unique_tokens: tokens of the distinct training examples that were seen. backbone_parameters: of the model without its adapter.
+        adapter_seconds: what making the adapter took (decompositions, data passes), outside the training clock.
+        exported_bytes: of the weights file of the trained adapter, truncated to its ranks; None where the run does not ask for it.
+        memory_bytes: peak of a few steps of each method in a fresh process, where the run asks for it (`memory`).
         train_seconds: seconds inside optimizer steps; cpu_seconds: processor time in the same steps.
         step_time_ms: mean, p50, p95, p99 over the steady steps (the first tenth, at most 5, is warm-up); `components_ms` are means.
         modules: names of the adapted layers, in the model's order. final_ranks: directions kept in each (empty without GRIT).
         telemetry: one row per optimizer step. predictions: one row per evaluated example and per retention document.
-        geometry: one row per adapted module (grit/geometry.py).
+        geometry: one row per adapted module (grit/geometry.py). Tables of audits, empty where the run does not ask for them: stability
+            (grit/stability.py), truncated (grit/truncation.py), interleaved (grit/interleave.py).
         metrics: further metrics of the task, each {value, base_value, problem}; a value that could not be computed is None, and `problem` says why.
         probes: accuracy on each zero-shot probe, {accuracy, base_accuracy, items}.
         curve: quality, forgetting and retention at each evaluation, the untrained adapter first.
@@ -57,6 +66,9 @@ class RunResult:
     reason: str | None
     steps: int
     tokens: int
+    unique_tokens: int
+    backbone_parameters: int
+    adapter_seconds: float
     train_seconds: float
     cpu_seconds: float
     threads: int
@@ -90,3 +102,8 @@ class RunResult:
     telemetry: list[Row] = field(repr=False)
     predictions: list[Row] = field(repr=False)
     geometry: list[Row] = field(repr=False)
+    stability: list[Row] = field(repr=False, default_factory=list)
+    truncated: list[Row] = field(repr=False, default_factory=list)
+    interleaved: list[Row] = field(repr=False, default_factory=list)
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+    exported_bytes: int | None = None

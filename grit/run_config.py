@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from grit.config import METHOD_VERSION, GritConfig, check_count, check_interval, check_positive, check_types
 from grit.errors import ConfigError
+from grit.methods import METHODS, Method, MethodSpec
 from grit.tasks.base import digest
 
-Method = Literal["lora", "qlora", "grit", "qgrit"]
 Regime = Literal["step", "time"]
 Dtype = Literal["float32", "bfloat16"]
 QualityMetric = Literal["primary", "answer_logprob"]
@@ -88,6 +88,12 @@ class RunConfig:
         evaluations: how often quality and retention are measured, evenly over the budget, the last time at its end.
         checkpoint_steps: optimizer steps between checkpoints; None for none. It does not change the result.
         threads: intra-op threads on a CPU; part of the result, since sums are split by thread.
+        stability: measure how steady the curvature statistics and the updates are (grit/stability.py); needs GRIT.
+        truncations: ranks at which the trained adapter is scored as well, truncated in every way there is (grit/truncation.py); needs GRIT.
+        memory: measure the peak memory of the run, and of those beside it, each in a fresh process (grit/memory.py).
+        exported: write the trained adapter to a file once, for the size of it.
+        beside: methods that train the same run in the same process, step by step in turn, so that their times can be compared
+            (grit/interleave.py). Only this run's own method is evaluated.
     """
 
     model: str = "embedded"
@@ -128,6 +134,11 @@ class RunConfig:
     quality: QualityMetric = "primary"
     checkpoint_steps: int | None = None
     threads: int = 1
+    stability: bool = False
+    truncations: tuple[int, ...] = ()
+    beside: tuple[Method, ...] = ()
+    memory: bool = False
+    exported: bool = False
     grit: GritConfig = field(default_factory=GritConfig)
 
     def __post_init__(self) -> None:
@@ -156,6 +167,38 @@ class RunConfig:
         if not 0 <= self.dropout < 1:
             raise ConfigError("dropout", self.dropout, "must lie in [0, 1)")
         check_interval("warmup_fraction", self.warmup_fraction, 0.0, 1.0)
+        self._check_method()
+        self._check_audits()
+
+    def _check_method(self) -> None:
+        if self.spec.scheduled and self.budget.regime == "time":
+            raise ConfigError("method", self.method, "needs to know its number of steps: give it a step budget")
+        if self.spec.scheduled and self.budget.amount < 3:
+            raise ConfigError("budget-steps", self.budget.amount, f"must be at least 3 for {self.spec.title}, which allocates ranks on the way")
+        if self.method == "orthogonal" and any(rank % 2 for rank in self.layer_ranks or (self.rank,)):
+            raise ConfigError("rank", self.rank, "must be even for an orthogonal initialization")
+        if self.layer_ranks is not None and not (self.spec.ranked and self.spec.adapter == "LoraConfig"):
+            raise ConfigError("layer_ranks", self.layer_ranks, f"{self.spec.title} has one rank for all layers")
+
+    def _check_audits(self) -> None:
+        if self.exported and not self.spec.factors:
+            raise ConfigError("exported", True, f"{self.spec.title} is no plain LoRA adapter")
+        for name in ("stability", "truncations"):
+            if getattr(self, name) and not self.uses_grit:
+                raise ConfigError(name, getattr(self, name), "needs the statistics of method grit or qgrit (which with preconditioner=none and "
+                                  "T=none trains as LoRA does)")
+        if not isinstance(self.truncations, tuple):
+            raise ConfigError("truncations", self.truncations, "must be a list of ranks, e.g. [2, 4]")
+        for rank in self.truncations:
+            check_count("truncations", rank, minimum=1)
+            if rank > min(self.layer_ranks or (self.rank,)):
+                raise ConfigError("truncations", rank, f"must be at most the rank, {min(self.layer_ranks or (self.rank,))}")
+        if not isinstance(self.beside, tuple) or not all(name in METHODS for name in self.beside):
+            raise ConfigError("beside", self.beside, f"must be a list of methods: {', '.join(METHODS)}")
+        if self.beside and self.budget.regime == "time":
+            raise ConfigError("beside", self.beside, "needs a step budget: runs that take turns share their seconds")
+        if self.method in self.beside or len(set(self.beside)) < len(self.beside):
+            raise ConfigError("beside", self.beside, "must name each method once, and not the run's own")
 
     def _check_placement(self) -> None:
         check_interval("placement_share", self.placement_share, 0.0, 1.0)
@@ -171,14 +214,19 @@ class RunConfig:
             raise ConfigError("min_lora_rank", self.grit.min_lora_rank, f"must be at most the rank, {smallest}")
 
     @property
+    def spec(self) -> MethodSpec:
+        """The method's declaration."""
+        return METHODS[self.method]
+
+    @property
     def uses_grit(self) -> bool:
-        """Whether the method is GRIT or Q-GRIT rather than a first-order control."""
-        return self.method in ("grit", "qgrit")
+        """Whether the method is GRIT or Q-GRIT rather than one it is compared with."""
+        return self.spec.geometry
 
     @property
     def quantized(self) -> bool:
         """Whether the backbone is stored in NF4."""
-        return self.method in ("qlora", "qgrit")
+        return self.spec.quantized
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-serializable."""
@@ -188,7 +236,7 @@ class RunConfig:
     def from_dict(cls, values: dict[str, Any]) -> RunConfig:
         """The inverse of `to_dict`."""
         return cls(**{**values, "task": TaskSource(**values["task"]), "budget": Budget(**values["budget"]),
-                      "grit": GritConfig(**values["grit"]), "targets": tuple(values["targets"]), "probes": tuple(values["probes"]),
+                      "grit": GritConfig(**values["grit"]), **{name: tuple(values[name]) for name in ("targets", "probes", "truncations", "beside")},
                       "layer_ranks": None if values["layer_ranks"] is None else tuple(values["layer_ranks"])})
 
     def identity(self, content: dict[str, str]) -> str:
@@ -198,7 +246,7 @@ class RunConfig:
         """
         decisive = self.to_dict()
         del decisive["checkpoint_steps"]
-        if not self.uses_grit:
+        if not any(METHODS[name].geometry for name in (self.method, *self.beside)):
             del decisive["grit"]
         for name in ("train_file", "eval_file", "retention_file", "template"):
             decisive["task"][name] = None  # their content counts, not where they lie

@@ -90,9 +90,12 @@ def read_run(folder: Path) -> dict[str, Any]:
 def train_into(folder: Path, record: dict[str, Any], bench: Workbench, hooks: Hooks) -> dict[str, Any]:
     """Trains the run that `open_run` found or made, from its last checkpoint; leaves result, telemetry, predictions and final state."""
     config = RunConfig.from_dict(record["config"])
+    if config.beside:
+        raise ConfigError("beside", config.beside, "is for studies: a single run has nobody to take turns with")
     result = train(config, bench, checkpoints=folder / STATE, hooks=hooks, keep=True)
     for name in TABLES:
-        write_table(folder / f"{name}.parquet", getattr(result, name))
+        if rows := getattr(result, name):
+            write_table(folder / f"{name}.parquet", rows)
     record |= {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **_plain(result)}
     _write(folder, record)
     return record

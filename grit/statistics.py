@@ -25,6 +25,7 @@ class Statistics:
 
     Attributes:
         batch: sequences in the last step that was folded in, over all micro-batches and workers; 0 before.
+        keep_estimate: leave the last step's own two factors (M, r, r), before they are folded into the means, in `estimate`.
     """
 
     def __init__(self, layers: Sequence[AdaptedLayer], indices: Sequence[int], streams: Sequence[Stream], config: GritConfig, *,
@@ -34,6 +35,8 @@ class Statistics:
         self.moment_a = RunningMoment(self._modules, self._rank, decay=config.ema_decay, device=device, dtype=dtype)
         self.moment_g = RunningMoment(self._modules, self._rank, decay=config.ema_decay, device=device, dtype=dtype)
         self.batch = 0.0
+        self.keep_estimate = False
+        self.estimate: tuple[Tensor, Tensor] | None = None
         self._scaling = torch.tensor([layer.scaling for layer in layers], device=device, dtype=dtype)
         self._rows = {stream: [row for row in range(self._modules) if streams[row] == stream] for stream in dict.fromkeys(streams)}
         self._pools = _pools(self._names, device) if config.share_statistics == "projection" else None
@@ -71,6 +74,9 @@ class Statistics:
     def commit(self, reduce_sum: Callable[[Tensor], None]) -> int:
         """Folds the step's sums, added over all workers, into the means; returns how many factors were not finite and left out."""
         reduce_sum(self._buffer)
+        if self.keep_estimate:
+            means = self._sums / self._counts.clamp(min=1)[..., None, None]
+            self.estimate = (means[0], means[1])
         lost = 0
         for side, moment in enumerate((self.moment_a, self.moment_g)):
             sums, counts = self._sums[side], self._counts[side]

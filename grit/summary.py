@@ -6,11 +6,12 @@ import math
 import statistics
 from typing import TYPE_CHECKING
 
-from grit.adapters import adapted_layers
-from grit.evaluate import Scores, mean_quality, nats_per_token, quality_name
+from grit.adapters import effective_parameters, trained_modules
+from grit.evaluate import Scores, example_quality, mean_quality, nats_per_token, quality_name
+from grit.export import exported_bytes
 from grit.geometry import geometry_rows
 from grit.result import ProbeAnswer, Row, RunResult, Status
-from grit.run_config import RunConfig
+from grit.run_config import QualityMetric, RunConfig
 from grit.timing import GEOMETRY_SECTIONS, SECTIONS
 
 if TYPE_CHECKING:
@@ -50,22 +51,25 @@ def summarize(run: Run, status: Status, reason: str | None) -> RunResult:
     assert scores is not None
     times, components, overhead = step_times(run.log.rows)
     parameters = sum(parameter.numel() for parameter in run.parameters)
-    effective = parameters if handle is None else handle.effective_parameters()
+    effective = effective_parameters(run.model, parameters) if handle is None else handle.effective_parameters()
     events = [] if handle is None else handle.events
     return RunResult(
-        status=status, reason=reason, steps=run.step, tokens=run.tokens, train_seconds=run.train_seconds,
+        status=status, reason=reason, steps=run.step, tokens=run.tokens, unique_tokens=run.unique_tokens(),
+        backbone_parameters=run.bench.backbone_parameters(config), adapter_seconds=run.bench.adapter_seconds, train_seconds=run.train_seconds,
         cpu_seconds=run.cpu_seconds, threads=config.threads, device=run.bench.device,
         **score_summary(scores, base, config, run.bench.task(config).metric),
         overhead=overhead, footprint=effective / parameters, effective_parameters=effective, adapter_parameters=parameters,
         step_time_ms=times, components_ms=components, peak_memory_bytes=run.memory.bytes,
         final_ranks=[] if handle is None else list(handle.ranks().values()),
-        modules=[layer.name for layer in adapted_layers(run.model)],
+        modules=trained_modules(run.model),
         reprojections=sum(event["kind"] == "reprojection" and event["trigger"] != "end" for event in events),
         rank_events=sum(event["kind"] == "rank" for event in events),
         skipped_steps=run.guard.skipped, truncated_examples=sum(item.truncated for item in run.bench.training_data(config)),
         eval_seconds=run.eval_seconds,
         resumed_from_step=run.resumed_from, curve=run.curve, telemetry=run.log.rows, predictions=score_rows(scores, base),
-        geometry=geometry_rows(run.model, handle))
+        geometry=geometry_rows(run.model, handle) if config.spec.factors else [],
+        stability=[] if handle is None else handle.stability_rows(), truncated=run.truncated,
+        exported_bytes=exported_bytes(run.model, handle) if config.exported else None)
 
 
 def metric_rows(scores: Scores, base: Scores) -> dict[str, Row]:
@@ -113,4 +117,13 @@ def score_rows(scores: Scores, base: Scores) -> list[Row]:
     for document, earlier in zip(scores.documents, base.documents, strict=True):
         rows.append({"kind": "retention", "example_id": document.document_id, "prediction": None, "reference": None, "score": None,
                      "base_score": None, "loss": document.loss, "base_loss": earlier.loss, "tokens": document.tokens})
+    return rows
+
+
+def short_rows(scores: Scores, base: Scores, quality: QualityMetric) -> list[Row]:
+    """One row per example (kind `task`: value is its quality, loss its answer's) and per document (`retention`: value is its forgetting)."""
+    rows: list[Row] = [{"kind": "task", "value": example_quality(p, quality), "loss": p.answer_loss, "tokens": p.answer_tokens}
+                       for p in scores.predictions]
+    rows += [{"kind": "retention", "value": after.loss - before.loss, "loss": after.loss, "tokens": after.tokens}
+             for after, before in zip(scores.documents, base.documents, strict=True)]
     return rows

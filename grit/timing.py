@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 
-#: The components of t_step, in the order in which tables show them.
-SECTIONS = ("forward", "backward", "optimizer", "fisher", "reprojection", "rank", "misc")
-#: Those that GRIT adds to a LoRA step.
-GEOMETRY_SECTIONS = ("fisher", "reprojection", "rank")
+from grit.result import GEOMETRY_SECTIONS, SECTIONS
+
+__all__ = ["GEOMETRY_SECTIONS", "SECTIONS", "NoClock", "SectionTotals", "StepClock"]
 
 
 class StepClock:

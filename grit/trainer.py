@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,18 +14,21 @@ from typing import Any, TypeVar
 import torch
 
 from grit import checkpoint
+from grit.adapters import after_step, extra_state, load_extra_state
 from grit.data import TrainingOrder
 from grit.divergence import DivergenceRule
 from grit.errors import ConfigError
 from grit.evaluate import Scores, example_quality, mean_quality, nats_per_token
 from grit.guard import GradientGuard
 from grit.handle import GritHandle, attach
+from grit.optimizers import build_optimizer
 from grit.parallel import Workers
 from grit.result import Row, RunResult, Status
 from grit.run_config import RunConfig
-from grit.summary import summarize
+from grit.summary import short_rows, summarize
 from grit.telemetry import MemoryPeak, StepLog
 from grit.timing import GEOMETRY_SECTIONS, StepClock
+from grit.truncation import truncation_rows
 from grit.workbench import Workbench
 
 Outcome = TypeVar("Outcome")
@@ -72,24 +76,32 @@ def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = Non
         hooks: who watches it.
         keep: leave the run's last state as its checkpoint, for `on_finished`; otherwise there is none once it has ended.
     """
-    return _on_adapted(config, bench, lambda model: Run(config, bench, model, checkpoints).run(hooks or Hooks(), keep=keep))
+    return on_adapted(config, bench, lambda run: run.run(hooks or Hooks(), keep=keep), checkpoints)
 
 
 def on_finished(config: RunConfig, bench: Workbench, checkpoints: Path, work: Callable[[Run], Outcome]) -> Outcome:
     """What `work` makes of a run that was trained with `keep`: `run.untrained()` is its model before, `run.restored()` after."""
-    return _on_adapted(config, bench, lambda model: work(Run(config, bench, model, checkpoints, training=False)))
+    return on_adapted(config, bench, work, checkpoints, training=False)
 
 
-def _on_adapted(config: RunConfig, bench: Workbench, work: Callable[[Any], Outcome]) -> Outcome:
-    """What `work` makes of the backbone with this run's adapter; afterwards the backbone is as it was."""
+@contextmanager
+def adapted(config: RunConfig, bench: Workbench) -> Iterator[Any]:
+    """The backbone with this run's adapter; after the block it is as it was."""
     torch.set_num_threads(config.threads)
     model = bench.adapted(config)
     try:
-        return work(model)
+        yield model
     finally:
         bench.release(model)
         del model
         gc.collect()  # hooks and optimizer refer to each other: without this, the next run would find this one's memory still taken
+
+
+def on_adapted(config: RunConfig, bench: Workbench, work: Callable[[Run], Outcome], checkpoints: Path | None = None, *,
+               training: bool = True) -> Outcome:
+    """What `work` makes of a run on the backbone with its adapter."""
+    with adapted(config, bench) as model:
+        return work(Run(config, bench, model, checkpoints, training=training))
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,7 @@ def train_trunk(config: RunConfig, bench: Workbench, *, steps: int, checkpoints:
     Returns:
         What it took; None, and no checkpoint, if it diverged: each of its trials would have ended there by itself.
     """
-    return _on_adapted(config, bench, lambda model: Run(config, bench, model, checkpoints).run_until(steps, hooks or Hooks()))
+    return on_adapted(config, bench, lambda run: run.run_until(steps, hooks or Hooks()), checkpoints)
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:
@@ -135,8 +147,9 @@ class Run:
         self.workers = Workers()
         if config.accumulation % self.workers.count:
             raise ConfigError("accumulation", config.accumulation, f"must be a multiple of the {self.workers.count} workers that share its steps")
+        self.optimizer = build_optimizer(config, model)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self.clock = StepClock(bench.device)
         if training:
             self.packs = bench.packs(config)
@@ -149,12 +162,13 @@ class Run:
             self.guard = self.handle.guard
         else:
             self.guard = GradientGuard(self.optimizer, config.max_grad_norm)
-            self.optimizer.register_step_pre_hook(self.guard)
+        self.monitor = self.handle.watch_stability() if self.handle is not None and config.stability else None
         self.divergence, self.log, self.memory = DivergenceRule(), StepLog(self.clock), MemoryPeak(bench.device)
         self.step, self.tokens, self.resumed_from = 0, 0, 0
         self.train_seconds = self.cpu_seconds = self.eval_seconds = 0.0
         self.curve: list[Row] = []
         self.last_scores: Scores | None = None
+        self.truncated: list[Row] = []
 
     def untrained(self) -> Any:
         """The model before its first step; not after `restored`."""
@@ -165,12 +179,18 @@ class Run:
         self._resume()
         return self.model.eval()
 
+    def measure_base(self) -> None:
+        """Scores the untuned model, unless that was done before."""
+        self.base = self._timed(lambda: self.bench.base_scores(self.config, self.model.eval()))
+
     def run(self, hooks: Hooks, *, keep: bool = False) -> RunResult:
         """Trains to the end of the budget, evaluates, and returns the result; with `keep` its last state stays as its checkpoint."""
-        self.base = self._timed(lambda: self.bench.base_scores(self.config, self.model.eval()))
+        self.measure_base()
         self._resume()
         status, reason = self._steps(hooks, None)
-        self._finish()
+        self.finish()
+        if self.config.truncations and self.handle is not None:
+            self.truncated = self._timed(self._score_truncated)
         if keep:
             self._save()
         elif self.checkpoints is not None and self.workers.leads:
@@ -179,7 +199,7 @@ class Run:
 
     def run_until(self, steps: int, hooks: Hooks) -> TrunkResult | None:
         """Trains `steps` steps, or to the end of the budget if that comes first, and saves a checkpoint; None if it diverged."""
-        self.base = self._timed(lambda: self.bench.base_scores(self.config, self.model.eval()))
+        self.measure_base()
         self._resume()
         status, _ = self._steps(hooks, steps)
         if status == "diverged" and self.checkpoints is not None:
@@ -194,13 +214,13 @@ class Run:
         while not budget.is_spent(self.step, self.train_seconds) and self.step != until:
             if asked is not None and self.workers.first_says(asked()):
                 return "stopped", "stopped on request"
-            loss = self._step()
+            loss = self.take_step()
             reason = self.divergence.update(loss, skipped=self.guard.skipped_last)
             if reason is not None:
                 return "diverged", f"step {self.step}: {reason}"
             share = budget.progress(self.step, self.train_seconds)
             if hooks.progress is not None:
-                hooks.progress(self.step, share, loss, self._mean_rank())
+                hooks.progress(self.step, share, loss, self.mean_rank())
             if share < 1 and max(0, len(self.curve) - 1) < int(share * self.config.evaluations):
                 self._evaluate()
                 if hooks.evaluated is not None and self.workers.first_says(self.workers.leads and hooks.evaluated(self._interim(share))):
@@ -209,12 +229,24 @@ class Run:
                 self._save()
         return "completed", None
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """Truncates the adapter to its ranks, so that what is scored is what is counted, and evaluates it."""
         if self.handle is not None:
             self.handle.finish()
             self.log.finish(self.handle)
         self._evaluate(last=True)
+
+    def _score_truncated(self) -> list[Row]:
+        """The trained adapter truncated in every way there is, scored as it is itself."""
+        assert self.handle is not None
+        return truncation_rows(self.model, self.handle, self.config.truncations, lambda: short_rows(
+            self.bench.score(self.model.eval(), self.config, last=False), self.base, self.config.quality))
+
+    def unique_tokens(self) -> int:
+        """Tokens of the distinct training examples seen so far."""
+        size = self.config.micro_batch * self.config.accumulation
+        seen = {index for step in range(self.step) for index in self.order.step(step, size)}
+        return sum(len(row.tokens) for index in seen for row in self.packs[index])
 
     def _interim(self, share: float) -> Interim:
         scores = self.last_scores
@@ -225,15 +257,15 @@ class Run:
                        tuple(document.loss for document in scores.documents), footprint,
                        sum(spent.get(name, 0.0) for name in GEOMETRY_SECTIONS) / self.train_seconds)
 
-    def _step(self) -> float:
+    def take_step(self) -> float:
         """One optimizer step; returns its loss in nats per token."""
         config, began, cpu = self.config, time.perf_counter(), time.process_time()
         self.clock.start_step()
         self.memory.begin_step()
         self.model.train()
-        rate = config.learning_rate * learning_rate_factor(config.budget.progress(self.step, self.train_seconds), config.warmup_fraction)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        factor = learning_rate_factor(config.budget.progress(self.step, self.train_seconds), config.warmup_fraction)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
         chosen = self.order.step(self.step, config.micro_batch * config.accumulation)
         packs = [self.packs[i] for i in chosen]
         rows = [row for members in packs for row in members]
@@ -250,7 +282,11 @@ class Run:
             loss += part_loss.detach()
         with self.clock.section("optimizer"):
             self.workers.add_gradients(self.parameters)
-            self.optimizer.step()
+            if self.handle is None:
+                self.guard()
+            if self.handle is not None or not self.guard.skipped_last:
+                self.optimizer.step()
+                after_step(self.model, self.step + 1)
             self.optimizer.zero_grad(set_to_none=True)
         value = float(self.workers.add(loss))
         self.clock.end_step()
@@ -259,11 +295,12 @@ class Run:
         self.train_seconds = self.workers.first_says(self.train_seconds + time.perf_counter() - began)
         self.cpu_seconds += time.process_time() - cpu
         self.memory.end_step()
-        self.log.add(self.step, self.train_seconds, loss=value, learning_rate=rate, grad_norm=self.guard.norm, tokens=self.tokens,
-                     handle=self.handle)
+        self.log.add(self.step, self.train_seconds, loss=value, learning_rate=config.learning_rate * factor, grad_norm=self.guard.norm,
+                     tokens=self.tokens, handle=self.handle)
         return value
 
-    def _mean_rank(self) -> float:
+    def mean_rank(self) -> float:
+        """Directions kept, as a mean over modules."""
         if self.handle is None:
             return float(self.config.rank)
         ranks = self.handle.ranks().values()
@@ -302,7 +339,8 @@ class Run:
             "eval_seconds": self.eval_seconds, "adapter": checkpoint.adapter_state(self.model), "optimizer": self.optimizer.state_dict(),
             "handle": None if self.handle is None else self.handle.state_dict(), "guard": self.guard.state_dict(),
             "divergence": self.divergence.state_dict(), "rows": self.log.rows, "curve": self.curve,
-            "peak_memory": self.memory.bytes})
+            "peak_memory": self.memory.bytes, "adapter_extra": extra_state(self.model),
+            "monitor": None if self.monitor is None else self.monitor.state_dict()})
 
     def _resume(self) -> None:
         state = checkpoint.load(self.checkpoints) if self.checkpoints is not None else None
@@ -316,6 +354,9 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.handle is not None:
             self.handle.load_state_dict(state["handle"])
+        load_extra_state(self.model, state["adapter_extra"])
+        if self.monitor is not None:
+            self.monitor.load_state_dict(state["monitor"], torch.device(self.bench.device))
         self.guard.load_state_dict(state["guard"])
         self.divergence.load_state_dict(state["divergence"])
         self.log.restore(state["rows"], self.handle)

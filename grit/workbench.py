@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grit.adapters import add_lora, load_backbone, load_tokenizer, remove_lora
+from grit.adapters import add_adapter, count_parameters, load_backbone, load_tokenizer, remove_lora
 from grit.backbone import resolve
 from grit.data import Encoded, encode, micro_batches
 from grit.evaluate import EvaluationBar, Evaluator, Scores
@@ -22,7 +23,7 @@ from grit.run_config import RunConfig, TaskSource
 from grit.tasks.base import Example, Task, digest
 from grit.tasks.registry import content_hashes, load_documents, load_task
 
-#: Training examples on which `placement = auto` scores layers.
+#: Training examples that are looked at before training: by `placement = auto`, and by initializations that need data.
 IMPORTANCE_EXAMPLES = 32
 
 
@@ -39,6 +40,7 @@ class Workbench:
         self._base_cache, self._progress, self._training = base_cache, progress, training
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._backbones: dict[tuple[Any, ...], PreTrainedModel] = {}
+        self._sizes: dict[tuple[Any, ...], int] = {}
         self._tokenizers: dict[tuple[Any, ...], PreTrainedTokenizerBase] = {}
         self._tasks: dict[TaskSource, tuple[Task, list[str]]] = {}
         self._encoded: dict[tuple[Any, ...], list[Encoded]] = {}
@@ -47,6 +49,19 @@ class Workbench:
         self._scores: dict[tuple[Any, ...], dict[str, float]] = {}
         self._in_use = False
         self._warm: set[tuple[Any, ...]] = set()
+        self._moved: dict[str, torch.Tensor] = {}
+        self.adapter_seconds = 0.0
+
+    def sibling(self) -> Workbench:
+        """Another bench with the same data and backbones of its own, for a run that takes turns with this one's."""
+        other = Workbench(self._base_cache, self._progress, training=self._training)
+        other._tokenizers, other._tasks, other._encoded, other._packs = self._tokenizers, self._tasks, self._encoded, self._packs
+        return other
+
+    def backbone_parameters(self, config: RunConfig) -> int:
+        """Parameters of the model without its adapter; those stored in 4 bits count as what they stand for."""
+        self._backbone(config)
+        return self._sizes[self._backbone_key(config)]
 
     def tokenizer(self, config: RunConfig) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""
@@ -103,17 +118,25 @@ class Workbench:
             raise RuntimeError("the backbone already carries an adapter: release it first")
         backbone = self._backbone(config)
         ranks = place(backbone, config, lambda: self._importance(config, backbone))
-        model = add_lora(backbone, ranks=ranks, scaling=config.alpha / config.rank, dropout=config.dropout, seed=config.seed)
+        if config.spec.moves_backbone:
+            self.base_scores(config, backbone.eval())  # of the weights as they were
+            self._moved = {f"{name}.weight": backbone.get_parameter(f"{name}.weight").detach().to("cpu", copy=True) for name in ranks}
         self._in_use = True
+        began = time.perf_counter()
+        model = add_adapter(backbone, config, ranks, lambda: self._example_batches(config))
+        self.adapter_seconds = time.perf_counter() - began
         return model
+
+    def _example_batches(self, config: RunConfig) -> list[dict[str, torch.Tensor]]:
+        """The first training examples, the same for every run on these data."""
+        rows, pad = self.training_data(config)[:IMPORTANCE_EXAMPLES], self.tokenizer(config).pad_token_id
+        return micro_batches(rows, 8, pad, self.device)
 
     def _importance(self, config: RunConfig, backbone: PreTrainedModel) -> dict[str, float]:
         """Scores of the targets on the first training examples, the same for every run on these data."""
         key = (config.model, config.quantized, config.dtype, config.task, config.max_length, config.targets)
         if key not in self._scores:
-            rows, pad = self.training_data(config)[:IMPORTANCE_EXAMPLES], self.tokenizer(config).pad_token_id
-            batches = micro_batches(rows, 8, pad, self.device)
-            self._scores[key] = importance_scores(backbone.eval(), matching(backbone, config.targets), batches)
+            self._scores[key] = importance_scores(backbone.eval(), matching(backbone, config.targets), self._example_batches(config))
         return self._scores[key]
 
     def warm_up(self, config: RunConfig, model: Any, batch: dict[str, torch.Tensor]) -> None:
@@ -135,17 +158,26 @@ class Workbench:
         torch.linalg.eigh(eye)
 
     def release(self, model: Any) -> None:
-        """Takes the adapter out of the shared backbone again."""
-        remove_lora(model)
+        """Takes the adapter out of the shared backbone again, and puts back what its initialization changed."""
+        backbone = remove_lora(model)
+        with torch.no_grad():
+            for name, weight in self._moved.items():
+                backbone.get_parameter(name).copy_(weight)
+        self._moved = {}
         self._in_use = False
 
     def _backbone(self, config: RunConfig) -> PreTrainedModel:
-        key = (config.model, config.revision, config.trust_remote_code, config.quantized, config.dtype)
+        key = self._backbone_key(config)
         if key not in self._backbones:
             self._backbones[key] = load_backbone(
                 resolve(config.model), quantized=config.quantized, dtype=config.dtype, device=self.device, revision=config.revision,
                 trust_remote_code=config.trust_remote_code)
+            self._sizes[key] = count_parameters(self._backbones[key])
         return self._backbones[key]
+
+    @staticmethod
+    def _backbone_key(config: RunConfig) -> tuple[Any, ...]:
+        return (config.model, config.revision, config.trust_remote_code, config.quantized, config.dtype)
 
     def evaluator(self, model: Any, config: RunConfig) -> Evaluator:
         """An evaluator of `model` as the run wants it."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from grit.methods import Method
 from grit.presets import CONFIGURATIONS, configuration
-from grit.run_config import Method, RunConfig
+from grit.run_config import RunConfig
 from ray_jobs.cluster import TrialResources
 
 PRESETS = tuple(CONFIGURATIONS)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from grit.disk import finite, read_object, write_atomically
 from grit.errors import ConfigError
+from grit.methods import Method
 
 #: `planned`: not run yet. `completed`: its budget was spent. `stopped`: ended cleanly before. `diverged`: by the rule of
 #: grit/divergence.py. `failed`: it raised, or its worker died more often than it is retried.
@@ -40,7 +41,7 @@ class TrialRecord:
     also_designs: list[str] = field(default_factory=list)
     regime: str
     seed: int
-    method: str
+    method: Method
     task: str
     model: str
     tau: float | None
@@ -52,6 +53,11 @@ class TrialRecord:
     attempts: int = 0
     steps: int | None = None
     tokens: int | None = None
+    unique_tokens: int | None = None
+    backbone_parameters: int | None = None
+    adapter_seconds: float | None = None
+    memory_bytes: dict[str, int] | None = None
+    exported_bytes: int | None = None
     train_seconds: float | None = None
     cpu_seconds: float | None = None
     disturbance: float | None = None

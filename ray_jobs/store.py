@@ -82,8 +82,7 @@ class StudyStore:
             ConfigError: the folder cannot be written.
         """
         try:
-            for name in TABLES:
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
             shared = self._earlier or {"study_id": self.study_id, "fingerprint": self._fingerprint, **description, **call, "calls": []}
             shared["calls"].append(call)
@@ -115,6 +114,7 @@ class StudyStore:
         for kind in TABLES:
             rows = source / kind / f"{record.trial_id}.parquet"
             if rows.exists():
+                (self.folder / kind).mkdir(exist_ok=True)
                 partial = self.folder / kind / f"{record.trial_id}.partial"
                 shutil.copyfile(rows, partial)
                 partial.replace(self.folder / kind / rows.name)
@@ -164,7 +164,10 @@ class StudyStore:
         write_trials(self.folder, self.records.values())
 
     def write_rows(self, kind: str, trial_id: str, rows: Sequence[dict[str, Any]]) -> None:
-        """`<kind>/<trial_id>.parquet`, one of a result's tables."""
+        """`<kind>/<trial_id>.parquet`, one of a result's tables; none for a table without rows."""
+        if not rows:
+            return
+        (self.folder / kind).mkdir(exist_ok=True)
         write_table(self.folder / kind / f"{trial_id}.parquet", rows)
 
 

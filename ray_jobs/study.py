@@ -8,24 +8,35 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grit.config import check_count
+from grit.methods import METHODS, Method
 from grit.overrides import Overrides, with_overrides
-from grit.run_config import Budget, Method, RunConfig
+from grit.run_config import Budget, Regime, RunConfig
 from grit.tasks.base import digest
 from ray_jobs.records import TrialRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One setting to be measured: what it changes against the study's base configuration, and the design that asked for it."""
+    """One setting to be measured: what it changes against the study's base configuration, and the design that asked for it.
+
+    Attributes:
+        budget: what the study's budget is multiplied by for this point; steps are rounded.
+        regime: the only regime in which it is measured; None for all of the study's.
+        seeds: how many of the study's seeds it is measured with; None for all.
+    """
 
     design: str
     overrides: tuple[tuple[str, Any], ...] = ()
     method: Method | None = None
+    budget: float = 1.0
+    regime: Regime | None = None
+    seeds: int | None = None
 
     @classmethod
-    def of(cls, design: str, overrides: Overrides, method: Method | None = None) -> Point:
+    def of(cls, design: str, overrides: Overrides, method: Method | None = None, *, budget: float = 1.0, regime: Regime | None = None,
+           seeds: int | None = None) -> Point:
         """A point from a mapping; the order of its names does not matter."""
-        return cls(design=design, overrides=tuple(sorted(overrides.items())), method=method)
+        return cls(design=design, overrides=tuple(sorted(overrides.items())), method=method, budget=budget, regime=regime, seeds=seeds)
 
 
 def one_at_a_time(center: Overrides, grids: Mapping[str, Sequence[Any]]) -> list[Point]:
@@ -122,11 +133,20 @@ class TrialSpec:
 
 
 def make_trial(study: Study, point: Point, seed: int, budget: Budget) -> TrialSpec:
-    """The trial of one point under one seed and budget."""
-    config = replace(study.base, method=point.method or study.base.method, seed=seed, budget=budget)
+    """The trial of one point under one seed and the study's budget, which the point may stretch.
+
+    What needs GRIT's statistics is left out for a method that has none.
+    """
+    method = point.method or study.base.method
+    audits: dict[str, Any] = {} if METHODS[method].geometry else {"stability": False, "truncations": ()}
+    amount = budget.amount * point.budget
+    stretched = Budget(regime=budget.regime, amount=max(1, round(amount)) if budget.regime == "step" else amount)
+    config = replace(study.base, method=method, seed=seed, budget=stretched, **audits)
     config = with_overrides(config, dict(point.overrides))
     trial_id = config.identity(study.content)
     point_id = replace(config, seed=0, budget=Budget(regime="step", amount=1)).identity(study.content)
+    if point.budget != 1.0:
+        point_id = digest([point_id, point.budget])
     grit = config.grit if config.uses_grit else None
     record = TrialRecord(
         trial_id=trial_id, point_id=point_id, design=point.design, regime=budget.regime, seed=seed, method=config.method,
@@ -145,6 +165,8 @@ def plan(study: Study) -> list[TrialSpec]:
     points = [study.control_point(), *study.points]
     trials: dict[str, TrialSpec] = {}
     for seed, point, budget in itertools.product(study.seeds, points, study.budgets):
+        if point.regime not in (None, budget.regime) or seed not in study.seeds[: point.seeds]:
+            continue
         trial = make_trial(study, point, seed, budget)
         known = trials.setdefault(trial.trial_id, trial)
         if known is not trial and point.design not in (known.record.design, *known.record.also_designs):
@@ -156,5 +178,5 @@ def fingerprint(study: Study) -> str:
     """A hash of what makes a study this study: records made under another may not be mixed with it."""
     return digest({"name": study.name, "base": study.base.identity(study.content), "seeds": study.seeds,
                    "budgets": [[b.regime, b.amount] for b in study.budgets],
-                   "points": [[p.design, p.method, p.overrides] for p in study.points],
+                   "points": [[p.design, p.method, p.overrides, p.budget, p.regime, p.seeds] for p in study.points],
                    "space": None if study.search is None else {k: repr(v) for k, v in study.search.space.items()}})

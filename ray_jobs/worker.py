@@ -90,9 +90,10 @@ def run_job(job: dict[str, Any], bench: Any, board: Any, checkpoints: str | None
         board: told of progress; None for a worker that does not lead.
         checkpoints: folder of all checkpoints of the study, or None.
     """
+    from grit.interleave import train
     from grit.parallel import Workers
     from grit.run_config import RunConfig
-    from grit.trainer import Hooks, train, train_trunk
+    from grit.trainer import Hooks, train_trunk
 
     trial_id, config = job["trial_id"], RunConfig.from_dict(job["config"])
     began, sent, setup = time.monotonic(), 0.0, None

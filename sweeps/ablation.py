@@ -18,7 +18,7 @@ from grit.onset import curvature_onset, reprojection_onset
 from grit.overrides import with_overrides
 from grit.run_config import RunConfig
 from ray_jobs.presets import Preset
-from ray_jobs.study import Point, Search
+from ray_jobs.study import Point
 from sweeps.command import main
 from sweeps.options import SweepOptions
 
@@ -72,10 +72,5 @@ def points(preset: Preset, options: SweepOptions) -> list[Point]:
     return [*family, *switches, *(Point.of("grid", overrides) for overrides in grids(base)), *listed]
 
 
-def search(_preset: Preset, _options: SweepOptions) -> Search | None:
-    """Nothing is searched."""
-    return None
-
-
 if __name__ == "__main__":
-    sys.exit(main("ablation", __doc__ or "", points, search, regimes=("step",)))
+    sys.exit(main("ablation", __doc__ or "", points, regimes=("step",)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -21,14 +22,14 @@ from grit.run_config import Regime
 from grit.tasks.registry import content_hashes, load_documents, load_task
 from ray_jobs.cluster import ROOT, check_address, check_concurrency, cores
 from ray_jobs.forecast import check_memory, machine_memory, shape_of
-from ray_jobs.presets import Preset
+from ray_jobs.presets import Preset, preset
 from ray_jobs.records import read_study
 from ray_jobs.runner import RunOptions, StudyOutcome, StudyRunner, output_folder
 from ray_jobs.search import open_storage
 from ray_jobs.store import STUDY_PACKAGES, Neighbours, StudyStore
 from ray_jobs.study import Point, Search, Study, fingerprint, plan
-from sweeps.options import SweepOptions, parser, resolve
-from sweeps.tables import ablation_table, departures_table, front_table, plan_table
+from sweeps.options import PresetOf, SweepOptions, parser, resolve
+from sweeps.tables import departures_table, front_table, plan_table
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
@@ -36,16 +37,33 @@ Points = Callable[[Preset, SweepOptions], list[Point]]
 SearchOf = Callable[[Preset, SweepOptions], Search | None]
 
 
-def main(name: str, description: str, points: Points, search: SearchOf, argv: Sequence[str] | None = None, *,
-         regimes: Sequence[Regime] = ("step", "time")) -> int:
-    """Runs one study script, by default under these regimes.
+def nothing(_preset: Preset, _options: SweepOptions) -> Search | None:
+    """Nothing is searched: all points are designed."""
+    return None
+
+
+def main(name: str, description: str, points: Points, search: SearchOf = nothing, argv: Sequence[str] | None = None, *,
+         regimes: Sequence[Regime] = ("step", "time"), presets: PresetOf = preset,
+         own: Callable[[argparse.ArgumentParser], None] = lambda parser: None) -> int:
+    """Runs one study script.
+
+    Args:
+        name: of the study.
+        description: for `--help`.
+        points: what is measured.
+        search: what is searched after that.
+        argv: the command line; None for the process's own.
+        regimes: the default ones.
+        presets: what the study starts from, by a preset's name; the script may have its own idea of seeds and budgets.
+        own: adds the script's own options, which then stand in `SweepOptions.own`.
 
     Returns:
         Its exit code: 0 done, 2 bad input (nothing was launched), 130 interrupted, 1 no trial completed.
     """
-    arguments = parser(description, regimes).parse_args(argv)
+    known = parser(description, regimes)
+    own(known)
     try:
-        return _run(name, resolve(arguments, os.environ), points, search)
+        return _run(name, resolve(known.parse_args(argv), os.environ, presets), points, search)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -192,7 +210,7 @@ def _conclude(output: Path, outcome: StudyOutcome, tracker: Any) -> int:
     if completed:
         report = rebuild(output)  # under the caps of this call, which study.json holds
         front = report.front_trials if isinstance(report, Report) else []
-        print(front_table(report.front) if isinstance(report, Report) else ablation_table(report))
+        print(front_table(report.front) if isinstance(report, Report) else "\n" + report.terminal())
     artifacts = [path for name in ("report.html", "report.md", "pareto.csv", "recommendation.json", "study.json", "trials.jsonl", "figures", "tables")
                  if (path := output / name).exists()]
     tracker.finish(front, artifacts, interrupted=outcome.interrupted)

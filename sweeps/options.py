@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,24 @@ from typing import Any
 from grit.command_line import OneLineParser, add_data_options, with_data_options
 from grit.config import KNOBS, GritConfig, check_count, check_positive
 from grit.errors import ConfigError
+from grit.methods import Method
 from grit.overrides import parse_cadence, parse_setting, with_overrides
-from grit.run_config import Budget, Method, Regime
+from grit.run_config import Budget, Regime
 from ray_jobs.forecast import USD_PER_GPU_HOUR
 from ray_jobs.presets import PRESETS, Preset, preset
 from ray_jobs.search import SAMPLERS
 from ray_jobs.study import Interval
 
+#: A preset by name, method, steps and task.
+PresetOf = Callable[[str, Method, int | None, str | None], Preset]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """What the user asked for. `budget_seconds` None: to be measured on this machine (a model or task the preset does not know)."""
+    """What the user asked for. `budget_seconds` None: to be measured on this machine (a model or task the preset does not know).
+
+    `own` holds the whole command line by name, for the options that one script adds.
+    """
 
     preset: Preset
     preset_name: str
@@ -51,6 +58,7 @@ class SweepOptions:
     listed: tuple[Mapping[str, Any], ...]
     dry_run: bool
     verbose: bool
+    own: Mapping[str, Any]
 
     def budgets(self, seconds: float) -> tuple[Budget, ...]:
         """One budget per regime."""
@@ -101,7 +109,7 @@ def parser(description: str, regimes: Sequence[Regime] = ("step", "time")) -> ar
     return p
 
 
-def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> SweepOptions:
+def resolve(arguments: argparse.Namespace, environment: Mapping[str, str], presets: PresetOf = preset) -> SweepOptions:
     """Lays the command line over the preset.
 
     Raises:
@@ -110,8 +118,8 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Sw
     method: Method = arguments.method
     if arguments.budget_steps is not None:
         check_count("budget-steps", arguments.budget_steps, minimum=1)
-    chosen = preset(arguments.preset, method, arguments.budget_steps, arguments.task)
-    base, usual = chosen.base, preset(arguments.preset, method, None).base.task.name
+    chosen = presets(arguments.preset, method, arguments.budget_steps, arguments.task)
+    base, usual = chosen.base, presets(arguments.preset, method, None, None).base.task.name
     base = with_data_options(base, arguments)
     known = arguments.model in (None, chosen.base.model) and (base.task.name == usual or chosen.resources.gpus > 0)
     oat = {**chosen.oat, **{name: tuple(values) for name, values in _grids(arguments).items()}}
@@ -122,7 +130,7 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Sw
     options = SweepOptions(
         preset=replace(chosen, base=base, oat=oat, grid=grid), preset_name=arguments.preset, regimes=tuple(dict.fromkeys(arguments.regimes)),
         budget_steps=chosen.budget_steps,
-        budget_seconds=arguments.budget_seconds or (chosen.budget_seconds * _scale(chosen, arguments) if known else None),
+        budget_seconds=arguments.budget_seconds or (chosen.budget_seconds * _scale(chosen, arguments, presets) if known else None),
         seeds=tuple(dict.fromkeys(arguments.seeds or chosen.seeds)),
         search_points=chosen.search_points if arguments.search_points is None else arguments.search_points, sampler=arguments.sampler,
         space=dict(parse_range(text) for text in arguments.space), max_overhead=arguments.max_overhead, max_footprint=arguments.max_footprint,
@@ -131,16 +139,16 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Sw
         address=arguments.address or environment.get("RAY_ADDRESS"), may_grow=arguments.may_grow, resume=arguments.resume, dry_run=arguments.dry_run,
         verbose=arguments.verbose, reuse=arguments.reuse, share=arguments.share, workers=arguments.workers_per_trial,
         small_batch=arguments.small_batch, usd_per_gpu_hour=arguments.usd_per_gpu_hour, accelerator=arguments.accelerator,
-        listed=tuple(dict(parse_setting(text) for text in point) for point in arguments.point))
+        listed=tuple(dict(parse_setting(text) for text in point) for point in arguments.point), own=vars(arguments))
     _check(options, arguments)
     return options
 
 
-def _scale(chosen: Preset, arguments: argparse.Namespace) -> float:
+def _scale(chosen: Preset, arguments: argparse.Namespace, presets: PresetOf) -> float:
     """How much longer than the preset's own step budget the user's is: the preset's seconds grow with it."""
     if arguments.budget_steps is None:
         return 1.0
-    return float(arguments.budget_steps) / preset(arguments.preset, arguments.method, None, arguments.task).budget_steps
+    return float(arguments.budget_steps) / presets(arguments.preset, arguments.method, None, arguments.task).budget_steps
 
 
 def _check(options: SweepOptions, arguments: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from grit.command_line import OneLineParser
 from grit.errors import ConfigError
 from grit.tasks import embedded
 from ray_jobs.presets import Preset
-from ray_jobs.study import Point, Search, one_at_a_time
+from ray_jobs.study import Point, one_at_a_time
 from sweeps.command import EXIT_BAD_INPUT, main
 from sweeps.options import SweepOptions
 
@@ -26,11 +26,6 @@ def points(preset: Preset, _options: SweepOptions) -> list[Point]:
     """Each knob alone."""
     grit = preset.base.grit
     return one_at_a_time({"tau": grit.rank_adaptation_threshold, "T": grit.reprojection_freq, "lambda": grit.kfac_damping}, preset.oat)
-
-
-def search(_preset: Preset, _options: SweepOptions) -> Search | None:
-    """Nothing is searched: the setting is chosen among those that every task has."""
-    return None
 
 
 def over_tasks(argv: Sequence[str]) -> int:
@@ -42,7 +37,7 @@ def over_tasks(argv: Sequence[str]) -> int:
     arguments, rest = own.parse_known_args(list(argv))
     if "-h" in rest or "--help" in rest:
         print("--tasks NAME [NAME ...] says which tasks (default: the five embedded ones); all else is as in the other sweeps:\n")
-        return main("portability", __doc__ or "", points, search, ["--help"], regimes=("step",))
+        return main("portability", __doc__ or "", points, argv=["--help"], regimes=("step",))
     if arguments.task is not None:
         print("error: --task = " + repr(arguments.task) + ": say --tasks", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -51,7 +46,7 @@ def over_tasks(argv: Sequence[str]) -> int:
         print(f"task {number} of {len(dict.fromkeys(arguments.tasks))}: {task}", file=sys.stderr, flush=True)
         resume = "--resume" in rest and not (folder / task / "study.json").exists()  # its turn had not come
         options = [option for option in rest if not (resume and option == "--resume")]
-        code = main("portability", __doc__ or "", points, search, [*options, "--task", task, "--output", str(folder / task)], regimes=("step",))
+        code = main("portability", __doc__ or "", points, argv=[*options, "--task", task, "--output", str(folder / task)], regimes=("step",))
         if code:
             return code
     return 0 if "--dry-run" in rest else _conclude(folder)

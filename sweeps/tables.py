@@ -16,7 +16,6 @@ from ray_jobs.study import Study, TrialSpec
 STARTUP_SECONDS = 45.0
 
 if TYPE_CHECKING:
-    from analysis.ablation import AblationReport
     from analysis.points import PointSummary
 
 
@@ -61,15 +60,6 @@ def _spared(shared: SharedPlan, preset: Preset) -> float:
         {"trunk_id": trunk.trunk_id, "parent": trunk.parent, "train_seconds": trunk.steps * preset.step_seconds} for trunk in shared.trunks]
     reached = {trunk["trunk_id"]: trunk["train_seconds"] for trunk in predicted}
     return seconds_saved(predicted, [reached[trunk_id] for trunk_id in shared.fork_of.values()])
-
-
-def ablation_table(report: AblationReport) -> str:
-    """The one-sided report as it stands on the terminal."""
-    from analysis.ablation import FAMILY_HEADER
-
-    shown = [0, 1, 2, 4, 5, 6, 7, 8, 9]
-    return "\nOne-sided against two-sided\n" + str(tabulate([[row[i] for i in shown] for row in report.family],
-                                                            headers=[FAMILY_HEADER[i] for i in shown], disable_numparse=True))
 
 
 def front_table(front: Sequence[PointSummary]) -> str:

@@ -8,7 +8,8 @@ from grit.run_config import Budget, TaskSource
 from grit.trainer import Hooks, learning_rate_factor, train
 
 #: What a clock measured: everything else of a result must be equal, bit for bit.
-TIMED = {"train_seconds", "cpu_seconds", "eval_seconds", "step_time_ms", "components_ms", "overhead", "peak_memory_bytes", "resumed_from_step"}
+TIMED = {"train_seconds", "adapter_seconds", "cpu_seconds", "eval_seconds", "step_time_ms", "components_ms", "overhead", "peak_memory_bytes",
+         "resumed_from_step"}
 
 
 def _comparable(result):
@@ -217,8 +218,8 @@ def test_a_finished_run_leaves_nothing_in_memory(bench, short_run, monkeypatch):
     alive = []
 
     class Watched(trainer.Run):
-        def __init__(self, *args):
-            super().__init__(*args)
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
             alive.append(weakref.ref(self.handle))
             alive.append(weakref.ref(self.parameters[0]))
 

@@ -1,0 +1,58 @@
+"""Everything GRIT is compared with, each at its own best learning rate from one grid, chosen on examples that do not judge it.
+
+    python sweeps/baselines.py                                   # embedded backbone, all methods, step-matched
+    python sweeps/baselines.py --methods lora grit dora --learning-rates 1e-3 4e-3
+    python sweeps/baselines.py --model ../shared/backbone --task gsm8k --train-file ... --eval-file ... --retention-file ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
+
+from grit.config import check_positive
+from grit.methods import METHODS, Method
+from ray_jobs.presets import Preset, preset
+from ray_jobs.study import Point
+from sweeps.command import main
+from sweeps.options import SweepOptions
+
+#: The learning rates, as multiples of the preset's, when none are given: the same for every method.
+MULTIPLES = (0.25, 1.0, 4.0, 16.0)
+#: Share of the budget of the runs that only serve to have their memory measured (in a process of its own, beside them).
+MEMORY_BUDGET = 0.1
+
+
+def presets(name: str, method: Method, steps: int | None, task: str | None) -> Preset:
+    """The small presets with one evaluation and two seeds: the grid is wide instead."""
+    found = preset(name, method, steps, task)
+    small = not found.resources.gpus
+    return replace(found, base=replace(found.base, evaluations=1), seeds=found.seeds[:2]) if small else found
+
+
+def own(parser: argparse.ArgumentParser) -> None:
+    """The script's own options."""
+    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS), metavar="NAME",
+                        help=f"which methods (default: all): {', '.join(METHODS)}")
+    parser.add_argument("--learning-rates", nargs="+", type=float, metavar="V",
+                        help="the grid, the same for every method (default: 1/4, 1, 4 and 16 times the preset's)")
+
+
+def points(preset: Preset, options: SweepOptions) -> list[Point]:
+    """Every method at every learning rate; what needs to know its steps has no time-matched form."""
+    rates = options.own["learning_rates"] or [multiple * preset.base.learning_rate for multiple in MULTIPLES]
+    for rate in rates:
+        check_positive("learning-rates", rate)
+    methods: list[Method] = options.own["methods"]
+    found = [Point.of("baseline", {"learning_rate": rate}, method, regime="step" if METHODS[method].scheduled else None)
+             for rate in rates for method in methods]
+    memory = {"memory": True, "evaluations": 1, "quality": "answer_logprob"}
+    return found + [Point.of("memory", memory, method, budget=MEMORY_BUDGET, regime="step", seeds=1) for method in methods]
+
+
+if __name__ == "__main__":
+    sys.exit(main("baselines", __doc__ or "", points, regimes=("step",), presets=presets, own=own))

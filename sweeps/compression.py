@@ -1,0 +1,74 @@
+"""Train at r and keep k directions, or train at k? Reprojection during training against a small rank from the start and truncation after training.
+
+    python sweeps/compression.py                                 # embedded backbone, k = 2, 4, 8 of r = 16
+    python sweeps/compression.py --ranks 2 8 --learning-rates 1e-3 4e-3
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
+
+from grit.config import check_positive
+from grit.errors import ConfigError
+from grit.methods import Method
+from ray_jobs.presets import Preset, preset
+from ray_jobs.study import Point, control_method
+from sweeps.command import main
+from sweeps.options import SweepOptions
+
+#: What reprojection to k directions may use.
+BASES: dict[str, dict[str, Any]] = {"two-sided": {}, "one-sided": {"two_sided": False}, "balanced": {"basis": "balanced"}}
+#: Learning rates as multiples of the preset's, when none are given.
+MULTIPLES = (0.5, 1.0, 4.0)
+
+
+def presets(name: str, method: Method, steps: int | None, task: str | None) -> Preset:
+    """The small presets with one evaluation and two seeds."""
+    found = preset(name, method, steps, task)
+    small = not found.resources.gpus
+    base = replace(found.base, exported=True, evaluations=1 if small else found.base.evaluations)
+    return replace(found, base=base, seeds=found.seeds[:2] if small else found.seeds)
+
+
+def own(parser: argparse.ArgumentParser) -> None:
+    """The script's own options."""
+    parser.add_argument("--ranks", nargs="+", type=int, metavar="K", help="directions that are kept (default: r/8, r/4, r/2)")
+    parser.add_argument("--learning-rates", nargs="+", type=float, metavar="V", help="the grid (default: 1/2, 1, 4 times the preset's)")
+
+
+def points(preset: Preset, options: SweepOptions) -> list[Point]:
+    """Per learning rate: trained at r and truncated afterwards, and GRIT as it is; per k too: trained at k, and at r with reprojection to k.
+
+    Reprojection begins in the middle of the run, in each basis.
+    """
+    base = preset.base
+    rates = options.own["learning_rates"] or [multiple * base.learning_rate for multiple in MULTIPLES]
+    ranks = options.own["ranks"] or [max(1, base.rank // divisor) for divisor in (8, 4, 2)]
+    for rate in rates:
+        check_positive("learning-rates", rate)
+    if base.grit.reprojection_freq is None:
+        raise ConfigError("T (reprojection_freq)", None, "must be a number of steps: this study reprojects")
+    for k in ranks:
+        if not 1 <= k < base.rank:
+            raise ConfigError("ranks", k, f"must be at least 1 and below the rank, {base.rank}")
+    late = {"reprojection_warmup_steps": options.budget_steps // 2, "rank_adaptation": False, "min_lora_rank": 1}
+    found: list[Point] = []
+    for rate in rates:
+        lr = {"learning_rate": rate}
+        # Without preconditioning and reprojection GRIT trains as LoRA does, and has watched the curvature by which it can be truncated.
+        found += [Point.of("after", {**lr, "preconditioner": "none", "T": None, "truncations": tuple(ranks)}), Point.of("grit", lr)]
+        for k in ranks:
+            small = {"rank": k, "alpha": base.alpha * k / base.rank, **lr}
+            found.append(Point.of("at k", small, control_method(base)))
+            found += [Point.of("reproject", {**lr, **late, **basis, "reprojection_k": k}) for basis in BASES.values()]
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main("compression", __doc__ or "", points, regimes=("step",), presets=presets, own=own))

@@ -1,0 +1,92 @@
+"""Does geometry change the law of forgetting? Runs over unique tokens, rank and reprojection cadence, and a two-stage fit (paper D.4, appendix J).
+
+    python sweeps/forgetting_law.py                              # embedded backbone
+    python sweeps/forgetting_law.py --models embedded ../shared/backbone --task gsm8k ...    # backbones of several sizes: alpha can be told
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
+
+from grit.command_line import OneLineParser
+from grit.errors import ConfigError
+from grit.methods import Method
+from ray_jobs.presets import Preset, preset
+from ray_jobs.study import Point
+from sweeps.command import EXIT_BAD_INPUT, main
+from sweeps.options import SweepOptions
+
+#: Budgets, and so unique tokens, as multiples of the study's; the last one is held out of the fit.
+BUDGETS = (0.25, 0.5, 1.0, 2.0)
+#: LoRA with its curvature watched: what has no geometry acting, and still can be measured.
+WATCHED = {"preconditioner": "none", "T": None}
+
+
+def presets(name: str, method: Method, steps: int | None, task: str | None) -> Preset:
+    """The small presets with two seeds and quality as the likelihood of answers: what is asked for is forgetting."""
+    small = not preset(name, method, None).resources.gpus
+    found = preset(name, method, steps, task)
+    base = replace(found.base, evaluations=1)
+    return replace(found, base=replace(base, quality="answer_logprob") if small else base, seeds=found.seeds[:2] if small else found.seeds)
+
+
+def points(preset: Preset, _options: SweepOptions) -> list[Point]:
+    """Per budget: LoRA, and GRIT over rank and cadence. Each budget is one pass over its own share of the data."""
+    base = preset.base
+    every = base.grit.reprojection_freq or max(1, int(base.budget.amount) // 10)
+    ranks = [r for r in (base.rank // 2, base.rank) if r >= base.grit.min_lora_rank]
+    found: list[Point] = []
+    for budget in BUDGETS:
+        for rank in ranks:
+            size = {"rank": rank, "alpha": base.alpha * rank / base.rank}
+            found.append(Point.of("law", {**size, **WATCHED}, budget=budget))
+            found += [Point.of("law", {**size, "T": T}, budget=budget) for T in (max(1, every // 4), every)]
+        found.append(Point.of("law", {"T": max(1, every // 4), "tau": 0.9}, budget=budget))
+    return found
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs the study once, or once per backbone of `--models`, each in a folder of its own, and then one fit over all of them."""
+    own = OneLineParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--models", nargs="+")
+    own.add_argument("--output", type=Path)
+    arguments, rest = own.parse_known_args(list(argv))
+    output = [] if arguments.output is None else ["--output", str(arguments.output)]
+    if arguments.models is None:
+        if "-h" in rest or "--help" in rest:
+            print("--models NAME [NAME ...] runs all of it on several backbones, and fits one law; all else is as in the other sweeps:\n")
+        return main("forgetting_law", __doc__ or "", points, argv=[*rest, *output], regimes=("step",), presets=presets)
+    folder = arguments.output or Path("results") / f"forgetting_law-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number, model in enumerate(dict.fromkeys(arguments.models), 1):
+        print(f"backbone {number} of {len(dict.fromkeys(arguments.models))}: {model}", file=sys.stderr, flush=True)
+        place = folder / f"{number}-{Path(model).name}"
+        resume = "--resume" in rest and not (place / "study.json").exists()  # its turn had not come
+        options = [option for option in rest if not (resume and option == "--resume")]
+        options += ["--model", model, "--output", str(place)]
+        code = main("forgetting_law", __doc__ or "", points, argv=options, regimes=("step",), presets=presets)
+        if code:
+            return code
+    return 0 if "--dry-run" in rest else _conclude(folder)
+
+
+def _conclude(folder: Path) -> int:
+    from analysis.forgetting_law import build_joint
+
+    try:
+        report = build_joint(folder)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    print("\n" + report.terminal())
+    print(f"report:  xdg-open {folder / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

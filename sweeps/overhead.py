@@ -1,0 +1,75 @@
+"""What GRIT's geometry costs: step times, tails, components, memory; over cadence, rank, layers and a long run (paper appendix F).
+
+    python sweeps/overhead.py                                    # embedded backbone
+    python sweeps/overhead.py --methods lora qlora qgrit --preset llama-3.2-3b ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
+
+from grit.backbone import resolve
+from grit.methods import METHODS, Method
+from ray_jobs.forecast import shape_of
+from ray_jobs.presets import Preset, preset
+from ray_jobs.study import Point, control_method
+from sweeps.command import main
+from sweeps.options import SweepOptions
+
+#: Methods that take turns in one process, beside the study's own.
+METHODS_TIMED: tuple[Method, ...] = ("lora", "qlora", "grit", "qgrit", "dora", "ia3", "shampoo")
+RANKS, LAYERS = (4, 8, 16, 32), (4, 8, 16)
+#: The long run's budget, as a multiple of the study's.
+LONG = 6.0
+
+
+def presets(name: str, method: Method, steps: int | None, task: str | None) -> Preset:
+    """The small presets with 60 steps (smoke: 24) and at most two seeds; quality is measured four times, for the curves."""
+    small = not preset(name, method, None).resources.gpus
+    found = preset(name, method, steps or ({"smoke": 24}.get(name, 60) if small else None), task)
+    return replace(found, base=replace(found.base, evaluations=4), seeds=found.seeds[:2] if small else found.seeds[:1],
+                   budget_seconds=found.budget_seconds * (0.6 if small else 1.0))
+
+
+def own(parser: argparse.ArgumentParser) -> None:
+    """The script's own options."""
+    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS_TIMED), metavar="NAME",
+                        help=f"which methods take turns (default: {' '.join(METHODS_TIMED)})")
+
+
+def adapted_layer_counts(layers: int) -> list[int]:
+    """Layers that carry adapters: 4, 8, 16 where the model is deeper than that, else a quarter, a half, three quarters of it."""
+    return [n for n in LAYERS if n < layers] if layers > LAYERS[1] else sorted({max(1, layers * part // 4) for part in (1, 2, 3)} - {layers})
+
+
+def points(preset: Preset, options: SweepOptions) -> list[Point]:
+    """One session of all methods; then GRIT beside its control over T, rank and layers, and for long; then both alone, for curves over time."""
+    base = preset.base
+    control = control_method(base)
+    others = tuple(method for method in options.own["methods"] if method != base.method)
+    pair = {"beside": (control,), "evaluations": 1}
+    every = base.grit.reprojection_freq or max(1, options.budget_steps // 10)
+    shape = shape_of(base.model, resolve(base.model))
+    counts = [] if shape is None else adapted_layer_counts(shape.layers)
+    session = [Point.of("session", {"beside": others, "evaluations": 1, "memory": True}, regime="step")] if others else []
+    cadence = [Point.of("cadence", {**pair, "T": T}, regime="step") for T in (max(1, every // 2), every, 2 * every, 4 * every, None)]
+    ranks = [Point.of("rank", {**pair, "memory": True, "rank": r, "alpha": base.alpha * r / base.rank}, regime="step")
+             for r in RANKS if r >= base.grit.min_lora_rank]
+    layers = [Point.of("layers", {**pair, "memory": True, "last_layers": n}, regime="step") for n in counts]
+    long = [Point.of("long", pair, budget=LONG, regime="step")]
+    return [*session, *cadence, *ranks, *layers, *long, Point.of("curve", {})]
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The study by its command line; returns the exit code."""
+    return main("overhead", __doc__ or "", points, argv=argv, presets=presets, own=own)
+
+
+if __name__ == "__main__":
+    sys.exit(run())
