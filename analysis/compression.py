@@ -150,19 +150,22 @@ def rank_rows(best: dict[tuple[str, str], Arm]) -> list[list[str]]:
 
 
 def answer(best: dict[tuple[str, str], Arm]) -> list[str]:
-    """Per k: which ways beat training at k, and which are beaten, beyond noise in quality."""
+    """Per k: which ways are better or worse than training at k beyond noise, in quality and in forgetting."""
     said = []
     for k in sorted({k for k, _ in best if k.isdigit()}, key=int):
         reference = best.get((k, AT_K))
         if reference is None:
             continue
-        verdicts: dict[str, list[str]] = {"better": [], "worse": [], "inconclusive": []}
-        for (mine, way), arm in best.items():
-            if mine == k and arm is not reference and (gap := quality_gap(arm, reference)) is not None:
-                verdicts[gap.verdict()].append(way)
-        said.append(f"k = {k}, against LoRA trained at {k} with a learning rate of its own: better in quality "
-                    f"{', '.join(verdicts['better']) or 'none'}; worse {', '.join(verdicts['worse']) or 'none'}; "
-                    f"not told apart {', '.join(verdicts['inconclusive']) or 'none'}.")
+        others = [(way, arm) for (mine, way), arm in best.items() if mine == k and arm is not reference]
+        parts = []
+        for what, gap, higher in (("quality", quality_gap, True), ("forgetting", forgetting_gap, False)):
+            found = {way: gap(arm, reference) for way, arm in others}
+            words = {word: [way for way, e in found.items() if e is not None and e.verdict(higher_is_better=higher) == word]
+                     for word in ("better", "worse")}
+            told = [f"{word}: {', '.join(ways)}" for word, ways in words.items() if ways]
+            parts.append(f"{what} {'; '.join(told) or 'told apart for none'}")
+        said.append(f"k = {k}: {len(others)} ways to have {k} directions of more, against LoRA trained at {k} with a learning rate of its own: "
+                    f"{', '.join(parts[:1])}; {parts[1]}.")
     return said
 
 

@@ -33,8 +33,8 @@ TABLE_J1: dict[tuple[int, int], tuple[float, float, float, float, float, float]]
     (4, 4): (2.1, 0.076, 0.151, 1.40, 0.994, 0.993), (8, 1): (4.0, 0.1, 0.2, 2.11, 0.988, 0.987), (8, 2): (2.0, 0.071, 0.141, 1.30, 0.996, 0.995),
     (16, 1): (2.0, 0.071, 0.141, 1.30, 0.996, 0.995)}
 #: The rule, stated: a regime is *unstable* where a trial was lost, or where the factors in use vary by more than their own size (Var_F > 1) and
-#: rotate by more than half of what is possible; *degraded* where GRIT loses against LoRA at the same batch, beyond noise, more than the tolerance more
-#: than it does in the reference regime, or where preconditioned updates turn by this many degrees more than raw ones; else *stable*.
+#: rotate by more than half of what is possible; *degraded* where GRIT loses against LoRA at the same batch, beyond noise, more than the tolerance
+#: more than it does in the reference regime, or where preconditioned updates turn by this many degrees more than raw ones; else *stable*.
 SEVERE_VARIANCE, SEVERE_DRIFT, JITTER_LIMIT = 1.0, 0.5, 10.0
 J1_HEADER = ("b", "a", "B", "n", "Var_F in use", "of the reference", "Var_F of a step", "eigenvalue CV", "drift", "jitter raw (deg)",
              "preconditioned (deg)", "rank changes", "their steps, SD", "final rank, SD", "quality", "against LoRA, same B [95%]",
@@ -355,7 +355,8 @@ def build(data: StudyData, folder: Path) -> FamilyReport:
                 said=[rule, "Var_F: variance of a factor over the run after its first quarter, over its own size; of the factors that GRIT uses "
                       "(means over all steps so far, A.7), and of single steps. Quality is compared with LoRA's at the same batch, since fewer "
                       "sequences teach less."],
-                figure=partial(j1_figure, regimes), caption="J1: each diagnostic over the effective batch. Lines of different b lie on one another where splitting a batch changes nothing."),
+                figure=partial(j1_figure, regimes), caption="J1: each diagnostic over the effective batch. "
+                "Lines of different b lie on one another where splitting a batch changes nothing."),
         Section(name="matched", title="Matched effective batches", header=MATCHED_HEADER, rows=matched_rows(regimes), said=[
             "Statistics are gathered over all micro-batches of a step, weighted by tokens (M4 is on by default), so pairs of one effective batch "
             "agree but for rounding."]),

@@ -108,4 +108,5 @@ def _against_fisher(layer: AdaptedLayer, up: Tensor, kept: int, factors: tuple[T
     values = spectrum(sigma_a).values
     reads = (up.detach().double().mT @ up.detach().double()).cpu()
     return {"fisher_a": values.tolist(), "fisher_g": spectrum(sigma_g).values.tolist(), "alignment": alignment(sigma_a, reads, kept),
+            "alignment_top": alignment(sigma_a, reads, max(1, layer.rank // TOP)),
             "exposure": float(values[:kept].sum()), "exposure_share": float(values[:kept].sum() / values.sum()) if values.sum() > 0 else None}

@@ -118,6 +118,10 @@ class Study:
         return Point(design="control", method=control_method(self.base))
 
 
+#: Stands for whatever budget in a point's id: long enough for every method.
+ANY_BUDGET = Budget(regime="step", amount=100)
+
+
 def control_method(base: RunConfig) -> Method:
     """The first-order method on the same backbone."""
     return "qlora" if base.quantized else "lora"
@@ -144,7 +148,7 @@ def make_trial(study: Study, point: Point, seed: int, budget: Budget) -> TrialSp
     config = replace(study.base, method=method, seed=seed, budget=stretched, **audits)
     config = with_overrides(config, dict(point.overrides))
     trial_id = config.identity(study.content)
-    point_id = replace(config, seed=0, budget=Budget(regime="step", amount=1)).identity(study.content)
+    point_id = replace(config, seed=0, budget=ANY_BUDGET).identity(study.content)
     if point.budget != 1.0:
         point_id = digest([point_id, point.budget])
     grit = config.grit if config.uses_grit else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from sweeps.options import SweepOptions
 
 #: The learning rates, as multiples of the preset's, when none are given: the same for every method.
 MULTIPLES = (0.25, 1.0, 4.0, 16.0)
-#: Share of the budget of the runs that only serve to have their memory measured (in a process of its own, beside them).
-MEMORY_BUDGET = 0.1
+#: Share of the budget of the runs that only serve to have their memory measured (in a process of its own, beside them), and their least steps.
+MEMORY_BUDGET, MEMORY_STEPS = 0.04, 4
 
 
 def presets(name: str, method: Method, steps: int | None, task: str | None) -> Preset:
@@ -51,8 +52,14 @@ def points(preset: Preset, options: SweepOptions) -> list[Point]:
     found = [Point.of("baseline", {"learning_rate": rate}, method, regime="step" if METHODS[method].scheduled else None)
              for rate in rates for method in methods]
     memory = {"memory": True, "evaluations": 1, "quality": "answer_logprob"}
-    return found + [Point.of("memory", memory, method, budget=MEMORY_BUDGET, regime="step", seeds=1) for method in methods]
+    share = max(MEMORY_BUDGET, MEMORY_STEPS / options.budget_steps)
+    return found + [Point.of("memory", memory, method, budget=share, regime="step", seeds=1) for method in methods]
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The study by its command line; returns the exit code."""
+    return main("baselines", __doc__ or "", points, argv=argv, regimes=("step",), presets=presets, own=own)
 
 
 if __name__ == "__main__":
-    sys.exit(main("baselines", __doc__ or "", points, regimes=("step",), presets=presets, own=own))
+    sys.exit(run())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,21 +26,21 @@ from sweeps.options import SweepOptions
 #: What reprojection to k directions may use.
 BASES: dict[str, dict[str, Any]] = {"two-sided": {}, "one-sided": {"two_sided": False}, "balanced": {"basis": "balanced"}}
 #: Learning rates as multiples of the preset's, when none are given.
-MULTIPLES = (0.5, 1.0, 4.0)
+MULTIPLES = (0.5, 1.0, 2.0)
 
 
 def presets(name: str, method: Method, steps: int | None, task: str | None) -> Preset:
-    """The small presets with one evaluation and two seeds."""
+    """The presets with the size of the exported file, the small ones with one evaluation."""
     found = preset(name, method, steps, task)
     small = not found.resources.gpus
     base = replace(found.base, exported=True, evaluations=1 if small else found.base.evaluations)
-    return replace(found, base=base, seeds=found.seeds[:2] if small else found.seeds)
+    return replace(found, base=base, seeds=found.seeds)
 
 
 def own(parser: argparse.ArgumentParser) -> None:
     """The script's own options."""
     parser.add_argument("--ranks", nargs="+", type=int, metavar="K", help="directions that are kept (default: r/8, r/4, r/2)")
-    parser.add_argument("--learning-rates", nargs="+", type=float, metavar="V", help="the grid (default: 1/2, 1, 4 times the preset's)")
+    parser.add_argument("--learning-rates", nargs="+", type=float, metavar="V", help="the grid (default: 1/2, 1, 2 times the preset's)")
 
 
 def points(preset: Preset, options: SweepOptions) -> list[Point]:
@@ -70,5 +71,10 @@ def points(preset: Preset, options: SweepOptions) -> list[Point]:
     return found
 
 
+def run(argv: Sequence[str] | None = None) -> int:
+    """The study by its command line; returns the exit code."""
+    return main("compression", __doc__ or "", points, argv=argv, regimes=("step",), presets=presets, own=own)
+
+
 if __name__ == "__main__":
-    sys.exit(main("compression", __doc__ or "", points, regimes=("step",), presets=presets, own=own))
+    sys.exit(run())
