@@ -4,7 +4,8 @@
 
 Stage 1 finds c, beta and, where backbones of several sizes are there, alpha from LoRA runs. Stage 2 finds the g from GRIT runs at these exponents.
 Where there is one backbone, alpha cannot be told from c: it is set to `ALPHA`, and the g are those that belong to it. We depart from the paper in one
-thing: Xi counts relative to its value without geometry, at the same rank and budget, so that the law without geometry is LoRA's (its "calibrating").
+thing: Xi counts relative to its value without geometry, at the same rank and budget, so that the law without geometry is LoRA's (its "calibrating"),
+which has a c for each rank.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ DEVIANCE = 3.841
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """Runs as columns: `tokens` D, `parameters` N, `forgetting` (nats/token, above 0), `features` (n, 3) and `neutral` (n, 3), all finite.
+    """Runs as columns: `tokens` D, `parameters` N, `ranks` of the adapter, `forgetting` (nats/token, above 0), `features`, `neutral` (n, 3).
 
     `neutral` are the features that LoRA has at the same rank and budget.
     """
 
     tokens: Floats
     parameters: Floats
+    ranks: Floats
     forgetting: Floats
     features: Floats
     neutral: Floats
@@ -48,31 +50,36 @@ class Runs:
     def take(self, chosen: Sequence[int] | NDArray[np.int64]) -> Runs:
         """Some of them, as often as they are named."""
         index = np.asarray(chosen, dtype=int)
-        return Runs(tokens=self.tokens[index], parameters=self.parameters[index], forgetting=self.forgetting[index], features=self.features[index],
-                    neutral=self.neutral[index])
+        return Runs(tokens=self.tokens[index], parameters=self.parameters[index], ranks=self.ranks[index], forgetting=self.forgetting[index],
+                    features=self.features[index], neutral=self.neutral[index])
 
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetLaw:
-    """Stage 1: log forgetting = log_c + beta log D - alpha log N. `alpha_found`: whether the data told alpha."""
+    """Stage 1: log forgetting = log c + beta log D - alpha log N, with a c for each rank. `alpha_found`: whether the data told alpha."""
 
-    log_c: float
+    constants: dict[float, float]
     beta: float
     alpha: float
     alpha_found: bool
 
     def predict(self, runs: Runs) -> Floats:
-        """Log forgetting (n,)."""
-        return np.asarray(self.log_c + self.beta * np.log(runs.tokens) - self.alpha * np.log(runs.parameters), dtype=float)
+        """Log forgetting (n,); a rank that was not seen has the mean constant."""
+        usual = float(np.mean(list(self.constants.values())))
+        constants = np.array([self.constants.get(float(rank), usual) for rank in runs.ranks])
+        return np.asarray(constants + self.beta * np.log(runs.tokens) - self.alpha * np.log(runs.parameters), dtype=float)
 
 
 def fit_budget(runs: Runs) -> BudgetLaw:
     """Least squares in logarithms. With a single D the slope beta is 0, with a single N alpha is `ALPHA`: neither can be told."""
     sizes = len(np.unique(runs.parameters)) > 1
     target = np.log(runs.forgetting) + (0.0 if sizes else ALPHA * np.log(runs.parameters))
-    columns = [np.ones(len(runs)), np.log(runs.tokens), *([-np.log(runs.parameters)] if sizes else [])]
+    ranks = np.unique(runs.ranks)
+    columns = [*((runs.ranks == rank).astype(float) for rank in ranks), np.log(runs.tokens), *([-np.log(runs.parameters)] if sizes else [])]
     found = np.linalg.lstsq(np.stack(columns, axis=1), target, rcond=None)[0]
-    return BudgetLaw(log_c=float(found[0]), beta=float(found[1]), alpha=float(found[2]) if sizes else ALPHA, alpha_found=sizes)
+    constants = {float(rank): float(value) for rank, value in zip(ranks, found, strict=False)}
+    beta, rest = float(found[len(ranks)]), found[len(ranks) + 1 :]
+    return BudgetLaw(constants=constants, beta=beta, alpha=float(rest[0]) if sizes else ALPHA, alpha_found=sizes)
 
 
 def log_multiplier(gains: Floats, runs: Runs) -> Floats:
@@ -145,16 +152,19 @@ def profile(law: BudgetLaw, runs: Runs, index: int) -> Profile:
 
 
 def bootstrap(lora: Runs, grit: Runs, *, replicates: int = 300, seed: int = 0) -> Floats:
-    """Both stages on runs drawn again with replacement, LoRA's and GRIT's apart: (replicates, 6) of log_c, beta, alpha and the g."""
-    generator, found = np.random.default_rng(seed), []
+    """Both stages on runs drawn again with replacement, LoRA's and GRIT's apart: (replicates, ranks + 5): log c by rank, beta, alpha, the g.
+
+    Draws in which a rank of LoRA's runs, or the slope, is lost are left out.
+    """
+    generator, found, ranks = np.random.default_rng(seed), [], len(np.unique(lora.ranks))
     for _ in range(replicates):
         first = lora.take(generator.integers(0, len(lora), len(lora)))
-        if len(np.unique(first.tokens)) < 2:
-            continue  # no slope to be told
+        if len(np.unique(first.tokens)) < 2 or len(np.unique(first.ranks)) < ranks:
+            continue
         law = fit_budget(first)
         gains, _ = fit_gains(law, grit.take(generator.integers(0, len(grit), len(grit))))
-        found.append([law.log_c, law.beta, law.alpha, *gains])
-    return np.array(found).reshape(-1, 6)
+        found.append([*law.constants.values(), law.beta, law.alpha, *gains])
+    return np.array(found).reshape(-1, ranks + 5)
 
 
 def error(predicted: Floats, runs: Runs) -> Floats:

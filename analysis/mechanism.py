@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
 from analysis.bands import default_point, sweep_of
 from analysis.load import StudyData
 from analysis.points import PointSummary
-from analysis.style import COLOURS, SEQUENTIAL, SHADES, STROKES, new_figure
+from analysis.style import COLOURS, SEQUENTIAL, SHADES, STROKES, new_figure, plain_log_axis
 from ray_jobs.records import TrialRecord
 
 
@@ -208,10 +208,7 @@ def step_times_figure(data: StudyData, points: Sequence[PointSummary]) -> Figure
                           label=f"{p.method}{suffix} (n = {len(values)})")
     axis.set_xlabel("step time (ms)")
     axis.set_ylabel("share of steps at most this long")
-    axis.set_xscale("log")
-    for which in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-        which(StrMethodFormatter("{x:g}"))
-    axis.tick_params(axis="x", which="minor", labelsize=6)
+    plain_log_axis(axis)
     axis.set_title(f"{pair[0].regime}-matched, {len(pair[0].seeds)} seeds, after warm-up")
     axis.legend(frameon=False, loc="lower right")
     return figure

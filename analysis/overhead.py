@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
 
 from analysis.family import FamilyReport, Section, write_family
 from analysis.load import Floats, StudyData
 from analysis.points import PointSummary, summarize_points
-from analysis.style import SHADES, STROKES, new_figure
+from analysis.style import SHADES, STROKES, new_figure, plain_log_axis
 from analysis.timing import WINDOWS, ScalingFit, amortized, creep, ratio_interval, scaling_fit, tail, window_of
 from grit.methods import METHODS, Method
 from grit.result import GEOMETRY_SECTIONS, SECTIONS
@@ -269,10 +268,7 @@ def ecdf_figure(session: Session) -> Figure:
                   label=f"{METHODS[method].title} (n = {len(rows)})")
         spikes = [(t, s) for t, s, row in zip(times, shares, rows, strict=True) if row["reprojected"]]
         axis.scatter([t for t, _ in spikes], [s for _, s in spikes], color=SHADES[number % len(SHADES)], s=16, zorder=3)
-    axis.set_xscale("log")
-    for which in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-        which(StrMethodFormatter("{x:g}"))
-    axis.tick_params(axis="x", which="minor", labelsize=6)
+    plain_log_axis(axis)
     axis.set_xlabel("step time (ms)")
     axis.set_ylabel("share of steps at most this long")
     axis.set_title("steady steps; dots: steps that reprojected")
@@ -345,9 +341,9 @@ def _session_sections(data: StudyData, main: PointSummary, said: list[str]) -> l
         if twin in session.runs:
             ratio, low, high = ratio_interval(session.times(method), session.times(twin))
             mine, plain = tail(session.times(method)), tail(session.times(twin))
-            said.append(f"{METHODS[method].title} takes {ratio - 1:+.1%} [{low - 1:+.1%}, {high - 1:+.1%}] of {METHODS[twin].title}'s mean step "
-                        f"time, and {mine.p99 / plain.p99 - 1:+.1%} at P99; its own sections are {share(session.steady(method)):.1%} of a step "
-                        "(paper: 6 to 10% of the step).")
+            said.append(f"{METHODS[method].title}'s mean step takes {ratio - 1:+.1%} [{low - 1:+.1%}, {high - 1:+.1%}] against "
+                        f"{METHODS[twin].title}'s beside it, and {mine.p99 / plain.p99 - 1:+.1%} at P99; its own sections are "
+                        f"{share(session.steady(method)):.1%} of a step (paper: 6 to 10% of the step).")
     return [
         Section(name="steps", title="Step times", header=STEP_HEADER, rows=step_rows(session), columns=(0, 1, 3, 5, 6, 7),
                 figure=partial(ecdf_figure, session), caption="How step times are distributed, and where reprojection steps lie.",

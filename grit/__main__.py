@@ -18,6 +18,7 @@ from tqdm import tqdm
 from grit.command_line import OneLineParser, add_data_options, with_data_options
 from grit.config import KNOBS
 from grit.errors import ConfigError
+from grit.methods import METHODS
 from grit.overrides import parse_cadence, with_overrides
 from grit.presets import CONFIGURATIONS, configuration
 from grit.run_config import Budget, RunConfig
@@ -33,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the run goes: run.json, telemetry, predictions, state")
     train.add_argument("--resume", action="store_true", help="continue the run in --output from its last checkpoint")
     train.add_argument("--preset", choices=tuple(CONFIGURATIONS), default="embedded", help="starting point for every setting (default: embedded)")
-    train.add_argument("--method", choices=("lora", "qlora", "grit", "qgrit"), default="grit", help="the q-methods keep the backbone in 4-bit NF4")
+    train.add_argument("--method", choices=tuple(METHODS), default="grit", metavar="NAME",
+                       help="grit, qgrit (in 4-bit NF4), or what they are compared with: " + ", ".join(m for m in METHODS if not METHODS[m].geometry))
     train.add_argument("--model", metavar="ID_OR_PATH", help="backbone: `embedded`, a folder, or a hub id")
     train.add_argument("--tau", type=float, help="energy threshold")
     train.add_argument("--T", help="reprojection cadence in steps, or `none`")

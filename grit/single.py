@@ -148,6 +148,8 @@ def export_run(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> Row
         ConfigError: the folder holds no ended run, or `to` is not empty.
     """
     config = ended_config(folder)
+    if not config.spec.factors:
+        raise ConfigError("method", config.method, f"{config.spec.title} is no plain LoRA adapter beside an unchanged backbone, and stays here")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError("to", str(to), "is not empty; choose an empty folder")
     adapter = to / "adapter" if merged else to

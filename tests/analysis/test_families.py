@@ -113,7 +113,7 @@ def test_the_runtime_audit(audits):
     cadence = _rows(report, "cadence")
     assert [row[0] for row in cadence] == ["1", "3", "6", "12", "none"] and cadence[-1][2] == "0"
     assert len(_rows(report, "scaling")) == 4 and len(_rows(report, "long")) == 8
-    assert {"steps", "components", "score"} <= set(report.figures) and "Q-GRIT takes" in report.answer[1]
+    assert {"steps", "components", "score"} <= set(report.figures) and "Q-GRIT's mean step takes" in report.answer[1]
 
 
 def test_the_audit_of_small_batches(audits):
@@ -129,7 +129,8 @@ def test_the_law_from_records(audits):
     report = rebuild(audits / "forgetting_law")
     _whole(audits / "forgetting_law", report)
     rows = _rows(report, "law")
-    assert [row[0] for row in rows][:3] == ["log c", "beta (unique tokens)", "alpha (parameters)"] and "set by convention" in rows[2][-1]
+    assert [row[0] for row in rows][:4] == ["log c, rank 4", "log c, rank 8", "beta (unique tokens)", "alpha (parameters)"]
+    assert "set by convention" in rows[3][-1]
     runs = _rows(report, "runs")
     assert {row[-1] for row in runs} == {"yes", "no"} and {row[1] for row in runs} == {"GRIT", "LoRA, watched"}
     assert all(float(row[10]) == 1.0 for row in runs if row[1] == "LoRA, watched")  # nothing is projected, so all of the mass is kept

@@ -14,21 +14,25 @@ def _runs(count, *, gains=GAINS, noise=0.01, sizes=(1e6, 1e7, 1e8), geometry=Tru
     if features is None:
         features = np.stack([generator.uniform(3, 12, count), generator.uniform(0.1, 0.9, count), generator.uniform(0.3, 1, count)], 1)
     tokens, parameters = np.exp(generator.uniform(8, 12, count)), generator.choice(sizes, count)
-    empty = Runs(tokens=tokens, parameters=parameters, forgetting=np.ones(count), features=features if geometry else neutral, neutral=neutral)
-    log = np.log(C) + BETA * np.log(tokens) - alpha * np.log(parameters) - alpha * log_multiplier(gains, empty) + noise * generator.normal(size=count)
-    return Runs(tokens=tokens, parameters=parameters, forgetting=np.exp(log), features=empty.features, neutral=neutral)
+    ranks = np.where(np.arange(count) % 2, 8.0, 16.0)
+    empty = Runs(tokens=tokens, parameters=parameters, ranks=ranks, forgetting=np.ones(count), features=features if geometry else neutral,
+                 neutral=neutral)
+    log = np.log(np.where(ranks == 8, C, 2 * C)) + BETA * np.log(tokens) - alpha * (np.log(parameters) + log_multiplier(gains, empty))
+    log += noise * generator.normal(size=count)
+    return Runs(tokens=tokens, parameters=parameters, ranks=ranks, forgetting=np.exp(log), features=empty.features, neutral=neutral)
 
 
 def test_both_stages_find_known_coefficients():
     lora, grit = _runs(40, geometry=False), _runs(80, seed=1)
     law = fit_budget(lora)
-    assert law.alpha_found and np.exp(law.log_c) == pytest.approx(C, rel=0.05)
+    assert law.alpha_found and list(law.constants) == [8.0, 16.0]
+    assert [np.exp(c) for c in law.constants.values()] == pytest.approx([C, 2 * C], rel=0.05)
     assert (law.beta, law.alpha) == (pytest.approx(BETA, abs=0.01), pytest.approx(CAPACITY, abs=0.01))
     gains, _ = fit_gains(law, grit)
     assert gains == pytest.approx(GAINS, rel=0.15)
     low, high = np.quantile(bootstrap(lora, grit, replicates=120), [0.025, 0.975], axis=0)
-    truth = np.array([np.log(C), BETA, CAPACITY, *GAINS])
-    assert ((low <= truth) & (truth <= high)).all() and (high - low)[1] < 0.05
+    truth = np.array([np.log(C), np.log(2 * C), BETA, CAPACITY, *GAINS])
+    assert ((low <= truth) & (truth <= high)).all() and (high - low)[2] < 0.05
     for index in range(3):
         found = profile(law, grit, index)
         assert found.verdict == "identified: above 0" and found.low * 0.9 <= GAINS[index] <= found.high * 1.1
