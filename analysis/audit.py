@@ -30,7 +30,7 @@ def build(folder: Path) -> Path:
         if (folder / name / "study.json").exists():
             data = load_study(folder / name)
             if any(record.usable for record in data.records):
-                parts.append({"name": name, "context": page_context(make(data, folder / name), data)})
+                parts.append({"name": name, "context": page_context(make(data, folder / name), [data])})
     if not parts:
         raise ConfigError("audit", str(folder), f"holds none of {', '.join(PARTS)} with a completed trial")
     missing = [name for name in PARTS if name not in {part["name"] for part in parts}]

@@ -16,14 +16,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.family import FamilyReport, Section, write_family
-from analysis.load import Floats, StudyData
+from analysis.frontier import Gap, Side, gap_to
+from analysis.load import StudyData
 from analysis.points import PointSummary, forgetting_matrix, paired_forgetting, quality_matrix, summarize_points
-from analysis.statistics import Estimate, Resampling, estimate, shown
+from analysis.statistics import Estimate, estimate, holm, shown
 from analysis.style import COLOURS, new_figure
 from grit.methods import METHODS, Method
+from ray_jobs.records import TrialRecord
 
 TUNED_HEADER = ("method", "n", "learning rate", "quality (test half)", "vs LoRA [95%]", "forgetting", "vs LoRA [95%]",
-                "against LoRA's frontier [95%]", "verdict")
+                "against LoRA's frontier [95%]", "p (Holm)", "verdict")
 COUNT_HEADER = ("method", "source", "trained parameters", "effective", "peak memory (MB)", "step (ms)", "P99 (ms)", "making the adapter (s)",
                 "tuning: trials", "tuning: training s", "lost")
 
@@ -71,48 +73,15 @@ def tune(data: StudyData, points: Sequence[PointSummary], regime: str) -> dict[M
     return found
 
 
-def frontier_quality(forgetting: Floats, quality: Floats, base: float, at: float) -> float:
-    """Quality of a frontier at a forgetting: linear between points that nothing gentler beats, from the untuned model; NaN beyond the last.
-
-    Args:
-        forgetting: of the points (k,), in any order.
-        quality: of the same points.
-        base: quality of the untuned model, which forgets nothing.
-        at: the forgetting asked for; below 0 it counts as 0.
-    """
-    order = np.argsort(forgetting)
-    x, y = np.concatenate([[0.0], np.maximum(forgetting[order], 0.0)]), np.concatenate([[base], quality[order]])
-    return float(np.interp(max(at, 0.0), x, np.maximum.accumulate(y), right=np.nan))
-
-
-def against_frontier(data: StudyData, point: PointSummary, reference: Tuned) -> Estimate | None:
-    """Quality of `point` on the odd examples minus that of the reference's frontier at the same forgetting, with a percentile interval.
-
-    None where their seeds differ or the point forgets more than any point of the reference.
-    """
+def against_frontier(data: StudyData, point: PointSummary, reference: Tuned) -> Gap | None:
+    """The point against the reference's frontier, on the odd examples; None where their seeds differ."""
     if any(p.seeds != point.seeds for p in reference.settings):
         return None
-    base = float(np.mean([r.base_quality or 0.0 for r in point.records]))
-    quality = [quality_matrix(data, p)[:, 1::2] for p in (point, *reference.settings)]
-    pairs = [forgetting_matrix(data, p) for p in (point, *reference.settings)]
-    draws_q = Resampling.draw(*_shape(quality[0]))
-    draws_f = Resampling.draw(*_shape(pairs[0][0]), pairs[0][1])
-    means_q = np.stack([draws_q.means(matrix) for matrix in quality])
-    means_f = np.stack([Resampling(seeds=draws_q.seeds, items=draws_f.items).means(matrix) for matrix, _ in pairs])
-    full_q = np.array([matrix.mean() for matrix in quality])
-    full_f = np.array([np.average(matrix.mean(axis=0), weights=weights) for matrix, weights in pairs])
-    mean = full_q[0] - frontier_quality(full_f[1:], full_q[1:], base, full_f[0])
-    gaps = np.array([q[0] - frontier_quality(f[1:], q[1:], base, f[0]) for q, f in zip(means_q.T, means_f.T, strict=True)])
-    gaps = gaps[~np.isnan(gaps)]
-    if np.isnan(mean) or len(gaps) < len(means_q.T) / 2:
-        return None
-    low, high = np.quantile(gaps, [0.025, 0.975])
-    return Estimate(mean=float(mean), low=float(low), high=float(high), seeds=len(point.seeds), items=quality[0].shape[1])
 
-
-def _shape(matrix: Floats) -> tuple[int, int]:
-    """(seeds, items)."""
-    return matrix.shape[0], matrix.shape[1]
+    def side(p: PointSummary) -> Side:
+        forgetting, weights = forgetting_matrix(data, p)
+        return Side(quality=quality_matrix(data, p)[:, 1::2], forgetting=forgetting, weights=weights)
+    return gap_to(side(point), [side(p) for p in reference.settings], data.untuned_values(point.records[0]).values[1::2])
 
 
 def _paired_test(data: StudyData, point: PointSummary, reference: PointSummary) -> Estimate | None:
@@ -122,22 +91,35 @@ def _paired_test(data: StudyData, point: PointSummary, reference: PointSummary) 
     return estimate(quality_matrix(data, point)[:, 1::2] - quality_matrix(data, reference)[:, 1::2])
 
 
-def _tuned_row(data: StudyData, tuned: Tuned, reference: Tuned | None) -> list[str]:
-    p = tuned.chosen
-    rate = f"{tuned.rate:g}" + (f" (the grid's {tuned.at_edge})" if tuned.at_edge else "")
-    other = None if reference is None or reference is tuned else reference
-    gap = None if other is None else against_frontier(data, p, other)
-    verdict = "the reference" if reference is tuned else "-" if other is None else "forgets more than LoRA anywhere" if gap is None else {
-        "better": "above LoRA's frontier", "worse": "below LoRA's frontier", "inconclusive": "inconclusive"}[gap.verdict()]
-    return [METHODS[tuned.method].title, str(len(p.seeds)), rate, f"{quality_matrix(data, p)[:, 1::2].mean():.3f}",
-            "-" if other is None else shown(_paired_test(data, p, other.chosen)), f"{p.mean('forgetting'):+.3f}",
-            "-" if other is None else shown(paired_forgetting(data, p, other.chosen)), shown(gap), verdict]
+def tuned_rows(data: StudyData, tuned: dict[Method, Tuned]) -> list[list[str]]:
+    """Each method at its chosen rate, in the order of `TUNED_HEADER`; p-values of the gaps are corrected by Holm's method."""
+    reference = tuned.get("lora")
+    others = {method: found for method, found in tuned.items() if reference is not None and found is not reference}
+    found_gaps = {method: against_frontier(data, found.chosen, reference) for method, found in others.items()} if reference else {}
+    gaps = {method: gap for method, gap in found_gaps.items() if gap is not None}
+    adjusted = dict(zip(gaps, holm([gap.chord.p_value for gap in gaps.values()]), strict=True))
+    rows = []
+    for method, found in tuned.items():
+        p, gap = found.chosen, gaps.get(method)
+        rate = f"{found.rate:g}" + (f" (the grid's {found.at_edge})" if found.at_edge else "")
+        compared = reference is not None and found is not reference
+        rows.append([METHODS[method].title, str(len(p.seeds)), rate, f"{quality_matrix(data, p)[:, 1::2].mean():.3f}",
+                     shown(_paired_test(data, p, reference.chosen)) if compared and reference else "-", f"{p.mean('forgetting'):+.3f}",
+                     shown(paired_forgetting(data, p, reference.chosen)) if compared and reference else "-",
+                     shown(None if gap is None else gap.chord),
+                     f"{adjusted[method]:.3f}" if method in adjusted else "-",
+                     "the reference" if found is reference else "-" if gap is None else gap.verdict(adjusted[method])])
+    return rows
 
 
-def _count_row(tuned: Tuned, points: Sequence[PointSummary]) -> list[str]:
+def _is_baseline(record: TrialRecord) -> bool:
+    return "baseline" in (record.design, *record.also_designs)
+
+
+def _count_row(tuned: Tuned, points: Sequence[PointSummary], records: Sequence[TrialRecord]) -> list[str]:
     p, spec = tuned.chosen, METHODS[tuned.method]
     memory = [r.memory_bytes[r.method] for q in points if q.method == tuned.method and "memory" in q.designs for r in q.records if r.memory_bytes]
-    spent = sum(r.train_seconds or 0.0 for q in tuned.settings for r in q.records)
+    spent = sum(r.train_seconds or 0.0 for r in records if r.method == tuned.method and r.regime == p.regime and _is_baseline(r))
     times = [r.step_time_ms or {} for r in p.records]
     return [spec.title, spec.source, f"{p.mean('adapter_parameters'):,.0f}", f"{p.mean('effective_parameters'):,.0f}",
             f"{np.mean(memory) / 1e6:.0f}" if memory else "-", f"{np.mean([t['mean'] for t in times]):.1f}",
@@ -177,13 +159,15 @@ def _frontier_curve(axis: object, tuned: Tuned, colour: str, line: str, marker: 
                   alpha=1.0 if bars else 0.7, label=label)
 
 
-def _answer(rows: Sequence[Sequence[str]], regime: str) -> str:
+def _answer(rows: Sequence[Sequence[str]], regime: str, lost: Sequence[str]) -> str:
     """Where GRIT stands, in a sentence; then how many others stand above and below LoRA's frontier."""
     own = [row for row in rows if row[0] in ("GRIT", "Q-GRIT")]
-    said = "; ".join(f"{row[0]} at its best learning rate: quality {row[4]} against LoRA's best, {row[8]} ({row[7]})" for row in own)
-    above, below = ([row[0] for row in rows if row[8] == f"{side} LoRA's frontier"] for side in ("above", "below"))
-    return (f"{regime.capitalize()}-matched. {said or 'GRIT was not measured'}. Above LoRA's frontier beyond noise: {', '.join(above) or 'none'}; "
-            f"below: {', '.join(below) or 'none'}.")
+    said = "; ".join(f"{row[0]} at its best learning rate: quality {row[4]} against LoRA's best; against LoRA's frontier {row[7]}: {row[9]}"
+                     for row in own)
+    above, below = ([row[0] for row in rows if row[9] == f"{side} LoRA's frontier"] for side in ("above", "below"))
+    gone = f" Without a rate of which no seed was lost, and so not here: {', '.join(lost)}." if lost else ""
+    return (f"{regime.capitalize()}-matched. {said or 'GRIT was not measured'}. After Holm's correction above LoRA's frontier: "
+            f"{', '.join(above) or 'none'}; below: {', '.join(below) or 'none'}.{gone}")
 
 
 def build(data: StudyData, folder: Path) -> FamilyReport:
@@ -195,26 +179,28 @@ def build(data: StudyData, folder: Path) -> FamilyReport:
         tuned = tune(data, points, regime)
         if not tuned:
             continue
-        rows = [_tuned_row(data, found, tuned.get("lora")) for found in tuned.values()]
-        answer.append(_answer(rows, regime))
+        rows = tuned_rows(data, tuned)
+        planned = dict.fromkeys(r.method for r in data.records if r.regime == regime and _is_baseline(r))
+        answer.append(_answer(rows, regime, [METHODS[method].title for method in planned if method not in tuned]))
         same = "steps" if regime == "step" else "training seconds"
         sections += [
             Section(name=f"tuned_{regime}", title=f"Each method at its best learning rate, {regime}-matched", header=TUNED_HEADER, rows=rows,
-                    columns=(0, 2, 3, 4, 5, 7, 8), said=[
+                    columns=(0, 2, 3, 4, 5, 7, 9), said=[
                         f"All have the same {same}, seeds, examples and grid of learning rates. The rate was chosen on the even half of the "
                         "evaluation examples, quality and its difference are those of the odd half; forgetting is measured on text that chose "
                         "nothing.",
                         "Against LoRA's frontier: quality minus what LoRA reaches at the same forgetting by another learning rate (linear between "
-                        "its points, from the untuned model). A rate at the grid's edge means that a better one may lie beyond."]),
+                        "its points, from the untuned model; flat beyond its best). Between two points the frontier lies above their chord, by an unknown "
+                        "amount: `above` asks that LoRA's next harsher point is beaten too. At the grid's edge a better rate may lie beyond."]),
             Section(name=f"frontier_{regime}", title=f"Quality against forgetting over learning rates, {regime}-matched",
                     figure=partial(frontier_figure, tuned, regime), caption="Each method's curve over the learning rate beside LoRA's (squares) and "
                     "GRIT's (triangles). Up and to the left is better."),
             Section(name=f"counts_{regime}", title=f"What each costs, {regime}-matched", header=COUNT_HEADER,
-                    rows=[_count_row(found, points) for found in tuned.values()], said=[
+                    rows=[_count_row(found, points, data.records) for found in tuned.values()], said=[
                         "Counted alike: parameters that are trained, those that act at the end, the peak of resident (or GPU) memory over a few "
                         "steps in a fresh process, step times of the chosen rate, and what tuning cost in trials and training seconds."])]
     answer = answer or ["No method has all its trials yet."]
     page = FamilyReport(title="Baselines: each at its own learning rate", answer=answer, sections=sections, limits=[
         "One rank and one schedule for all, published settings for what is each method's own (grit/methods.py, grit/adapters.py): tuning these too "
         "may change the order.", "Shampoo's roots are found by Newton's iteration every 20 steps, grafted to a signed step's size."])
-    return write_family(page, data, folder)
+    return write_family(page, [data], folder)

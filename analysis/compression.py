@@ -6,7 +6,7 @@ Every way has the same grid of learning rates; a rate is chosen on the even half
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from analysis.family import FamilyReport, Section, write_family
 from analysis.load import Floats, StudyData
-from analysis.points import PointSummary, forgetting_matrix, quality_matrix, summarize_points
+from analysis.points import PointSummary, forgetting_matrix, of_one_regime, quality_matrix, summarize_points
 from analysis.statistics import Estimate, estimate, shown
 from analysis.style import SHADES, STROKES, new_figure
 
@@ -39,6 +39,12 @@ class Arm:
     answer_loss: float
     parameters: float
     size: float
+    at_edge: bool = False
+
+    @property
+    def shown_rate(self) -> str:
+        """The learning rate, marked where it is the lowest or highest of several."""
+        return f"{self.rate:g}" + ("*" if self.at_edge else "")
 
     @property
     def validation(self) -> float:
@@ -77,7 +83,7 @@ def truncated_arms(data: StudyData, p: PointSummary, rate: float) -> list[Arm]:
 def all_arms(data: StudyData) -> list[Arm]:
     """Every arm at every learning rate of which no seed was lost."""
     found: list[Arm] = []
-    for p in summarize_points(data.records):
+    for p in of_one_regime(summarize_points(data.records))[0]:
         overrides = p.records[0].overrides if p.records else {}
         if not p.records or p.lost or p.planned or "learning_rate" not in overrides:
             continue
@@ -101,7 +107,8 @@ def best_arms(arms: Sequence[Arm]) -> dict[tuple[str, str], Arm]:
         key = (arm.k, arm.way)
         if key not in best or arm.validation > best[key].validation:
             best[key] = arm
-    return best
+    rates = {key: [arm.rate for arm in arms if (arm.k, arm.way) == key] for key in best}
+    return {key: replace(arm, at_edge=len(rates[key]) > 1 and arm.rate in (min(rates[key]), max(rates[key]))) for key, arm in best.items()}
 
 
 def quality_gap(arm: Arm, reference: Arm) -> Estimate | None:
@@ -129,7 +136,7 @@ def rows_of(best: dict[tuple[str, str], Arm]) -> list[list[str]]:
         for (_, way), arm in sorted(((key, arm) for key, arm in best.items() if key[0] == k), key=lambda item: (item[0][1] != AT_K, item[0][1])):
             other = None if reference is None or arm is reference else reference
             quality, forgetting = (None, None) if other is None else (quality_gap(arm, other), forgetting_gap(arm, other))
-            rows.append([k, way, str(len(arm.quality)), f"{arm.rate:g}", f"{arm.parameters:,.0f}", f"{arm.size:,.0f}",
+            rows.append([k, way, str(len(arm.quality)), arm.shown_rate, f"{arm.parameters:,.0f}", f"{arm.size:,.0f}",
                          f"{arm.quality[:, 1::2].mean():.3f}", shown(quality), f"{arm.answer_loss:.3f}", f"{arm.mean_forgetting:+.3f}",
                          shown(forgetting), "the reference" if arm is reference else _verdict(quality, forgetting)])
     return rows
@@ -143,7 +150,7 @@ def rank_rows(best: dict[tuple[str, str], Arm]) -> list[list[str]]:
         if k not in ("tau", "r"):
             continue
         other = None if reference is None or arm is reference else reference
-        rows.append([way, f"{arm.rate:g}", f"{arm.parameters:,.0f}", f"{arm.size:,.0f}", f"{arm.quality[:, 1::2].mean():.3f}",
+        rows.append([way, arm.shown_rate, f"{arm.parameters:,.0f}", f"{arm.size:,.0f}", f"{arm.quality[:, 1::2].mean():.3f}",
                      "-" if other is None else shown(quality_gap(arm, other)), f"{arm.mean_forgetting:+.3f}",
                      "-" if other is None else shown(forgetting_gap(arm, other))])
     return rows
@@ -218,5 +225,8 @@ def build(data: StudyData, folder: Path) -> FamilyReport:
             "curvature. peft: PEFT's conversion, which keeps the share tau of each update's energy."])]
     page = FamilyReport(title="Compression: train at k, or train at r and keep k?", answer=answer(best) or ["No way has all its trials yet."],
                         sections=sections,
-                        limits=["Reprojection to k begins in the middle of the run, at the study's cadence: other schedules may do better or worse."])
-    return write_family(page, data, folder)
+                        limits=[*of_one_regime(summarize_points(data.records))[1],
+                                "A learning rate at the edge of the grid (marked *) means that a better one may lie beyond; some of many comparisons "
+                                "come out by chance.",
+                                "Reprojection to k begins in the middle of the run, at the study's cadence: other schedules may do better or worse."])
+    return write_family(page, [data], folder)

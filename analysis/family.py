@@ -63,8 +63,8 @@ class FamilyReport:
         return "\n".join(parts)
 
 
-def write_family(report: FamilyReport, data: StudyData, folder: Path) -> FamilyReport:
-    """Writes `report.html`, `report.md`, `tables/` and `figures/` into the study's folder."""
+def write_family(report: FamilyReport, studies: Sequence[StudyData], folder: Path) -> FamilyReport:
+    """Writes `report.html`, `report.md`, `tables/` and `figures/` into `folder`, which is the study's own where there is one study."""
     (folder / "tables").mkdir(exist_ok=True)
     (folder / "figures").mkdir(exist_ok=True)
     markdown: dict[str, str] = {}
@@ -77,22 +77,27 @@ def write_family(report: FamilyReport, data: StudyData, folder: Path) -> FamilyR
         made = None if section.figure is None else save_figure(section.figure, folder / "figures", section.name)
         if made is not None:
             report.figures[section.name] = made
-    context = page_context(report, data)
+    context = page_context(report, studies)
     write_atomically(folder / "report.html", render("family.html.j2", **context))
     write_atomically(folder / "report.md", render("family.md.j2", **context, markdown=markdown))
     return report
 
 
-def page_context(report: FamilyReport, data: StudyData) -> dict[str, Any]:
-    """What the templates show of one study."""
-    records = data.records
+def page_context(report: FamilyReport, studies: Sequence[StudyData]) -> dict[str, Any]:
+    """What the templates show of one study, or of several that share a page."""
+    records = [record for data in studies for record in data.records]
     seeds = sorted({r.seed for r in records})
-    return {"report": report, "study": data.study, "seeds": seeds, "total": len(records), "lost": [r for r in records if r.status != "completed"],
-            "limits": [*_limits(data, seeds), *report.limits]}
+    return {"report": report, "studies": [data.study for data in studies], "seeds": seeds, "total": len(records),
+            "backbones": list(dict.fromkeys(str(data.study["config"]["model"]) for data in studies)),
+            "tasks": list(dict.fromkeys(str(data.study["config"]["task"]["name"]) for data in studies)),
+            "lost": [r for r in records if r.status != "completed"], "limits": [*_limits(studies, seeds), *report.limits]}
 
 
-def _limits(data: StudyData, seeds: Sequence[int]) -> list[str]:
-    said = [f"One backbone ({data.study['config']['model']}) and one task ({data.study['config']['task']['name']}): nothing here speaks of others."]
+def _limits(studies: Sequence[StudyData], seeds: Sequence[int]) -> list[str]:
+    models = {str(data.study["config"]["model"]) for data in studies}
+    tasks = {str(data.study["config"]["task"]["name"]) for data in studies}
+    count = "One backbone" if len(models) == 1 else f"{len(models)} backbones"
+    said = [f"{count} ({', '.join(sorted(models))}) and one task ({', '.join(sorted(tasks))}): nothing here speaks of others."]
     if len(seeds) < 3:
         said.append(f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}: their spread is hardly known, and intervals are wide wherever seeds differ.")
     return said

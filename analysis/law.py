@@ -33,12 +33,14 @@ DEVIANCE = 3.841
 class Runs:
     """Runs as columns: `tokens` D, `parameters` N, `ranks` of the adapter, `forgetting` (nats/token, above 0), `features`, `neutral` (n, 3).
 
-    `neutral` are the features that LoRA has at the same rank and budget.
+    `neutral` are the features that LoRA has at the same rank and budget; `budgets` (steps) and `settings` (numbers) say what was asked for.
     """
 
     tokens: Floats
     parameters: Floats
     ranks: Floats
+    budgets: Floats
+    settings: Floats
     forgetting: Floats
     features: Floats
     neutral: Floats
@@ -50,8 +52,8 @@ class Runs:
     def take(self, chosen: Sequence[int] | NDArray[np.int64]) -> Runs:
         """Some of them, as often as they are named."""
         index = np.asarray(chosen, dtype=int)
-        return Runs(tokens=self.tokens[index], parameters=self.parameters[index], ranks=self.ranks[index], forgetting=self.forgetting[index],
-                    features=self.features[index], neutral=self.neutral[index])
+        return Runs(tokens=self.tokens[index], parameters=self.parameters[index], ranks=self.ranks[index], budgets=self.budgets[index],
+                    settings=self.settings[index], forgetting=self.forgetting[index], features=self.features[index], neutral=self.neutral[index])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,11 @@ class BudgetLaw:
         usual = float(np.mean(list(self.constants.values())))
         constants = np.array([self.constants.get(float(rank), usual) for rank in runs.ranks])
         return np.asarray(constants + self.beta * np.log(runs.tokens) - self.alpha * np.log(runs.parameters), dtype=float)
+
+
+def tells_slope(runs: Runs) -> bool:
+    """Whether some rank has several budgets: tokens alone differ by seed, and a slope through that would be noise."""
+    return any(len(np.unique(runs.budgets[runs.ranks == rank])) > 1 for rank in np.unique(runs.ranks))
 
 
 def fit_budget(runs: Runs) -> BudgetLaw:
@@ -156,15 +163,26 @@ def bootstrap(lora: Runs, grit: Runs, *, replicates: int = 300, seed: int = 0) -
 
     Draws in which a rank of LoRA's runs, or the slope, is lost are left out.
     """
-    generator, found, ranks = np.random.default_rng(seed), [], len(np.unique(lora.ranks))
+    generator, found = np.random.default_rng(seed), []
+    ranks, sizes = len(np.unique(lora.ranks)), len(np.unique(lora.parameters))
     for _ in range(replicates):
         first = lora.take(generator.integers(0, len(lora), len(lora)))
-        if len(np.unique(first.tokens)) < 2 or len(np.unique(first.ranks)) < ranks:
+        if not tells_slope(first) or len(np.unique(first.ranks)) < ranks or len(np.unique(first.parameters)) < sizes:
             continue
         law = fit_budget(first)
         gains, _ = fit_gains(law, grit.take(generator.integers(0, len(grit), len(grit))))
         found.append([*law.constants.values(), law.beta, law.alpha, *gains])
     return np.array(found).reshape(-1, ranks + 5)
+
+
+def by_setting(values: Floats, settings: Floats, *, replicates: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95% interval of the mean of values (n,) with whole settings drawn again: runs of one setting share what made them."""
+    groups = [values[settings == setting] for setting in np.unique(settings)]
+    generator, means = np.random.default_rng(seed), []
+    for _ in range(replicates):
+        means.append(float(np.concatenate([groups[i] for i in generator.integers(0, len(groups), len(groups))]).mean()))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def error(predicted: Floats, runs: Runs) -> Floats:

@@ -38,6 +38,10 @@ class StudyData:
         """Per-example quality: the task's score, or the answer's log-likelihood in nats per token."""
         return self._read(record)["quality"]
 
+    def untuned_values(self, record: TrialRecord) -> PerExample:
+        """Per-example quality of the model before training."""
+        return self._read(record)["untuned"]
+
     def retention_losses(self, record: TrialRecord) -> PerExample:
         """Per-document forgetting in nats per token, weighted by tokens."""
         return self._read(record)["forgetting"]
@@ -45,13 +49,16 @@ class StudyData:
     def _read(self, record: TrialRecord) -> dict[str, PerExample]:
         if record.trial_id not in self._cache:
             table = pq.read_table(self.folder / "predictions" / f"{record.trial_id}.parquet")
-            columns = {name: table[name].to_pylist() for name in ("kind", "example_id", "score", "loss", "base_loss", "tokens")}
+            columns = {name: table[name].to_pylist() for name in ("kind", "example_id", "score", "base_score", "loss", "base_loss", "tokens")}
             task = [i for i, kind in enumerate(columns["kind"]) if kind == "task"]
             general = [i for i, kind in enumerate(columns["kind"]) if kind == "retention"]
             by_likelihood = record.quality_metric == "answer_logprob"
             quality = [-columns["loss"][i] if by_likelihood else columns["score"][i] for i in task]
+            untuned = [-columns["base_loss"][i] if by_likelihood else columns["base_score"][i] for i in task]
             self._cache[record.trial_id] = {
                 "quality": PerExample(items=tuple(columns["example_id"][i] for i in task), values=np.array(quality, dtype=float),
+                                      weights=np.ones(len(task))),
+                "untuned": PerExample(items=tuple(columns["example_id"][i] for i in task), values=np.array(untuned, dtype=float),
                                       weights=np.ones(len(task))),
                 "forgetting": PerExample(items=tuple(columns["example_id"][i] for i in general),
                                          values=np.array([columns["loss"][i] - columns["base_loss"][i] for i in general], dtype=float),

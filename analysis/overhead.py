@@ -31,8 +31,8 @@ TABLE_14 = {"qlora": "0.229, 0.267, 0.306 s", "qgrit": "0.237, 0.278, 0.319 s; e
 TABLE_15: dict[tuple[int, int | None], tuple[float, float]] = {
     (4, None): (0.012, 0.08), (8, None): (0.020, 0.15), (16, None): (0.028, 0.30), (32, None): (0.033, 0.60), (32, 4): (0.009, 0.16),
     (32, 8): (0.015, 0.27), (32, 16): (0.023, 0.42)}
-#: Windows into which the long run is cut.
-LONG_WINDOWS = 8
+#: Windows into which the long run is cut; steps that a run must have for its times to be read.
+LONG_WINDOWS, MIN_STEPS = 8, 10
 STEP_HEADER = ("method", "window", "n", "mean (ms)", "P50", "P95", "P99", "against LoRA [95%]", "tokens/s", "reprojections per 1,000")
 COST_HEADER = ("method", "peak memory (MB)", "against the same without GRIT (MB)", "geometry, share of a step",
                "paper's Table 8: mean, P99, GB, per 1,000", "paper: mean against QLoRA", "here: mean against QLoRA")
@@ -52,6 +52,10 @@ class Session:
     """Interleaved step rows by method, over all seeds of one setting: each list holds one run's rows in order."""
 
     runs: dict[Method, list[list[Row]]]
+
+    def other(self, method: Method) -> Method:
+        """The method beside this one in a session of two."""
+        return next(m for m in self.runs if m != method)
 
     def steady(self, method: Method) -> list[Row]:
         """Rows of the steady window, of all runs."""
@@ -92,6 +96,13 @@ def tokens_per_second(session: Session, method: Method) -> float:
         tokens += chosen[-1]["tokens"] - rows[window_of(len(rows))["steady"].start - 1]["tokens"]
         seconds += sum(row["ms_step"] for row in chosen) / 1e3
     return tokens / seconds
+
+
+def measured(data: StudyData, p: PointSummary, others: int) -> Session | None:
+    """The session of a setting in which at least so many other methods took turns, with enough steps for a steady window; None otherwise."""
+    session = session_of(data, p.records)
+    enough = p.method in session.runs and len(session.runs) > others
+    return session if enough and all(len(rows) >= MIN_STEPS for runs in session.runs.values() for rows in runs) else None
 
 
 def step_rows(session: Session) -> list[list[str]]:
@@ -177,51 +188,60 @@ def cadence_rows(data: StudyData, points: Sequence[PointSummary]) -> list[list[s
     """Amortized reprojection cost against T, in the order of `CADENCE_HEADER`."""
     rows = []
     for p in sorted((p for p in points if "cadence" in p.designs and p.records), key=lambda p: p.T or 10**9):
-        session = session_of(data, p.records)
-        control = next(m for m in session.runs if m != p.method)
+        session = measured(data, p, 1)
+        if session is None:
+            continue
         steady, events = session.steady(p.method), event_ms(session.steady(p.method))
         mean = float(events.mean()) if len(events) else 0.0
+        ratio = ratio_interval(session.times(p.method), session.times(session.other(p.method)))
         rows.append(["none" if p.T is None else str(p.T), str(len(p.seeds)), str(len(events)), f"{mean:.2f}", f"{mean / p.T:.3f}" if p.T else "0",
-                     f"{amortized(steady, ('reprojection', 'rank')):.3f}", f"{share(steady):.1%}",
-                     "{:.3f} [{:.3f}, {:.3f}]".format(*ratio_interval(session.times(p.method), session.times(control))), f"{p.mean('quality'):.3f}"])
+                     f"{amortized(steady, ('reprojection', 'rank')):.3f}", f"{share(steady):.1%}", "{:.3f} [{:.3f}, {:.3f}]".format(*ratio),
+                     f"{p.mean('quality'):.3f}"])
     return rows
 
 
 def scaling_rows(data: StudyData, points: Sequence[PointSummary]) -> tuple[list[list[str]], ScalingFit | None]:
-    """Geometry over rank and adapted layers with the descriptive fit, in the order of `SCALING_HEADER`."""
+    """Geometry over rank and adapted layers, in the order of `SCALING_HEADER`, with the descriptive fit where there are cells enough for one."""
     cells = []
     for p in (p for p in points if p.designs & {"rank", "layers"} and p.records):
-        overrides, session = p.records[0].overrides, session_of(data, p.records)
-        layers = len({name.split(".layers.")[1].split(".")[0] for name in p.records[0].modules or [] if ".layers." in name})
-        memory = memory_of(p.records)
-        control = next(m for m in session.runs if m != p.method)
+        overrides, session = p.records[0].overrides, measured(data, p, 1)
+        if session is None:
+            continue
+        layers = len({layer_number(name) for name in p.records[0].modules or []})
+        memory, control = memory_of(p.records), session.other(p.method)
         cells.append((int(overrides.get("rank", data.study["config"]["rank"])), layers, "last_layers" not in overrides, p, session,
                       memory.get(p.method, np.nan) - memory.get(control, np.nan)))
-    if len(cells) < 4:
-        return [], None
     geometry = np.array([geometry_ms(session.steady(p.method)) for _, _, _, p, session, _ in cells])
-    fit = scaling_fit(np.array([float(r) for r, *_ in cells]), np.array([float(n) for _, n, *_ in cells]), geometry)
+    fit = None if len(cells) < 5 else scaling_fit(np.array([float(r) for r, *_ in cells]), np.array([float(n) for _, n, *_ in cells]), geometry)
     rows = []
-    for (rank, layers, whole, p, session, delta), measured, residual in zip(cells, geometry, fit.residuals, strict=True):
-        printed = TABLE_15.get((rank, None if whole else layers))
-        rows.append([str(rank), f"{layers}{' (all)' if whole else ''}", str(len(p.seeds)), f"{session.times(p.method).mean():.1f}", f"{measured:.2f}",
-                     f"{share(session.steady(p.method)):.1%}", f"{measured - residual:.2f}", f"{residual:+.2f}",
-                     "-" if np.isnan(delta) else f"{delta / 1e6:+.1f}", "-" if printed is None else f"{printed[0]:.3f}, +{printed[1]:g}"])
+    for number, ((rank, layers, whole, p, session, delta), found) in enumerate(zip(cells, geometry, strict=True)):
+        printed, left = TABLE_15.get((rank, None if whole else layers)), None if fit is None else float(fit.residuals[number])
+        rows.append([str(rank), f"{layers}{' (all)' if whole else ''}", str(len(p.seeds)), f"{session.times(p.method).mean():.1f}", f"{found:.2f}",
+                     f"{share(session.steady(p.method)):.1%}", "-" if left is None else f"{found - left:.2f}",
+                     "-" if left is None else f"{left:+.2f}", "-" if np.isnan(delta) else f"{delta / 1e6:+.1f}",
+                     "-" if printed is None else f"{printed[0]:.3f}, +{printed[1]:g}"])
     return rows, fit
 
 
-def long_rows(session: Session, method: Method) -> tuple[list[list[str]], tuple[float, float, float]]:
-    """Windows of the long run, in the order of `LONG_HEADER`, and the creep of its ratio to the control."""
-    control = next(m for m in session.runs if m != method)
+def layer_number(name: str) -> int | None:
+    """The first number in a module's path: the layer it belongs to."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def long_rows(session: Session, method: Method) -> tuple[list[list[str]], tuple[float, float, float], tuple[float, float]]:
+    """Windows of the long run in the order of `LONG_HEADER`; the creep of its ratio to the control; P99 in the first and the second half."""
+    control = session.other(method)
     steps = min(len(rows) for rows in session.runs[method])
+    places = np.arange(steps)[window_of(steps)["steady"]]
     rows, ratios = [], []
-    for part in np.array_split(np.arange(steps)[window_of(steps)["steady"]], LONG_WINDOWS):
+    for part in np.array_split(places, min(LONG_WINDOWS, len(places))):
         mine, theirs = ([run[i] for run in session.runs[m] for i in part] for m in (method, control))
         found, plain = tail([row["ms_step"] for row in mine]), tail([row["ms_step"] for row in theirs])
         ratios.append(found.mean / plain.mean)
         rows.append([f"{part[0] + 1} to {part[-1] + 1}", f"{plain.mean:.1f}", f"{found.mean:.1f}", f"{found.p95:.1f}", f"{found.p99:.1f}",
                      f"{ratios[-1]:.3f}", f"{amortized(mine, ('reprojection', 'rank')):.3f}"])
-    return rows, creep(ratios)
+    halves = [tail([run[i]["ms_step"] for run in session.runs[method] for i in half]).p99 for half in np.array_split(places, 2)]
+    return rows, creep(ratios), (halves[0], halves[1])
 
 
 def score_rows(points: Sequence[PointSummary]) -> list[list[str]]:
@@ -304,8 +324,9 @@ def build(data: StudyData, folder: Path) -> FamilyReport:
     said: list[str] = []
     sections: list[Section] = []
     main = next((p for p in points if "session" in p.designs and p.records), None)
-    if main is not None:
-        sections += _session_sections(data, main, said)
+    session = None if main is None else measured(data, main, 0)
+    if main is not None and session is not None:
+        sections += _session_sections(session, memory_of(main.records), said)
     cadence = cadence_rows(data, points)
     scaling, fit = scaling_rows(data, points)
     sections += [
@@ -315,13 +336,13 @@ def build(data: StudyData, folder: Path) -> FamilyReport:
             "Too few cells for a fit." if fit is None else f"Descriptive fit of GRIT's milliseconds per step: {fit.shown()} (r rank, L layers; no "
             f"claim of complexity). Largest residual {np.abs(fit.residuals).max():.2f} ms."])]
     long = next((p for p in points if "long" in p.designs and p.records), None)
-    if long is not None:
-        rows, (slope, low, high) = long_rows(session_of(data, long.records), long.method)
+    run = None if long is None else measured(data, long, 1)
+    if long is not None and run is not None:
+        rows, (slope, low, high), (early, late) = long_rows(run, long.method)
         creeps = "no creep can be told" if low <= 0 <= high else "it creeps up" if low > 0 else "it falls"
-        sections.append(Section(name="long", title="A long run", header=LONG_HEADER, rows=rows, columns=(0, 1, 2, 4, 5), said=[
-            f"Ratio to the control over windows: slope {slope:+.4f} a window [{low:+.4f}, {high:+.4f}], {creeps}."]))
-        said.append(f"Over a run of {long.mean('steps'):.0f} steps the ratio to the control moves by {slope:+.4f} a window "
-                    f"[{low:+.4f}, {high:+.4f}]: {creeps}.")
+        said.append(f"Over a run of {long.mean('steps'):.0f} steps the ratio to the control moves by {slope:+.4f} a window [{low:+.4f}, {high:+.4f}]"
+                    f", so that {creeps}; P99 is {early:.0f} ms in its first half and {late:.0f} ms in its second.")
+        sections.append(Section(name="long", title="A long run", header=LONG_HEADER, rows=rows, columns=(0, 1, 2, 4, 5), said=said[-1:]))
     sections.append(Section(name="score", title="Score for time", header=SCORE_HEADER, rows=score_rows(points), columns=(0, 1, 3, 5, 6),
                             figure=partial(curves_figure, points),
                             caption="Quality over training time at equal seconds, and over steps at equal steps."))
@@ -330,24 +351,23 @@ def build(data: StudyData, folder: Path) -> FamilyReport:
                         limits=[f"Times are of this machine ({data.study['platform']}), {concurrent} trial(s) at once; the paper's are of an A100 "
                                 "with an 8B model. Compare ratios, not milliseconds.",
                                 "Resident memory of a CPU process holds its libraries too: read differences, and those of a few MB as noise."])
-    return write_family(page, data, folder)
+    return write_family(page, [data], folder)
 
 
-def _session_sections(data: StudyData, main: PointSummary, said: list[str]) -> list[Section]:
+def _session_sections(session: Session, memory: dict[str, float], said: list[str]) -> list[Section]:
     """What the session of all methods shows; its headline goes to `said`."""
-    session, memory = session_of(data, main.records), memory_of(main.records)
     for method in (m for m in ("grit", "qgrit") if m in session.runs):
         twin = plain_twin(method)
         if twin in session.runs:
             ratio, low, high = ratio_interval(session.times(method), session.times(twin))
-            mine, plain = tail(session.times(method)), tail(session.times(twin))
+            paper = "; the paper's text says 6 to 10% for Q-GRIT against QLoRA, its Table 8 3.5%" if method == "qgrit" else ""
             said.append(f"{METHODS[method].title}'s mean step takes {ratio - 1:+.1%} [{low - 1:+.1%}, {high - 1:+.1%}] against "
-                        f"{METHODS[twin].title}'s beside it, and {mine.p99 / plain.p99 - 1:+.1%} at P99; its own sections are "
-                        f"{share(session.steady(method)):.1%} of a step (paper: 6 to 10% of the step).")
+                        f"{METHODS[twin].title}'s beside it, and its own sections are {share(session.steady(method)):.1%} of a step{paper}.")
     return [
         Section(name="steps", title="Step times", header=STEP_HEADER, rows=step_rows(session), columns=(0, 1, 3, 5, 6, 7),
                 figure=partial(ecdf_figure, session), caption="How step times are distributed, and where reprojection steps lie.",
-                said=["All methods took turns step by step in one process; the first and the last tenth of the steps are not measured."]),
+                said=["All methods took turns step by step in one process; the first and the last tenth of the steps are not measured. Of "
+                      "fewer than 100 steps the P99 is their maximum."]),
         Section(name="costs", title="Memory and the paper's Table 8", header=COST_HEADER, rows=cost_rows(session, memory), columns=(0, 1, 2, 3, 5, 6),
                 said=["Memory is the peak over a few training steps in a fresh process for each method."]),
         Section(name="table14", title="The paper's Table 14", header=TABLE_14_HEADER, rows=table_14_rows(session, memory)),

@@ -84,6 +84,15 @@ def summarize_points(records: Sequence[TrialRecord]) -> list[PointSummary]:
     return points
 
 
+def of_one_regime(points: Sequence[PointSummary]) -> tuple[list[PointSummary], list[str]]:
+    """The step-matched points, or the time-matched ones where there are no others: the two are never mixed; and a sentence on what is left out."""
+    regimes = [regime for regime in ("step", "time") if any(p.regime == regime for p in points)]
+    if not regimes:
+        return [], []
+    said = [f"The {regimes[1]}-matched trials of this study are not on this page: the two are never mixed."] if len(regimes) > 1 else []
+    return [p for p in points if p.regime == regimes[0]], said
+
+
 def quality_matrix(data: StudyData, point: PointSummary) -> Floats:
     """(seeds, examples)."""
     return np.stack([data.quality_values(record).values for record in point.records])

@@ -27,7 +27,7 @@ from analysis.sensitivity import HEADER, sensitivity_rows, tables
 from grit.command_line import OneLineParser
 from grit.disk import write_atomically
 from grit.errors import ConfigError
-from ray_jobs.records import TrialRecord
+from ray_jobs.records import STUDY_FILE, TrialRecord
 
 CAPTIONS = {
     "front": "Every setting: task quality against forgetting.",
@@ -133,6 +133,8 @@ def rebuild(folder: Path, caps: dict[str, float | None] | None = None) -> Report
     Raises:
         ConfigError: the folder holds no study, or a malformed one.
     """
+    if not (folder / STUDY_FILE).exists() and any(folder.glob(f"*/{STUDY_FILE}")):  # one study per backbone
+        return forgetting_law.build_joint(folder)
     data = load_study(folder)
     build = FAMILIES.get(data.study["name"])
     return build_report(folder, caps) if build is None else build(data, folder)

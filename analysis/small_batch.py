@@ -5,10 +5,7 @@ The paper's own J tables halve exactly from row to row and look interpolated. It
 
 from __future__ import annotations
 
-import json
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +13,22 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.bands import EPSILON
 from analysis.family import FamilyReport, Section, write_family
 from analysis.figures import METRICS
-from analysis.load import Floats, StudyData
-from analysis.points import PointSummary, paired_quality, quality_matrix, summarize_points
-from analysis.statistics import Estimate, estimate, shown
+from analysis.load import StudyData
+from analysis.points import PointSummary, of_one_regime, paired_quality, summarize_points
+from analysis.stability import (
+    JITTER_LIMIT,
+    SEVERE_DRIFT,
+    SEVERE_VARIANCE,
+    Regime,
+    batch_of,
+    lost_regimes,
+    mean_of,
+    regimes_of,
+    stability_of,
+)
+from analysis.statistics import shown
 from analysis.style import COLOURS, SEQUENTIAL, SHADES, STROKES, new_figure
 
 #: Table J1 (appendix H): micro-batch, accumulation to Var_F over the reference's, eigenvalue CV, principal-angle drift, jitter, quality, retention.
@@ -32,130 +39,24 @@ TABLE_J1: dict[tuple[int, int], tuple[float, float, float, float, float, float]]
     (2, 8): (2.2, 0.081, 0.163, 1.49, 0.991, 0.989), (4, 1): (8.4, 0.151, 0.303, 3.70, 0.973, 0.970), (4, 2): (4.2, 0.107, 0.214, 2.28, 0.986, 0.985),
     (4, 4): (2.1, 0.076, 0.151, 1.40, 0.994, 0.993), (8, 1): (4.0, 0.1, 0.2, 2.11, 0.988, 0.987), (8, 2): (2.0, 0.071, 0.141, 1.30, 0.996, 0.995),
     (16, 1): (2.0, 0.071, 0.141, 1.30, 0.996, 0.995)}
-#: The rule, stated: a regime is *unstable* where a trial was lost, or where the factors in use vary by more than their own size (Var_F > 1) and
-#: rotate by more than half of what is possible; *degraded* where GRIT loses against LoRA at the same batch, beyond noise, more than the tolerance
-#: more than it does in the reference regime, or where preconditioned updates turn by this many degrees more than raw ones; else *stable*.
-SEVERE_VARIANCE, SEVERE_DRIFT, JITTER_LIMIT = 1.0, 0.5, 10.0
+#: Table J2 (appendix H), in the order of its columns; its combined row is all three.
+TABLE_J2 = {
+    "GRIT alone": "38.40, 0.354, 0.707, 11.77, 8, 0.920, 0.908, 1.00", "M1 exponential mean": "22.90, 0.255, 0.520, 7.10, 4, 0.938, 0.930, 1.01",
+    "M2 burn-in": "27.60, 0.285, 0.575, 8.35, 5, 0.934, 0.925, 1.00", "M3 batch-aware damping": "24.80, 0.268, 0.545, 7.65, 4, 0.940, 0.933, 1.00",
+    "M1 exponential mean + M2 burn-in + M3 batch-aware damping": "15.20, 0.188, 0.385, 4.55, 1, 0.962, 0.956, 1.02"}
 J1_HEADER = ("b", "a", "B", "n", "Var_F in use", "of the reference", "Var_F of a step", "eigenvalue CV", "drift", "jitter raw (deg)",
-             "preconditioned (deg)", "rank changes", "their steps, SD", "final rank, SD", "quality", "against LoRA, same B [95%]",
+             "preconditioned (deg)", "rank changes", "their mean step, SD", "final rank, SD", "quality", "against LoRA, same B [95%]",
              "change from the reference [95%]", "retention", "verdict", "paper: Var_F, CV, drift, jitter, quality, retention")
 J2_HEADER = ("setting", "n", "lost", "Var_F in use", "Var_F of a step", "eigenvalue CV", "drift", "jitter preconditioned (deg)", "quality",
-             "retention", "step time", "against GRIT alone [95%]")
+             "retention", "overhead", "against GRIT alone [95%]",
+             "paper (b = a = 1): Var_F, CV, drift, jitter, diverged %, quality, retention, runtime")
 MATCHED_HEADER = ("B", "b x a", "Var_F in use", "drift", "jitter preconditioned (deg)", "quality")
 NAMES = {"ema_decay": "M1 exponential mean", "ng_warmup_steps": "M2 burn-in", "damping_reference_batch": "M3 batch-aware damping"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stability:
-    """The diagnostics of one setting, means over modules, sides and seeds; `jitter` in degrees; rank changes per run, and how their steps vary."""
-
-    point: PointSummary
-    variance_used: float
-    variance_batch: float
-    eigenvalue_cv: float
-    drift: float
-    jitter_raw: float
-    jitter_preconditioned: float
-    triggers: float
-    trigger_steps: float
-    final_rank: float
-
-
-def batch_of(data: StudyData, p: PointSummary) -> tuple[int, int]:
-    """(micro-batch, accumulation)."""
-    overrides, config = p.records[0].overrides, data.study["config"]
-    return int(overrides.get("micro_batch", config["micro_batch"])), int(overrides.get("accumulation", config["accumulation"]))
-
-
-def stability_of(data: StudyData, p: PointSummary) -> Stability | None:
-    """From the tables that its trials left; None where they measured nothing."""
-    rows = [row for record in p.records for row in data.table("stability", record)]
-    modules = {estimate: [row for row in rows if row["kind"] == "module" and row["estimate"] == estimate] for estimate in ("used", "batch")}
-    jitter = [row for row in rows if row["kind"] == "jitter"]
-    if not modules["used"] or not jitter:
-        return None
-    changes = [_rank_changes(data, record) for record in p.records]
-    first = [steps[0] for steps in changes if steps]
-    ranks = [statistics.fmean(r.final_ranks) for r in p.records if r.final_ranks]
-    return Stability(
-        point=p, variance_used=_mean([row["variance"] for row in modules["used"]]),
-        variance_batch=_mean([row["variance"] for row in modules["batch"]]),
-        eigenvalue_cv=_mean([value for row in modules["used"] for value in row["eigenvalue_cv"]]),
-        drift=_mean([row["drift"] for row in modules["used"]]), jitter_raw=_mean([row["raw"] for row in jitter]),
-        jitter_preconditioned=_mean([row["preconditioned"] for row in jitter]), triggers=_mean([len(steps) for steps in changes]),
-        trigger_steps=statistics.pstdev(first) if len(first) > 1 else 0.0, final_rank=statistics.pstdev(ranks) if len(ranks) > 1 else 0.0)
-
-
-def _rank_changes(data: StudyData, record: Any) -> list[int]:
-    """Steps at which dynamic rank changed something."""
-    return [event["step"] for text in data.telemetry(record)["events"] if text for event in json.loads(text) if event["kind"] == "rank"]
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None and np.isfinite(value)]
-    return float(np.mean(known)) if known else float("nan")
-
-
-def verdict(s: Stability, change: Estimate | None) -> str:
-    """By the stated rule; `change` is how much more GRIT loses against LoRA here than in the reference regime (negative: more)."""
-    if s.point.lost or (s.variance_used > SEVERE_VARIANCE and s.drift > SEVERE_DRIFT):
-        return "unstable"
-    tolerance = EPSILON.get(s.point.quality_metric, 0.02)
-    worse = change is not None and change.high < -tolerance
-    return "degraded" if worse or s.jitter_preconditioned > s.jitter_raw + JITTER_LIMIT else "stable"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Regime:
-    """One batch regime: its diagnostics, quality against LoRA at the same effective batch, how that differs from the reference, and the verdict."""
-
-    micro: int
-    passes: int
-    stability: Stability
-    against: Estimate | None
-    change: Estimate | None
-
-    @property
-    def batch(self) -> int:
-        """Sequences per optimizer step."""
-        return self.micro * self.passes
-
-    @property
-    def verdict(self) -> str:
-        """Stable, degraded or unstable."""
-        return verdict(self.stability, self.change)
-
-
-def regimes_of(data: StudyData, points: Sequence[PointSummary]) -> list[Regime]:
-    """The grid and the reference, by micro-batch and accumulation."""
-    controls: dict[int, PointSummary] = {}
-    for p in points:
-        if "first-order" in p.designs and p.records:
-            micro, passes = batch_of(data, p)
-            controls[micro * passes] = p
-    grid = [p for p in points if p.designs & {"batch", "reference"} and p.records]
-    gaps = {p.point_id: _gap(data, p, controls.get(int(np.prod(batch_of(data, p))))) for p in grid}
-    least = next((gaps[p.point_id] for p in grid if "reference" in p.designs), None)
-    found: dict[tuple[int, int], Regime] = {}
-    for p in grid:
-        gap, s = gaps[p.point_id], stability_of(data, p)
-        if s is None:
-            continue
-        micro, passes = batch_of(data, p)
-        same = gap is not None and least is not None and gap.shape == least.shape
-        found[micro, passes] = Regime(micro=micro, passes=passes, stability=s, against=None if gap is None else estimate(gap),
-                                      change=estimate(gap - least) if same and gap is not None and least is not None else None)
-    return [found[key] for key in sorted(found)]
-
-
-def _gap(data: StudyData, p: PointSummary, control: PointSummary | None) -> Floats | None:
-    """Quality minus the control's, (seeds, examples); None without a control of the same seeds."""
-    return None if control is None or control.seeds != p.seeds else quality_matrix(data, p) - quality_matrix(data, control)
-
-
-def j1_rows(regimes: Sequence[Regime], reference: Regime | None) -> list[list[str]]:
-    """Table J1, in the order of `J1_HEADER`."""
-    rows = []
+def j1_rows(regimes: Sequence[Regime], reference: Regime | None, gone: Sequence[tuple[int, int]] = ()) -> list[list[str]]:
+    """Table J1, in the order of `J1_HEADER`; `gone` are the regimes of which every trial was lost."""
+    rows = [[str(micro), str(passes), str(micro * passes), "0", *["-"] * (len(J1_HEADER) - 6), "unstable", "-"] for micro, passes in gone]
     for regime in regimes:
         s, p = regime.stability, regime.stability.point
         ratio = "-" if reference is None else f"{s.variance_used / reference.stability.variance_used:.2f}"
@@ -163,8 +64,9 @@ def j1_rows(regimes: Sequence[Regime], reference: Regime | None) -> list[list[st
         rows.append([str(regime.micro), str(regime.passes), str(regime.batch), str(len(p.seeds)), f"{s.variance_used:.3f}", ratio,
                      f"{s.variance_batch:.3f}", f"{s.eigenvalue_cv:.3f}", f"{s.drift:.3f}", f"{s.jitter_raw:.1f}", f"{s.jitter_preconditioned:.1f}",
                      f"{s.triggers:.1f}", f"{s.trigger_steps:.1f}", f"{s.final_rank:.2f}", f"{p.mean('quality'):.3f} ± {p.spread('quality'):.3f}",
-                     shown(regime.against), shown(regime.change), f"{p.mean('retention'):.3f} ± {p.spread('retention'):.3f}", regime.verdict,
-                     "-" if paper is None else ", ".join(f"{v:g}" for v in paper)])
+                     shown(regime.against), shown(None if regime.change is None else regime.change.quality),
+                     f"{p.mean('retention'):.3f} ± {p.spread('retention'):.3f}",
+                     regime.verdict, "-" if paper is None else ", ".join(f"{v:g}" for v in paper)])
     return rows
 
 
@@ -199,37 +101,45 @@ def j2_rows(data: StudyData, settings: Sequence[PointSummary], base: PointSummar
         s = stability_of(data, p)
         if s is None:
             continue
-        time = "-" if base is None else f"{p.mean('train_seconds') / base.mean('train_seconds'):.2f}"
         rows.append([setting_name(p), str(len(p.seeds)), str(p.lost), f"{s.variance_used:.3f}", f"{s.variance_batch:.3f}", f"{s.eigenvalue_cv:.3f}",
                      f"{s.drift:.3f}", f"{s.jitter_preconditioned:.1f}", f"{p.mean('quality'):.3f} ± {p.spread('quality'):.3f}",
-                     f"{p.mean('retention'):.3f}", time, "the reference" if p is base or base is None else shown(paired_quality(data, p, base))])
+                     f"{p.mean('retention'):.3f}", f"{p.mean('overhead'):.1%}",
+                     "the reference" if p is base else "-" if base is None else shown(paired_quality(data, p, base)),
+                     TABLE_J2.get(setting_name(p), "-")])
     return rows
 
 
-def boundary(regimes: Sequence[Regime]) -> str:
+def boundary(regimes: Sequence[Regime], gone: Sequence[tuple[int, int]] = ()) -> str:
     """Where stability begins, in words."""
-    said = {name: sorted({r.batch for r in regimes if r.verdict == name}) for name in ("stable", "degraded", "unstable")}
-    bad = said["degraded"] + said["unstable"]
-    counts = ", ".join(f"{sum(r.verdict == name for r in regimes)} {name}" for name in said if said[name])
-    if not bad:
-        return (f"Of {len(regimes)} regimes: {counts}. No boundary was found: every effective batch from {min(said['stable'])} up is stable by the "
-                "stated rule.")
-    least = next((b for b in sorted({r.batch for r in regimes}) if all(r.verdict == "stable" for r in regimes if r.batch >= b)), None)
-    rule = "no effective batch is safe from which on all are stable" if least is None else f"use an effective batch of at least {least}"
-    return f"Of {len(regimes)} regimes: {counts}. Not stable at effective batches {', '.join(map(str, sorted(set(bad))))}: {rule}."
+    verdicts = [(r.batch, r.verdict) for r in regimes] + [(micro * passes, "unstable") for micro, passes in gone]
+    said = {name: sorted({batch for batch, word in verdicts if word == name}) for name in ("stable", "degraded", "unstable", "not told")}
+    counts = ", ".join(f"{sum(word == name for _, word in verdicts)} {name}" for name in said if said[name])
+    text = f"Of {len(verdicts)} regimes: {counts}."
+    bad = sorted({*said["degraded"], *said["unstable"]})
+    if bad:
+        least = next((b for b in sorted({batch for batch, _ in verdicts}) if not any(batch >= b and batch in bad for batch, _ in verdicts)), None)
+        rule = "no effective batch is found from which on none is" if least is None else f"use an effective batch of at least {least}"
+        text += f" Degraded or unstable at effective batches {', '.join(map(str, bad))}: {rule}."
+    else:
+        text += " No boundary was found: no regime is degraded or unstable by the stated rule."
+    if said["not told"]:
+        text += (f" At effective batches {', '.join(map(str, said['not told']))} the interval of the change in quality reaches beyond the tolerance: "
+                 "more seeds would tell.")
+    return text
 
 
 def findings(regimes: Sequence[Regime], reference: Regime | None) -> list[str]:
     """What was measured, against what the paper's tables say."""
     low, high = min(regimes, key=lambda r: r.batch), max(regimes, key=lambda r: r.batch)
-    ratio = low.stability.variance_used / high.stability.variance_used
-    order = [_mean([r.stability.variance_used for r in regimes if r.batch == b]) for b in sorted({r.batch for r in regimes})]
+    order = [mean_of([r.stability.variance_used for r in regimes if r.batch == b]) for b in sorted({r.batch for r in regimes})]
     falls = sum(b <= a for a, b in zip(order, order[1:], strict=False))
-    said = [f"Var_F of the factors in use is {low.stability.variance_used:.3g} at B = {low.batch} and {high.stability.variance_used:.3g} "
-            f"at B = {high.batch} ({ratio:.1f} times); it falls in {falls} of {len(order) - 1} steps of B."]
+    said = [f"Var_F of the factors in use, a mean over steps that must shrink, is {low.stability.variance_used:.3g} at B = {low.batch} and "
+            f"{high.stability.variance_used:.3g} at B = {high.batch}; it falls in {falls} of {len(order) - 1} steps of B. Of one step's factors it "
+            f"is {low.stability.variance_batch:.3g} and {high.stability.variance_batch:.3g}."]
     if reference is not None and low.batch == 1:
-        said.append(f"Against the paper's main setting (8 x 4) B = 1 has {low.stability.variance_used / reference.stability.variance_used:.1f} times "
-                    f"its Var_F; the paper's Table J1 prints {TABLE_J1[1, 1][0]:g} (and half of that at twice the batch, exactly).")
+        used, single = (getattr(low.stability, name) / getattr(reference.stability, name) for name in ("variance_used", "variance_batch"))
+        said.append(f"Against the paper's main setting (8 x 4) B = 1 has {used:.1f} times its Var_F in use and {single:.1f} times that of a step; "
+                    f"the paper's Table J1 (appendix H) prints {TABLE_J1[1, 1][0]:g}, and there exactly half of that at twice the batch.")
     return said
 
 
@@ -275,7 +185,7 @@ def j2_figure(data: StudyData, regimes: Sequence[Regime]) -> Figure | None:
     axes[1].legend(frameon=False, fontsize=6)
     order = sorted(regimes, key=lambda r: (r.batch, r.micro))
     lags = sorted({row["lag"] for r in order for row in _lags(data, r)})
-    grid = np.array([[_mean([row["drift"] for row in _lags(data, r) if row["lag"] == lag]) for lag in lags] for r in order])
+    grid = np.array([[mean_of([row["drift"] for row in _lags(data, r) if row["lag"] == lag]) for lag in lags] for r in order])
     image = axes[2].imshow(grid, aspect="auto", cmap=SEQUENTIAL, vmin=0)
     axes[2].set_yticks(range(len(order)), [f"{r.micro} x {r.passes}" for r in order], fontsize=5)
     axes[2].set_xticks(range(len(lags)), [str(lag) for lag in lags], fontsize=6)
@@ -336,21 +246,31 @@ def j4_figure(data: StudyData, settings: Sequence[PointSummary]) -> Figure | Non
     return figure
 
 
+def _planned_extreme(regimes: Sequence[Regime], gone: Sequence[tuple[int, int]], *, deepest: bool) -> PointSummary | None:
+    """The setting with the smallest planned micro-batch and no accumulation (or the most of it); None where every trial of it was lost."""
+    known = {(r.micro, r.passes): r.stability.point for r in regimes}
+    planned = [*known, *gone]
+    if not planned:
+        return None
+    micro = min(micro for micro, _ in planned)
+    return known.get((micro, (max if deepest else min)(passes for other, passes in planned if other == micro)))
+
+
 def build(data: StudyData, folder: Path) -> FamilyReport:
     """Writes the page, its tables and figures in the study's folder."""
-    points = summarize_points(data.records)
-    regimes = regimes_of(data, points)
+    points, left_out = of_one_regime(summarize_points(data.records))
+    regimes, gone = regimes_of(data, points), lost_regimes(data, points)
     reference = next((r for r in regimes if "reference" in r.stability.point.designs), None)
-    least = min(regimes, key=lambda r: (r.batch, r.micro), default=None)
-    base = None if least is None else least.stability.point
+    base = _planned_extreme(regimes, gone, deepest=False)
+    deepest = _planned_extreme(regimes, gone, deepest=True)
     settings = ([] if base is None else [base]) + [p for p in points if "mitigation" in p.designs and p.records]
-    deepest = max((r for r in regimes if least is not None and r.micro == least.micro), key=lambda r: r.passes, default=None)
-    aware = ([] if deepest is None else [deepest.stability.point]) + [p for p in points if "accumulation" in p.designs and p.records]
+    aware = ([] if deepest is None else [deepest]) + [p for p in points if "accumulation" in p.designs and p.records]
     rule = (f"Unstable: a lost trial, or factors in use that vary by more than their own size (Var_F > {SEVERE_VARIANCE:g}) and rotate by more than "
-            f"{SEVERE_DRIFT:g}. Degraded: GRIT loses against LoRA at the same batch, beyond noise, more than the tolerance more than it does in the "
-            f"reference regime; or preconditioned updates turn by {JITTER_LIMIT:g} degrees more than raw ones. Else stable.")
+            f"{SEVERE_DRIFT:g}. Degraded: GRIT loses against LoRA at the same batch, beyond noise, more than the tolerance more quality or "
+            f"forgetting than it does in the reference regime; or preconditioned updates turn by {JITTER_LIMIT:g} degrees more than raw ones. Stable: "
+            "the interval of that change in quality lies within the tolerance. Else not told.")
     sections = [
-        Section(name="j1", title="Table J1: stability over batch regimes", header=J1_HEADER, rows=j1_rows(regimes, reference),
+        Section(name="j1", title="Table J1: stability over batch regimes", header=J1_HEADER, rows=j1_rows(regimes, reference, gone),
                 columns=(0, 1, 2, 4, 6, 8, 9, 10, 16, 18),
                 said=[rule, "Var_F: variance of a factor over the run after its first quarter, over its own size; of the factors that GRIT uses "
                       "(means over all steps so far, A.7), and of single steps. Quality is compared with LoRA's at the same batch, since fewer "
@@ -368,9 +288,9 @@ def build(data: StudyData, folder: Path) -> FamilyReport:
         Section(name="j2", title="Table J2: mitigations in the smallest regime", header=J2_HEADER, rows=j2_rows(data, settings, base),
                 columns=(0, 3, 5, 6, 7, 8, 9, 11), figure=partial(j4_figure, data, settings), caption="J4: mitigations alone and combined."),
         Section(name="m4", title="M4: accumulation-aware statistics", header=J2_HEADER,
-                rows=j2_rows(data, aware, None if deepest is None else deepest.stability.point),
+                rows=j2_rows(data, aware, deepest),
                 said=["In the regime with the smallest micro-batch and the most accumulation: off, only the first micro-batch of a step is seen."])]
-    answer = ["No regime has been measured yet."] if not regimes else [boundary(regimes), *findings(regimes, reference)]
+    answer = ["No regime has been measured yet."] if not regimes else [boundary(regimes, gone), *findings(regimes, reference)]
     return write_family(FamilyReport(title="Small batches: is the curvature still worth its name?", answer=answer, sections=sections, limits=[
-        "All regimes take the same number of optimizer steps at one learning rate: small batches see fewer examples.",
-        "Jitter is measured on the gradients that reach the optimizer, before AdamW's own moments smooth them."]), data, folder)
+        *left_out, "All regimes take the same number of optimizer steps at one learning rate: small batches see fewer examples.",
+        "Jitter is measured on the gradients that reach the optimizer, before AdamW's own moments smooth them."]), [data], folder)

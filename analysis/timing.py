@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import nnls
+from scipy.stats import t
 
 from analysis.load import Floats
 
@@ -70,26 +72,21 @@ class ScalingFit:
 
 def scaling_fit(ranks: Floats, layers: Floats, geometry_ms: Floats) -> ScalingFit:
     """Descriptive, by non-negative least squares: it summarizes these measurements and claims no complexity (F.5)."""
-    from scipy.optimize import nnls
-
     design = np.stack([layers * ranks, layers * ranks**2, layers, np.ones_like(layers)], axis=1)
-    scale = np.abs(design).max(axis=0)
+    scale = np.maximum(np.abs(design).max(axis=0), 1e-12)
     found = nnls(design / scale, geometry_ms)[0] / scale
     return ScalingFit(linear=float(found[0]), quadratic=float(found[1]), layers=float(found[2]), constant=float(found[3]),
                       residuals=np.asarray(geometry_ms - design @ found, dtype=float))
 
 
-def creep(windows: Sequence[float], *, replicates: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Slope of a ratio over successive windows, per window, with a 95% interval from windows drawn again: 0 is no creep."""
+def creep(windows: Sequence[float]) -> tuple[float, float, float]:
+    """Slope of a ratio over at least three successive windows, per window, with its 95% interval by least squares and Student's t: 0 is no creep."""
     y, x = np.asarray(windows, dtype=float), np.arange(len(windows), dtype=float)
-    slope = float(np.polyfit(x, y, 1)[0])
-    generator, slopes = np.random.default_rng(seed), []
-    for _ in range(replicates):
-        drawn = generator.integers(0, len(x), len(x))
-        if len(np.unique(drawn)) > 1:
-            slopes.append(float(np.polyfit(x[drawn], y[drawn], 1)[0]))
-    low, high = np.quantile(slopes, [0.025, 0.975])
-    return slope, float(low), float(high)
+    slope, level = (float(value) for value in np.polyfit(x, y, 1))
+    rest = y - level - slope * x
+    error = math.sqrt(float(rest @ rest) / (len(x) - 2) / float(((x - x.mean()) ** 2).sum()))
+    half = float(t.ppf(0.975, len(x) - 2)) * error
+    return slope, slope - half, slope + half
 
 
 def amortized(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> float:

@@ -204,6 +204,9 @@ def _eva(backbone: PreTrainedModel, lora: LoraConfig, batches: Sequence[dict[str
 
     model = get_peft_model(backbone, lora, low_cpu_mem_usage=True)
     initialize_lora_eva_weights(model, list(batches), forward_fn=forward, show_progress_bar=False)
+    for parameter in model.parameters():  # PEFT leaves these in the backbone's type; every other method trains in float32
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     return model
 
 
@@ -254,6 +257,21 @@ def after_step(model: Any, step: int) -> None:
     """What a method does after the optimizer's step number `step` (from 1), while gradients are there: AdaLoRA allocates its ranks."""
     if hasattr(model.base_model, "update_and_allocate"):
         model.base_model.update_and_allocate(step)
+
+
+@torch.no_grad()
+def penalty(model: Any) -> Tensor | float:
+    """What a method adds to the model's loss in every forward pass: AdaLoRA's orthogonality; else nothing."""
+    if not hasattr(model.base_model, "update_and_allocate"):
+        return 0.0
+    weight = model.peft_config["default"].orth_reg_weight
+    found = []
+    for name, factor in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            gramian = factor @ factor.T if "lora_A" in name else factor.T @ factor
+            found.append((gramian - torch.eye(len(gramian), out=torch.empty_like(gramian))).norm())
+    total: Tensor = weight * torch.stack(found).mean()
+    return total
 
 
 def extra_state(model: Any) -> dict[str, Any]:
@@ -307,7 +325,9 @@ def converted(model: Any, share: float | int, scalings: Mapping[str, float]) -> 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Converting a PEFT adapter to LoRA that is already", category=UserWarning)
         _, state = convert_to_lora(model, rank=share)
-    return {name: (state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] / scaling) for name, scaling in scalings.items()}
+    found = {name: (state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] / scaling) for name, scaling in scalings.items()}
+    widest = {name: model.get_submodule(name).r["default"] for name in found}  # by rounding, PEFT may count one direction too many
+    return {name: (down[: widest[name]], up[:, : widest[name]]) for name, (down, up) in found.items()}
 
 
 def remove_lora(model: Any) -> PreTrainedModel:

@@ -140,6 +140,8 @@ class GritHandle:
             return
         kept = self._movable_state()
         self._settle()
+        for group in self._groups:
+            group.statistics.keep_estimate = self._monitor is not None
         self._load_movable_state(kept)
 
     def _movable_state(self) -> dict[str, Any]:

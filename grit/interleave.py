@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grit.memory import peak_memory
+from grit.memory import peaks
 from grit.result import Row, RunResult, Status
 from grit.run_config import RunConfig
 from grit.summary import summarize
@@ -27,7 +27,7 @@ def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = Non
     if config.beside:
         return train_together(config, bench, hooks)
     result = train_alone(config, bench, checkpoints=checkpoints, hooks=hooks)
-    return replace(result, memory_bytes={config.method: peak_memory(config)}) if config.memory else result
+    return replace(result, memory_bytes=peaks([config])) if config.memory else result
 
 
 def train_together(config: RunConfig, bench: Workbench, hooks: Hooks | None = None) -> RunResult:
@@ -39,7 +39,7 @@ def train_together(config: RunConfig, bench: Workbench, hooks: Hooks | None = No
     """
     hooks = hooks or Hooks()
     configs = [replace(config, beside=(), method=method) for method in (config.method, *config.beside)]
-    memory: dict[str, int] = {each.method: peak_memory(each) for each in configs} if config.memory else {}
+    memory = peaks(configs) if config.memory else {}
     with ExitStack() as stack:
         runs = [_opened(stack, each, bench if each is configs[0] else bench.sibling()) for each in configs]
         runs[0].measure_base()

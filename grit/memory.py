@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from grit.run_config import Budget, RunConfig
 
@@ -20,6 +24,20 @@ ROOT = Path(__file__).resolve().parents[1]
 STEPS = 4
 #: Linux's accounts of this process.
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def peaks(configs: Sequence[RunConfig]) -> dict[str, int]:
+    """The peak of each by method; one that could not be measured (no room on the GPU beside this process) is missing, and told on stderr."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    found = {}
+    for config in configs:
+        try:
+            found[str(config.method)] = peak_memory(config)
+        except RuntimeError as error:
+            print(error, file=sys.stderr, flush=True)
+    return found
 
 
 def peak_memory(config: RunConfig) -> int:
@@ -38,26 +56,27 @@ def probe(config: RunConfig) -> RunConfig:
     """A few steps of `config` in which everything acts that takes memory."""
     grit = replace(config.grit, cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=1, ng_warmup_steps=0, reprojection_warmup_steps=0,
                    reprojection_freq=None if config.grit.reprojection_freq is None else 2)
-    return replace(config, beside=(), memory=False, stability=False, truncations=(), budget=Budget(regime="step", amount=STEPS), eval_examples=1,
-                   retention_documents=1, quality="answer_logprob", evaluations=1, checkpoint_steps=None, grit=grit)
+    return replace(config, beside=(), memory=False, exported=False, probes=(), stability=False, truncations=(),
+                   budget=Budget(regime="step", amount=STEPS), eval_examples=1, retention_documents=1, quality="answer_logprob",
+                   evaluations=1, checkpoint_steps=None, grit=grit)
 
 
 def peak_of_steps(config: RunConfig) -> int:
     """The peak in this process; its first step is left out, in which libraries and optimizer take what they keep."""
-    import torch
+    import pytorch_optimizer  # noqa: F401 - for all, since one method needs it
 
     from grit.trainer import on_adapted
     from grit.workbench import Workbench
 
     def work(run: Any) -> int:
+        run.bench.forget_moved()
         run.take_step()
-        if run.bench.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        elif CLEAR.exists():
+        run.memory.bytes = 0
+        if CLEAR.exists():
             CLEAR.write_text("5")  # Linux: the high-water mark of resident memory begins anew
         while not config.budget.is_spent(run.step, run.train_seconds):
             run.take_step()
-        return int(torch.cuda.max_memory_allocated()) if run.bench.device == "cuda" else high_water()
+        return int(run.memory.bytes) if run.bench.device == "cuda" else high_water()
 
     return int(on_adapted(config, Workbench(), work))
 

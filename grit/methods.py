@@ -32,6 +32,7 @@ class MethodSpec:
         optimizer: what trains it, AdamW unless said otherwise.
         preparation: data passes before training.
         moves_backbone: initialization changes weights of the adapted layers, which are put back when the run has ended.
+        inexact: untrained, the model is the backbone up to rounding only.
         kinds: adapt only layers with these names where the model has any; published placement rather than all linear layers. Empty: all.
         scheduled: needs to know the number of steps in advance, so that it has no time-matched form.
     """
@@ -47,6 +48,7 @@ class MethodSpec:
     optimizer: Optimizer = "adamw"
     preparation: Preparation = "none"
     moves_backbone: bool = False
+    inexact: bool = False
     kinds: tuple[str, ...] = ()
     scheduled: bool = False
 
@@ -56,19 +58,23 @@ METHODS: dict[Method, MethodSpec] = {
     "qlora": MethodSpec(title="QLoRA", source="Dettmers et al., 2023", quantized=True),
     "grit": MethodSpec(title="GRIT", source="the paper", geometry=True),
     "qgrit": MethodSpec(title="Q-GRIT", source="the paper", geometry=True, quantized=True),
-    "orthogonal": MethodSpec(title="Orthogonal-LoRA", source="PEFT's orthogonal initialization", options={"init_lora_weights": "orthogonal"}),
-    "olora": MethodSpec(title="OLoRA", source="Buyukakyuz, 2024", options={"init_lora_weights": "olora"}, factors=False, moves_backbone=True),
+    "orthogonal": MethodSpec(title="Orthogonal-LoRA", source="PEFT's orthogonal initialization", options={"init_lora_weights": "orthogonal"},
+                             inexact=True),
+    "olora": MethodSpec(title="OLoRA", source="Buyukakyuz, 2024", options={"init_lora_weights": "olora"}, factors=False, moves_backbone=True,
+                        inexact=True),
     "ia3": MethodSpec(title="IA3", source="Liu et al., 2022", adapter="IA3Config", ranked=False, factors=False,
                       kinds=("k_proj", "v_proj", "down_proj")),
     "dora": MethodSpec(title="DoRA", source="Liu et al., 2024", options={"use_dora": True}, factors=False),
     "shampoo": MethodSpec(title="Shampoo", source="Gupta et al., 2018", optimizer="shampoo"),
-    "pissa": MethodSpec(title="PiSSA", source="Meng et al., 2024", options={"init_lora_weights": "pissa"}, factors=False, moves_backbone=True),
+    "pissa": MethodSpec(title="PiSSA", source="Meng et al., 2024", options={"init_lora_weights": "pissa"}, factors=False, moves_backbone=True,
+                        inexact=True),
     "corda": MethodSpec(title="CorDA", source="Yang et al., 2024", options={"init_lora_weights": "corda"}, factors=False, preparation="corda",
-                        moves_backbone=True),
+                        moves_backbone=True, inexact=True),
     "randlora": MethodSpec(title="RandLoRA", source="Albert et al., 2025", adapter="RandLoraConfig", factors=False),
     "adalora": MethodSpec(title="AdaLoRA", source="Zhang et al., 2023", adapter="AdaLoraConfig", factors=False, scheduled=True),
     "eva": MethodSpec(title="EVA", source="Paischer et al., 2024", options={"init_lora_weights": "eva"}, preparation="eva"),
-    "osf": MethodSpec(title="OSF", source="Nayak et al., 2025", adapter="OSFConfig", ranked=False, factors=False, moves_backbone=True),
+    "osf": MethodSpec(title="OSF", source="Nayak et al., 2025", adapter="OSFConfig", ranked=False, factors=False, moves_backbone=True,
+                        inexact=True),
     "vera": MethodSpec(title="VeRA", source="Kopiczko et al., 2023", adapter="VeraConfig", factors=False),
     "lora_plus": MethodSpec(title="LoRA+", source="Hayou et al., 2024", optimizer="lora_plus"),
     "lora_fa": MethodSpec(title="LoRA-FA", source="Zhang et al., 2023", optimizer="lora_fa"),

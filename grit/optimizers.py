@@ -10,7 +10,9 @@ from grit.adapters import method_optimizer
 from grit.run_config import RunConfig
 
 #: Shampoo's first preconditioned step, and the steps between computations of its roots: they cost more than the rest of a step.
-SHAMPOO_START, SHAMPOO_EVERY = 10, 20
+SHAMPOO_START, SHAMPOO_EVERY = 10, 10
+#: Dimensions above which Shampoo would leave a side alone: none of ours (its blocks bound the cost).
+SHAMPOO_LARGEST = 1 << 20
 
 
 def build_optimizer(config: RunConfig, model: Any) -> torch.optim.Optimizer:
@@ -37,4 +39,22 @@ def _shampoo(parameters: list[torch.nn.Parameter], config: RunConfig) -> torch.o
                                           graft.SQRTNGraft, graft.LayerWiseGrafting])
     return ScalableShampoo(parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, moving_average_for_momentum=True,
                            nesterov=False, graft_type=graft.LayerWiseGrafting.SQRTN, start_preconditioning_step=SHAMPOO_START,
-                           preconditioning_compute_steps=SHAMPOO_EVERY, use_svd=False)
+                           preconditioning_compute_steps=SHAMPOO_EVERY, use_svd=False,
+                           no_preconditioning_for_layers_with_dim_gt=SHAMPOO_LARGEST)
+
+
+def follow_parameters(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Moves restored state to `device`, wherever an optimizer keeps it: torch moves only what is filed under a parameter, as a tensor."""
+    def moved(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value if value.ndim == 0 else value.to(device)  # a step counter stays where torch put it
+        if isinstance(value, list):
+            return [moved(item) for item in value]
+        if type(value).__module__.startswith("pytorch_optimizer."):
+            for name, item in vars(value).items():
+                setattr(value, name, moved(item))
+        return value
+
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            state[name] = moved(value)

@@ -189,10 +189,15 @@ class RunConfig:
                                   "T=none trains as LoRA does)")
         if not isinstance(self.truncations, tuple):
             raise ConfigError("truncations", self.truncations, "must be a list of ranks, e.g. [2, 4]")
+        if self.truncations and self.grit.suppression == "gate":
+            raise ConfigError("truncations", self.truncations, "needs suppression = 'project': a gate is no part of the factors")
         for rank in self.truncations:
             check_count("truncations", rank, minimum=1)
             if rank > min(self.layer_ranks or (self.rank,)):
                 raise ConfigError("truncations", rank, f"must be at most the rank, {min(self.layer_ranks or (self.rank,))}")
+        self._check_beside()
+
+    def _check_beside(self) -> None:
         if not isinstance(self.beside, tuple) or not all(name in METHODS for name in self.beside):
             raise ConfigError("beside", self.beside, f"must be a list of methods: {', '.join(METHODS)}")
         if self.beside and self.budget.regime == "time":
@@ -236,7 +241,8 @@ class RunConfig:
     def from_dict(cls, values: dict[str, Any]) -> RunConfig:
         """The inverse of `to_dict`."""
         return cls(**{**values, "task": TaskSource(**values["task"]), "budget": Budget(**values["budget"]),
-                      "grit": GritConfig(**values["grit"]), **{name: tuple(values[name]) for name in ("targets", "probes", "truncations", "beside")},
+                      "grit": GritConfig(**values["grit"]), "targets": tuple(values["targets"]), "probes": tuple(values["probes"]),
+                      "truncations": tuple(values.get("truncations", ())), "beside": tuple(values.get("beside", ())),
                       "layer_ranks": None if values["layer_ranks"] is None else tuple(values["layer_ranks"])})
 
     def identity(self, content: dict[str, str]) -> str:
@@ -246,6 +252,11 @@ class RunConfig:
         """
         decisive = self.to_dict()
         del decisive["checkpoint_steps"]
+        for name in ("stability", "truncations", "beside", "memory", "exported"):  # what is not asked for is as if it did not exist
+            if not decisive[name]:
+                del decisive[name]
+        if decisive["grit"]["accumulated_statistics"]:
+            del decisive["grit"]["accumulated_statistics"]
         if not any(METHODS[name].geometry for name in (self.method, *self.beside)):
             del decisive["grit"]
         for name in ("train_file", "eval_file", "retention_file", "template"):

@@ -62,8 +62,8 @@ class StabilityMonitor:
     def factors(self, step: int, found: dict[str, Tensor]) -> None:
         """Takes the factors (M, r, r) of optimizer step `step`, by `<group>/<side>/<estimate>`; the same names every time."""
         self._seen += 1
-        if (self._seen - 1) % self._every:
-            return
+        if (self._seen - 1) % self._every or not all(bool(factor.isfinite().all()) for factor in found.values()):
+            return  # what is not finite is an event of the run, and no snapshot
         self._steps.append(step)
         for name, factor in found.items():
             self._snapshots.setdefault(name, []).append(factor.detach().to("cpu", torch.float32, copy=True))

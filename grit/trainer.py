@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 import torch
 
 from grit import checkpoint
-from grit.adapters import after_step, extra_state, load_extra_state
+from grit.adapters import after_step, extra_state, load_extra_state, penalty
 from grit.data import TrainingOrder
 from grit.divergence import DivergenceRule
 from grit.errors import ConfigError
 from grit.evaluate import Scores, example_quality, mean_quality, nats_per_token
 from grit.guard import GradientGuard
 from grit.handle import GritHandle, attach
-from grit.optimizers import build_optimizer
+from grit.optimizers import build_optimizer, follow_parameters
 from grit.parallel import Workers
 from grit.result import Row, RunResult, Status
 from grit.run_config import RunConfig
@@ -189,7 +189,7 @@ class Run:
         self._resume()
         status, reason = self._steps(hooks, None)
         self.finish()
-        if self.config.truncations and self.handle is not None:
+        if self.config.truncations and self.handle is not None and status == "completed":
             self.truncated = self._timed(self._score_truncated)
         if keep:
             self._save()
@@ -279,7 +279,7 @@ class Run:
                 part_loss = self.model(**batch, num_items_in_batch=labels, use_cache=False).loss
             with self.clock.section("backward"):
                 part_loss.backward()
-            loss += part_loss.detach()
+            loss += part_loss.detach() - penalty(self.model)
         with self.clock.section("optimizer"):
             self.workers.add_gradients(self.parameters)
             if self.handle is None:
@@ -352,6 +352,7 @@ class Run:
         self.eval_seconds += state["eval_seconds"]
         checkpoint.load_adapter_state(self.model, state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
+        follow_parameters(self.optimizer, torch.device(self.bench.device))
         if self.handle is not None:
             self.handle.load_state_dict(state["handle"])
         load_extra_state(self.model, state["adapter_extra"])

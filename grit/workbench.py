@@ -118,8 +118,9 @@ class Workbench:
             raise RuntimeError("the backbone already carries an adapter: release it first")
         backbone = self._backbone(config)
         ranks = place(backbone, config, lambda: self._importance(config, backbone))
+        if config.spec.inexact:
+            self.base_scores(config, backbone.eval())  # before the adapter, whose rounding is not the backbone's
         if config.spec.moves_backbone:
-            self.base_scores(config, backbone.eval())  # of the weights as they were
             self._moved = {f"{name}.weight": backbone.get_parameter(f"{name}.weight").detach().to("cpu", copy=True) for name in ranks}
         self._in_use = True
         began = time.perf_counter()
@@ -165,6 +166,10 @@ class Workbench:
                 backbone.get_parameter(name).copy_(weight)
         self._moved = {}
         self._in_use = False
+
+    def forget_moved(self) -> None:
+        """Gives up what an adapter's initialization changed: for a process that ends with this run."""
+        self._moved = {}
 
     def _backbone(self, config: RunConfig) -> PreTrainedModel:
         key = self._backbone_key(config)

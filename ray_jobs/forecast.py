@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grit.errors import ConfigError
+from grit.methods import METHODS
 from grit.run_config import EVERY_LINEAR, RunConfig
 
 #: Memory of the GPU that the Llama presets are for, and of what Python and its libraries hold in a worker, in bytes.
@@ -51,14 +52,18 @@ def shape_of(model: str, folder: str) -> ModelShape | None:
 
 
 def memory_bytes(config: RunConfig, shape: ModelShape, *, gpu: bool) -> int:
-    """Peak memory of one training process of `config`, by its parts: weights, adapter with AdamW's states, activations, logits."""
+    """Peak memory of one training process of `config`, by its parts: weights, adapter with AdamW's states, activations, logits.
+
+    Runs that take turns have weights and states each, and activations one at a time.
+    """
     number = 2 if config.dtype == "bfloat16" else 4
-    stored = 0.55 if config.quantized else number  # NF4 with double quantization: 4.13 bits, and embeddings in full
+    methods = (config.method, *config.beside)
+    stored = sum(0.55 if METHODS[method].quantized else number for method in methods)  # NF4, double quantization: 4.13 bits, and embeddings in full
     adapter = 2 * config.rank * shape.width * (7 if config.targets == EVERY_LINEAR else len(config.targets)) * shape.layers
     tokens = config.micro_batch * config.max_length
     activations = ACTIVATION_BYTES * number / 2 * tokens * shape.width * shape.layers
     logits = LOGIT_BYTES * tokens * shape.vocabulary
-    return int(stored * shape.parameters + 16 * adapter + activations + logits + (0 if gpu else LIBRARY_BYTES))
+    return int(stored * shape.parameters + 16 * len(methods) * adapter + activations + logits + (0 if gpu else LIBRARY_BYTES))
 
 
 def check_memory(config: RunConfig, shape: ModelShape | None, *, gpu: bool, concurrent: int, machine_bytes: int | None) -> str:
@@ -72,6 +77,9 @@ def check_memory(config: RunConfig, shape: ModelShape | None, *, gpu: bool, conc
     needed = memory_bytes(config, shape, gpu=gpu)
     room = A100_BYTES if gpu else None if machine_bytes is None else machine_bytes // concurrent
     if room is not None and needed > room:
+        if config.beside:
+            raise ConfigError("beside", config.beside, f"would need about {needed / 1e9:.0f} GB at once and there are {room / 1e9:.0f} GB: let fewer "
+                              "methods take turns (--methods)")
         raise ConfigError("micro_batch", config.micro_batch,
                           f"would need about {needed / 1e9:.0f} GB a trial and there are {room / 1e9:.0f} GB: lower it (and raise accumulation), "
                           "or max_length, or the rank")

@@ -32,6 +32,8 @@ from ray_jobs.search import OBJECTIVES
 CURVE_POINTS = 200
 #: Runs that one link to the compare page holds at most: a description has room for some thousand characters.
 COMPARED = 80
+#: Characters that MLflow keeps of a description, with some room.
+DESCRIPTION_ROOM = 7500
 #: Metrics per request.
 BATCH = 500
 #: Seconds between tries while the store does not answer, and how long the end of a study waits for it.
@@ -118,7 +120,8 @@ class MlflowTracker:
 
     def _compare_links(self) -> str:
         """Markdown links that open each regime's trials of the method (not the control) in the compare page."""
-        lines, compared = [], dict[tuple[str, str], list[str]]()
+        lines: list[str] = []
+        compared = dict[tuple[str, str], list[str]]()
         for run in self._runs.values():
             tags = run.data.tags
             if tags["design"] != "control" and tags["status"] == "completed":
@@ -126,8 +129,11 @@ class MlflowTracker:
         for (method, regime), ids in compared.items():
             chosen = quote(json.dumps(ids[-COMPARED:]))
             page = f"#/compare-runs?runs={chosen}&experiments={quote(json.dumps([self.experiment_id]))}"
-            lines.append(f"- [compare the {len(ids[-COMPARED:])} {regime}-matched {method} trials]({page})")
-        return "\n".join(lines)
+            line = f"- [compare the {len(ids[-COMPARED:])} {regime}-matched {method} trials]({page})"
+            if sum(len(known) for known in lines) + len(line) < DESCRIPTION_ROOM:
+                lines.append(line)
+        left = len(compared) - len(lines)
+        return "\n".join([*lines, *([f"- {left} more methods: choose their runs by the tag `method`"] if left else [])])
 
     def log_trial(self, record: TrialRecord, telemetry: Sequence[dict[str, Any]]) -> None:
         """Queues an ended trial; returns at once."""

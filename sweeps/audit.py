@@ -31,6 +31,9 @@ def run(argv: Sequence[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(f"{__doc__}\nAll options of the other sweeps hold for each of the three; --output is the folder of all, --preset is smoke by default.")
         return 0
+    if arguments.resume and arguments.output is None:
+        print("error: resume = True: needs --output: the folder of the audits to continue", file=sys.stderr)
+        return EXIT_BAD_INPUT
     folder = arguments.output or Path("results") / f"audit-{time.strftime('%Y%m%d-%H%M%S')}"
     for number, (name, study) in enumerate(STUDIES.items(), 1):
         print(f"audit {number} of {len(STUDIES)}: {name}", file=sys.stderr, flush=True)

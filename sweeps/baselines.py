@@ -29,10 +29,10 @@ MEMORY_BUDGET, MEMORY_STEPS = 0.04, 4
 
 
 def presets(name: str, method: Method, steps: int | None, task: str | None) -> Preset:
-    """The small presets with 60 steps (smoke: 40), one evaluation and two seeds: the grid is wide instead."""
+    """The small presets with 60 steps (smoke: 40), and one evaluation."""
     small = not preset(name, method, None).resources.gpus
     found = preset(name, method, steps or ({"smoke": 40}.get(name, 60) if small else None), task)
-    return replace(found, base=replace(found.base, evaluations=1), seeds=found.seeds[:2]) if small else found
+    return replace(found, base=replace(found.base, evaluations=1)) if small else found
 
 
 def own(parser: argparse.ArgumentParser) -> None:

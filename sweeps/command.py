@@ -164,8 +164,23 @@ def _content(options: SweepOptions) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def _study(name: str, options: SweepOptions, points: Points, search: SearchOf, content: dict[str, str], seconds: float) -> Study:
-    return Study(name=name, base=options.preset.base, points=tuple(points(options.preset, options)), seeds=options.seeds,
+    study = Study(name=name, base=options.preset.base, points=tuple(points(options.preset, options)), seeds=options.seeds,
                  budgets=options.budgets(seconds), content=content, search=search(options.preset, options))
+    _check_trials(study, options)
+    return study
+
+
+def _check_trials(study: Study, options: SweepOptions) -> None:
+    """Refuses trials that could not run as this call would run them, whatever the study's base allows."""
+    shape, gpu = shape_of(study.base.model, model_folder(study.base.model)), options.preset.resources.gpus > 0
+    for trial in plan(study):
+        config = trial.config
+        if config.accumulation % options.workers:
+            raise ConfigError("workers-per-trial", options.workers, f"must divide the accumulation of every trial, and one has {config.accumulation}")
+        if options.workers > 1 and (config.beside or not config.grit.accumulated_statistics):
+            raise ConfigError("workers-per-trial", options.workers, "must be 1 in this study: a trial of it is about one process")
+        if config.beside:
+            check_memory(config, shape, gpu=gpu, concurrent=1, machine_bytes=None if options.address else machine_memory())
 
 
 def _budget_seconds(options: SweepOptions, concurrent: int) -> float:

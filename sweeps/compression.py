@@ -26,7 +26,7 @@ from sweeps.options import SweepOptions
 #: What reprojection to k directions may use.
 BASES: dict[str, dict[str, Any]] = {"two-sided": {}, "one-sided": {"two_sided": False}, "balanced": {"basis": "balanced"}}
 #: Learning rates as multiples of the preset's, when none are given.
-MULTIPLES = (0.5, 1.0, 2.0)
+MULTIPLES = (1.0, 2.0, 4.0)
 
 
 def presets(name: str, method: Method, steps: int | None, task: str | None) -> Preset:
@@ -40,7 +40,7 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
 def own(parser: argparse.ArgumentParser) -> None:
     """The script's own options."""
     parser.add_argument("--ranks", nargs="+", type=int, metavar="K", help="directions that are kept (default: r/8, r/4, r/2)")
-    parser.add_argument("--learning-rates", nargs="+", type=float, metavar="V", help="the grid (default: 1/2, 1, 2 times the preset's)")
+    parser.add_argument("--learning-rates", nargs="+", type=float, metavar="V", help="the grid (default: 1, 2, 4 times the preset's)")
 
 
 def points(preset: Preset, options: SweepOptions) -> list[Point]:

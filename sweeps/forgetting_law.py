@@ -62,6 +62,9 @@ def run(argv: Sequence[str]) -> int:
         if "-h" in rest or "--help" in rest:
             print("--models NAME [NAME ...] runs all of it on several backbones, and fits one law; all else is as in the other sweeps:\n")
         return main("forgetting_law", __doc__ or "", points, argv=[*rest, *output], regimes=("step",), presets=presets)
+    if "--resume" in rest and arguments.output is None:
+        print("error: resume = True: needs --output: the folder of the studies to continue", file=sys.stderr)
+        return EXIT_BAD_INPUT
     folder = arguments.output or Path("results") / f"forgetting_law-{time.strftime('%Y%m%d-%H%M%S')}"
     for number, model in enumerate(dict.fromkeys(arguments.models), 1):
         print(f"backbone {number} of {len(dict.fromkeys(arguments.models))}: {model}", file=sys.stderr, flush=True)

@@ -56,6 +56,9 @@ def points(preset: Preset, options: SweepOptions) -> list[Point]:
     pair = {"beside": (control,), "evaluations": 1}
     every = base.grit.reprojection_freq or max(1, options.budget_steps // 10)
     shape = shape_of(base.model, resolve(base.model))
+    if shape is None:
+        print(f"note: how many layers {base.model} has is not known before it is loaded: nothing is measured over layers (add --point last_layers=4)",
+              file=sys.stderr)
     counts = [] if shape is None else adapted_layer_counts(shape.layers)
     session = [Point.of("session", {"beside": others, "evaluations": 1, "memory": True}, regime="step")] if others else []
     cadence = [Point.of("cadence", {**pair, "T": T}, regime="step") for T in (max(1, every // 2), every, 2 * every, 4 * every, None)]

@@ -41,6 +41,9 @@ def over_tasks(argv: Sequence[str]) -> int:
     if arguments.task is not None:
         print("error: --task = " + repr(arguments.task) + ": say --tasks", file=sys.stderr)
         return EXIT_BAD_INPUT
+    if "--resume" in rest and arguments.output is None:
+        print("error: resume = True: needs --output: the folder of the studies to continue", file=sys.stderr)
+        return EXIT_BAD_INPUT
     folder = arguments.output or Path("results") / f"portability-{time.strftime('%Y%m%d-%H%M%S')}"
     for number, task in enumerate(dict.fromkeys(arguments.tasks), 1):
         print(f"task {number} of {len(dict.fromkeys(arguments.tasks))}: {task}", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from grit.run_config import RunConfig
 from ray_jobs.display import describe, duration
 from ray_jobs.prefix import SharedPlan, plan_trunks, seconds_saved
 from ray_jobs.presets import Preset
@@ -14,6 +15,8 @@ from ray_jobs.study import Study, TrialSpec
 
 #: Seconds until the first worker trains, and for the report: for the estimate of a plan.
 STARTUP_SECONDS = 45.0
+#: What a step with hardly any sequences costs, against the preset's; seconds of a memory probe (mostly imports); scorings per truncation.
+SMALL_STEP, PROBE_SECONDS, TRUNCATION_SHARE = 0.3, 8.0, 1.5
 
 if TYPE_CHECKING:
     from analysis.points import PointSummary
@@ -26,7 +29,7 @@ def plan_table(study: Study, trials: Sequence[TrialSpec], preset: Preset, concur
     shared = plan_trunks(trials) if share else SharedPlan(trunks=(), fork_of={})
     for trial in trials:
         budget = trial.config.budget
-        seconds = (budget.amount * preset.step_seconds if budget.regime == "step" else budget.amount) + preset.other_seconds
+        seconds = predicted_seconds(trial.config, preset)
         total += seconds
         unit = "steps" if budget.regime == "step" else "s"
         rows.append([trial.trial_id, describe(trial.record), f"{budget.amount:g} {unit}", f"{seconds:.0f}"])
@@ -47,6 +50,15 @@ def plan_table(study: Study, trials: Sequence[TrialSpec], preset: Preset, concur
     time = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
     lines.append(f"{len(trials) + searched} trials; about {time} with {concurrent} at once{gpus} (predicted from the preset)")
     return "\n".join(lines)
+
+
+def predicted_seconds(config: RunConfig, preset: Preset) -> float:
+    """Seconds of one trial: a step costs by the sequences it holds and by the runs that take turns; probes of memory and truncations come on top."""
+    sequences = config.micro_batch * config.accumulation / (preset.base.micro_batch * preset.base.accumulation)
+    step = preset.step_seconds * max(sequences, SMALL_STEP) * (1 + len(config.beside))
+    probes = PROBE_SECONDS * (1 + len(config.beside)) if config.memory else 0.0
+    scored = preset.other_seconds * (1 + TRUNCATION_SHARE * len(config.truncations))
+    return (config.budget.amount * step if config.budget.regime == "step" else config.budget.amount) + probes + scored
 
 
 def departures_table(rows: list[list[str]]) -> str:

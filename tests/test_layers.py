@@ -17,7 +17,7 @@ FORBIDDEN = {
 OWNERS = {
     "peft": {"grit/adapters.py"},
     "lm_eval": {"grit/probes.py"},
-    "pytorch_optimizer": {"grit/optimizers.py"},
+    "pytorch_optimizer": {"grit/optimizers.py", "grit/memory.py"},
     "evaluate": {"grit/metrics.py"},
     "rouge_score": {"grit/metrics.py"},
     "sacrebleu": {"grit/metrics.py"},

@@ -1,5 +1,6 @@
 """Pages of baselines, compression and audits from studies that were trained here: who is compared with whom, and that each page is whole."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,15 +10,17 @@ from trained import trained_study
 
 from analysis.audit import build as build_audit
 from analysis.audit import main as audit_main
-from analysis.baselines import frontier_quality, tune
+from analysis.baselines import tune
 from analysis.compression import all_arms, best_arms
 from analysis.load import load_study
 from analysis.points import summarize_points
 from analysis.report import rebuild
-from analysis.small_batch import stability_of, verdict
+from analysis.small_batch import boundary
+from analysis.stability import Change, stability_of, verdict
 from analysis.statistics import Estimate
 from grit.run_config import Budget
 from ray_jobs.presets import preset
+from ray_jobs.records import read_trials, write_trials
 from ray_jobs.study import Point
 from sweeps import baselines, compression, forgetting_law, overhead, small_batch
 
@@ -60,13 +63,6 @@ def test_baselines(tmp_path, base, bench):
     page = _whole(tmp_path / "s", report)
     assert "LoRA&#39;s frontier" in page and "the reference" in page and "frontier_step" in report.figures
     assert report.terminal().startswith("Step-matched. GRIT at its best learning rate")
-
-
-def test_a_frontier_is_what_nothing_gentler_beats():
-    x, y = np.array([0.5, 0.1, 0.3]), np.array([0.9, 0.6, 0.5])  # the middle point is beaten by a gentler one
-    assert frontier_quality(x, y, 0.2, 0.1) == pytest.approx(0.6) and frontier_quality(x, y, 0.2, 0.05) == pytest.approx(0.4)
-    assert frontier_quality(x, y, 0.2, 0.3) == pytest.approx(0.6) and frontier_quality(x, y, 0.2, 0.4) == pytest.approx(0.75)
-    assert frontier_quality(x, y, 0.2, -1.0) == pytest.approx(0.2) and np.isnan(frontier_quality(x, y, 0.2, 0.6))
 
 
 def test_compression(tmp_path, base, bench):
@@ -151,9 +147,25 @@ def test_the_stated_rule(tmp_path, base, bench):
     found = next(s for p in summarize_points(data.records) if (s := stability_of(data, p)) is not None)
     calm = replace(found, variance_used=0.1, drift=0.1, jitter_raw=50.0, jitter_preconditioned=52.0)
 
-    def change(mean):
-        return Estimate(mean=mean, low=mean - 0.01, high=mean + 0.01, seeds=2, items=8)
-    assert verdict(calm, None) == verdict(calm, change(-0.02)) == "stable"
-    assert verdict(calm, change(-0.2)) == "degraded" and verdict(replace(calm, jitter_preconditioned=61.0), None) == "degraded"
-    assert verdict(replace(calm, variance_used=1.5, drift=0.6), None) == "unstable" and verdict(replace(calm, variance_used=1.5), None) == "stable"
+    def change(mean, forgetting=0.0):
+        around = [Estimate(mean=m, low=m - 0.01, high=m + 0.01, seeds=2, items=8) for m in (mean, forgetting)]
+        return Change(quality=around[0], forgetting=around[1])
+    assert verdict(calm, change(-0.02)) == "stable" and verdict(calm, None) == "not told" and verdict(calm, change(-0.045)) == "not told"
+    assert verdict(calm, change(-0.2)) == verdict(calm, change(0.0, 0.1)) == "degraded"
+    assert verdict(replace(calm, jitter_preconditioned=61.0), change(0.0)) == "degraded"
+    assert verdict(replace(calm, variance_used=1.5, drift=0.6), change(0.0)) == "unstable"
+    assert verdict(replace(calm, variance_used=1.5), change(0.0)) == "stable"
     assert verdict(replace(calm, point=replace(calm.point, lost=1)), change(0.0)) == "unstable"
+    assert boundary([], [(1, 1)]).startswith("Of 1 regimes: 1 unstable. Degraded or unstable at effective batches 1: no effective batch")
+
+
+def test_a_regime_of_which_nothing_is_left_is_unstable(audits, tmp_path):
+    shutil.copytree(audits / "small_batch", tmp_path / "s")
+    records = read_trials(tmp_path / "s")
+    write_trials(tmp_path / "s", [replace(r, status="diverged") if r.design == "batch" and r.overrides == {"micro_batch": 1, "accumulation": 1} else r
+                                  for r in records])
+    report = rebuild(tmp_path / "s")
+    assert "unstable" in report.answer[0] and "effective batches 1:" in report.answer[0]
+    row = next(row for row in _rows(report, "j1") if row[:2] == ["1", "1"])
+    assert row[3] == "0" and row[-2] == "unstable"
+    assert all(row[-2] != "the reference" for row in _rows(report, "j2"))  # what mitigations are compared with is gone, and nothing takes its place

@@ -14,12 +14,13 @@ def _runs(count, *, gains=GAINS, noise=0.01, sizes=(1e6, 1e7, 1e8), geometry=Tru
     if features is None:
         features = np.stack([generator.uniform(3, 12, count), generator.uniform(0.1, 0.9, count), generator.uniform(0.3, 1, count)], 1)
     tokens, parameters = np.exp(generator.uniform(8, 12, count)), generator.choice(sizes, count)
-    ranks = np.where(np.arange(count) % 2, 8.0, 16.0)
-    empty = Runs(tokens=tokens, parameters=parameters, ranks=ranks, forgetting=np.ones(count), features=features if geometry else neutral,
-                 neutral=neutral)
+    ranks, budgets, settings = np.where(np.arange(count) % 2, 8.0, 16.0), np.round(np.log(tokens)), np.arange(count) // 2.0
+    empty = Runs(tokens=tokens, parameters=parameters, ranks=ranks, budgets=budgets, settings=settings, forgetting=np.ones(count),
+                 features=features if geometry else neutral, neutral=neutral)
     log = np.log(np.where(ranks == 8, C, 2 * C)) + BETA * np.log(tokens) - alpha * (np.log(parameters) + log_multiplier(gains, empty))
     log += noise * generator.normal(size=count)
-    return Runs(tokens=tokens, parameters=parameters, ranks=ranks, forgetting=np.exp(log), features=empty.features, neutral=neutral)
+    return Runs(tokens=tokens, parameters=parameters, ranks=ranks, budgets=budgets, settings=settings, forgetting=np.exp(log),
+                features=empty.features, neutral=neutral)
 
 
 def test_both_stages_find_known_coefficients():

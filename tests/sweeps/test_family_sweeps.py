@@ -16,7 +16,7 @@ SCRIPTS = {"baselines": baselines.run, "compression": compression.run, "overhead
            "forgetting_law": forgetting_law.run}
 
 
-@pytest.mark.parametrize("name, trials", [("baselines", 162), ("compression", 129), ("overhead", 36), ("small_batch", 88), ("forgetting_law", 58)])
+@pytest.mark.parametrize("name, trials", [("baselines", 234), ("compression", 129), ("overhead", 36), ("small_batch", 88), ("forgetting_law", 58)])
 def test_the_embedded_plan_launches_nothing(capsys, name, trials):
     assert SCRIPTS[name](["--dry-run"]) == 0
     planned = int(re.search(r"(\d+) trials; about", capsys.readouterr().out)[1])
