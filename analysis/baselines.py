@@ -190,8 +190,8 @@ def build(data: StudyData, folder: Path) -> FamilyReport:
                         "evaluation examples, quality and its difference are those of the odd half; forgetting is measured on text that chose "
                         "nothing.",
                         "Against LoRA's frontier: quality minus what LoRA reaches at the same forgetting by another learning rate (linear between "
-                        "its points, from the untuned model; flat beyond its best). Between two points the frontier lies above their chord, by an unknown "
-                        "amount: `above` asks that LoRA's next harsher point is beaten too. At the grid's edge a better rate may lie beyond."]),
+                        "its points, from the untuned model; flat beyond its best). Between two points the frontier lies above their chord, by an "
+                        "unknown amount: `above` asks that LoRA's next harsher point is beaten too. At the grid's edge, better may lie beyond."]),
             Section(name=f"frontier_{regime}", title=f"Quality against forgetting over learning rates, {regime}-matched",
                     figure=partial(frontier_figure, tuned, regime), caption="Each method's curve over the learning rate beside LoRA's (squares) and "
                     "GRIT's (triangles). Up and to the left is better."),
@@ -202,5 +202,5 @@ def build(data: StudyData, folder: Path) -> FamilyReport:
     answer = answer or ["No method has all its trials yet."]
     page = FamilyReport(title="Baselines: each at its own learning rate", answer=answer, sections=sections, limits=[
         "One rank and one schedule for all, published settings for what is each method's own (grit/methods.py, grit/adapters.py): tuning these too "
-        "may change the order.", "Shampoo's roots are found by Newton's iteration every 20 steps, grafted to a signed step's size."])
+        "may change the order.", "Shampoo's roots are found by Newton's iteration every 10 steps, grafted to a signed step's size."])
     return write_family(page, [data], folder)

@@ -267,8 +267,8 @@ def build(data: StudyData, folder: Path) -> FamilyReport:
     aware = ([] if deepest is None else [deepest]) + [p for p in points if "accumulation" in p.designs and p.records]
     rule = (f"Unstable: a lost trial, or factors in use that vary by more than their own size (Var_F > {SEVERE_VARIANCE:g}) and rotate by more than "
             f"{SEVERE_DRIFT:g}. Degraded: GRIT loses against LoRA at the same batch, beyond noise, more than the tolerance more quality or "
-            f"forgetting than it does in the reference regime; or preconditioned updates turn by {JITTER_LIMIT:g} degrees more than raw ones. Stable: "
-            "the interval of that change in quality lies within the tolerance. Else not told.")
+            f"forgetting than it does in the reference regime; or preconditioned updates turn by {JITTER_LIMIT:g} degrees more than raw ones. "
+            "Stable: the interval of that change in quality lies within the tolerance. Else not told.")
     sections = [
         Section(name="j1", title="Table J1: stability over batch regimes", header=J1_HEADER, rows=j1_rows(regimes, reference, gone),
                 columns=(0, 1, 2, 4, 6, 8, 9, 10, 16, 18),

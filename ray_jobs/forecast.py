@@ -79,7 +79,7 @@ def check_memory(config: RunConfig, shape: ModelShape | None, *, gpu: bool, conc
     if room is not None and needed > room:
         if config.beside:
             raise ConfigError("beside", config.beside, f"would need about {needed / 1e9:.0f} GB at once and there are {room / 1e9:.0f} GB: let fewer "
-                              "methods take turns (--methods)")
+                              "methods take turns (--methods), or lower micro_batch")
         raise ConfigError("micro_batch", config.micro_batch,
                           f"would need about {needed / 1e9:.0f} GB a trial and there are {room / 1e9:.0f} GB: lower it (and raise accumulation), "
                           "or max_length, or the rank")
