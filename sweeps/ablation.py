@@ -73,4 +73,4 @@ def points(preset: Preset, options: SweepOptions) -> list[Point]:
 
 
 if __name__ == "__main__":
-    sys.exit(main("ablation", __doc__ or "", points, regimes=("step",)))
+    sys.exit(main("ablation", __doc__ or "", points, regimes=("step",), designs=("point",)))

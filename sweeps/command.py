@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from sweeps.options import PresetOf, SweepOptions, parser, resolve
 from sweeps.tables import departures_table, front_table, plan_table
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+#: Options that say which points are measured.
+DESIGN_OPTIONS = ("tau", "T", "lambda_", "grid", "point", "small_batch", "search_points", "sampler", "space", "stop_dominated")
 
 Points = Callable[[Preset, SweepOptions], list[Point]]
 SearchOf = Callable[[Preset, SweepOptions], Search | None]
@@ -43,7 +45,7 @@ def nothing(_preset: Preset, _options: SweepOptions) -> Search | None:
 
 
 def main(name: str, description: str, points: Points, search: SearchOf = nothing, argv: Sequence[str] | None = None, *,
-         regimes: Sequence[Regime] = ("step", "time"), presets: PresetOf = preset,
+         regimes: Sequence[Regime] = ("step", "time"), designs: Collection[str] = DESIGN_OPTIONS, presets: PresetOf = preset,
          own: Callable[[argparse.ArgumentParser], None] = lambda parser: None) -> int:
     """Runs one study script.
 
@@ -54,6 +56,7 @@ def main(name: str, description: str, points: Points, search: SearchOf = nothing
         search: what is searched after that.
         argv: the command line; None for the process's own.
         regimes: the default ones.
+        designs: which of `DESIGN_OPTIONS` mean something here; the others are refused, since this study designs its points itself.
         presets: what the study starts from, by a preset's name; the script may have its own idea of seeds and budgets.
         own: adds the script's own options, which then stand in `SweepOptions.own`.
 
@@ -62,8 +65,13 @@ def main(name: str, description: str, points: Points, search: SearchOf = nothing
     """
     known = parser(description, regimes)
     own(known)
+    arguments = known.parse_args(argv)
     try:
-        return _run(name, resolve(known.parse_args(argv), os.environ, presets), points, search)
+        for option in DESIGN_OPTIONS:
+            if option not in designs and getattr(arguments, option) != known.get_default(option):
+                raise ConfigError(option.strip("_").replace("_", "-"), getattr(arguments, option),
+                                  "has no meaning here: this study's points are its own")
+        return _run(name, resolve(arguments, os.environ, presets), points, search)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -61,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
     if arguments.models is None:
         if "-h" in rest or "--help" in rest:
             print("--models NAME [NAME ...] runs all of it on several backbones, and fits one law; all else is as in the other sweeps:\n")
-        return main("forgetting_law", __doc__ or "", points, argv=[*rest, *output], regimes=("step",), presets=presets)
+        return main("forgetting_law", __doc__ or "", points, argv=[*rest, *output], regimes=("step",), designs=(), presets=presets)
     if "--resume" in rest and arguments.output is None:
         print("error: resume = True: needs --output: the folder of the studies to continue", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -72,7 +72,7 @@ def run(argv: Sequence[str]) -> int:
         resume = "--resume" in rest and not (place / "study.json").exists()  # its turn had not come
         options = [option for option in rest if not (resume and option == "--resume")]
         options += ["--model", model, "--output", str(place)]
-        code = main("forgetting_law", __doc__ or "", points, argv=options, regimes=("step",), presets=presets)
+        code = main("forgetting_law", __doc__ or "", points, argv=options, regimes=("step",), designs=(), presets=presets)
         if code:
             return code
     return 0 if "--dry-run" in rest else _conclude(folder)

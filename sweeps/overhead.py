@@ -81,13 +81,14 @@ def points(preset: Preset, options: SweepOptions) -> list[Point]:
     ranks = [Point.of("rank", {**pair, "memory": True, "rank": r, "alpha": base.alpha * r / base.rank}, regime="step")
              for r in RANKS if r >= base.grit.min_lora_rank]
     layers = [Point.of("layers", {**pair, "memory": True, "last_layers": n}, regime="step") for n in counts]
+    layers += [Point.of("layers", {**pair, "memory": True, **listed}, regime="step") for listed in options.listed]
     long = [Point.of("long", pair, budget=LONG, regime="step")]
     return [*session, *cadence, *ranks, *layers, *long, Point.of("curve", {})]
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     """The study by its command line; returns the exit code."""
-    return main("overhead", __doc__ or "", points, argv=argv, presets=presets, own=own)
+    return main("overhead", __doc__ or "", points, argv=argv, designs=("point",), presets=presets, own=own)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ def over_tasks(argv: Sequence[str]) -> int:
         print(f"task {number} of {len(dict.fromkeys(arguments.tasks))}: {task}", file=sys.stderr, flush=True)
         resume = "--resume" in rest and not (folder / task / "study.json").exists()  # its turn had not come
         options = [option for option in rest if not (resume and option == "--resume")]
-        code = main("portability", __doc__ or "", points, argv=[*options, "--task", task, "--output", str(folder / task)], regimes=("step",))
+        code = main("portability", __doc__ or "", points, argv=[*options, "--task", task, "--output", str(folder / task)],
+                    regimes=("step",), designs=("tau", "T", "lambda_"))
         if code:
             return code
     return 0 if "--dry-run" in rest else _conclude(folder)

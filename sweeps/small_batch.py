@@ -79,7 +79,7 @@ def points(preset: Preset, options: SweepOptions) -> list[Point]:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """The study by its command line; returns the exit code."""
-    return main("small_batch", __doc__ or "", points, argv=argv, regimes=("step",), presets=presets, own=own)
+    return main("small_batch", __doc__ or "", points, argv=argv, regimes=("step",), designs=(), presets=presets, own=own)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ def test_every_preset_has_a_plan(capsys, tmp_path, name, preset):
     ("compression", ["--set", "reprojection_freq=none"], "error: T (reprojection_freq) = None"),
     ("small_batch", ["--sizes", "0"], "error: sizes = 0: must be a whole number of at least 1"),
     ("overhead", ["--set", "beside=[\"x\"]"], "error: beside = ('x',): must be a list of methods"),
+    ("baselines", ["--tau", "0.9"], "error: tau = [0.9]: has no meaning here"),
+    ("small_batch", ["--search-points", "4"], "error: search-points = 4: has no meaning here"),
     ("forgetting_law", ["--seeds", "-1"], "error: seeds = -1")])
 def test_bad_input_is_one_line(capsys, name, arguments, said):
     assert SCRIPTS[name]([*arguments, "--dry-run"]) == 2
