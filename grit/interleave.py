@@ -45,8 +45,9 @@ def train_together(config: RunConfig, bench: Workbench, hooks: Hooks | None = No
         runs[0].measure_base()
         status, reason = _take_turns(runs, hooks)
         runs[0].finish()
-        result = summarize(runs[0], status, reason)
-        return replace(result, interleaved=[row for run in runs for row in step_rows(run)], memory_bytes=memory)
+        result = replace(summarize(runs[0], status, reason), interleaved=[row for run in runs for row in step_rows(run)], memory_bytes=memory)
+        runs.clear()  # so that what hangs on their models can go with them
+        return result
 
 
 def _opened(stack: ExitStack, config: RunConfig, bench: Workbench) -> Run:

@@ -101,7 +101,9 @@ def on_adapted(config: RunConfig, bench: Workbench, work: Callable[[Run], Outcom
                training: bool = True) -> Outcome:
     """What `work` makes of a run on the backbone with its adapter."""
     with adapted(config, bench) as model:
-        return work(Run(config, bench, model, checkpoints, training=training))
+        outcome = work(Run(config, bench, model, checkpoints, training=training))
+        del model  # or the collection at the end of the block would still find it in use, and all that hangs on it
+    return outcome
 
 
 @dataclass(frozen=True)

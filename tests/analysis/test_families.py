@@ -101,6 +101,7 @@ def _rows(report, name):
     return next(section.rows for section in report.sections if section.name == name)
 
 
+@pytest.mark.slow
 def test_the_runtime_audit(audits):
     report = rebuild(audits / "overhead")
     _whole(audits / "overhead", report)
@@ -112,6 +113,7 @@ def test_the_runtime_audit(audits):
     assert {"steps", "components", "score"} <= set(report.figures) and "Q-GRIT's mean step takes" in report.answer[1]
 
 
+@pytest.mark.slow
 def test_the_audit_of_small_batches(audits):
     report = rebuild(audits / "small_batch")
     _whole(audits / "small_batch", report)
@@ -121,6 +123,7 @@ def test_the_audit_of_small_batches(audits):
     assert report.answer[0].startswith("Of 5 regimes:")
 
 
+@pytest.mark.slow
 def test_the_law_from_records(audits):
     report = rebuild(audits / "forgetting_law")
     _whole(audits / "forgetting_law", report)
@@ -133,6 +136,7 @@ def test_the_law_from_records(audits):
     assert {"law", "profiles"} <= set(report.figures) and report.answer[0].startswith("Forgetting grows as D^")
 
 
+@pytest.mark.slow
 def test_one_page_for_what_there_is(audits, tmp_path, capsys):
     (tmp_path / "small_batch").symlink_to(audits / "small_batch")
     page = build_audit(tmp_path).read_text()
@@ -159,6 +163,7 @@ def test_the_stated_rule(tmp_path, base, bench):
     assert boundary([], [(1, 1)]).startswith("Of 1 regimes: 1 unstable. Degraded or unstable at effective batches 1: no effective batch")
 
 
+@pytest.mark.slow
 def test_a_regime_of_which_nothing_is_left_is_unstable(audits, tmp_path):
     shutil.copytree(audits / "small_batch", tmp_path / "s")
     records = read_trials(tmp_path / "s")

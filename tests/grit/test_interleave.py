@@ -40,5 +40,6 @@ def test_the_probe_of_memory_reaches_everything_that_takes_memory(short_run):
     assert found.budget.amount == 4 and found.grit.reprojection_freq == 2 and found.beside == () and not found.memory
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own(short_run):
     assert 10**8 < peak_memory(short_run()) < 4 * 10**9

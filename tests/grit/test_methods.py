@@ -52,7 +52,7 @@ def test_a_method_trains_and_leaves_the_backbone_as_it_was(bench, method_run, me
     assert torch.equal(backbone.eval()(tokens).logits, logits) and not any(p.requires_grad for p in backbone.parameters())
 
 
-@pytest.mark.parametrize("method", ["adalora", "shampoo", "lora_fa", "osf"])
+@pytest.mark.parametrize("method", ["adalora", "lora_fa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shampoo", "osf"))])
 def test_interrupted_equals_uninterrupted(bench, method_run, tmp_path, method):
     config = method_run(method, budget=Budget(regime="step", amount=14), checkpoint_steps=1)
     whole = train(config, bench)
