@@ -224,7 +224,6 @@ def _corda(backbone: PreTrainedModel, lora: LoraConfig, batches: Sequence[dict[s
 def _other_config(config: RunConfig, backbone: nn.Module, targets: list[str]) -> PeftConfig:
     """PEFT's configuration of a method that is not LoRA, of the run's rank where it has one (OSF: directions left to train)."""
     kind, rank = config.spec.adapter, config.rank
-    frozen = {f"^{re.escape(name)}$": max(1, min(backbone.get_parameter(f"{name}.weight").shape) - rank) for name in targets}
     common: dict[str, Any] = {"target_modules": targets, "task_type": "CAUSAL_LM"}
     if kind == "IA3Config":
         chosen = [name for name in targets if name.rpartition(".")[2] in config.spec.kinds] or targets
@@ -236,7 +235,8 @@ def _other_config(config: RunConfig, backbone: nn.Module, targets: list[str]) ->
         return RandLoraConfig(**common, r=rank, randlora_alpha=RANDLORA_ALPHA * rank, projection_prng_key=config.seed, save_projection=True,
                               randlora_dropout=config.dropout, bias="none")
     if kind == "OSFConfig":
-        return OSFConfig(**common, rank_pattern=dict(frozen))
+        frozen: dict[str, Any] = {f"^{re.escape(name)}$": max(1, min(backbone.get_parameter(f"{name}.weight").shape) - rank) for name in targets}
+        return OSFConfig(**common, rank_pattern=frozen)
     assert kind == "AdaLoraConfig"
     steps, start = int(config.budget.amount), max(rank + 1, round(ADALORA_START * rank))
     # Its orthogonality is added to every forward pass: once a step is what is meant.

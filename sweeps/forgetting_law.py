@@ -7,20 +7,19 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
 from grit.command_line import OneLineParser
-from grit.errors import ConfigError
 from grit.methods import Method
 from ray_jobs.presets import Preset, preset
 from ray_jobs.study import Point
-from sweeps.command import EXIT_BAD_INPUT, main
+from sweeps.command import main
 from sweeps.options import SweepOptions
+from sweeps.series import Member, in_turn
 
 #: Budgets, and so unique tokens, as multiples of the study's; the last one is held out of the fit.
 BUDGETS = (0.25, 0.5, 1.0, 2.0)
@@ -62,33 +61,18 @@ def run(argv: Sequence[str]) -> int:
         if "-h" in rest or "--help" in rest:
             print("--models NAME [NAME ...] runs all of it on several backbones, and fits one law; all else is as in the other sweeps:\n")
         return main("forgetting_law", __doc__ or "", points, argv=[*rest, *output], regimes=("step",), designs=(), presets=presets)
-    if "--resume" in rest and arguments.output is None:
-        print("error: resume = True: needs --output: the folder of the studies to continue", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    folder = arguments.output or Path("results") / f"forgetting_law-{time.strftime('%Y%m%d-%H%M%S')}"
-    for number, model in enumerate(dict.fromkeys(arguments.models), 1):
-        print(f"backbone {number} of {len(dict.fromkeys(arguments.models))}: {model}", file=sys.stderr, flush=True)
-        place = folder / f"{number}-{Path(model).name}"
-        resume = "--resume" in rest and not (place / "study.json").exists()  # its turn had not come
-        options = [option for option in rest if not (resume and option == "--resume")]
-        options += ["--model", model, "--output", str(place)]
-        code = main("forgetting_law", __doc__ or "", points, argv=options, regimes=("step",), designs=(), presets=presets)
-        if code:
-            return code
-    return 0 if "--dry-run" in rest else _conclude(folder)
+    def study(model: str) -> Callable[[list[str]], int]:
+        return lambda options: main("forgetting_law", __doc__ or "", points, argv=[*options, "--model", model], regimes=("step",), designs=(),
+                                    presets=presets)
+    members = [Member(model, f"{number}-{Path(model).name}", study(model)) for number, model in enumerate(dict.fromkeys(arguments.models), 1)]
+    return in_turn("forgetting_law", "backbone", members, arguments.output, rest, _conclude)
 
 
-def _conclude(folder: Path) -> int:
+def _conclude(folder: Path) -> None:
     from analysis.forgetting_law import build_joint
 
-    try:
-        report = build_joint(folder)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    print("\n" + report.terminal())
+    print("\n" + build_joint(folder).terminal())
     print(f"report:  xdg-open {folder / 'report.html'}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,19 +7,18 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
 from grit.command_line import OneLineParser
-from grit.errors import ConfigError
 from grit.tasks import embedded
 from ray_jobs.presets import Preset
 from ray_jobs.study import Point, one_at_a_time
 from sweeps.command import EXIT_BAD_INPUT, main
 from sweeps.options import SweepOptions
+from sweeps.series import Member, in_turn
 
 
 def points(preset: Preset, _options: SweepOptions) -> list[Point]:
@@ -41,34 +40,21 @@ def over_tasks(argv: Sequence[str]) -> int:
     if arguments.task is not None:
         print("error: --task = " + repr(arguments.task) + ": say --tasks", file=sys.stderr)
         return EXIT_BAD_INPUT
-    if "--resume" in rest and arguments.output is None:
-        print("error: resume = True: needs --output: the folder of the studies to continue", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    folder = arguments.output or Path("results") / f"portability-{time.strftime('%Y%m%d-%H%M%S')}"
-    for number, task in enumerate(dict.fromkeys(arguments.tasks), 1):
-        print(f"task {number} of {len(dict.fromkeys(arguments.tasks))}: {task}", file=sys.stderr, flush=True)
-        resume = "--resume" in rest and not (folder / task / "study.json").exists()  # its turn had not come
-        options = [option for option in rest if not (resume and option == "--resume")]
-        code = main("portability", __doc__ or "", points, argv=[*options, "--task", task, "--output", str(folder / task)],
-                    regimes=("step",), designs=("tau", "T", "lambda_"))
-        if code:
-            return code
-    return 0 if "--dry-run" in rest else _conclude(folder)
+    def study(task: str) -> Callable[[list[str]], int]:
+        return lambda options: main("portability", __doc__ or "", points, argv=[*options, "--task", task], regimes=("step",),
+                                    designs=("tau", "T", "lambda_"))
+    members = [Member(task, task, study(task)) for task in dict.fromkeys(arguments.tasks)]
+    return in_turn("portability", "task", members, arguments.output, rest, _conclude)
 
 
-def _conclude(folder: Path) -> int:
+def _conclude(folder: Path) -> None:
     from tabulate import tabulate
 
     from analysis.portability import HEADER, build, rows_of
 
-    try:
-        found = build(folder)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    found = build(folder)
     print("\nDo the defaults travel?\n" + str(tabulate(rows_of(found), headers=list(HEADER), disable_numparse=True)))
     print(f"report:  xdg-open {folder / 'portability.html'}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
+from killing import Killed, killed_at
 
 from grit.config import GritConfig
 from grit.errors import ConfigError
@@ -19,17 +20,6 @@ OTHERS = [name for name in METHODS if not METHODS[name].geometry and not METHODS
 def method_run(short_run):
     base = short_run(eval_examples=4, retention_documents=2, quality="answer_logprob", budget=Budget(regime="step", amount=6), dropout=0.0)
     return lambda method, **changes: replace(base, method=method, **changes)
-
-
-class Killed(Exception):
-    pass
-
-
-def _stop_at(step):
-    def progress(now, share, loss, rank):
-        if now == step:
-            raise Killed
-    return progress
 
 
 def test_the_registry_holds_every_name():
@@ -58,7 +48,7 @@ def test_interrupted_equals_uninterrupted(bench, method_run, tmp_path, method):
     whole = train(config, bench)
     for kill in (4, 12):
         with pytest.raises(Killed):
-            train(config, bench, checkpoints=tmp_path, hooks=Hooks(progress=_stop_at(kill)))
+            train(config, bench, checkpoints=tmp_path, hooks=Hooks(progress=killed_at(kill)))
     resumed = train(config, bench, checkpoints=tmp_path)
     assert resumed.resumed_from_step == 11 and [r["loss"] for r in resumed.telemetry] == [r["loss"] for r in whole.telemetry]
     assert resumed.quality == whole.quality and resumed.forgetting == whole.forgetting

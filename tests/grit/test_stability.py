@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from killing import Killed, killed_at
 
 from grit.stability import MAX_SNAPSHOTS, StabilityMonitor, angle_distance, degrees, eigenvalue_cv, relative_variance
 from grit.trainer import Hooks, train
@@ -71,15 +72,8 @@ def test_watching_changes_nothing_and_survives_an_interruption(bench, short_run,
     plain, watched = train(short_run(), bench), train(short_run(stability=True), bench)
     assert [r["loss"] for r in plain.telemetry] == [r["loss"] for r in watched.telemetry] and plain.quality == watched.quality
     assert not plain.stability and {row["kind"] for row in watched.stability} == {"jitter", "module", "spectrum", "lag"}
-
-    class Killed(Exception):
-        pass
-
-    def stop(now, share, loss, rank):
-        if now == 6:
-            raise Killed
     with pytest.raises(Killed):
-        train(short_run(stability=True, checkpoint_steps=1), bench, checkpoints=tmp_path, hooks=Hooks(progress=stop))
+        train(short_run(stability=True, checkpoint_steps=1), bench, checkpoints=tmp_path, hooks=Hooks(progress=killed_at(6)))
     assert train(short_run(stability=True, checkpoint_steps=1), bench, checkpoints=tmp_path).stability == watched.stability
 
 

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from killing import Killed, killed_at
 
 from grit.config import GritConfig
 from grit.run_config import Budget, TaskSource
@@ -20,17 +21,6 @@ def _comparable(result):
     return values
 
 
-class Killed(Exception):
-    pass
-
-
-def _killed_at(step):
-    def progress(now, share, loss, rank):
-        if now == step:
-            raise Killed
-    return progress
-
-
 def test_same_seed_same_result_bit_for_bit(bench, short_run):
     first, second = train(short_run(), bench), train(short_run(), bench)
     assert _comparable(first) == _comparable(second)
@@ -46,7 +36,7 @@ def test_interrupted_equals_uninterrupted(bench, short_run, tmp_path, kill, supp
     whole = train(config, bench)
     assert whole.reprojections == 2 and min(whole.final_ranks) < 8
     with pytest.raises(Killed):
-        train(config, bench, checkpoints=tmp_path, hooks=Hooks(progress=_killed_at(kill)))
+        train(config, bench, checkpoints=tmp_path, hooks=Hooks(progress=killed_at(kill)))
     resumed = train(config, bench, checkpoints=tmp_path)
     assert resumed.resumed_from_step == kill - 1
     assert _comparable(resumed) == _comparable(whole)
@@ -206,7 +196,7 @@ def test_runs_with_more_state_resume_bit_for_bit(bench, short_run, tmp_path, cha
     config = short_run(grit=grit, checkpoint_steps=1)
     whole = train(config, bench)
     with pytest.raises(Killed):
-        train(config, bench, checkpoints=tmp_path, hooks=Hooks(progress=_killed_at(6)))
+        train(config, bench, checkpoints=tmp_path, hooks=Hooks(progress=killed_at(6)))
     assert _comparable(train(config, bench, checkpoints=tmp_path)) == _comparable(whole)
 
 
