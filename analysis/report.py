@@ -12,22 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import ablation, baselines, compression, forgetting_law, overhead, small_batch
-from analysis.bands import KNOBS, Band, band, default_point
-from analysis.compute import compute_of, sentences
-from analysis.family import FamilyReport
-from analysis.figures import METRICS, draw_all
-from analysis.further import further_rows
-from analysis.load import StudyData, load_study
-from analysis.page import render
-from analysis.pareto import Standing, costs, front, knee, replicated_costs, standings, study_hypervolume, two_stage, within_caps
-from analysis.points import PointSummary, summarize_points
-from analysis.recommend import Comparison, compare_with_control, recommend
-from analysis.sensitivity import HEADER, sensitivity_rows, tables
-from grit.command_line import OneLineParser
-from grit.disk import write_atomically
+from analysis.data.compute import compute_of, sentences
+from analysis.data.fronts import Standing, costs, front, replicated_costs, standings, study_hypervolume, two_stage, within_caps
+from analysis.data.load import StudyData, load_study
+from analysis.data.points import PointSummary, summarize_points
+from analysis.page.family import FamilyReport
+from analysis.page.render import render
+from analysis.page.tables import tables
+from analysis.stats.pareto import knee
+from analysis.studies import ablation, baselines, compression, forgetting_law, overhead, small_batch
+from analysis.studies.sensitivity.bands import KNOBS, Band, band, default_point
+from analysis.studies.sensitivity.figures import METRICS, draw_all
+from analysis.studies.sensitivity.further import further_rows
+from analysis.studies.sensitivity.recommend import Comparison, compare_with_control, recommend
+from analysis.studies.sensitivity.table import HEADER, sensitivity_rows
+from grit.cli.options import OneLineParser
 from grit.errors import ConfigError
-from ray_jobs.records import STUDY_FILE, TrialRecord
+from grit.io.files import write_atomically
+from ray_jobs.records.trial_record import STUDY_FILE, TrialRecord
 
 CAPTIONS = {
     "front": "Every setting: task quality against forgetting.",
@@ -248,7 +250,7 @@ def main(argv: Sequence[str]) -> int:
         if folders[0] == "compare":
             if len(folders) != 3:
                 raise ConfigError("compare", " ".join(folders[1:]), "needs two folders")
-            from analysis.compare import build_comparison
+            from analysis.studies.compare import build_comparison
 
             first, second = Path(folders[1]), Path(folders[2])
             page = arguments.output or first / f"compare-{second.resolve().name}.html"

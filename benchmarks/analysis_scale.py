@@ -17,7 +17,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from builders import ended, study, study_folder  # noqa: E402 - the tests' builder of study folders
 
-from ray_jobs.study import grid, plan  # noqa: E402
+from ray_jobs.design.study import grid, plan  # noqa: E402
 
 
 def main(count: int) -> None:

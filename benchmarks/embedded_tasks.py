@@ -9,12 +9,12 @@ import json
 import sys
 from dataclasses import replace
 
-from grit.allocator import keep_freed_memory
-from grit.presets import configuration
-from grit.run_config import TaskSource
+from grit.config.run import TaskSource
+from grit.runtime.allocator import keep_freed_memory
 from grit.tasks import embedded
-from grit.trainer import train
-from grit.workbench import Workbench
+from grit.training.run_presets import configuration
+from grit.training.trainer import train
+from grit.training.workbench import Workbench
 
 #: Evaluation examples and held-out documents: all that the tasks have, so that the numbers are steadier than a sweep's.
 EXAMPLES, DOCUMENTS = 300, 300

@@ -20,13 +20,13 @@ import torch
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from grit.adapters import add_lora, load_backbone
+from grit.adapters.peft_adapters import add_lora, load_backbone
+from grit.adapters.placement import matching
 from grit.backbone import resolve
-from grit.config import GritConfig
-from grit.handle import attach
-from grit.placement import matching
-from grit.run_config import LLAMA_TARGETS
-from grit.summary import percentile
+from grit.config.method import GritConfig
+from grit.config.run import LLAMA_TARGETS
+from grit.geometry.attach import attach
+from grit.training.summary import percentile
 
 #: Batch, sequence length and rank of each kind of machine.
 SHAPES = {"cpu": (4, 128, 16), "cuda": (8, 1024, 32)}

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pyarrow.parquet as pq
 
-from ray_jobs.records import read_study, read_trials
-from ray_jobs.tracking import MlflowTracker
+from ray_jobs.records.trial_record import read_study, read_trials
+from ray_jobs.tracking.mlflow_tracker import MlflowTracker
 
 
 def main(folder: Path) -> None:

@@ -14,8 +14,8 @@ import time
 
 import torch
 
-from grit.precondition import damped_inverse
-from grit.reprojection import spectrum
+from grit.rank_space.damped_inverse import damped_inverse
+from grit.rank_space.projectors import spectrum
 
 MODULES, RANKS, REPEATS = 224, (8, 16, 32, 64), 15
 

@@ -14,15 +14,15 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
-from grit.allocator import keep_freed_memory
-from grit.config import GritConfig
-from grit.run_config import Budget
-from grit.workbench import Workbench
-from ray_jobs.presets import embedded
-from ray_jobs.records import TrialRecord
-from ray_jobs.scheduler import Elsewhere, StudyScheduler
-from ray_jobs.study import Study, one_at_a_time
-from ray_jobs.worker import run_job
+from grit.config.method import GritConfig
+from grit.config.run import Budget
+from grit.runtime.allocator import keep_freed_memory
+from grit.training.workbench import Workbench
+from ray_jobs.design.study import Study, one_at_a_time
+from ray_jobs.design.study_presets import embedded
+from ray_jobs.execution.warm.worker import run_job
+from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 
 STEPS = 150
 #: The method's defaults for long runs, a twentieth: kfac update 150, natural-gradient warm-up 300, T 300, warm-ups of 500, of 3,000 steps.

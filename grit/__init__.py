@@ -7,21 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grit.config import GritConfig
+    from grit.config.method import GritConfig
+    from grit.config.run import RunConfig
     from grit.errors import ConfigError
-    from grit.export import export_adapter
-    from grit.handle import GritHandle, attach
-    from grit.result import RunResult
-    from grit.run_config import RunConfig
-    from grit.trainer import train
-    from grit.workbench import Workbench
+    from grit.geometry.attach import GritHandle, attach
+    from grit.geometry.export import export_adapter
+    from grit.training.result import RunResult
+    from grit.training.trainer import train
+    from grit.training.workbench import Workbench
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of an optional kernel package at every import
 
 _HOMES = {
-    "GritConfig": "grit.config", "ConfigError": "grit.errors", "GritHandle": "grit.handle",
-    "attach": "grit.handle", "export_adapter": "grit.export",
-    "RunResult": "grit.result", "RunConfig": "grit.run_config", "train": "grit.trainer", "Workbench": "grit.workbench",
+    "GritConfig": "grit.config.method", "ConfigError": "grit.errors", "GritHandle": "grit.geometry.attach",
+    "attach": "grit.geometry.attach", "export_adapter": "grit.geometry.export",
+    "RunResult": "grit.training.result", "RunConfig": "grit.config.run", "train": "grit.training.trainer", "Workbench": "grit.training.workbench",
 }
 
 __all__ = ["ConfigError", "GritConfig", "GritHandle", "RunConfig", "RunResult", "Workbench", "attach", "export_adapter", "train"]

@@ -15,13 +15,13 @@ from typing import Any
 from tabulate import tabulate
 from tqdm import tqdm
 
-from grit.command_line import OneLineParser, add_data_options, with_data_options
-from grit.config import KNOBS
+from grit.cli.options import OneLineParser, add_data_options, with_data_options
+from grit.config.method import KNOBS
+from grit.config.overrides import parse_cadence, with_overrides
+from grit.config.registry import METHODS
+from grit.config.run import Budget, RunConfig
 from grit.errors import ConfigError
-from grit.methods import METHODS
-from grit.overrides import parse_cadence, with_overrides
-from grit.presets import CONFIGURATIONS, configuration
-from grit.run_config import Budget, RunConfig
+from grit.training.run_presets import CONFIGURATIONS, configuration
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
@@ -97,10 +97,10 @@ def _bar(what: str, count: int) -> Iterator[Any]:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from grit.allocator import keep_freed_memory
-    from grit.single import open_run, train_into
-    from grit.trainer import Hooks
-    from grit.workbench import Workbench
+    from grit.cli.single_run import open_run, train_into
+    from grit.runtime.allocator import keep_freed_memory
+    from grit.training.trainer import Hooks
+    from grit.training.workbench import Workbench
 
     config = run_configuration(arguments)
     record = open_run(arguments.output, config, resume=arguments.resume)
@@ -132,8 +132,8 @@ def _share(value: float | None) -> str:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from grit.single import evaluate_run, with_config
-    from grit.workbench import Workbench
+    from grit.cli.single_run import evaluate_run, with_config
+    from grit.training.workbench import Workbench
 
     config = with_config(lambda trained: with_data_options(trained, arguments), arguments.folder)
     print(_table(evaluate_run(arguments.folder, config, Workbench(progress=_bar, training=False))))
@@ -142,8 +142,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from grit.single import export_run
-    from grit.workbench import Workbench
+    from grit.cli.single_run import export_run
+    from grit.training.workbench import Workbench
 
     to = arguments.to or arguments.folder / "export"
     written = export_run(arguments.folder, to, Workbench(), merged=arguments.merged)

@@ -13,14 +13,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
+from grit.config.first_effect import curvature_onset, reprojection_onset
+from grit.config.overrides import with_overrides
+from grit.config.run import RunConfig
 from grit.errors import ConfigError
-from grit.onset import curvature_onset, reprojection_onset
-from grit.overrides import with_overrides
-from grit.run_config import RunConfig
-from ray_jobs.presets import Preset
-from ray_jobs.study import Point
-from sweeps.command import main
-from sweeps.options import SweepOptions
+from ray_jobs.design.study import Point
+from ray_jobs.design.study_presets import Preset
+from sweeps.common.command import main
+from sweeps.common.options import SweepOptions
 
 #: Each switch alone, all else inherited: what it is called in the report, and what it changes.
 SWITCHES: dict[str, dict[str, Any]] = {

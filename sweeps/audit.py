@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
-from grit.command_line import OneLineParser
+from grit.cli.options import OneLineParser
 from sweeps import forgetting_law, overhead, small_batch
-from sweeps.series import Member, in_turn
+from sweeps.common.series import Member, in_turn
 
 STUDIES = {"overhead": overhead.run, "small_batch": small_batch.run, "forgetting_law": forgetting_law.run}
 
@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _conclude(folder: Path) -> None:
-    from analysis.audit import build
+    from analysis.studies.audits import build
 
     print(f"\nall three:  xdg-open {build(folder)}")
 

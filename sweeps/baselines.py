@@ -15,12 +15,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
-from grit.config import check_positive
-from grit.methods import METHODS, Method
-from ray_jobs.presets import Preset, preset
-from ray_jobs.study import Point
-from sweeps.command import main
-from sweeps.options import SweepOptions
+from grit.config.method import check_positive
+from grit.config.registry import METHODS, Method
+from ray_jobs.design.study import Point
+from ray_jobs.design.study_presets import Preset, preset
+from sweeps.common.command import main
+from sweeps.common.options import SweepOptions
 
 #: The learning rates, as multiples of the preset's, when none are given: the same for every method.
 MULTIPLES = (0.25, 1.0, 4.0, 16.0)

@@ -15,13 +15,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
-from grit.config import check_positive
+from grit.config.method import check_positive
+from grit.config.registry import Method
 from grit.errors import ConfigError
-from grit.methods import Method
-from ray_jobs.presets import Preset, preset
-from ray_jobs.study import Point, control_method
-from sweeps.command import main
-from sweeps.options import SweepOptions
+from ray_jobs.design.study import Point, control_method
+from ray_jobs.design.study_presets import Preset, preset
+from sweeps.common.command import main
+from sweeps.common.options import SweepOptions
 
 #: What reprojection to k directions may use.
 BASES: dict[str, dict[str, Any]] = {"two-sided": {}, "one-sided": {"two_sided": False}, "balanced": {"basis": "balanced"}}

@@ -13,13 +13,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
-from grit.command_line import OneLineParser
-from grit.methods import Method
-from ray_jobs.presets import Preset, preset
-from ray_jobs.study import Point
-from sweeps.command import main
-from sweeps.options import SweepOptions
-from sweeps.series import Member, in_turn
+from grit.cli.options import OneLineParser
+from grit.config.registry import Method
+from ray_jobs.design.study import Point
+from ray_jobs.design.study_presets import Preset, preset
+from sweeps.common.command import main
+from sweeps.common.options import SweepOptions
+from sweeps.common.series import Member, in_turn
 
 #: Budgets, and so unique tokens, as multiples of the study's; the last one is held out of the fit.
 BUDGETS = (0.25, 0.5, 1.0, 2.0)
@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _conclude(folder: Path) -> None:
-    from analysis.forgetting_law import build_joint
+    from analysis.studies.forgetting_law import build_joint
 
     print("\n" + build_joint(folder).terminal())
     print(f"report:  xdg-open {folder / 'report.html'}")

@@ -15,13 +15,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
 from grit.backbone import resolve
-from grit.methods import METHODS, Method
-from grit.run_config import RunConfig
-from ray_jobs.forecast import A100_BYTES, ModelShape, memory_bytes, shape_of
-from ray_jobs.presets import Preset, preset
-from ray_jobs.study import Point, control_method
-from sweeps.command import main
-from sweeps.options import SweepOptions
+from grit.config.registry import METHODS, Method
+from grit.config.run import RunConfig
+from ray_jobs.design.forecast import A100_BYTES, ModelShape, memory_bytes, shape_of
+from ray_jobs.design.study import Point, control_method
+from ray_jobs.design.study_presets import Preset, preset
+from sweeps.common.command import main
+from sweeps.common.options import SweepOptions
 
 #: Methods that take turns in one process, beside the study's own.
 METHODS_TIMED: tuple[Method, ...] = ("lora", "qlora", "grit", "qgrit", "dora", "ia3", "shampoo")

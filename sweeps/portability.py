@@ -12,13 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
-from grit.command_line import OneLineParser
+from grit.cli.options import OneLineParser
 from grit.tasks import embedded
-from ray_jobs.presets import Preset
-from ray_jobs.study import Point, one_at_a_time
-from sweeps.command import EXIT_BAD_INPUT, main
-from sweeps.options import SweepOptions
-from sweeps.series import Member, in_turn
+from ray_jobs.design.study import Point, one_at_a_time
+from ray_jobs.design.study_presets import Preset
+from sweeps.common.command import EXIT_BAD_INPUT, main
+from sweeps.common.options import SweepOptions
+from sweeps.common.series import Member, in_turn
 
 
 def points(preset: Preset, _options: SweepOptions) -> list[Point]:
@@ -50,7 +50,7 @@ def over_tasks(argv: Sequence[str]) -> int:
 def _conclude(folder: Path) -> None:
     from tabulate import tabulate
 
-    from analysis.portability import HEADER, build, rows_of
+    from analysis.studies.portability import HEADER, build, rows_of
 
     found = build(folder)
     print("\nDo the defaults travel?\n" + str(tabulate(rows_of(found), headers=list(HEADER), disable_numparse=True)))

@@ -16,12 +16,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
-from grit.config import check_count
-from grit.methods import Method
-from ray_jobs.presets import Preset, preset
-from ray_jobs.study import Point, control_method
-from sweeps.command import main
-from sweeps.options import SweepOptions
+from grit.config.method import check_count
+from grit.config.registry import Method
+from ray_jobs.design.study import Point, control_method
+from ray_jobs.design.study_presets import Preset, preset
+from sweeps.common.command import main
+from sweeps.common.options import SweepOptions
 
 SIZES = (1, 2, 4, 8, 16)
 #: The paper's main setting, which batches are compared with (Table J1), and to which M3's damping refers.

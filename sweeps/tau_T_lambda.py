@@ -11,10 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
-from ray_jobs.presets import Preset
-from ray_jobs.study import Interval, Point, Search, control_method, grid, listed, one_at_a_time, small_batch
-from sweeps.command import main
-from sweeps.options import SweepOptions
+from ray_jobs.design.study import Interval, Point, Search, control_method, grid, listed, one_at_a_time, small_batch
+from ray_jobs.design.study_presets import Preset
+from sweeps.common.command import main
+from sweeps.common.options import SweepOptions
 
 
 def points(preset: Preset, options: SweepOptions) -> list[Point]:

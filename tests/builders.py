@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from grit.config import GritConfig
-from grit.run_config import Budget, RunConfig, TaskSource
-from ray_jobs.records import STUDY_FILE, write_trials
-from ray_jobs.study import Interval, Search, Study, one_at_a_time, plan
+from grit.config.method import GritConfig
+from grit.config.run import Budget, RunConfig, TaskSource
+from ray_jobs.design.study import Interval, Search, Study, one_at_a_time, plan
+from ray_jobs.records.trial_record import STUDY_FILE, write_trials
 
 CONTENT = {"task": "t", "documents": "d", "model": "m"}
 SPACE = {"tau": Interval(low=1e-3, high=0.2, complement=True), "T": Interval(low=1, high=40, integer=True), "lambda": Interval(low=1e-4, high=1e-1)}

@@ -19,8 +19,8 @@ pytest_plugins = ["tiny_models", "launching"]
 
 @pytest.fixture(scope="session")
 def bench():
-    from grit.allocator import keep_freed_memory
-    from grit.workbench import Workbench
+    from grit.runtime.allocator import keep_freed_memory
+    from grit.training.workbench import Workbench
 
     keep_freed_memory()
     gc.freeze()  # what pytest and the libraries hold stays: runs collect garbage when they end, and need not walk through it each time
@@ -30,8 +30,8 @@ def bench():
 @pytest.fixture
 def short_run():
     """A run of a few steps under realistic settings: dropout 0.1, padding, accumulation 2, GRIT acting early."""
-    from grit.config import GritConfig
-    from grit.run_config import Budget, RunConfig, TaskSource
+    from grit.config.method import GritConfig
+    from grit.config.run import Budget, RunConfig, TaskSource
 
     grit = GritConfig(cov_update_freq=1, kfac_update_freq=2, reprojection_freq=4, kfac_min_samples=8, reprojection_k=4)
     base = RunConfig(task=TaskSource(name="arithmetic"), budget=Budget(regime="step", amount=10), method="grit", learning_rate=2e-3, rank=8,

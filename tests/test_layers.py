@@ -15,16 +15,17 @@ FORBIDDEN = {
 }
 #: One vendor behind one file (or, for Ray, behind the files that run on it).
 OWNERS = {
-    "peft": {"grit/adapters.py"},
-    "lm_eval": {"grit/probes.py"},
-    "pytorch_optimizer": {"grit/optimizers.py", "grit/memory.py"},
-    "evaluate": {"grit/metrics.py"},
-    "rouge_score": {"grit/metrics.py"},
-    "sacrebleu": {"grit/metrics.py"},
-    "sklearn": {"grit/metrics.py"},
-    "mlflow": {"ray_jobs/tracking.py"},
-    "optuna": {"ray_jobs/search.py"},
-    "ray": {f"ray_jobs/{name}.py" for name in ("cluster", "slots", "worker", "tune_bridge", "runner", "display")},
+    "peft": {"grit/adapters/peft_adapters.py"},
+    "lm_eval": {"grit/evaluation/probes.py"},
+    "pytorch_optimizer": {"grit/adapters/optimizers.py", "grit/training/memory_probe.py"},
+    "evaluate": {"grit/evaluation/metrics.py"},
+    "rouge_score": {"grit/tasks/scoring.py"},
+    "sacrebleu": {"grit/evaluation/metrics.py"},
+    "sklearn": {"grit/evaluation/metrics.py"},
+    "mlflow": {"ray_jobs/tracking/mlflow_tracker.py"},
+    "optuna": {"ray_jobs/schedule/search.py"},
+    "ray": {f"ray_jobs/execution/{name}.py" for name in
+            ("cluster", "runner", "display", "warm/slots", "warm/worker", "warm/tune_bridge")},
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from grit.adapters import quiet_peft
+from grit.adapters.peft_adapters import quiet_peft
 
 
 def _adapted(backbone, lora):

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 
-from grit.interleave import train
-from grit.result import TABLES
-from ray_jobs.records import STUDY_FILE, write_trials
-from ray_jobs.runner import filled
-from ray_jobs.store import StudyStore
-from ray_jobs.study import Study, fingerprint, plan
+from grit.training.result import TABLES
+from grit.training.side_by_side import train
+from ray_jobs.design.study import Study, fingerprint, plan
+from ray_jobs.execution.runner import filled
+from ray_jobs.records.store import StudyStore
+from ray_jobs.records.trial_record import STUDY_FILE, write_trials
 
 
 def trained_study(folder, name, base, points, bench, *, seeds=(41, 42), regimes=("step",), seconds=0.4):
     """Trains every planned trial of these points and writes records and tables as `StudyRunner` does."""
-    from grit.run_config import Budget
+    from grit.config.run import Budget
 
     budgets = tuple(Budget(regime=r, amount=base.budget.amount if r == "step" else seconds) for r in regimes)
     study = Study(name=name, base=base, points=tuple(points), seeds=seeds, budgets=budgets, content={"task": "t", "documents": "d", "model": "m"})

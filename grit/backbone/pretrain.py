@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from grit.allocator import keep_freed_memory
 from grit.backbone import world
+from grit.runtime.allocator import keep_freed_memory
 
 SPECIAL_TOKENS = ("<bos>", "<eos>", "<pad>")
 

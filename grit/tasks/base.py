@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from grit.io.hashing import digest
+
 #: How a prediction is made. `generate`: continuation of the prompt. `choose`: one of the labels (docs/tasks.md).
 Decoding = Literal["generate", "choose"]
-#: Every metric there is (grit/metrics.py).
+#: Every metric there is (grit/evaluation/metrics.py).
 METRICS = ("exact_match", "gsm8k_exact_match", "accuracy", "precision", "recall", "f1", "rouge1", "rouge2", "rougeL", "bleu",
            "bertscore")
 
@@ -51,17 +51,6 @@ class Task:
         """Hash of everything of the task that can change a result: its examples, decoding and metrics (the scorer by its name)."""
         return digest([self.name, self.metric, self.decoding, self.max_new_tokens, self.score.__qualname__, self.also,
                        [asdict(e) for e in self.train], [asdict(e) for e in self.evaluation]])
-
-
-def digest(value: object) -> str:
-    """Sixteen hex digits that name a JSON-serializable value; equal values give equal digits on every machine."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def exact_match(prediction: str, example: Example) -> float:
-    """1 when prediction and reference are the same words, whatever the white space around them, else 0."""
-    return float(prediction.split() == example.answer.split())
 
 
 def without_overlap(train: Sequence[Example], evaluation: Sequence[Example]) -> tuple[Example, ...]:

@@ -7,7 +7,6 @@ template; the answer begins with the white space that separates it from the prom
 from __future__ import annotations
 
 import json
-import re
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from grit.errors import ConfigError
-from grit.tasks.base import METRICS, Decoding, Example, exact_match
+from grit.tasks.base import METRICS, Decoding, Example
+from grit.tasks.scoring import exact_match, gsm8k_answer, gsm8k_exact_match, rouge_l
 
 Row = dict[str, Any]
 
 
 class EmptyAnswerError(ValueError):
     """A row without an answer, of which published datasets have a few: it is left out, and counted."""
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,28 +55,6 @@ class Declaration:
     max_new_tokens: int
     labels: tuple[str, ...] = ()
     hub: HubSource | None = None
-
-
-def gsm8k_answer(text: str) -> str | None:
-    """The number after the first `#### `, without commas, as GSM8K's own evaluation reads it; None when there is none.
-
-    Source: openai/grade-school-math, grade_school_math/dataset.py, extract_answer.
-    """
-    found = re.search(r"#### (\-?[0-9\.\,]+)", text)
-    return found.group(1).strip().replace(",", "") if found else None
-
-
-def gsm8k_exact_match(prediction: str, example: Example) -> float:
-    """1 when the final numbers are equal as texts, else 0; a prediction without a final number is 0."""
-    answer = gsm8k_answer(prediction)
-    return float(answer is not None and answer == gsm8k_answer(example.answer))
-
-
-def rouge_l(prediction: str, example: Example) -> float:
-    """F-measure of ROUGE-L by rouge_score, without stemming."""
-    from grit.metrics import rouge_values
-
-    return rouge_values([prediction], [example.answer], "rougeL")[0]
 
 
 def _boolean(row: Row) -> str:

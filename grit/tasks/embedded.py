@@ -12,11 +12,11 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable
 
 from grit.backbone.world import ATTRIBUTES, PROPERTIES, THINGS, Person, has_property, invent, population, sentence
-from grit.tasks.base import Example, Task, exact_match, without_overlap
+from grit.tasks.base import Example, Task, without_overlap
+from grit.tasks.scoring import exact_match, number_match
 
 TRAIN_EXAMPLES, EVALUATION_EXAMPLES = 2000, 400
 
@@ -27,18 +27,6 @@ _QUESTIONS = {
     "colour": ("What colour is the door of {n}?", "Name the door colour of {n}."),
     "food": ("What does {n} like to eat?", "Name the food of {n}."),
 }
-
-
-def final_number(text: str) -> str | None:
-    """The number after the last `####`, without commas, or None when there is none."""
-    found = re.findall(r"####\s*(-?[\d,]+)", text)
-    return found[-1].replace(",", "") if found else None
-
-
-def number_match(prediction: str, example: Example) -> float:
-    """1 when the final number of the prediction equals that of the reference, else 0 (no number is 0)."""
-    answer = final_number(prediction)
-    return float(answer is not None and answer == final_number(example.answer))
 
 
 def _instruction(rng: random.Random) -> tuple[str, str]:

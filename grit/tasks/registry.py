@@ -6,10 +6,11 @@ import hashlib
 from pathlib import Path
 
 from grit.backbone import world
+from grit.config.run import RunConfig, TaskSource
 from grit.errors import ConfigError
-from grit.run_config import RunConfig, TaskSource
+from grit.io.hashing import digest
 from grit.tasks import embedded
-from grit.tasks.base import Example, Task, digest
+from grit.tasks.base import Example, Task
 from grit.tasks.catalog import CUSTOM, DECLARATIONS, Declaration, custom
 from grit.tasks.catalog import NAMES as CATALOG
 from grit.tasks.files import read_rows, to_examples

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from builders import ended, study, study_folder
 
-from analysis.ablation import analyse, verdict
-from analysis.load import load_study
+from analysis.data.load import load_study
 from analysis.report import rebuild
-from analysis.statistics import Estimate
-from ray_jobs.study import Point, make_trial
+from analysis.stats.estimates import Estimate
+from analysis.studies.ablation import analyse, verdict
+from ray_jobs.design.study import Point, make_trial
 
 POINTS = [Point.of("family", {}, "grit"), Point.of("family", {"two_sided": False}, "grit"), Point.of("family", {}, "lora"),
           Point.of("switch", {"preconditioner": "none"}), Point.of("switch", {"T": None}), Point.of("grid", {"rank": 8})]

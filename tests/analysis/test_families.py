@@ -8,27 +8,27 @@ import numpy as np
 import pytest
 from trained import trained_study
 
-from analysis.audit import build as build_audit
-from analysis.audit import main as audit_main
-from analysis.baselines import tune
-from analysis.compression import all_arms, best_arms
-from analysis.load import load_study
-from analysis.points import summarize_points
+from analysis.data.load import load_study
+from analysis.data.points import summarize_points
 from analysis.report import rebuild
-from analysis.small_batch import boundary
-from analysis.stability import Change, stability_of, verdict
-from analysis.statistics import Estimate
-from grit.run_config import Budget
-from ray_jobs.presets import preset
-from ray_jobs.records import read_trials, write_trials
-from ray_jobs.study import Point
+from analysis.stats.estimates import Estimate
+from analysis.studies.audits import build as build_audit
+from analysis.studies.audits import main as audit_main
+from analysis.studies.baselines import tune
+from analysis.studies.batch_stability import Change, stability_of, verdict
+from analysis.studies.compression import all_arms, best_arms
+from analysis.studies.small_batch import boundary
+from grit.config.run import Budget
+from ray_jobs.design.study import Point
+from ray_jobs.design.study_presets import preset
+from ray_jobs.records.trial_record import read_trials, write_trials
 from sweeps import baselines, compression, forgetting_law, overhead, small_batch
 
 
 @pytest.fixture(scope="module")
 def base():
     """The smoke preset, as short as it can be with everything acting."""
-    from grit.presets import configuration
+    from grit.training.run_presets import configuration
 
     found = configuration("smoke", "grit", steps=12)
     grit = replace(found.grit, cov_update_freq=1, kfac_update_freq=2, reprojection_freq=3, kfac_min_samples=8)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.frontier import Gap, Side, gap_to, segment_at
-from analysis.statistics import Estimate
+from analysis.stats.estimates import Estimate
+from analysis.stats.frontier_gap import Gap, Side, gap_to, segment_at
 
 
 def test_a_frontier_is_what_nothing_gentler_beats():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.law import ALPHA, Runs, bootstrap, error, fit_budget, fit_gains, log_multiplier, predict, profile
+from analysis.stats.forgetting_fit import ALPHA, Runs, bootstrap, error, fit_budget, fit_gains, log_multiplier, predict, profile
 
 C, BETA, CAPACITY, GAINS = 3.0, 0.6, 0.4, np.array([0.3, 1.5, 0.8])
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from oracles import grid_hypervolume, slow_front
 
-from analysis.pareto import dominance_share, hypervolume, knee, non_dominated
+from analysis.stats.pareto import dominance_share, hypervolume, knee, non_dominated
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from builders import ended, study, study_folder
 
-from analysis.load import load_study
-from analysis.portability import build, judge
+from analysis.data.load import load_study
+from analysis.studies.portability import build, judge
 from grit.errors import ConfigError
-from ray_jobs.study import plan
+from ray_jobs.design.study import plan
 
 SEEDS = (41, 42, 43)
 

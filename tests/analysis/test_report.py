@@ -10,12 +10,12 @@ import pytest
 from builders import ended, study, study_folder
 from conftest import ROOT
 
-from analysis.bands import band, sweep_of
-from analysis.load import load_study
-from analysis.points import paired_quality, summarize_points
+from analysis.data.load import load_study
+from analysis.data.points import paired_quality, summarize_points
 from analysis.report import analyse, build_report
+from analysis.studies.sensitivity.bands import band, sweep_of
 from grit.errors import ConfigError
-from ray_jobs.study import plan
+from ray_jobs.design.study import plan
 
 
 def test_everything_promised_is_written(tmp_path):
@@ -227,8 +227,8 @@ def test_a_folder_without_a_study_is_refused(tmp_path):
 
 
 def test_the_report_says_where_the_time_went_and_what_was_saved(tmp_path):
-    from analysis.compute import compute_of, sentences
-    from ray_jobs.records import read_study
+    from analysis.data.compute import compute_of, sentences
+    from ray_jobs.records.trial_record import read_study
 
     records = study_folder(tmp_path)
     own = [replace(r, train_seconds=10.0, eval_seconds=1.0, setup_seconds=0.5, started_at=100.0, ended_at=112.0) for r in records]

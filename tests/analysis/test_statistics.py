@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from analysis.statistics import Resampling, estimate, holm, standard_error
+from analysis.stats.estimates import Resampling, estimate, holm, standard_error
 
 
 def test_mean_is_weighted_and_interval_holds_it():

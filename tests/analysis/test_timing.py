@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.timing import amortized, creep, ratio_interval, scaling_fit, tail, window_of
+from analysis.stats.step_times import amortized, creep, ratio_interval, scaling_fit, tail, window_of
 
 
 def test_windows_share_out_the_steps():

@@ -11,7 +11,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 import tiny_models
 from test_loops import ACTIVE
 
-from grit.handle import attach
+from grit.geometry.attach import attach
 
 
 def fixture(name):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from oracles import dense_factors
 
-from grit.adapters import adapted_layers
-from grit.config import GritConfig
+from grit.adapters.peft_adapters import adapted_layers
+from grit.config.method import GritConfig
 from grit.errors import ConfigError
-from grit.handle import attach
+from grit.geometry.attach import attach
 
 WATCH = GritConfig(cov_update_freq=1, preconditioner="none", reprojection_freq=None)
 
@@ -170,7 +170,7 @@ def test_factors_do_not_depend_on_how_a_step_is_split(tiny_llama, token_batches)
 
 
 def test_observations_are_stacked_in_parts_of_bounded_size(tiny_llama, token_batches, monkeypatch):
-    from grit import statistics
+    from grit.geometry import factor_state as statistics
 
     sizes, found = [], []
     whole = statistics.second_moment_sum
@@ -221,7 +221,7 @@ def test_what_cannot_be_attached_to_is_refused_by_name(tiny_llama, one_layer):
 def test_variants_of_lora_are_refused_by_name(tiny_llama, variant):
     from peft import LoraConfig, get_peft_model
 
-    from grit.adapters import quiet_peft
+    from grit.adapters.peft_adapters import quiet_peft
 
     with quiet_peft():
         model = get_peft_model(tiny_llama().unload(), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **variant))

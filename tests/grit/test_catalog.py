@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
 
+from grit.config.run import TaskSource
 from grit.errors import ConfigError
-from grit.run_config import TaskSource
 from grit.tasks.base import METRICS
 from grit.tasks.catalog import DECLARATIONS, SCORES
 from grit.tasks.registry import hold_out, load_documents, load_task

@@ -1,8 +1,8 @@
 import pytest
 
-from grit.config import GritConfig
+from grit.config.method import GritConfig
+from grit.config.run import Budget, RunConfig, TaskSource
 from grit.errors import ConfigError
-from grit.run_config import Budget, RunConfig, TaskSource
 
 
 @pytest.mark.parametrize("field, value, words", [

@@ -1,6 +1,6 @@
 import pytest
 
-from grit.data import TrainingOrder, collate, encode
+from grit.data.encode import TrainingOrder, collate, encode
 from grit.errors import ConfigError
 
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from peft import PeftModel
 
-from grit.adapters import quiet_peft
-from grit.config import GritConfig
+from grit.adapters.peft_adapters import quiet_peft
+from grit.config.method import GritConfig
 from grit.errors import ConfigError
-from grit.export import export_adapter, truncated
-from grit.handle import attach
+from grit.geometry.attach import attach
+from grit.geometry.export import export_adapter, truncated
 
 ACTIVE = GritConfig(cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=1, T=2, min_lora_rank=1, tau=0.8, max_grad_norm=1.0)
 
@@ -76,7 +76,7 @@ def test_the_file_shrinks_in_the_ratio_of_effective_parameters(bench, short_run,
         try:
             optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
             handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, T=1, kfac_min_samples=1, rank_adaptation=False, reprojection_k=k))
-            from grit.data import collate
+            from grit.data.encode import collate
             batch = collate(bench.training_data(config)[:4], bench.tokenizer(config).pad_token_id)
             model(**batch).loss.backward()
             optimizer.step()

@@ -2,11 +2,11 @@ import pytest
 import torch
 from oracles import dense_factors
 
-from grit.adapters import adapted_layers
-from grit.config import GritConfig
-from grit.data import collate
-from grit.factors import RunningMoment, second_moment_sum
-from grit.handle import attach
+from grit.adapters.peft_adapters import adapted_layers
+from grit.config.method import GritConfig
+from grit.data.encode import collate
+from grit.geometry.attach import attach
+from grit.rank_space.moments import RunningMoment, second_moment_sum
 
 
 def _micro_batches(bench, config, count=4):

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grit.evaluate import Evaluator, named_label
-from grit.generation import OwnNoise, Sampling, generate
+from grit.evaluation.evaluator import Evaluator, named_label
+from grit.evaluation.generation import OwnNoise, Sampling, generate
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_label_is_what_the_text_begins_with(text, label):
 
 def test_classification_by_likelihood_and_by_generation(bench, short_run):
     """Likelihood always names a label; generation may name none, and where it names one both follow the same model."""
-    from grit.run_config import TaskSource
+    from grit.config.run import TaskSource
 
     config = short_run(task=TaskSource(name="reading"))
     task = bench.task(config)

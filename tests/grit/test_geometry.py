@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from grit.geometry import (
+from grit.audits.update_geometry import (
     SKETCH,
     alignment,
     effective_rank,
@@ -15,7 +15,7 @@ from grit.geometry import (
     tail_mass,
     update_singular_values,
 )
-from grit.trainer import train
+from grit.training.trainer import train
 
 
 @pytest.mark.parametrize("values, entropy, ratio", [

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from grit.interleave import train
-from grit.memory import peak_memory, probe
-from grit.result import SECTIONS
-from grit.run_config import Budget
+from grit.config.run import Budget
+from grit.runtime.sections import SECTIONS
+from grit.training.memory_probe import peak_memory, probe
+from grit.training.side_by_side import train
 
 
 def test_turns_change_nothing(bench, short_run):
@@ -23,7 +23,7 @@ def test_turns_change_nothing(bench, short_run):
 
 
 def test_one_that_diverges_is_told(bench, short_run, monkeypatch):
-    from grit.divergence import DivergenceRule
+    from grit.training.divergence import DivergenceRule
 
     calls = []
 

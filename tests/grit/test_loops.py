@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from grit.config import GritConfig
-from grit.handle import attach
+from grit.config.method import GritConfig
+from grit.geometry.attach import attach
 
 ACTIVE = GritConfig(cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=1, T=2, min_lora_rank=1, tau=0.8, max_grad_norm=1.0)
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from killing import Killed, killed_at
 
-from grit.config import GritConfig
+from grit.config.method import GritConfig
+from grit.config.registry import METHODS, Method, MethodSpec
+from grit.config.run import Budget
 from grit.errors import ConfigError
-from grit.methods import METHODS, Method, MethodSpec
-from grit.run_config import Budget
-from grit.trainer import Hooks, adapted, train
+from grit.training.trainer import Hooks, adapted, train
 
 OTHERS = [name for name in METHODS if not METHODS[name].geometry and not METHODS[name].quantized]
 
@@ -63,7 +63,7 @@ def test_only_what_a_method_trains_is_counted(bench, method_run):
 
 
 def test_each_optimizer_keeps_its_own_rates(bench, method_run):
-    from grit.optimizers import build_optimizer
+    from grit.adapters.optimizers import build_optimizer
 
     with adapted(method_run("lora_plus"), bench) as model:
         rates = {group["lr"] for group in build_optimizer(method_run("lora_plus"), model).param_groups if group["params"]}
@@ -71,7 +71,7 @@ def test_each_optimizer_keeps_its_own_rates(bench, method_run):
 
 
 def test_a_dropped_gradient_skips_the_step_of_any_optimizer(bench, method_run, monkeypatch):
-    from grit.guard import GradientGuard
+    from grit.geometry.gradient_guard import GradientGuard
 
     real = GradientGuard.__call__
 

@@ -5,9 +5,9 @@ import warnings
 import pytest
 import torch
 
-from grit.bertscore import bert_scores, f1
 from grit.errors import ConfigError
-from grit.metrics import measure, metric
+from grit.evaluation.bertscore import bert_scores, f1
+from grit.evaluation.metrics import measure, metric
 
 #: (prediction, reference): empty, unicode, numbers with commas and units, punctuation, repetition, identical.
 AWKWARD = [

@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
-from grit.config import GritConfig
-from grit.controller import CadenceController, indicators, verdict
+from grit.adapters.quantization import code_noise, noise_to_signal
+from grit.config.method import GritConfig
 from grit.errors import ConfigError
-from grit.mitigations import entropy_share, mixed_selection, pooled, spectral_snr, with_entropy_floor
-from grit.quantization import code_noise, noise_to_signal
-from grit.regularizers import penalty_matrices, ramp
+from grit.geometry.cadence import CadenceController, indicators, verdict
+from grit.rank_space.mitigations import entropy_share, mixed_selection, pooled, spectral_snr, with_entropy_floor
+from grit.rank_space.regularizers import penalty_matrices, ramp
 
 
 def _random(*shape, seed=0):
@@ -30,7 +30,7 @@ def test_white_noise_has_an_snr_near_one_and_signal_has_more():
 
 def test_an_exponential_mean_is_worth_the_tokens_it_remembers():
     """White noise in 200 steps of 64 tokens, of which a decay of 0.5 remembers three steps: still noise."""
-    from grit.factors import RunningMoment, second_moment_sum
+    from grit.rank_space.moments import RunningMoment, second_moment_sum
 
     snr = {}
     for decay in (None, 0.5):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from grit.adapters import adapted_layers, load_backbone, load_tokenizer
+from grit.adapters.check_model import check_model
+from grit.adapters.peft_adapters import adapted_layers, load_backbone, load_tokenizer
 from grit.backbone import WEIGHTS
 from grit.errors import ConfigError
-from grit.models import check_model
-from grit.trainer import train
-from grit.workbench import Workbench
+from grit.training.trainer import train
+from grit.training.workbench import Workbench
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 1024,
          "max_position_embeddings": 256}

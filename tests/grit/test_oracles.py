@@ -6,9 +6,9 @@ import pytest
 import torch
 from oracles import exact_fisher
 
-from grit.adapters import adapted_layers
-from grit.config import GritConfig
-from grit.handle import attach
+from grit.adapters.peft_adapters import adapted_layers
+from grit.config.method import GritConfig
+from grit.geometry.attach import attach
 
 TINY_LAMBDA = 1e-12
 
@@ -121,7 +121,7 @@ def test_none_is_lora_bit_for_bit(tiny_llama, token_batches):
 @pytest.mark.parametrize("scale", ["absolute", "relative"])
 def test_the_lambda_that_is_set_is_the_lambda_of_every_step(tiny_llama, token_batches, monkeypatch, lambda_, scale):
     """Losses vary, steps pass: nothing may overwrite the damping (the authors' code does after ten steps)."""
-    from grit import curvature
+    from grit.geometry import inverse_state as curvature
 
     used, plain = [], curvature.damped_inverse
 
@@ -151,7 +151,7 @@ def test_batch_aware_damping_grows_as_batches_shrink(tiny_llama, token_batches):
 
 def test_the_order_of_modules_does_not_matter(tiny_llama, token_batches, monkeypatch):
     """The same modules handed over in reverse: the same training, module by module. Mixing draws by name, so it may be on."""
-    from grit import handle as module
+    from grit.geometry import attach as module
 
     config = GritConfig(**ACTIVE, subspace_mixing=0.3, lambda_k=1e-3, share_statistics="projection", damping_scale="relative")
     forward, weights = _train(tiny_llama(), token_batches(), config)

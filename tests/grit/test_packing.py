@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grit.config import GritConfig
-from grit.data import Encoded, collate
+from grit.config.method import GritConfig
+from grit.data.encode import Encoded, collate
+from grit.data.packing import check_separation, collate_packs, pack
 from grit.errors import ConfigError
-from grit.handle import attach
-from grit.packing import check_separation, collate_packs, pack
-from grit.trainer import train
+from grit.geometry.attach import attach
+from grit.training.trainer import train
 
 
 def _examples(lengths, vocab=50):

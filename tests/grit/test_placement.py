@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from grit.adapters import adapted_layers
+from grit.adapters.peft_adapters import adapted_layers
+from grit.adapters.placement import importance_scores, most_important
 from grit.errors import ConfigError
-from grit.placement import importance_scores, most_important
-from grit.trainer import train
+from grit.training.trainer import train
 
 
 def _ranks(bench, config):

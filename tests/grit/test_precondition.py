@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from grit.precondition import LADDER, damped_inverse, damping_of, left_right
+from grit.rank_space.damped_inverse import LADDER, damped_inverse, damping_of, left_right
 
 
 def _factors(count=5, rank=6, seed=0):

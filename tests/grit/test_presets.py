@@ -2,8 +2,8 @@
 
 import pytest
 
-from grit.presets import DEPARTURES, configuration, departures
-from grit.run_config import Budget
+from grit.config.run import Budget
+from grit.training.run_presets import DEPARTURES, configuration, departures
 
 #: steps, warm-up steps, sequence length, batch, accumulation, damping (Tables 6, 5, 7).
 PAPER = {

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from grit.errors import ConfigError
-from grit.probes import check_probes, parse, run_probe
-from grit.trainer import train
-from grit.workbench import Workbench
+from grit.evaluation.probes import check_probes, parse, run_probe
+from grit.training.trainer import train
+from grit.training.workbench import Workbench
 
 ITEMS = [{"question": "What colour is the door?", "choices": ["red", "a very long blue answer", "green", "no"], "gold": i % 4} for i in range(5)]
 PAIRS = [{"sentence": "Ann was older than Eve so _ went first.", "option1": "Ann", "option2": "Eve", "answer": 1 + i % 2} for i in range(4)]

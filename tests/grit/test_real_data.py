@@ -2,10 +2,10 @@
 
 import pytest
 
-from grit.config import GritConfig
-from grit.run_config import Budget, RunConfig, TaskSource
+from grit.config.method import GritConfig
+from grit.config.run import Budget, RunConfig, TaskSource
 from grit.tasks.registry import load_task
-from grit.trainer import train
+from grit.training.trainer import train
 
 pytestmark = pytest.mark.shared
 FILES = {"gsm8k": ("gsm8k_train.jsonl", "gsm8k_test.jsonl"), "alpaca": ("alpaca_en_1k.jsonl", None),

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from grit.rank import coverage, coverage_rank, growth_rank, with_hysteresis
-from grit.reprojection import balanced_basis, leading, projector, spectrum, update_energy
+from grit.rank_space.projectors import balanced_basis, leading, projector, spectrum, update_energy
+from grit.rank_space.rank import coverage, coverage_rank, growth_rank, with_hysteresis
 
 
 def _random(*shape, seed=0):

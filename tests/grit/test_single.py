@@ -14,7 +14,7 @@ from conftest import ROOT
 from transformers import AutoModelForCausalLM
 
 from grit.__main__ import main, parser, run_configuration
-from grit.single import read_run
+from grit.cli.single_run import read_run
 
 SHORT = ("--budget-steps", "20", "--set", "eval_examples=12", "retention_documents=6", "dropout=0.1", "checkpoint_steps=4")
 
@@ -48,10 +48,11 @@ def test_evaluating_again_gives_the_same_predictions(trained, capsys):
 
 def test_exports_compute_what_was_trained(trained, tmp_path):
     """The adapter loads with PEFT, and the merged model alone has the recorded loss on the general text."""
-    from grit.data import Encoded
-    from grit.evaluate import Evaluator, nats_per_token
-    from grit.run_config import RunConfig
-    from grit.workbench import Workbench
+    from grit.config.run import RunConfig
+    from grit.data.encode import Encoded
+    from grit.evaluation.evaluator import Evaluator
+    from grit.evaluation.scores import nats_per_token
+    from grit.training.workbench import Workbench
 
     assert main(["export", str(trained), "--merged", "--to", str(tmp_path / "whole")]) == 0
     record = read_run(trained)
@@ -93,7 +94,7 @@ def _untimed(value):
 
 
 def test_a_start_that_failed_leaves_room_for_another(tmp_path, monkeypatch):
-    import grit.single
+    import grit.cli.single_run
 
     def fail(*_args, **_kwargs):
         raise RuntimeError("lost")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from killing import Killed, killed_at
 
-from grit.stability import MAX_SNAPSHOTS, StabilityMonitor, angle_distance, degrees, eigenvalue_cv, relative_variance
-from grit.trainer import Hooks, train
+from grit.audits.factor_stability import MAX_SNAPSHOTS, StabilityMonitor, angle_distance, degrees, eigenvalue_cv, relative_variance
+from grit.training.trainer import Hooks, train
 
 
 @pytest.mark.parametrize("samples", [4, 16, 64])

@@ -4,8 +4,8 @@ import pytest
 from conftest import ROOT
 
 from grit.backbone import WEIGHTS, world
+from grit.config.run import TaskSource
 from grit.errors import ConfigError
-from grit.run_config import TaskSource
 from grit.tasks import catalog, embedded
 from grit.tasks.base import Example
 from grit.tasks.registry import load_documents, load_task
@@ -47,7 +47,7 @@ def test_weights_are_small_and_safe():
 
 
 def test_committed_weights_have_the_recorded_held_out_loss(bench, short_run):
-    from grit.adapters import load_backbone
+    from grit.adapters.peft_adapters import load_backbone
     from grit.backbone.pretrain import held_out_loss
 
     recorded = json.loads((WEIGHTS / "pretraining.json").read_text())["held_out_loss"]

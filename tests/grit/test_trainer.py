@@ -4,9 +4,9 @@ import pytest
 import torch
 from killing import Killed, killed_at
 
-from grit.config import GritConfig
-from grit.run_config import Budget, TaskSource
-from grit.trainer import Hooks, learning_rate_factor, train
+from grit.config.method import GritConfig
+from grit.config.run import Budget, TaskSource
+from grit.training.trainer import Hooks, learning_rate_factor, train
 
 #: What a clock measured: everything else of a result must be equal, bit for bit.
 TIMED = {"train_seconds", "adapter_seconds", "cpu_seconds", "eval_seconds", "step_time_ms", "components_ms", "overhead", "peak_memory_bytes",
@@ -120,7 +120,7 @@ def test_a_run_that_blows_up_is_called_diverged(bench, short_run):
 
 def test_a_non_finite_gradient_never_reaches_the_weights(bench, short_run):
     """Poisons the gradients of two steps; the steps are dropped and counted, and weights stay finite."""
-    from grit.handle import attach
+    from grit.geometry.attach import attach
 
     config = short_run()
     model = bench.adapted(config)
@@ -128,7 +128,7 @@ def test_a_non_finite_gradient_never_reaches_the_weights(bench, short_run):
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=1e-2)
         handle = attach(model, optimizer, GritConfig(max_grad_norm=1.0, cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=1))
-        from grit.data import collate
+        from grit.data.encode import collate
         batch = collate(bench.training_data(config)[:4], bench.tokenizer(config).pad_token_id)
         model.train()
         for step in range(4):
@@ -147,7 +147,7 @@ def test_a_non_finite_gradient_never_reaches_the_weights(bench, short_run):
 
 def test_what_is_scored_has_the_rank_that_is_counted(bench, short_run, monkeypatch):
     """T = 4 of 10 steps: the optimizer refills discarded directions in steps 9 and 10, and the end of the run truncates them again."""
-    from grit import trainer
+    from grit.training import trainer
 
     seen = {}
 
@@ -203,7 +203,7 @@ def test_runs_with_more_state_resume_bit_for_bit(bench, short_run, tmp_path, cha
 def test_a_finished_run_leaves_nothing_in_memory(bench, short_run, monkeypatch):
     import weakref
 
-    from grit import trainer
+    from grit.training import trainer
 
     alive = []
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grit.adapters import converted
-from grit.trainer import Run, adapted, train
-from grit.truncation import WAYS, rank_choices, replaced, truncated_factors
+from grit.adapters.peft_adapters import converted
+from grit.audits.truncation import WAYS, rank_choices, replaced, truncated_factors
+from grit.training.trainer import Run, adapted, train
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from ray_jobs.board import MAX_ATTEMPTS, TrialBoard
+from ray_jobs.execution.warm.board import MAX_ATTEMPTS, TrialBoard
 
 
 def _play(scene):

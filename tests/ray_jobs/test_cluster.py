@@ -6,7 +6,8 @@ import yaml
 from conftest import ROOT
 
 from grit.errors import ConfigError
-from ray_jobs.cluster import TrialResources, check_address, check_concurrency, cores
+from ray_jobs.design.resources import TrialResources
+from ray_jobs.execution.cluster import check_address, check_concurrency, cores
 
 
 @pytest.fixture(params=["cluster.yaml", "cluster-aws.yaml"])

@@ -4,9 +4,10 @@ from dataclasses import replace
 import pytest
 
 from grit.errors import ConfigError
-from ray_jobs.display import duration, running_line
-from ray_jobs.forecast import KNOWN, ModelShape, check_memory, machine_memory, memory_bytes, shape_of
-from ray_jobs.presets import preset
+from ray_jobs.design.forecast import KNOWN, ModelShape, check_memory, machine_memory, memory_bytes, shape_of
+from ray_jobs.design.study_presets import preset
+from ray_jobs.execution.display import running_line
+from ray_jobs.records.describe import duration
 
 
 def test_shapes_come_from_the_hub_id_or_the_folder(tmp_path):

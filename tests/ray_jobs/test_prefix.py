@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 from builders import CONTENT, ended
 
-from grit.config import GritConfig
-from grit.onset import CURVATURE_FIELDS, REPROJECTION_FIELDS, curvature_onset, reprojection_onset
-from grit.run_config import Budget, RunConfig, TaskSource
-from grit.trainer import Hooks, train, train_trunk
-from ray_jobs.prefix import plan_trunks, seconds_saved
-from ray_jobs.scheduler import Elsewhere, StudyScheduler
-from ray_jobs.study import Study, one_at_a_time, plan
-from ray_jobs.worker import run_job
+from grit.config.first_effect import CURVATURE_FIELDS, REPROJECTION_FIELDS, curvature_onset, reprojection_onset
+from grit.config.method import GritConfig
+from grit.config.run import Budget, RunConfig, TaskSource
+from grit.training.trainer import Hooks, train, train_trunk
+from ray_jobs.design.sharing import plan_trunks, seconds_saved
+from ray_jobs.design.study import Study, one_at_a_time, plan
+from ray_jobs.execution.warm.worker import run_job
+from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 
 #: method.md's long-run defaults, a tenth as long: warm-ups of 50 steps, kfac update 15, T 30.
 GRIT = GritConfig(cov_update_freq=5, kfac_update_freq=15, kfac_min_samples=16, ng_warmup_steps=30, reprojection_freq=30,

@@ -6,9 +6,9 @@ import pytest
 from builders import ended, study
 
 from grit.errors import ConfigError
-from ray_jobs.scheduler import OPEN_POINTS, Elsewhere, StudyScheduler
-from ray_jobs.search import OptunaSearch, open_storage
-from ray_jobs.study import Interval, Point, Search
+from ray_jobs.design.study import Interval, Point, Search
+from ray_jobs.schedule.scheduler import OPEN_POINTS, Elsewhere, StudyScheduler
+from ray_jobs.schedule.search import OptunaSearch, open_storage
 
 
 def _run(scheduler, outcome=ended, slots=2, stop_after=None, seed=0):

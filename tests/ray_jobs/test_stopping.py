@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from ray_jobs.board import TrialBoard
-from ray_jobs.stopping import Standing, certainly_above, dominated
+from ray_jobs.execution.warm.board import TrialBoard
+from ray_jobs.schedule.stopping import Standing, certainly_above, dominated
 
 LOW = Standing(scores=(0.0, 0.1, 0.0, 0.2) * 10, document_losses=(2.0, 2.1, 2.2) * 10, footprint=0.8, overhead=0.03)
 

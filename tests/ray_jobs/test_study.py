@@ -1,9 +1,9 @@
 import pytest
 from builders import study
 
+from grit.config.overrides import with_overrides
 from grit.errors import ConfigError
-from grit.overrides import with_overrides
-from ray_jobs.study import Point, grid, make_trial, one_at_a_time, plan
+from ray_jobs.design.study import Point, grid, make_trial, one_at_a_time, plan
 
 CENTER = {"tau": 0.99, "T": 10, "lambda": 1e-3}
 

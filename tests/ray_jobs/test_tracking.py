@@ -13,8 +13,8 @@ from conftest import ROOT
 from mlflow.tracking import MlflowClient
 
 from grit.errors import ConfigError
-from ray_jobs.study import plan
-from ray_jobs.tracking import CURVE_POINTS, MlflowTracker
+from ray_jobs.design.study import plan
+from ray_jobs.tracking.mlflow_tracker import CURVE_POINTS, MlflowTracker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -175,7 +175,7 @@ def server(tmp_path):
 @pytest.mark.ray  # it opens sockets and starts a server
 def test_a_server_that_is_away_for_a_while_gets_everything_later(server, tmp_path, monkeypatch):
     """SIGKILL between two trials; what ended meanwhile is delivered once it is back, each trial once, and nothing is left running."""
-    from ray_jobs import tracking
+    from ray_jobs.tracking import mlflow_tracker as tracking
 
     monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.5)
     records = [ended(t.record) for t in plan(study(seeds=(41,)))]
@@ -201,7 +201,7 @@ def test_a_server_that_is_away_for_a_while_gets_everything_later(server, tmp_pat
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_server_that_never_comes_back_is_told_of_and_resuming_delivers(server, tmp_path, monkeypatch):
-    from ray_jobs import tracking
+    from ray_jobs.tracking import mlflow_tracker as tracking
 
     monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.2)
     monkeypatch.setattr(tracking, "GIVE_UP_SECONDS", 1.0)

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from grit.telemetry import resident_bytes
-from ray_jobs.worker import explain, held_bytes, run_job
+from grit.runtime.memory import resident_bytes
+from ray_jobs.execution.warm.worker import explain, held_bytes, run_job
 
 
 def _job(config):
@@ -14,7 +14,7 @@ def _job(config):
 
 def test_the_fiftieth_trial_is_the_first_bit_for_bit_and_memory_is_flat(bench, short_run):
     """Fifty trials of all methods on one worker, learning rates that blow up included."""
-    from grit.run_config import Budget
+    from grit.config.run import Budget
 
     base = short_run(budget=Budget(regime="step", amount=4), eval_examples=4, retention_documents=2, dropout=0.1)
     others = [replace(base, method="lora"), replace(base, method="qgrit", dtype="bfloat16"), replace(base, learning_rate=10.0),

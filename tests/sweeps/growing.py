@@ -13,14 +13,14 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 import ray
 from ray.cluster_utils import AutoscalingCluster
 
-from grit.provenance import provenance
+from grit.io.provenance import provenance
 from grit.tasks.registry import content_hashes, load_documents, load_task
-from ray_jobs.cluster import TrialResources
-from ray_jobs.presets import preset
-from ray_jobs.runner import RunOptions, StudyRunner
-from ray_jobs.store import STUDY_PACKAGES, StudyStore
-from ray_jobs.study import Study, fingerprint, one_at_a_time
-from ray_jobs.tracking import MlflowTracker
+from ray_jobs.design.resources import TrialResources
+from ray_jobs.design.study import Study, fingerprint, one_at_a_time
+from ray_jobs.design.study_presets import preset
+from ray_jobs.execution.runner import RunOptions, StudyRunner
+from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
+from ray_jobs.tracking.mlflow_tracker import MlflowTracker
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from launching import ROOT, environment
 
+from grit.config.run import Budget
 from grit.errors import ConfigError
-from grit.presets import configuration
-from grit.run_config import Budget
+from grit.training.run_presets import configuration
 from sweeps.ablation import SWITCHES, check_acts, grids
 
 

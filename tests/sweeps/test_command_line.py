@@ -8,8 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from grit.overrides import parse_setting
-from sweeps.options import parser, resolve
+from grit.config.overrides import parse_setting
+from sweeps.common.options import parser, resolve
 
 SCRIPT = ROOT / "sweeps" / "tau_T_lambda.py"
 
@@ -17,7 +17,7 @@ SCRIPT = ROOT / "sweeps" / "tau_T_lambda.py"
 def _main(*argv):
     """Runs the script's own main in this process: fast, and Ray must not be touched."""
     sys.path.insert(0, str(ROOT / "sweeps"))
-    from sweeps.command import main
+    from sweeps.common.command import main
     from sweeps.tau_T_lambda import points, search
 
     return main("tau_T_lambda", "", points, search, argv)

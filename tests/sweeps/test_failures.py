@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from launching import COMMAND, FIVE, after_trials, assert_nothing_lies, descendants, environment, runs, workers
 
-from grit.overrides import with_overrides
-from grit.run_config import Budget, RunConfig
-from grit.trainer import train
-from ray_jobs.records import read_study, read_trials
+from grit.config.overrides import with_overrides
+from grit.config.run import Budget, RunConfig
+from grit.training.trainer import train
+from ray_jobs.records.trial_record import read_study, read_trials
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning",
                                                           "ignore::pytest.PytestUnraisableExceptionWarning")]

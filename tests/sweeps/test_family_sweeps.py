@@ -8,7 +8,7 @@ import sys
 import pytest
 from launching import ROOT, environment
 
-from grit.methods import METHODS
+from grit.config.registry import METHODS
 from sweeps import audit, baselines, compression, forgetting_law, overhead, small_batch
 from sweeps.overhead import adapted_layer_counts
 

@@ -1,0 +1,1 @@
+"""Records as arrays: loading, settings over seeds, fronts, where time went."""

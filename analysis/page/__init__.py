@@ -1,0 +1,1 @@
+"""How things are shown: tables, figures' common look, pages. Nothing here computes a statistic."""

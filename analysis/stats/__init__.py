@@ -1,0 +1,1 @@
+"""Statistics on arrays. Nothing here knows a label, a table or a file."""

@@ -1,0 +1,1 @@
+"""One page per kind of study; each joins data, statistics and pages."""

@@ -1,0 +1,113 @@
+"""Which layers carry an adapter, and of what rank: by name, by kind of block, by depth, or by an importance score.
+
+Source: patent, paragraph 91 ("manual selection ... or automatic selection using heuristics derived from activation statistics or layer
+importance scores").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grit.config.run import EVERY_LINEAR, Placement, RunConfig
+from grit.errors import ConfigError
+
+#: Parts of a module's path that say which kind of block it belongs to.
+_BLOCKS: dict[Placement, re.Pattern[str]] = {
+    "attention": re.compile(r"attn|attention", re.IGNORECASE), "mlp": re.compile(r"mlp|ffn|feed_?forward|DenseReluDense", re.IGNORECASE)}
+
+
+def layer_number(name: str) -> int | None:
+    """The first number in a module's path: the layer it belongs to. None outside the layers."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def matching(model: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Paths of the linear layers that `targets` name, whole or by their last part, in the model's order; `auto`: all but the output head.
+
+    Raises:
+        ConfigError: a target that no layer of the model has, or a model without linear layers.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if tuple(targets) == EVERY_LINEAR:
+        found = getattr(model, "get_output_embeddings", lambda: None)()
+        inside = [name for name in linear if model.get_submodule(name) is not found]
+        if not inside:
+            raise ConfigError("model", type(model).__name__, "has no linear layers to adapt (GRIT adapts torch.nn.Linear)")
+        return inside
+    missing = [target for target in targets if not any(name == target or name.endswith(f".{target}") for name in linear)]
+    if missing:
+        raise ConfigError("targets", ",".join(targets), f"this model has no layer named {', '.join(missing)}")
+    return [name for name in linear if any(name == target or name.endswith(f".{target}") for target in targets)]
+
+
+def place(model: nn.Module, config: RunConfig, importance: Any = None) -> dict[str, int]:
+    """The rank of the adapter on each module that gets one, by path, in the model's order.
+
+    Args:
+        model: the backbone.
+        config: the run.
+        importance: called without arguments when `placement = auto`; returns a score per path.
+
+    Raises:
+        ConfigError: nothing is left to adapt, or the ranks do not fit the model's layers.
+    """
+    names = matching(model, config.targets)
+    layers = 1 + max((number for name in names if (number := layer_number(name)) is not None), default=-1)
+    if config.last_layers is not None:
+        if config.last_layers > layers:
+            raise ConfigError("last_layers", config.last_layers, f"must be at most the model's {layers} layers")
+        names = [name for name in names if (number := layer_number(name)) is not None and number >= layers - config.last_layers]
+    if config.placement in _BLOCKS:
+        names = [name for name in names if any(_BLOCKS[config.placement].search(part) for part in name.split(".")[:-1])]
+    if config.placement == "auto":
+        names = most_important(names, importance(), config.placement_share)
+    if not names:
+        raise ConfigError("placement", config.placement, f"leaves none of the targets {', '.join(config.targets)} to adapt")
+    if config.layer_ranks is None:
+        return dict.fromkeys(names, config.rank)
+    if len(config.layer_ranks) != layers:
+        raise ConfigError("layer_ranks", list(config.layer_ranks), f"must hold one rank for each of the model's {layers} layers")
+    return {name: config.layer_ranks[layer_number(name) or 0] for name in names}
+
+
+def most_important(names: Sequence[str], scores: dict[str, float], share: float) -> list[str]:
+    """The `share` of `names` (at least one) with the highest scores, in their own order."""
+    count = max(1, round(share * len(names)))
+    chosen = set(sorted(names, key=lambda name: -scores[name])[:count])
+    return [name for name in names if name in chosen]
+
+
+def importance_scores(model: Any, names: Iterable[str], batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    """Per module, the trace of the Fisher of its frozen weight W on these batches: how much the loss would move if W did.
+
+    That is the sum over tokens of |x|^2 |g|^2, x the module's input and g the gradient of the summed loss at its output.
+    """
+    scores = dict.fromkeys(names, 0.0)
+    inputs: dict[str, Tensor] = {}
+
+    def forward(name: str) -> Any:
+        def hook(_module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+            inputs[name] = given[0].detach().float().square().sum(-1)
+            output.register_hook(lambda gradient: add(name, gradient))
+        return hook
+
+    def add(name: str, gradient: Tensor) -> None:
+        scores[name] += float((inputs.pop(name) * gradient.float().square().sum(-1)).sum())
+
+    modules = dict(model.named_modules())
+    hooks = [modules[name].register_forward_hook(forward(name)) for name in scores]
+    model.enable_input_require_grads()  # the weights are frozen: without this there is no graph
+    try:
+        for batch in batches:
+            with torch.enable_grad():
+                model(**batch, num_items_in_batch=1).loss.backward()
+    finally:
+        model.disable_input_require_grads()
+        for hook in hooks:
+            hook.remove()
+    return scores

@@ -1,0 +1,1 @@
+"""`python -m grit`, and the options that all command lines share."""

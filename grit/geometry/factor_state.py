@@ -1,0 +1,116 @@
+"""The two factors of every module of one rank: folded in pass by pass, summed over workers once per step, and gated by their samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grit.adapters.peft_adapters import AdaptedLayer
+from grit.config.method import GritConfig
+from grit.geometry.capture import Observation
+from grit.geometry.label_positions import Stream
+from grit.rank_space.mitigations import pooled, spectral_snr
+from grit.rank_space.moments import RunningMoment, per_token_gradient, second_moment_sum
+from grit.rank_space.projectors import spectrum
+
+#: Observations are stacked in parts of at most this many bytes, so that memory does not grow with the number of modules.
+PART_BYTES = 32 << 20
+
+
+class Statistics:
+    """Sigma_a and Sigma_g of M modules of rank r. `indices` are their positions among all adapted layers.
+
+    Attributes:
+        batch: sequences in the last step that was folded in, over all micro-batches and workers; 0 before.
+        keep_estimate: leave the last step's own two factors (M, r, r), before they are folded into the means, in `estimate`.
+    """
+
+    def __init__(self, layers: Sequence[AdaptedLayer], indices: Sequence[int], streams: Sequence[Stream], config: GritConfig, *,
+                 device: torch.device, dtype: torch.dtype) -> None:
+        self._config, self._names, self._indices = config, [layer.name for layer in layers], tuple(indices)
+        self._modules, self._rank, self._dtype = len(layers), layers[0].rank, dtype
+        self.moment_a = RunningMoment(self._modules, self._rank, decay=config.ema_decay, device=device, dtype=dtype)
+        self.moment_g = RunningMoment(self._modules, self._rank, decay=config.ema_decay, device=device, dtype=dtype)
+        self.batch = 0.0
+        self.keep_estimate = False
+        self.estimate: tuple[Tensor, Tensor] | None = None
+        self._scaling = torch.tensor([layer.scaling for layer in layers], device=device, dtype=dtype)
+        self._rows = {stream: [row for row in range(self._modules) if streams[row] == stream] for stream in dict.fromkeys(streams)}
+        self._pools = _pools(self._names, device) if config.share_statistics == "projection" else None
+        # One buffer, used again at every capture: sums of both sides, their counts, and the number of sequences.
+        size = self._modules * self._rank**2
+        self._buffer = torch.zeros(2 * size + 2 * self._modules + 1, device=device, dtype=dtype)
+        self._sums = self._buffer[: 2 * size].view(2, self._modules, self._rank, self._rank)
+        self._counts = self._buffer[2 * size : -1].view(2, self._modules)
+
+    def observe(self, seen: Observation) -> None:
+        """Adds one backward pass to the step's sums."""
+        assert seen.positions is not None and seen.loss_weight is not None  # verified by Capture
+        for stream, rows in self._rows.items():
+            tokens, labels = seen.positions.tokens[stream], seen.positions.labels[stream]
+            part = max(1, PART_BYTES // (tokens.numel() * self._rank * self._buffer.element_size()))
+            for start in range(0, len(rows), part):
+                self._observe_rows(seen, rows[start : start + part], tokens, labels)
+        self._buffer[-1] += seen.positions.sequences
+
+    def _observe_rows(self, seen: Observation, rows: list[int], tokens: Tensor, labels: Tensor) -> None:
+        assert seen.loss_weight is not None
+        chosen = [self._indices[row] for row in rows]
+        for row, index in zip(rows, chosen, strict=True):
+            if seen.activations[index].numel() != tokens.numel() * self._rank:
+                shape = tuple(seen.activations[index].shape[:-1])
+                raise RuntimeError(f"layer {self._names[row]} saw positions of shape {shape}, but the model's inputs tell of {tokens.numel()}")
+        z = torch.stack([seen.activations[index].flatten(0, -2) for index in chosen])
+        self._sums[0, rows] += second_moment_sum(z, tokens).to(self._dtype)
+        arrived = torch.stack([seen.gradients[index].flatten(0, -2) for index in chosen])
+        u = per_token_gradient(arrived, self._scaling[rows], seen.loss_weight)
+        self._sums[1, rows] += second_moment_sum(u, labels).to(self._dtype)
+        self._counts[0, rows] += tokens.sum()
+        self._counts[1, rows] += labels.sum()
+
+    def commit(self, reduce_sum: Callable[[Tensor], None]) -> int:
+        """Folds the step's sums, added over all workers, into the means; returns how many factors were not finite and left out."""
+        reduce_sum(self._buffer)
+        if self.keep_estimate:
+            means = self._sums / self._counts.clamp(min=1)[..., None, None]
+            self.estimate = (means[0], means[1])
+        lost = 0
+        for side, moment in enumerate((self.moment_a, self.moment_g)):
+            sums, counts = self._sums[side], self._counts[side]
+            if self._pools is not None:
+                sums, counts = pooled(sums, counts, self._pools)
+            lost += int((~moment.add(sums, counts)).sum())
+        self.batch = float(self._buffer[-1])
+        self._buffer.zero_()
+        return lost
+
+    def discard(self) -> None:
+        """Forgets the passes of a step that was never taken (a gradient scaler skipped it)."""
+        self._buffer.zero_()
+
+    def gate(self, moment: RunningMoment) -> Tensor:
+        """Which modules (M,) may use this side: enough samples and, where asked for, a spectrum that stands out of the noise."""
+        enough = moment.samples >= max(1, self._config.kfac_min_samples)
+        if self._config.spectral_snr_min > 0:
+            enough = enough & (spectral_snr(spectrum(moment.mean()).values, moment.effective_samples()) >= self._config.spectral_snr_min)
+        return enough
+
+    def state_dict(self) -> dict[str, Any]:
+        """The exact state between steps, for a checkpoint."""
+        return {"moment_a": self.moment_a.state_dict(), "moment_g": self.moment_g.state_dict(), "batch": self.batch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores `state_dict()`."""
+        self.moment_a.load_state_dict(state["moment_a"])
+        self.moment_g.load_state_dict(state["moment_g"])
+        self.batch = state["batch"]
+        self._buffer.zero_()
+
+
+def _pools(names: Sequence[str], device: torch.device) -> Tensor:
+    """For each module the number of its pool: modules with the same last name (q_proj, ...) share one."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(name.rpartition(".")[2], len(numbers)) for name in names], device=device)

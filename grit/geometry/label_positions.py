@@ -1,0 +1,150 @@
+"""Which token positions count, and over how many labels a model's loss is a mean: read off the model's own inputs.
+
+Four layouts of labels are known. `causal`: the logits of position t are scored against label t + 1. `aligned`: against label t (token
+classification). `sequence`: one label per sequence; all of its real tokens carry its gradient. `seq2seq`: an encoder-decoder, whose decoder
+is scored against label t and whose encoder's real tokens carry the gradient of all the sequence's labels.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from grit.data.encode import IGNORED_LABEL
+from grit.errors import ConfigError
+
+Layout = Literal["causal", "aligned", "sequence", "seq2seq"]
+#: Which sequence a layer reads: the decoder's (or the only one), or the encoder's.
+Stream = Literal["main", "encoder"]
+
+_TASK_LAYOUTS: dict[str, Layout] = {"CAUSAL_LM": "causal", "SEQ_2_SEQ_LM": "seq2seq", "SEQ_CLS": "sequence", "TOKEN_CLS": "aligned"}
+_CLASS_LAYOUTS: dict[str, Layout] = {"ForCausalLM": "causal", "LMHeadModel": "causal", "ForConditionalGeneration": "seq2seq",
+                                     "ForSequenceClassification": "sequence", "ForTokenClassification": "aligned"}
+#: Names of decoder modules that read the encoder's output: their keys and values are encoder positions.
+_CROSS_ATTENTION = ("EncDecAttention", "encoder_attn", "crossattention", "cross_attn")
+_KEY_OR_VALUE = ("k", "v", "k_proj", "v_proj", "key", "value")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What one forward pass's inputs say.
+
+    Attributes:
+        tokens: per stream, 1 for a real token and 0 for padding, flattened (N,).
+        labels: per stream, 1 for a position whose gradient counts, flattened (N,).
+        label_count: labels that the model's mean loss is a mean over (a scalar tensor).
+        sequences: sequences with at least one label (a scalar tensor).
+    """
+
+    tokens: dict[Stream, Tensor]
+    labels: dict[Stream, Tensor]
+    label_count: Tensor
+    sequences: Tensor
+
+
+def layout_of(model: nn.Module, task_type: str | None) -> Layout:
+    """How `model` lines labels up with positions: by its PEFT task type, else by the name of its class.
+
+    Raises:
+        ConfigError: neither tells.
+    """
+    if task_type in _TASK_LAYOUTS:
+        return _TASK_LAYOUTS[str(task_type)]
+    for module in model.modules():  # the outermost is first
+        for ending, layout in _CLASS_LAYOUTS.items():
+            if type(module).__name__.endswith(ending):
+                return layout
+    raise ConfigError("labels", None, f"must be one of {', '.join(get_args(Layout))}: {type(model).__name__} does not tell (set task_type in "
+                                      "its LoraConfig, or pass labels= to attach)")
+
+
+def stream_of(layout: Layout, name: str) -> Stream:
+    """Which sequence the layer called `name` reads; only an encoder-decoder has two."""
+    if layout != "seq2seq":
+        return "main"
+    parts = name.split(".")
+    if "encoder" in parts:
+        return "encoder"
+    crosses = any(part in _CROSS_ATTENTION for part in parts)
+    return "encoder" if crosses and parts[-1] in _KEY_OR_VALUE else "main"
+
+
+def named_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A forward call's arguments by name, positional ones included.
+
+    Raises:
+        TypeError: neither the model nor what it wraps says what its positional arguments are.
+    """
+    if not args:
+        return kwargs
+    candidate: Any = model
+    while True:
+        signature = inspect.signature(candidate.forward)
+        if all(parameter.kind is not parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
+            bound = signature.bind_partial(*args, **kwargs).arguments
+            return {**bound, **bound.get("kwargs", {})}
+        inner = candidate.get_base_model() if hasattr(candidate, "get_base_model") else None
+        if inner is None or inner is candidate:
+            raise TypeError(f"{type(model).__name__} does not name its positional arguments: pass input_ids, attention_mask and labels by name")
+        candidate = inner
+
+
+def positions(layout: Layout, inputs: dict[str, Any]) -> Positions | None:
+    """What these inputs say; None without labels.
+
+    Raises:
+        ValueError: the labels' shape does not fit the layout.
+    """
+    labels = inputs.get("labels")
+    if labels is None:
+        return None
+    if labels.dim() != (1 if layout == "sequence" else 2):
+        raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit the layout {layout!r}")
+    mask = _mask(inputs, labels if layout in ("causal", "aligned") else None)
+    if layout == "sequence":
+        labelled = labels != IGNORED_LABEL
+        return _positions(mask, mask * labelled[:, None], labelled.sum(), labelled.sum())
+    scored = (labels != IGNORED_LABEL).to(torch.int64)
+    sequences = scored.any(-1).sum()
+    if layout == "causal":
+        scored = torch.cat([scored[:, 1:], torch.zeros_like(scored[:, :1])], dim=1)
+    if layout in ("causal", "aligned"):  # a padded position before the first real token may be scored, and still does not count
+        return _positions(mask, scored * mask, scored.sum(), sequences)
+    decoded = inputs.get("decoder_attention_mask")
+    main = _positions(scored if decoded is None else decoded, scored, scored.sum(), sequences)
+    return Positions({**main.tokens, "encoder": mask.flatten()}, {**main.labels, "encoder": (mask * scored.any(-1)[:, None]).flatten()},
+                     main.label_count, sequences)
+
+
+def _positions(tokens: Tensor, labels: Tensor, count: Tensor, sequences: Tensor) -> Positions:
+    return Positions({"main": tokens.flatten()}, {"main": labels.flatten()}, count, sequences)
+
+
+def _mask(inputs: dict[str, Any], like: Tensor | None) -> Tensor:
+    """The attention mask (batch, sequence). Where the model was given none: ones, but for what packing left over (`_packed_mask`)."""
+    mask = inputs.get("attention_mask")
+    if isinstance(mask, Tensor):
+        if mask.dim() != 2:
+            raise ValueError(f"an attention_mask of shape {tuple(mask.shape)} does not tell which tokens are padding: give (batch, sequence)")
+        return mask
+    if like is not None:
+        order = inputs.get("position_ids")
+        return _packed_mask(order) if isinstance(order, Tensor) and order.shape == like.shape else torch.ones_like(like)
+    for name in ("input_ids", "inputs_embeds"):
+        given = inputs.get(name)
+        if given is not None:
+            return torch.ones(given.shape[:2], dtype=torch.int64, device=given.device)
+    raise ValueError("neither attention_mask, input_ids nor inputs_embeds were given to the model")
+
+
+def _packed_mask(order: Tensor) -> Tensor:
+    """1 for the tokens of packed texts, from their positions (batch, sequence), which start again at 0 with every text.
+
+    A text of one token carries neither context nor label: it is padding (grit/data/packing.py fills rows with such).
+    """
+    ends = torch.cat([order[:, 1:] == 0, torch.ones_like(order[:, :1], dtype=torch.bool)], dim=1)
+    return (~((order == 0) & ends)).to(torch.int64)

@@ -1,0 +1,71 @@
+"""Fisher-guided reprojection: bases, projectors and what they keep. Pure functions over stacks of modules.
+
+Source: paper section 2.3; the `balanced` basis is ours (docs/method.md section 4).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from grit.rank_space.moments import symmetrize
+
+
+class Spectrum(NamedTuple):
+    """Eigenvalues (M, r) in descending order, clamped at 0, and eigenvectors (M, r, r) as columns in the same order."""
+
+    values: Tensor
+    vectors: Tensor
+
+
+def spectrum(factors: Tensor) -> Spectrum:
+    """Eigendecomposition of symmetric factors (M, r, r), largest eigenvalue first."""
+    values, vectors = torch.linalg.eigh(factors)
+    return Spectrum(values.flip(-1).clamp(min=0), vectors.flip(-1))
+
+
+def leading(ranks: Tensor, rank: int) -> Tensor:
+    """Which of r directions are the first k: (M,) to (M, r)."""
+    return torch.arange(rank, device=ranks.device) < ranks[:, None]
+
+
+def projector(vectors: Tensor, kept: Tensor) -> Tensor:
+    """P = U U^T over the columns that are `kept`: (M, r, r) and (M, r) to (M, r, r)."""
+    chosen = vectors * kept[:, None, :].to(vectors.dtype)
+    return chosen @ chosen.mT
+
+
+class BalancedBasis(NamedTuple):
+    """Eigenvalues (M, r) of Sigma_a Sigma_g, their vectors in whitened coordinates, and R = Sigma_a^(1/2) with its pseudo-inverse."""
+
+    values: Tensor
+    vectors: Tensor
+    root: Tensor
+    root_inverse: Tensor
+
+    def projector(self, kept: Tensor) -> Tensor:
+        """The oblique projector R U_k U_k^T R^-1 (M, r, r), which acts once, between the factors: B P A."""
+        return self.root @ projector(self.vectors, kept) @ self.root_inverse
+
+
+def balanced_basis(sigma_a: Tensor, sigma_g: Tensor) -> BalancedBasis:
+    """The directions of an adapter that do not depend on how it is factored.
+
+    (A, B) and (M A, B M^-1) are the same adapter; the eigenvalues of Sigma_a Sigma_g, unlike those of Sigma_a, are the same for both.
+    """
+    values, vectors = torch.linalg.eigh(sigma_a)
+    floor = values.amax(-1, keepdim=True) * torch.finfo(values.dtype).eps * values.shape[-1]
+    kept = values > floor
+    roots = torch.where(kept, values, 0.0).sqrt()
+    inverse_roots = torch.where(kept, roots.clamp(min=torch.finfo(values.dtype).tiny).reciprocal(), 0.0)
+    root = (vectors * roots[:, None, :]) @ vectors.mT
+    root_inverse = (vectors * inverse_roots[:, None, :]) @ vectors.mT
+    inner = spectrum(symmetrize(root @ sigma_g @ root))
+    return BalancedBasis(inner.values, inner.vectors, root, root_inverse)
+
+
+def update_energy(gram_a: Tensor, gram_b: Tensor) -> Tensor:
+    """|B A|_F^2 per module from the r x r Gramians A A^T and B^T B: tr(B^T B A A^T). (M, r, r) twice to (M,)."""
+    return (gram_b * gram_a.mT).sum((-1, -2))

@@ -1,0 +1,1 @@
+"""What every run stands on: clocks, workers, checkpoints, memory. Knows nothing of the method."""

@@ -1,0 +1,98 @@
+"""Peak memory of a run's training steps, measured in a fresh process: what a process that has done other things held before does not count.
+
+`python -m grit.memory` reads a run's configuration from standard input and prints the bytes.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grit.config.run import Budget, RunConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Steps that are run; statistics, inverses and a reprojection fall into them.
+STEPS = 4
+#: Linux's accounts of this process.
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def peaks(configs: Sequence[RunConfig]) -> dict[str, int]:
+    """The peak of each by method; one that could not be measured (no room on the GPU beside this process) is missing, and told on stderr."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    found = {}
+    for config in configs:
+        try:
+            found[str(config.method)] = peak_memory(config)
+        except RuntimeError as error:
+            print(error, file=sys.stderr, flush=True)
+    return found
+
+
+def peak_memory(config: RunConfig) -> int:
+    """Bytes at the peak of a few training steps of `config`, in a process of its own: on the GPU, or resident on a CPU.
+
+    Raises:
+        RuntimeError: it does not train.
+    """
+    done = subprocess.run([sys.executable, "-m", "grit.training.memory_probe"], cwd=ROOT, text=True, capture_output=True, input=json.dumps(probe(config).to_dict()))
+    if done.returncode:
+        raise RuntimeError(f"memory of {config.method}: {done.stderr.strip().splitlines()[-1]}")
+    return int(done.stdout.split()[-1])
+
+
+def probe(config: RunConfig) -> RunConfig:
+    """A few steps of `config` in which everything acts that takes memory."""
+    grit = replace(config.grit, cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=1, ng_warmup_steps=0, reprojection_warmup_steps=0,
+                   reprojection_freq=None if config.grit.reprojection_freq is None else 2)
+    return replace(config, beside=(), memory=False, exported=False, probes=(), stability=False, truncations=(),
+                   budget=Budget(regime="step", amount=STEPS), eval_examples=1, retention_documents=1, quality="answer_logprob",
+                   evaluations=1, checkpoint_steps=None, grit=grit)
+
+
+def peak_of_steps(config: RunConfig) -> int:
+    """The peak in this process; its first step is left out, in which libraries and optimizer take what they keep."""
+    import pytorch_optimizer  # noqa: F401 - for all, since one method needs it
+
+    from grit.training.trainer import on_adapted
+    from grit.training.workbench import Workbench
+
+    def work(run: Any) -> int:
+        run.bench.forget_moved()
+        run.take_step()
+        run.memory.bytes = 0
+        if CLEAR.exists():
+            CLEAR.write_text("5")  # Linux: the high-water mark of resident memory begins anew
+        while not config.budget.is_spent(run.step, run.train_seconds):
+            run.take_step()
+        return int(run.memory.bytes) if run.bench.device == "cuda" else high_water()
+
+    return int(on_adapted(config, Workbench(), work))
+
+
+def high_water() -> int:
+    """The most resident memory that this process has held, in bytes (since `CLEAR` was written, where there is such a thing)."""
+    if STATUS.exists():
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    """Prints the peak of the steps in bytes."""
+    print(peak_of_steps(RunConfig.from_dict(json.loads(sys.stdin.read()))))
+
+
+if __name__ == "__main__":
+    main()

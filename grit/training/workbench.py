@@ -1,0 +1,225 @@
+"""What runs share in one process: loaded backbones, tokenized data, and the base model's own scores, each made once."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from grit.adapters.peft_adapters import add_adapter, count_parameters, load_backbone, load_tokenizer, remove_lora
+from grit.adapters.placement import importance_scores, matching, place
+from grit.backbone import resolve
+from grit.config.run import RunConfig, TaskSource
+from grit.data.encode import Encoded, encode, micro_batches
+from grit.data.packing import Pack, check_separation, collate_packs, pack
+from grit.evaluation.evaluator import EvaluationBar, Evaluator
+from grit.evaluation.scores import Scores
+from grit.io.hashing import digest
+from grit.tasks.base import Example, Task
+from grit.tasks.registry import content_hashes, load_documents, load_task
+
+#: Training examples that are looked at before training: by `placement = auto`, and by initializations that need data.
+IMPORTANCE_EXAMPLES = 32
+
+
+class Workbench:
+    """Caches per process. A backbone is shared by all runs and read only: each run adds its adapter and takes it out again.
+
+    Args:
+        base_cache: folder in which the untuned model's scores are kept, by the hash of all that decides them; None: in memory only.
+        progress: opened around long evaluations.
+        training: whether tasks need their training examples.
+    """
+
+    def __init__(self, base_cache: Path | None = None, progress: EvaluationBar | None = None, *, training: bool = True) -> None:
+        self._base_cache, self._progress, self._training = base_cache, progress, training
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._backbones: dict[tuple[Any, ...], PreTrainedModel] = {}
+        self._sizes: dict[tuple[Any, ...], int] = {}
+        self._tokenizers: dict[tuple[Any, ...], PreTrainedTokenizerBase] = {}
+        self._tasks: dict[TaskSource, tuple[Task, list[str]]] = {}
+        self._encoded: dict[tuple[Any, ...], list[Encoded]] = {}
+        self._base: dict[str, Scores] = {}
+        self._packs: dict[tuple[Any, ...], list[Pack]] = {}
+        self._scores: dict[tuple[Any, ...], dict[str, float]] = {}
+        self._in_use = False
+        self._warm: set[tuple[Any, ...]] = set()
+        self._moved: dict[str, torch.Tensor] = {}
+        self.adapter_seconds = 0.0
+
+    def sibling(self) -> Workbench:
+        """Another bench with the same data and backbones of its own, for a run that takes turns with this one's."""
+        other = Workbench(self._base_cache, self._progress, training=self._training)
+        other._tokenizers, other._tasks, other._encoded, other._packs = self._tokenizers, self._tasks, self._encoded, self._packs
+        return other
+
+    def backbone_parameters(self, config: RunConfig) -> int:
+        """Parameters of the model without its adapter; those stored in 4 bits count as what they stand for."""
+        self._backbone(config)
+        return self._sizes[self._backbone_key(config)]
+
+    def tokenizer(self, config: RunConfig) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        key = (config.model, config.revision, config.trust_remote_code)
+        if key not in self._tokenizers:
+            self._tokenizers[key] = load_tokenizer(
+                resolve(config.model), revision=config.revision, trust_remote_code=config.trust_remote_code)
+        return self._tokenizers[key]
+
+    def task(self, config: RunConfig) -> Task:
+        """The run's task."""
+        return self._source(config)[0]
+
+    def eval_examples(self, config: RunConfig) -> tuple[Example, ...]:
+        """The fixed evaluation examples, the same for every run on these data."""
+        return self.task(config).evaluation[: config.eval_examples]
+
+    def documents(self, config: RunConfig) -> list[str]:
+        """The fixed held-out documents."""
+        return self._source(config)[1][: config.retention_documents]
+
+    def _source(self, config: RunConfig) -> tuple[Task, list[str]]:
+        if config.task not in self._tasks:
+            self._tasks[config.task] = (load_task(config.task, training=self._training), load_documents(config.task))
+        return self._tasks[config.task]
+
+    def training_data(self, config: RunConfig) -> list[Encoded]:
+        """The tokenized training split."""
+        key = (config.model, config.task, config.max_length)
+        if key not in self._encoded:
+            tokenizer = self.tokenizer(config)
+            self._encoded[key] = [encode(tokenizer, e.prompt, e.answer, config.max_length) for e in self.task(config).train]
+        return self._encoded[key]
+
+    def packs(self, config: RunConfig) -> list[Pack]:
+        """The training split as packs, or each example on its own."""
+        key = (config.model, config.task, config.max_length, config.packing)
+        if key not in self._packs:
+            rows = self.training_data(config)
+            self._packs[key] = pack(rows, config.max_length) if config.packing else [(row,) for row in rows]
+        return self._packs[key]
+
+    def micro_batches(self, config: RunConfig, packs: Sequence[Pack]) -> list[dict[str, torch.Tensor]]:
+        """`packs` in parts of at most `micro_batch`, as tensors on the device."""
+        pad, size = self.tokenizer(config).pad_token_id, config.micro_batch
+        if not config.packing:
+            return micro_batches([row for members in packs for row in members], size, pad, self.device)
+        parts = [collate_packs(packs[start : start + size], pad) for start in range(0, len(packs), size)]
+        return [{name: tensor.to(self.device) for name, tensor in part.items()} for part in parts]
+
+    def adapted(self, config: RunConfig) -> Any:
+        """The backbone with a fresh adapter; give it back with `release` before the next call."""
+        if self._in_use:
+            raise RuntimeError("the backbone already carries an adapter: release it first")
+        backbone = self._backbone(config)
+        ranks = place(backbone, config, lambda: self._importance(config, backbone))
+        if config.spec.inexact:
+            self.base_scores(config, backbone.eval())  # before the adapter, whose rounding is not the backbone's
+        if config.spec.moves_backbone:
+            self._moved = {f"{name}.weight": backbone.get_parameter(f"{name}.weight").detach().to("cpu", copy=True) for name in ranks}
+        self._in_use = True
+        began = time.perf_counter()
+        model = add_adapter(backbone, config, ranks, lambda: self._example_batches(config))
+        self.adapter_seconds = time.perf_counter() - began
+        return model
+
+    def _example_batches(self, config: RunConfig) -> list[dict[str, torch.Tensor]]:
+        """The first training examples, the same for every run on these data."""
+        rows, pad = self.training_data(config)[:IMPORTANCE_EXAMPLES], self.tokenizer(config).pad_token_id
+        return micro_batches(rows, 8, pad, self.device)
+
+    def _importance(self, config: RunConfig, backbone: PreTrainedModel) -> dict[str, float]:
+        """Scores of the targets on the first training examples, the same for every run on these data."""
+        key = (config.model, config.quantized, config.dtype, config.task, config.max_length, config.targets)
+        if key not in self._scores:
+            self._scores[key] = importance_scores(backbone.eval(), matching(backbone, config.targets), self._example_batches(config))
+        return self._scores[key]
+
+    def warm_up(self, config: RunConfig, model: Any, batch: dict[str, torch.Tensor]) -> None:
+        """One forward and backward pass outside every clock, the first time a backbone is trained in this process.
+
+        Kernels, libraries and thread pools start at their first use; a time budget must not depend on which trial comes first.
+        """
+        key = (config.model, config.quantized, config.dtype, config.packing)
+        if key in self._warm:
+            return
+        self._warm.add(key)
+        if config.packing and (shared := [members for members in self.packs(config) if len(members) > 1]):
+            check_separation(model.eval(), shared[0], self.tokenizer(config).pad_token_id, self.device)
+        model.train()
+        model(**batch, use_cache=False).loss.backward()
+        model.zero_grad(set_to_none=True)
+        eye = torch.eye(config.rank, device=self.device)[None]
+        torch.linalg.cholesky_ex(eye)
+        torch.linalg.eigh(eye)
+
+    def release(self, model: Any) -> None:
+        """Takes the adapter out of the shared backbone again, and puts back what its initialization changed."""
+        backbone = remove_lora(model)
+        with torch.no_grad():
+            for name, weight in self._moved.items():
+                backbone.get_parameter(name).copy_(weight)
+        self._moved = {}
+        self._in_use = False
+
+    def forget_moved(self) -> None:
+        """Gives up what an adapter's initialization changed: for a process that ends with this run."""
+        self._moved = {}
+
+    def _backbone(self, config: RunConfig) -> PreTrainedModel:
+        key = self._backbone_key(config)
+        if key not in self._backbones:
+            self._backbones[key] = load_backbone(
+                resolve(config.model), quantized=config.quantized, dtype=config.dtype, device=self.device, revision=config.revision,
+                trust_remote_code=config.trust_remote_code)
+            self._sizes[key] = count_parameters(self._backbones[key])
+        return self._backbones[key]
+
+    @staticmethod
+    def _backbone_key(config: RunConfig) -> tuple[Any, ...]:
+        return (config.model, config.revision, config.trust_remote_code, config.quantized, config.dtype)
+
+    def evaluator(self, model: Any, config: RunConfig) -> Evaluator:
+        """An evaluator of `model` as the run wants it."""
+        return Evaluator(model, self.tokenizer(config), config, self._progress)
+
+    def score(self, model: Any, config: RunConfig, *, last: bool) -> Scores:
+        """`model` on the run's examples and documents; with `last`, the task's further metrics and the probes as well."""
+        evaluator, task = self.evaluator(model, config), self.task(config)
+        predictions = evaluator.task(task, self.eval_examples(config), config.quality)
+        documents = evaluator.documents(self.documents(config))
+        if not last:
+            return Scores(predictions=predictions, documents=documents)
+        return Scores(predictions=predictions, documents=documents, measured=evaluator.measure(task, predictions), probes=evaluator.probes())
+
+    def base_scores(self, config: RunConfig, model: Any) -> Scores:
+        """The scores of `model` with its adapter still zero, computed once per backbone and data."""
+        decisive = [config.model, config.revision, config.quantized, config.dtype, asdict(config.task), config.max_length, config.eval_examples,
+                    config.retention_documents, config.quality, config.eval_batch, config.threads, config.max_new_tokens, config.temperature,
+                    config.top_p, config.label_scoring, config.bertscore_encoder, config.probes, config.probe_examples, self.device]
+        key = digest(decisive)
+        if key not in self._base:
+            kept = None if self._base_cache is None else self._base_file(config, decisive)
+            if kept is not None and kept.exists():
+                self._base[key] = Scores.from_dict(json.loads(kept.read_text(encoding="utf8")))
+            else:
+                self._base[key] = self.score(model, config, last=True)
+                if kept is not None:
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    partial = kept.with_suffix(f".{os.getpid()}.partial")
+                    partial.write_text(json.dumps(asdict(self._base[key])), encoding="utf8")
+                    partial.replace(kept)
+        return self._base[key]
+
+    def _base_file(self, config: RunConfig, decisive: list[Any]) -> Path:
+        """Where the scores of the untuned model are kept: named by the content behind the names, not by the names alone."""
+        assert self._base_cache is not None
+        content = content_hashes(self.task(config), self._source(config)[1], config, resolve(config.model))
+        return self._base_cache / f"base-{digest([decisive, content])}.json"

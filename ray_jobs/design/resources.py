@@ -1,0 +1,19 @@
+"""What one trial's worker holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResources:
+    """What one trial's worker holds; `accelerator` names the kind of node it must be on (A100)."""
+
+    cpus: int
+    gpus: int = 0
+    accelerator: str | None = None
+
+    def as_dict(self) -> dict[str, float]:
+        """In Ray's words. The kind is a property of the node, not something to use up: a sliver of it is asked for."""
+        kind = {f"accelerator_type:{self.accelerator}": 0.001} if self.accelerator else {}
+        return {"CPU": float(self.cpus), **({"GPU": float(self.gpus)} if self.gpus else {}), **kind}

@@ -1,0 +1,98 @@
+"""Connects to Ray, here or elsewhere, and says what a trial needs of it before anything is launched."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+
+from grit.errors import ConfigError
+from ray_jobs.design.resources import TrialResources
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: For every process of a study. Train polls its workers often: its default of 2 s would be most of a short trial; a trial without a GPU
+#: sees none.
+ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+               "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
+               "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+#: For a Ray that is started here: its workers would otherwise give way to every other process, and a clock would measure those.
+LOCAL_ENVIRONMENT = {"RAY_worker_niceness": "0"}
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_concurrency(address: str | None, concurrent: int, resources: TrialResources) -> None:
+    """Refuses more trials at once than this machine has cores for: they would disturb each other's clocks.
+
+    Raises:
+        ConfigError: with what a trial asks for and what is there.
+    """
+    if address is None and concurrent * resources.cpus > cores():
+        raise ConfigError("max-concurrent", concurrent,
+                          f"each trial needs {resources.cpus} core(s) to itself and this machine has {cores()}: at most {cores() // resources.cpus}")
+
+
+def check_address(address: str) -> None:
+    """Refuses an address where nothing answers, within seconds.
+
+    Raises:
+        ConfigError: no Ray there.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=5):
+            return
+    except (OSError, ValueError) as error:
+        raise ConfigError("address", address, f"no Ray answers there ({error}); start one with `ray start --head`, or leave --address out") from error
+
+
+def connect(address: str | None, *, verbose: bool) -> None:
+    """Connects to the Ray at `address`, or starts one in this process.
+
+    Raises:
+        ConfigError: no Ray at the address.
+    """
+    chosen = {key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()}
+    os.environ.update(chosen)
+    import ray
+
+    level = logging.INFO if verbose else logging.ERROR
+    if address is None:
+        os.environ.update({key: value for key, value in LOCAL_ENVIRONMENT.items() if key not in os.environ})
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        ray.init(address="local", num_cpus=cores(), include_dashboard=False, log_to_driver=verbose, logging_level=level,
+                 runtime_env={"env_vars": {**chosen, "PYTHONPATH": path}})
+        return
+    check_address(address)
+    try:
+        ray.init(address=address, log_to_driver=verbose, logging_level=level, runtime_env={"env_vars": chosen})
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError("address", address, f"no Ray answers there: {str(error).strip().splitlines()[0]}") from error
+
+
+def check_resources(concurrent: int, resources: TrialResources, *, may_grow: bool) -> None:
+    """Refuses trials that the connected cluster cannot run, instead of hanging. `may_grow`: an autoscaler may add what is missing.
+
+    Raises:
+        ConfigError: with what the cluster has and what the trials ask for.
+    """
+    import ray
+
+    if may_grow:
+        return
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs = resources.as_dict()
+    fitting = sum(min(int(node.get(name, 0) // amount) for name, amount in needs.items()) for node in nodes)
+    if fitting < concurrent:
+        asked = " and ".join(f"{amount:g} {name}" for name, amount in needs.items())
+        have = "; ".join(" ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in nodes)
+        raise ConfigError("max-concurrent", concurrent,
+                          f"a trial needs {asked} on one node, and the cluster's nodes ({have}) have room for {fitting}; "
+                          "add --may-grow if it scales by itself")

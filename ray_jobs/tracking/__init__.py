@@ -1,0 +1,1 @@
+"""Mirrors of the records for people to look at."""
