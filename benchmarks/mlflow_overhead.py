@@ -1,4 +1,6 @@
-"""What mirroring a study to MLflow costs: seconds to log all its trials into a fresh store, as a share of the seconds the study took.
+"""What mirroring a study to MLflow costs.
+
+Seconds to log all its trials into a fresh store, as a share of the seconds the study took.
 
     python benchmarks/mlflow_overhead.py STUDY_FOLDER
 
@@ -23,16 +25,24 @@ from ray_jobs.tracking.mlflow_tracker import MlflowTracker
 def main(folder: Path) -> None:
     took = sum(call["seconds"] for call in read_study(folder)["calls"])
     records = [record for record in read_trials(folder) if record.ended]
-    rows = {record.trial_id: pq.read_table(folder / "telemetry" / f"{record.trial_id}.parquet").to_pylist() for record in records}
+    rows = {
+        record.trial_id: pq.read_table(folder / "telemetry" / f"{record.trial_id}.parquet").to_pylist()
+        for record in records
+    }
     with tempfile.TemporaryDirectory() as store:
         began = time.perf_counter()
-        tracker = MlflowTracker(f"sqlite:///{store}/mlflow.db", "benchmark", "one", params={}, artifacts=Path(store) / "artifacts")
+        tracker = MlflowTracker(
+            f"sqlite:///{store}/mlflow.db", "benchmark", "one", params={}, artifacts=Path(store) / "artifacts"
+        )
         opened = time.perf_counter() - began
         for record in records:
             tracker.log_trial(record, rows[record.trial_id])
         tracker.finish([], [folder / "report.html"], interrupted=False)
         logged = time.perf_counter() - began - opened
-    print(f"{len(records)} trials in {logged:.1f} s, {logged / took:.1%} of the study's {took:.0f} s (and {opened:.1f} s once, to make the store)")
+    print(
+        f"{len(records)} trials in {logged:.1f} s, {logged / took:.1%} of the study's {took:.0f} s (and "
+        f"{opened:.1f} s once, to make the store)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Rank-space inversion and eigendecomposition for 224 modules (an 8 B Llama's seven projections), one batched call against a loop.
+"""Rank-space inversion and eigendecomposition for 224 modules (an 8 B Llama's seven projections).
+
+One batched call against a loop.
 
     python benchmarks/rank_space_linalg.py [--device cuda]
 
@@ -38,7 +40,10 @@ def seconds(work, device):
 def compare(batched, looped, device):
     """Median milliseconds of both, measured in turn."""
     pairs = [(seconds(batched, device), seconds(looped, device)) for _ in range(REPEATS + 2)][2:]
-    ms = {name: 1e3 * statistics.median(column) for name, column in zip(("batched_ms", "loop_ms"), zip(*pairs, strict=True), strict=True)}
+    ms = {
+        name: 1e3 * statistics.median(column)
+        for name, column in zip(("batched_ms", "loop_ms"), zip(*pairs, strict=True), strict=True)
+    }
     return {**ms, "ratio": ms["loop_ms"] / ms["batched_ms"]}
 
 
@@ -55,12 +60,27 @@ def main():
     for rank in RANKS:
         wide, narrow = factors(rank, device, torch.float64), factors(rank, device, torch.float32)
         found[rank] = {
-            "inversion": compare(lambda w=wide: invert(w), lambda w=wide: [invert(one[None]) for one in w], device),
-            "eigendecomposition": compare(lambda n=narrow: spectrum(n), lambda n=narrow: [spectrum(one[None]) for one in n], device)}
+            "inversion": compare(
+                lambda w=wide: invert(w), lambda w=wide: [invert(one[None]) for one in w], device
+            ),
+            "eigendecomposition": compare(
+                lambda n=narrow: spectrum(n), lambda n=narrow: [spectrum(one[None]) for one in n], device
+            ),
+        }
         for name, row in found[rank].items():
             ms = f"batched {row['batched_ms']:8.2f} ms, loop {row['loop_ms']:8.2f} ms"
             print(f"r = {rank:2d} {name:18s} {ms}, ratio {row['ratio']:.1f}", flush=True)
-    print(json.dumps({"benchmark": "rank_space_linalg", "device": device, "modules": MODULES, "threads": 1, "ranks": found}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "rank_space_linalg",
+                "device": device,
+                "modules": MODULES,
+                "threads": 1,
+                "ranks": found,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

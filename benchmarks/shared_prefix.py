@@ -1,8 +1,11 @@
-"""What running shared beginnings once saves: the one-at-a-time plan under the long-run defaults, a twentieth as long, shared and not.
+"""What running shared beginnings once saves.
+
+The one-at-a-time plan under the long-run defaults, a twentieth as long, shared and not.
 
     python benchmarks/shared_prefix.py
 
-Each trial is trained both ways in turn; results must agree bit for bit, and the line of JSON says by how much the training seconds shrank.
+Each trial is trained both ways in turn; results must agree bit for bit, and the line of JSON says by how much
+the training seconds shrank.
 """
 
 from __future__ import annotations
@@ -25,14 +28,29 @@ from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 
 STEPS = 150
-#: The method's defaults for long runs, a twentieth: kfac update 150, natural-gradient warm-up 300, T 300, warm-ups of 500, of 3,000 steps.
-GRIT = GritConfig(cov_update_freq=5, kfac_update_freq=7, kfac_min_samples=192, ng_warmup_steps=15, kfac_damping=3e-3, reprojection_freq=15,
-                  reprojection_warmup_steps=25, rank_adaptation_start_step=25)
+#: The method's defaults for long runs, a twentieth: kfac update 150, natural-gradient warm-up 300, T 300,
+#: warm-ups of 500, of 3,000 steps.
+GRIT = GritConfig(
+    cov_update_freq=5,
+    kfac_update_freq=7,
+    kfac_min_samples=192,
+    ng_warmup_steps=15,
+    kfac_damping=3e-3,
+    reprojection_freq=15,
+    reprojection_warmup_steps=25,
+    rank_adaptation_start_step=25,
+)
 OAT = {"tau": (0.80, 0.90, 0.95, 0.999), "T": (4, 8, 30, 60, None), "lambda": (1e-4, 1e-3, 1e-2, 1e-1)}
 
 
 def job_of(job):
-    return {"trial_id": job.job_id, "config": job.config.to_dict(), "trunk_steps": job.trunk_steps, "fork_from": job.fork_from, "may_stop": False}
+    return {
+        "trial_id": job.job_id,
+        "config": job.config.to_dict(),
+        "trunk_steps": job.trunk_steps,
+        "fork_from": job.fork_from,
+        "may_stop": False,
+    }
 
 
 def ended(record: TrialRecord, outcome) -> TrialRecord:
@@ -42,17 +60,27 @@ def ended(record: TrialRecord, outcome) -> TrialRecord:
 def main():
     keep_freed_memory()
     bench = Workbench()
-    base = replace(embedded("grit").base, grit=GRIT, eval_examples=20, retention_documents=10, evaluations=1,
-                   budget=Budget(regime="step", amount=STEPS))
+    base = replace(
+        embedded("grit").base,
+        grit=GRIT,
+        eval_examples=20,
+        retention_documents=10,
+        evaluations=1,
+        budget=Budget(regime="step", amount=STEPS),
+    )
     points = one_at_a_time({"tau": 0.99, "T": 15, "lambda": 3e-3}, OAT)
     content = {"task": "t", "documents": "d", "model": "m"}
-    study = Study(name="b", base=base, points=tuple(points), seeds=(41,), budgets=(base.budget,), content=content)
+    study = Study(
+        name="b", base=base, points=tuple(points), seeds=(41,), budgets=(base.budget,), content=content
+    )
     spent, losses, trunk_count = {}, {}, 0
     with tempfile.TemporaryDirectory() as folder:
         for share in (False, True):
             scheduler = StudyScheduler(study, elsewhere=Elsewhere(share=share))
             total, trunk_seconds = 0.0, {}
-            bar = tqdm(total=scheduler.expected, desc="shared" if share else "alone", disable=not sys.stderr.isatty())
+            bar = tqdm(
+                total=scheduler.expected, desc="shared" if share else "alone", disable=not sys.stderr.isatty()
+            )
             while (job := scheduler.next()) is not None:
                 outcome = run_job(job_of(job), bench, None, folder)
                 if job.trunk_steps is not None:
@@ -60,7 +88,9 @@ def main():
                     trunk_seconds[job.job_id] = outcome["train_seconds"]
                     total += outcome["train_seconds"] - before
                     trunk_count += 1
-                    scheduler.trunk_ended(job.job_id, {key: outcome[key] for key in ("steps", "train_seconds")})
+                    scheduler.trunk_ended(
+                        job.job_id, {key: outcome[key] for key in ("steps", "train_seconds")}
+                    )
                     continue
                 result = outcome["result"]
                 total += result["train_seconds"] - result.get("fork_seconds", 0.0)
@@ -71,10 +101,24 @@ def main():
             spent["shared" if share else "alone"] = total
     same = all(first == second for first, second in losses.values())
     saved = 1 - spent["shared"] / spent["alone"]
-    print(f"{len(losses)} trials of {STEPS} steps: {spent['alone']:.0f} s alone, {spent['shared']:.0f} s with {trunk_count} shared beginnings; "
-          f"{saved:.1%} saved; losses {'equal bit for bit' if same else 'DIFFER'}")
-    print(json.dumps({"benchmark": "shared_prefix", "trials": len(losses), "steps": STEPS, "trunks": trunk_count, "train_seconds": spent,
-                      "ratio": spent["shared"] / spent["alone"], "bit_for_bit": same}))
+    print(
+        f"{len(losses)} trials of {STEPS} steps: {spent['alone']:.0f} s alone, {spent['shared']:.0f} s "
+        f"with {trunk_count} shared beginnings; "
+        f"{saved:.1%} saved; losses {'equal bit for bit' if same else 'DIFFER'}"
+    )
+    print(
+        json.dumps(
+            {
+                "benchmark": "shared_prefix",
+                "trials": len(losses),
+                "steps": STEPS,
+                "trunks": trunk_count,
+                "train_seconds": spent,
+                "ratio": spent["shared"] / spent["alone"],
+                "bit_for_bit": same,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

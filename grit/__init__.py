@@ -1,4 +1,7 @@
-"""GRIT and Q-GRIT: geometry-aware LoRA, and the trainer that measures it. Names are imported on first use, so that reading records needs no torch."""
+"""GRIT and Q-GRIT: geometry-aware LoRA, and the trainer that measures it.
+
+Names are imported on first use, so that reading records needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,33 @@ if TYPE_CHECKING:
     from grit.training.trainer import train
     from grit.training.workbench import Workbench
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of an optional kernel package at every import
+logging.getLogger("bitsandbytes").setLevel(
+    logging.ERROR
+)  # it tells of an optional kernel package at every import
 
 _HOMES = {
-    "GritConfig": "grit.config.method", "ConfigError": "grit.errors", "GritHandle": "grit.geometry.attach",
-    "attach": "grit.geometry.attach", "export_adapter": "grit.geometry.export",
-    "RunResult": "grit.training.result", "RunConfig": "grit.config.run", "train": "grit.training.trainer", "Workbench": "grit.training.workbench",
+    "GritConfig": "grit.config.method",
+    "ConfigError": "grit.errors",
+    "GritHandle": "grit.geometry.attach",
+    "attach": "grit.geometry.attach",
+    "export_adapter": "grit.geometry.export",
+    "RunResult": "grit.training.result",
+    "RunConfig": "grit.config.run",
+    "train": "grit.training.trainer",
+    "Workbench": "grit.training.workbench",
 }
 
-__all__ = ["ConfigError", "GritConfig", "GritHandle", "RunConfig", "RunResult", "Workbench", "attach", "export_adapter", "train"]
+__all__ = [
+    "ConfigError",
+    "GritConfig",
+    "GritHandle",
+    "RunConfig",
+    "RunResult",
+    "Workbench",
+    "attach",
+    "export_adapter",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -31,11 +31,30 @@ def parser() -> argparse.ArgumentParser:
     p = OneLineParser(prog="python -m grit", description=__doc__)
     commands = p.add_subparsers(dest="command", required=True, metavar="train | eval | export")
     train = commands.add_parser("train", help="train one adapter into a folder")
-    train.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the run goes: run.json, telemetry, predictions, state")
-    train.add_argument("--resume", action="store_true", help="continue the run in --output from its last checkpoint")
-    train.add_argument("--preset", choices=tuple(CONFIGURATIONS), default="embedded", help="starting point for every setting (default: embedded)")
-    train.add_argument("--method", choices=tuple(METHODS), default="grit", metavar="NAME",
-                       help="grit, qgrit (in 4-bit NF4), or what they are compared with: " + ", ".join(m for m in METHODS if not METHODS[m].geometry))
+    train.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where the run goes: run.json, telemetry, predictions, state",
+    )
+    train.add_argument(
+        "--resume", action="store_true", help="continue the run in --output from its last checkpoint"
+    )
+    train.add_argument(
+        "--preset",
+        choices=tuple(CONFIGURATIONS),
+        default="embedded",
+        help="starting point for every setting (default: embedded)",
+    )
+    train.add_argument(
+        "--method",
+        choices=tuple(METHODS),
+        default="grit",
+        metavar="NAME",
+        help="grit, qgrit (in 4-bit NF4), or what they are compared with: "
+        + ", ".join(m for m in METHODS if not METHODS[m].geometry),
+    )
     train.add_argument("--model", metavar="ID_OR_PATH", help="backbone: `embedded`, a folder, or a hub id")
     train.add_argument("--tau", type=float, help="energy threshold")
     train.add_argument("--T", help="reprojection cadence in steps, or `none`")
@@ -43,15 +62,23 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, help="of initialization, order and dropout")
     budget = train.add_mutually_exclusive_group()
     budget.add_argument("--budget-steps", type=int, metavar="N", help="optimizer steps")
-    budget.add_argument("--budget-seconds", type=float, metavar="S", help="training seconds (evaluation excluded)")
+    budget.add_argument(
+        "--budget-seconds", type=float, metavar="S", help="training seconds (evaluation excluded)"
+    )
     add_data_options(train)
     evaluate = commands.add_parser("eval", help="score a trained run, on its own data or on others")
     evaluate.add_argument("folder", type=Path, metavar="DIR", help="what `train` wrote")
     add_data_options(evaluate)
-    export = commands.add_parser("export", help="write a trained run's adapter, truncated to its ranks, as a plain PEFT adapter")
+    export = commands.add_parser(
+        "export", help="write a trained run's adapter, truncated to its ranks, as a plain PEFT adapter"
+    )
     export.add_argument("folder", type=Path, metavar="DIR", help="what `train` wrote")
     export.add_argument("--to", type=Path, metavar="DIR", help="an empty folder (default: DIR/export)")
-    export.add_argument("--merged", action="store_true", help="a whole model instead, with the adapter added to the weights; needs no PEFT")
+    export.add_argument(
+        "--merged",
+        action="store_true",
+        help="a whole model instead, with the adapter added to the weights; needs no PEFT",
+    )
     return p
 
 
@@ -61,7 +88,9 @@ def run_configuration(arguments: argparse.Namespace) -> RunConfig:
     Raises:
         ConfigError: a value that cannot be used.
     """
-    base = configuration(arguments.preset, arguments.method, task=arguments.task, steps=arguments.budget_steps)
+    base = configuration(
+        arguments.preset, arguments.method, task=arguments.task, steps=arguments.budget_steps
+    )
     base = with_data_options(base, arguments)
     if base.checkpoint_steps is None:
         base = replace(base, checkpoint_steps=max(1, int(base.budget.amount) // 10))
@@ -69,11 +98,19 @@ def run_configuration(arguments: argparse.Namespace) -> RunConfig:
         base = replace(base, budget=Budget(regime="time", amount=arguments.budget_seconds))
     if arguments.seed is not None:
         base = replace(base, seed=arguments.seed)
-    knobs: dict[str, Any] = {name: value for name, value in zip(KNOBS, (arguments.tau, None, arguments.lambda_), strict=True) if value is not None}
+    knobs: dict[str, Any] = {
+        name: value
+        for name, value in zip(KNOBS, (arguments.tau, None, arguments.lambda_), strict=True)
+        if value is not None
+    }
     if arguments.T is not None:
         knobs["T"] = parse_cadence(arguments.T)
     if knobs and not base.uses_grit:
-        raise ConfigError(next(iter(knobs)), next(iter(knobs.values())), f"is a knob of GRIT; method {base.method} does not use it")
+        raise ConfigError(
+            next(iter(knobs)),
+            next(iter(knobs.values())),
+            f"is a knob of GRIT; method {base.method} does not use it",
+        )
     return with_overrides(base, knobs)
 
 
@@ -107,17 +144,27 @@ def _train(arguments: argparse.Namespace) -> int:
     if record["status"] == "planned":
         keep_freed_memory()
         signal.signal(signal.SIGTERM, _interrupt)
-        with tqdm(total=100, desc=config.method, unit="%", file=sys.stderr, disable=not sys.stderr.isatty(),
-                  bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}") as bar:
+        with tqdm(
+            total=100,
+            desc=config.method,
+            unit="%",
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        ) as bar:
+
             def progress(step: int, share: float, loss: float, rank: float) -> None:
                 bar.n = round(100 * share, 1)
                 bar.set_postfix_str(f"step {step}, loss {loss:.3f}, rank {rank:.1f}")
 
             record = train_into(arguments.output, record, Workbench(progress=_bar), Hooks(progress=progress))
     print(_table(record))
-    print(f"{record['status']} after {record['steps']} steps, {record['train_seconds']:.1f} s of training; footprint {_share(record['footprint'])}, "
-          f"overhead {_share(record['overhead'])}; {record['truncated_examples']} training examples were truncated"
-          + (f"; {record['reason']}" if record["reason"] else ""))
+    print(
+        f"{record['status']} after {record['steps']} steps, {record['train_seconds']:.1f} s of training; "
+        f"footprint {_share(record['footprint'])}, "
+        f"overhead {_share(record['overhead'])}; {record['truncated_examples']} training examples were "
+        "truncated" + (f"; {record['reason']}" if record["reason"] else "")
+    )
     print(f"export it:  python -m grit export {arguments.output}")
     return 0 if record["status"] == "completed" else 1
 
@@ -147,19 +194,34 @@ def _export(arguments: argparse.Namespace) -> int:
 
     to = arguments.to or arguments.folder / "export"
     written = export_run(arguments.folder, to, Workbench(), merged=arguments.merged)
-    print(f"{to}: {written['effective_parameters']:,} of {written['parameters']:,} adapter parameters, {written['bytes']:,} bytes")
+    print(
+        f"{to}: {written['effective_parameters']:,} of {written['parameters']:,} adapter parameters, "
+        f"{written['bytes']:,} bytes"
+    )
     return 0
 
 
 def _table(found: dict[str, Any]) -> str:
     """Every measure before and after training; what could not be computed says why."""
-    rows = [[found["quality_metric"], found["base_quality"], found["quality"], ""],
-            ["answer loss (nats/token)", found["base_answer_loss"], found["answer_loss"], ""],
-            ["general loss (nats/token)", found["base_retention_loss"],
-             None if found["forgetting"] is None else found["base_retention_loss"] + found["forgetting"], ""],
-            ["retention", 1.0, found["retention"], ""]]
-    rows += [[name, item["base_value"], item["value"], item["problem"] or ""] for name, item in found["metrics"].items()]
-    rows += [[f"probe {name} (n = {item['items']})", item["base_accuracy"], item["accuracy"], ""] for name, item in found["probes"].items()]
+    rows = [
+        [found["quality_metric"], found["base_quality"], found["quality"], ""],
+        ["answer loss (nats/token)", found["base_answer_loss"], found["answer_loss"], ""],
+        [
+            "general loss (nats/token)",
+            found["base_retention_loss"],
+            None if found["forgetting"] is None else found["base_retention_loss"] + found["forgetting"],
+            "",
+        ],
+        ["retention", 1.0, found["retention"], ""],
+    ]
+    rows += [
+        [name, item["base_value"], item["value"], item["problem"] or ""]
+        for name, item in found["metrics"].items()
+    ]
+    rows += [
+        [f"probe {name} (n = {item['items']})", item["base_accuracy"], item["accuracy"], ""]
+        for name, item in found["probes"].items()
+    ]
     return str(tabulate(rows, headers=["", "untuned", "trained", ""], floatfmt=".4f", missingval="-"))
 
 

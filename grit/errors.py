@@ -16,5 +16,3 @@ class ConfigError(ValueError):
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str]]:
         """Pickle by the three parts, so that the error survives a trip between processes."""
         return type(self), (self.name, self.value, self.allowed)
-
-

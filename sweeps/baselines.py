@@ -1,8 +1,10 @@
-"""Everything GRIT is compared with, each at its own best learning rate from one grid, chosen on examples that do not judge it.
+"""Everything GRIT is compared with, each at its own best learning rate from one grid.
 
-    python sweeps/baselines.py                                   # embedded backbone, all methods, step-matched
-    python sweeps/baselines.py --methods lora grit dora --learning-rates 1e-3 4e-3
-    python sweeps/baselines.py --model ../shared/backbone --task gsm8k --train-file ... --eval-file ... --retention-file ...
+Chosen on examples that do not judge it.
+
+python sweeps/baselines.py                                   # embedded backbone, all methods, step-matched
+python sweeps/baselines.py --methods lora grit dora --learning-rates 1e-3 4e-3 python sweeps/baselines.py
+--model ../shared/backbone --task gsm8k --train-file ... --eval-file ... --retention-file ...
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
 from grit.config.method import check_positive
 from grit.config.registry import METHODS, Method
@@ -24,7 +28,8 @@ from sweeps.common.options import SweepOptions
 
 #: The learning rates, as multiples of the preset's, when none are given: the same for every method.
 MULTIPLES = (0.25, 1.0, 4.0, 16.0)
-#: Share of the budget of the runs that only serve to have their memory measured (in a process of its own, beside them), and their least steps.
+#: Share of the budget of the runs that only serve to have their memory measured (in a process of its own,
+#: beside them), and their least steps.
 MEMORY_BUDGET, MEMORY_STEPS = 0.04, 4
 
 
@@ -37,10 +42,21 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
 
 def own(parser: argparse.ArgumentParser) -> None:
     """The script's own options."""
-    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS), metavar="NAME",
-                        help=f"which methods (default: all): {', '.join(METHODS)}")
-    parser.add_argument("--learning-rates", nargs="+", type=float, metavar="V",
-                        help="the grid, the same for every method (default: 1/4, 1, 4 and 16 times the preset's)")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=tuple(METHODS),
+        default=list(METHODS),
+        metavar="NAME",
+        help=f"which methods (default: all): {', '.join(METHODS)}",
+    )
+    parser.add_argument(
+        "--learning-rates",
+        nargs="+",
+        type=float,
+        metavar="V",
+        help="the grid, the same for every method (default: 1/4, 1, 4 and 16 times the preset's)",
+    )
 
 
 def points(preset: Preset, options: SweepOptions) -> list[Point]:
@@ -49,16 +65,25 @@ def points(preset: Preset, options: SweepOptions) -> list[Point]:
     for rate in rates:
         check_positive("learning-rates", rate)
     methods: list[Method] = options.own["methods"]
-    found = [Point.of("baseline", {"learning_rate": rate}, method, regime="step" if METHODS[method].scheduled else None)
-             for rate in rates for method in methods]
+    found = [
+        Point.of(
+            "baseline", {"learning_rate": rate}, method, regime="step" if METHODS[method].scheduled else None
+        )
+        for rate in rates
+        for method in methods
+    ]
     memory = {"memory": True, "evaluations": 1, "quality": "answer_logprob"}
     share = max(MEMORY_BUDGET, MEMORY_STEPS / options.budget_steps)
-    return found + [Point.of("memory", memory, method, budget=share, regime="step", seeds=1) for method in methods]
+    return found + [
+        Point.of("memory", memory, method, budget=share, regime="step", seeds=1) for method in methods
+    ]
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     """The study by its command line; returns the exit code."""
-    return main("baselines", __doc__ or "", points, argv=argv, regimes=("step",), designs=(), presets=presets, own=own)
+    return main(
+        "baselines", __doc__ or "", points, argv=argv, regimes=("step",), designs=(), presets=presets, own=own
+    )
 
 
 if __name__ == "__main__":

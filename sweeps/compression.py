@@ -1,7 +1,9 @@
-"""Train at r and keep k directions, or train at k? Reprojection during training against a small rank from the start and truncation after training.
+"""Train at r and keep k directions, or train at k?
 
-    python sweeps/compression.py                                 # embedded backbone, k = 2, 4, 8 of r = 16
-    python sweeps/compression.py --ranks 2 8 --learning-rates 1e-3 4e-3
+Reprojection during training against a small rank from the start and truncation after training.
+
+python sweeps/compression.py                                 # embedded backbone, k = 2, 4, 8 of r = 16
+python sweeps/compression.py --ranks 2 8 --learning-rates 1e-3 4e-3
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
 from grit.config.method import check_positive
 from grit.config.registry import Method
@@ -24,7 +28,11 @@ from sweeps.common.command import main
 from sweeps.common.options import SweepOptions
 
 #: What reprojection to k directions may use.
-BASES: dict[str, dict[str, Any]] = {"two-sided": {}, "one-sided": {"two_sided": False}, "balanced": {"basis": "balanced"}}
+BASES: dict[str, dict[str, Any]] = {
+    "two-sided": {},
+    "one-sided": {"two_sided": False},
+    "balanced": {"basis": "balanced"},
+}
 #: Learning rates as multiples of the preset's, when none are given.
 MULTIPLES = (1.0, 2.0, 4.0)
 
@@ -39,12 +47,22 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
 
 def own(parser: argparse.ArgumentParser) -> None:
     """The script's own options."""
-    parser.add_argument("--ranks", nargs="+", type=int, metavar="K", help="directions that are kept (default: r/8, r/4, r/2)")
-    parser.add_argument("--learning-rates", nargs="+", type=float, metavar="V", help="the grid (default: 1, 2, 4 times the preset's)")
+    parser.add_argument(
+        "--ranks", nargs="+", type=int, metavar="K", help="directions that are kept (default: r/8, r/4, r/2)"
+    )
+    parser.add_argument(
+        "--learning-rates",
+        nargs="+",
+        type=float,
+        metavar="V",
+        help="the grid (default: 1, 2, 4 times the preset's)",
+    )
 
 
 def points(preset: Preset, options: SweepOptions) -> list[Point]:
-    """Per learning rate: trained at r and truncated afterwards, and GRIT as it is; per k too: trained at k, and at r with reprojection to k.
+    """Per learning rate: trained at r and truncated afterwards, and GRIT as it is; per k too.
+
+    Trained at k, and at r with reprojection to k.
 
     Reprojection begins in the middle of the run, in each basis.
     """
@@ -58,22 +76,42 @@ def points(preset: Preset, options: SweepOptions) -> list[Point]:
     for k in ranks:
         if not 1 <= k < base.rank:
             raise ConfigError("ranks", k, f"must be at least 1 and below the rank, {base.rank}")
-    late = {"reprojection_warmup_steps": options.budget_steps // 2, "rank_adaptation": False, "min_lora_rank": 1}
+    late = {
+        "reprojection_warmup_steps": options.budget_steps // 2,
+        "rank_adaptation": False,
+        "min_lora_rank": 1,
+    }
     found: list[Point] = []
     for rate in rates:
         lr = {"learning_rate": rate}
-        # Without preconditioning and reprojection GRIT trains as LoRA does, and has watched the curvature by which it can be truncated.
-        found += [Point.of("after", {**lr, "preconditioner": "none", "T": None, "truncations": tuple(ranks)}), Point.of("grit", lr)]
+        # Without preconditioning and reprojection GRIT trains as LoRA does, and has watched the curvature by
+        # which it can be truncated.
+        found += [
+            Point.of("after", {**lr, "preconditioner": "none", "T": None, "truncations": tuple(ranks)}),
+            Point.of("grit", lr),
+        ]
         for k in ranks:
             small = {"rank": k, "alpha": base.alpha * k / base.rank, **lr}
             found.append(Point.of("at k", small, control_method(base)))
-            found += [Point.of("reproject", {**lr, **late, **basis, "reprojection_k": k}) for basis in BASES.values()]
+            found += [
+                Point.of("reproject", {**lr, **late, **basis, "reprojection_k": k})
+                for basis in BASES.values()
+            ]
     return found
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     """The study by its command line; returns the exit code."""
-    return main("compression", __doc__ or "", points, argv=argv, regimes=("step",), designs=(), presets=presets, own=own)
+    return main(
+        "compression",
+        __doc__ or "",
+        points,
+        argv=argv,
+        regimes=("step",),
+        designs=(),
+        presets=presets,
+        own=own,
+    )
 
 
 if __name__ == "__main__":

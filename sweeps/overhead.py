@@ -1,7 +1,9 @@
-"""What GRIT's geometry costs: step times, tails, components, memory; over cadence, rank, layers and a long run (paper appendix F).
+"""What GRIT's geometry costs: step times, tails, components, memory.
 
-    python sweeps/overhead.py                                    # embedded backbone
-    python sweeps/overhead.py --methods lora qlora qgrit --preset llama-3.2-3b ...
+Over cadence, rank, layers and a long run (paper appendix F).
+
+python sweeps/overhead.py                                    # embedded backbone
+python sweeps/overhead.py --methods lora qlora qgrit --preset llama-3.2-3b ...
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there, not the repository
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
 from grit.backbone import resolve
 from grit.config.registry import METHODS, Method
@@ -31,57 +35,113 @@ LONG = 6.0
 
 
 def presets(name: str, method: Method, steps: int | None, task: str | None) -> Preset:
-    """The small presets with 60 steps (smoke: 24) and at most two seeds; quality is measured four times, for the curves."""
+    """The small presets with 60 steps (smoke: 24) and at most two seeds.
+
+    Quality is measured four times, for the curves.
+    """
     small = not preset(name, method, None).resources.gpus
     found = preset(name, method, steps or ({"smoke": 24}.get(name, 60) if small else None), task)
     base = replace(found.base, evaluations=4)
     if not small:  # several models at once: half the micro-batch, the same effective batch
         base = replace(base, micro_batch=max(1, base.micro_batch // 2), accumulation=base.accumulation * 2)
-    return replace(found, base=base, seeds=found.seeds[:2] if small else found.seeds[:1],
-                   budget_seconds=found.budget_seconds * (0.6 if small else 1.0))
+    return replace(
+        found,
+        base=base,
+        seeds=found.seeds[:2] if small else found.seeds[:1],
+        budget_seconds=found.budget_seconds * (0.6 if small else 1.0),
+    )
 
 
 def own(parser: argparse.ArgumentParser) -> None:
     """The script's own options."""
-    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), metavar="NAME",
-                        help=f"which methods take turns (default: {' '.join(METHODS_TIMED)}, as many as fit into memory together)")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=tuple(METHODS),
+        metavar="NAME",
+        help=f"which methods take turns (default: {' '.join(METHODS_TIMED)}, as many as fit into memory "
+        "together)",
+    )
 
 
 def fitting(base: RunConfig, shape: ModelShape | None, *, gpu: bool) -> tuple[Method, ...]:
-    """The default methods beside the study's own, the first of them as many as fit together on the preset's GPU; says which do not."""
+    """The default methods beside the study's own.
+
+    The first of them as many as fit together on the preset's GPU; says which do not.
+    """
     others = tuple(method for method in METHODS_TIMED if method != base.method)
     kept = others
-    while gpu and shape is not None and kept and memory_bytes(replace(base, beside=kept), shape, gpu=True) > A100_BYTES:
+    while (
+        gpu
+        and shape is not None
+        and kept
+        and memory_bytes(replace(base, beside=kept), shape, gpu=True) > A100_BYTES
+    ):
         kept = kept[:-1]
     if kept != others:
-        print(f"note: {', '.join(others[len(kept):])} do not fit beside the others on one GPU, and are left out (--methods chooses)", file=sys.stderr)
+        print(
+            f"note: {', '.join(others[len(kept) :])} do not fit beside the others on one GPU, and are left "
+            "out (--methods chooses)",
+            file=sys.stderr,
+        )
     return kept
 
 
 def adapted_layer_counts(layers: int) -> list[int]:
-    """Layers that carry adapters: 4, 8, 16 where the model is deeper than that, else a quarter, a half, three quarters of it."""
-    return [n for n in LAYERS if n < layers] if layers > LAYERS[1] else sorted({max(1, layers * part // 4) for part in (1, 2, 3)} - {layers})
+    """Layers that carry adapters.
+
+    4, 8, 16 where the model is deeper than that, else a quarter, a half, three quarters of it.
+    """
+    return (
+        [n for n in LAYERS if n < layers]
+        if layers > LAYERS[1]
+        else sorted({max(1, layers * part // 4) for part in (1, 2, 3)} - {layers})
+    )
 
 
 def points(preset: Preset, options: SweepOptions) -> list[Point]:
-    """One session of all methods; then GRIT beside its control over T, rank and layers, and for long; then both alone, for curves over time."""
+    """One session of all methods; then GRIT beside its control over T, rank and layers, and for long.
+
+    Then both alone, for curves over time.
+    """
     base = preset.base
     control = control_method(base)
     pair = {"beside": (control,), "evaluations": 1}
     every = base.grit.reprojection_freq or max(1, options.budget_steps // 10)
     shape = shape_of(base.model, resolve(base.model))
     if shape is None:
-        print(f"note: how many layers {base.model} has is not known before it is loaded: nothing is measured over layers (add --point last_layers=4)",
-              file=sys.stderr)
+        print(
+            f"note: how many layers {base.model} has is not known before it is loaded: nothing is measured "
+            "over layers (add --point last_layers=4)",
+            file=sys.stderr,
+        )
     named = options.own["methods"]
-    others = fitting(base, shape, gpu=preset.resources.gpus > 0) if named is None else tuple(method for method in named if method != base.method)
+    others = (
+        fitting(base, shape, gpu=preset.resources.gpus > 0)
+        if named is None
+        else tuple(method for method in named if method != base.method)
+    )
     counts = [] if shape is None else adapted_layer_counts(shape.layers)
-    session = [Point.of("session", {"beside": others, "evaluations": 1, "memory": True}, regime="step")] if others else []
-    cadence = [Point.of("cadence", {**pair, "T": T}, regime="step") for T in (max(1, every // 2), every, 2 * every, 4 * every, None)]
-    ranks = [Point.of("rank", {**pair, "memory": True, "rank": r, "alpha": base.alpha * r / base.rank}, regime="step")
-             for r in RANKS if r >= base.grit.min_lora_rank]
+    session = (
+        [Point.of("session", {"beside": others, "evaluations": 1, "memory": True}, regime="step")]
+        if others
+        else []
+    )
+    cadence = [
+        Point.of("cadence", {**pair, "T": T}, regime="step")
+        for T in (max(1, every // 2), every, 2 * every, 4 * every, None)
+    ]
+    ranks = [
+        Point.of(
+            "rank", {**pair, "memory": True, "rank": r, "alpha": base.alpha * r / base.rank}, regime="step"
+        )
+        for r in RANKS
+        if r >= base.grit.min_lora_rank
+    ]
     layers = [Point.of("layers", {**pair, "memory": True, "last_layers": n}, regime="step") for n in counts]
-    layers += [Point.of("layers", {**pair, "memory": True, **listed}, regime="step") for listed in options.listed]
+    layers += [
+        Point.of("layers", {**pair, "memory": True, **listed}, regime="step") for listed in options.listed
+    ]
     long = [Point.of("long", pair, budget=LONG, regime="step")]
     return [*session, *cadence, *ranks, *layers, *long, Point.of("curve", {})]
 

@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 sys.path.insert(0, str(ROOT / "tests"))
-os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"})
+os.environ.update(
+    {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+)
 pytest_plugins = ["tiny_models", "launching"]
 
 
@@ -23,19 +25,39 @@ def bench():
     from grit.training.workbench import Workbench
 
     keep_freed_memory()
-    gc.freeze()  # what pytest and the libraries hold stays: runs collect garbage when they end, and need not walk through it each time
+    # what pytest and the libraries hold stays: runs collect garbage when they end, and need not walk through
+    # it each time
+    gc.freeze()
     return Workbench()
 
 
 @pytest.fixture
 def short_run():
-    """A run of a few steps under realistic settings: dropout 0.1, padding, accumulation 2, GRIT acting early."""
+    """A run of a few steps under realistic settings.
+
+    Dropout 0.1, padding, accumulation 2, GRIT acting early.
+    """
     from grit.config.method import GritConfig
     from grit.config.run import Budget, RunConfig, TaskSource
 
-    grit = GritConfig(cov_update_freq=1, kfac_update_freq=2, reprojection_freq=4, kfac_min_samples=8, reprojection_k=4)
-    base = RunConfig(task=TaskSource(name="arithmetic"), budget=Budget(regime="step", amount=10), method="grit", learning_rate=2e-3, rank=8,
-                     alpha=16.0, dropout=0.1, micro_batch=4, accumulation=2, max_length=96, eval_examples=8, retention_documents=4, grit=grit)
+    grit = GritConfig(
+        cov_update_freq=1, kfac_update_freq=2, reprojection_freq=4, kfac_min_samples=8, reprojection_k=4
+    )
+    base = RunConfig(
+        task=TaskSource(name="arithmetic"),
+        budget=Budget(regime="step", amount=10),
+        method="grit",
+        learning_rate=2e-3,
+        rank=8,
+        alpha=16.0,
+        dropout=0.1,
+        micro_batch=4,
+        accumulation=2,
+        max_length=96,
+        eval_examples=8,
+        retention_documents=4,
+        grit=grit,
+    )
     return lambda **changes: replace(base, **changes)
 
 

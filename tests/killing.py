@@ -7,7 +7,9 @@ class Killed(Exception):
 
 def killed_at(step):
     """A progress hook that raises at that optimizer step."""
+
     def progress(now, share, loss, rank):
         if now == step:
             raise Killed
+
     return progress

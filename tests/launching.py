@@ -1,4 +1,7 @@
-"""Real sweeps in processes of their own, for tests: started isolated, killed for certain, their traces read back."""
+"""Real sweeps in processes of their own, for tests.
+
+Started isolated, killed for certain, their traces read back.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,15 @@ def environment():
 def start(folder, *more, name="study", uri=None):
     """One sweep below `folder`, in a process group of its own."""
     uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
-    return subprocess.Popen([*COMMAND, "--tracking-uri", uri, "--output", str(folder / name), *more], cwd=folder, text=True, env=environment(),
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        [*COMMAND, "--tracking-uri", uri, "--output", str(folder / name), *more],
+        cwd=folder,
+        text=True,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 @pytest.fixture
@@ -65,7 +75,11 @@ def descendants(pid):
 
 def workers(process):
     """Process ids of the Ray Train workers below `process`."""
-    return [child.pid for child in descendants(process.pid) if any("RayTrainWorker" in part for part in child.cmdline()[:1])]
+    return [
+        child.pid
+        for child in descendants(process.pid)
+        if any("RayTrainWorker" in part for part in child.cmdline()[:1])
+    ]
 
 
 def after_trials(study, count=1, process=None):
@@ -86,14 +100,19 @@ def runs(uri):
 
 
 def assert_nothing_lies(study, *, uri, statuses):
-    """Records, Optuna and MLflow agree: every planned trial once, with these statuses, and nothing is left running."""
+    """Records, Optuna and MLflow agree.
+
+    Every planned trial once, with these statuses, and nothing is left running.
+    """
     records = read_trials(study)
     assert len({r.trial_id for r in records}) == len(records)
     assert Counter(r.status for r in records) == Counter(statuses)
     mine = [run for run in runs(uri) if run.data.tags.get("study_id") == read_study(study)["study_id"]]
     assert len(mine) == 1 and mine[0].info.status == "FINISHED"
     nested = [run for run in runs(uri) if run.data.tags.get("mlflow.parentRunId") == mine[0].info.run_id]
-    assert sorted(run.data.tags["trial_id"] for run in nested) == sorted(r.trial_id for r in records if r.ended)
+    assert sorted(run.data.tags["trial_id"] for run in nested) == sorted(
+        r.trial_id for r in records if r.ended
+    )
     told = {run.data.tags["trial_id"]: run for run in nested}
     for record in records:
         assert told[record.trial_id].data.tags["status"] == record.status
@@ -101,5 +120,7 @@ def assert_nothing_lies(study, *, uri, statuses):
     if (study / "optuna.db").exists():
         storage = f"sqlite:///{study / 'optuna.db'}"
         for name in optuna.get_all_study_names(storage):
-            assert "RUNNING" not in [trial.state.name for trial in optuna.load_study(study_name=name, storage=storage).trials]
+            assert "RUNNING" not in [
+                trial.state.name for trial in optuna.load_study(study_name=name, storage=storage).trials
+            ]
     return records

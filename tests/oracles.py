@@ -1,4 +1,7 @@
-"""Slow, plain references that the fast code is held against. All in float64, one module and one token at a time."""
+"""Slow, plain references that the fast code is held against.
+
+All in float64, one module and one token at a time.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,31 @@ import torch
 def dense_factors(model, layers, micro_batches, loss_scale=1.0):
     """Sigma_a and Sigma_g of every layer by definition, and the tokens each counts.
 
-    z = A x is recomputed from the inputs of lora_A, and u from a gradient of the *summed* label loss that arrives at the layer's
+    z = A x is recomputed from the inputs of lora_A, and u from a gradient of the *summed* label loss that
+    arrives at the layer's
     output: u = B^T g with g = d(sum of token losses)/dy, position by position.
     """
     inputs, outputs, hooks = {}, {}, []
     for index, layer in enumerate(layers):
-        hooks.append(layer.down.register_forward_hook(lambda m, i, o, k=index: inputs.__setitem__(k, i[0].detach())))
-        hooks.append(layer.up.register_forward_hook(lambda m, i, o, k=index: (o.retain_grad(), outputs.__setitem__(k, o))[0] and None))
+        hooks.append(
+            layer.down.register_forward_hook(lambda m, i, o, k=index: inputs.__setitem__(k, i[0].detach()))
+        )
+        hooks.append(
+            layer.up.register_forward_hook(
+                lambda m, i, o, k=index: (o.retain_grad(), outputs.__setitem__(k, o))[0] and None
+            )
+        )
     sums_a = [torch.zeros(layer.rank, layer.rank, dtype=torch.float64) for layer in layers]
     sums_g = [torch.zeros(layer.rank, layer.rank, dtype=torch.float64) for layer in layers]
     tokens = labelled = 0
     for batch in micro_batches:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         loss = torch.nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).double(), batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum")
+            logits[:, :-1].flatten(0, 1).double(),
+            batch["labels"][:, 1:].flatten(),
+            ignore_index=-100,
+            reduction="sum",
+        )
         loss.backward()
         for row, position in itertools.product(*map(range, batch["input_ids"].shape)):
             if batch["attention_mask"][row, position]:
@@ -32,11 +46,17 @@ def dense_factors(model, layers, micro_batches, loss_scale=1.0):
                     z = layer.down.weight.detach().double() @ inputs[k][row, position].double()
                     sums_a[k] += torch.outer(z, z)
             real = bool(batch["attention_mask"][row, position])
-            if real and position + 1 < batch["input_ids"].shape[1] and batch["labels"][row, position + 1] != -100:
+            if (
+                real
+                and position + 1 < batch["input_ids"].shape[1]
+                and batch["labels"][row, position + 1] != -100
+            ):
                 labelled += 1
                 for k, layer in enumerate(layers):
                     # y = W x + s B z, so d loss / d (B z) is s g: divide by s to get g.
-                    u = layer.up.weight.detach().double().T @ (outputs[k].grad[row, position].double() / layer.scaling)
+                    u = layer.up.weight.detach().double().T @ (
+                        outputs[k].grad[row, position].double() / layer.scaling
+                    )
                     sums_g[k] += torch.outer(u, u)
     for hook in hooks:
         hook.remove()
@@ -55,7 +75,10 @@ def slow_front(costs):
 
 def grid_hypervolume(costs, reference):
     """Dominated volume by counting the cells of the grid that the points' own coordinates span."""
-    axes = [sorted({*(row[d] for row in costs if row[d] < reference[d]), reference[d]}) for d in range(len(reference))]
+    axes = [
+        sorted({*(row[d] for row in costs if row[d] < reference[d]), reference[d]})
+        for d in range(len(reference))
+    ]
     volume = 0.0
     for cell in itertools.product(*(range(len(axis) - 1) for axis in axes)):
         low = [axes[d][i] for d, i in enumerate(cell)]
@@ -68,13 +91,19 @@ def grid_hypervolume(costs, reference):
 
 
 def exact_fisher(model, parameter, x, g, scale):
-    """Fisher of one adapter factor, token by token from autograd: mean of vec(d) vec(d)^T with d = gradient of one token's loss.
+    """Fisher of one adapter factor, token by token from autograd.
+
+    Mean of vec(d) vec(d)^T with d = gradient of one token's loss.
 
     `scale` undoes the adapter's scaling, which the factors leave out.
     """
     total = 0
     for token in range(x.shape[1]):
-        loss = model(inputs_embeds=x[:, token : token + 1], labels=torch.zeros(1, 1, dtype=torch.int64), gradients=g[:, token : token + 1]).loss
+        loss = model(
+            inputs_embeds=x[:, token : token + 1],
+            labels=torch.zeros(1, 1, dtype=torch.int64),
+            gradients=g[:, token : token + 1],
+        ).loss
         gradient = torch.autograd.grad(loss, parameter)[0].flatten() * scale
         total = total + torch.outer(gradient, gradient)
     return total / x.shape[1]

@@ -24,8 +24,10 @@ OWNERS = {
     "sklearn": {"grit/evaluation/metrics.py"},
     "mlflow": {"ray_jobs/tracking/mlflow_tracker.py"},
     "optuna": {"ray_jobs/schedule/search.py"},
-    "ray": {f"ray_jobs/execution/{name}.py" for name in
-            ("cluster", "runner", "display", "warm/slots", "warm/worker", "warm/tune_bridge")},
+    "ray": {
+        f"ray_jobs/execution/{name}.py"
+        for name in ("cluster", "runner", "display", "warm/slots", "warm/worker", "warm/tune_bridge")
+    },
 }
 
 
@@ -41,18 +43,29 @@ def _imports(path):
 def test_layers_point_one_way(package):
     files = sorted((ROOT / package).rglob("*.py"))
     assert files
-    found = {(str(path.relative_to(ROOT)), name) for path in files for name in _imports(path) if name in FORBIDDEN[package]}
+    found = {
+        (str(path.relative_to(ROOT)), name)
+        for path in files
+        for name in _imports(path)
+        if name in FORBIDDEN[package]
+    }
     assert found == set()
 
 
 @pytest.mark.parametrize("vendor", OWNERS)
 def test_a_vendor_has_one_home(vendor):
-    users = {str(path.relative_to(ROOT)) for package in FORBIDDEN for path in (ROOT / package).rglob("*.py") if vendor in _imports(path)}
+    users = {
+        str(path.relative_to(ROOT))
+        for package in FORBIDDEN
+        for path in (ROOT / package).rglob("*.py")
+        if vendor in _imports(path)
+    }
     assert users <= OWNERS[vendor] and users
 
 
 def test_reports_are_rebuilt_without_ray_torch_or_mlflow():
-    code = "import sys, analysis.report; print([m for m in ('ray', 'torch', 'mlflow', 'transformers', 'optuna') if m in sys.modules])"
+    heavy = ("ray", "torch", "mlflow", "transformers", "optuna")
+    code = f"import sys, analysis.report; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 

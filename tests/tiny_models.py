@@ -1,4 +1,7 @@
-"""Tiny models with random weights: every architecture that GRIT attaches to, small enough for float64 oracles."""
+"""Tiny models with random weights.
+
+Every architecture that GRIT attaches to, small enough for float64 oracles.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,22 @@ def tiny_llama():
 
     def make(*, dropout=0.1, rank=4, dtype=torch.float64, alpha=8.0):
         torch.manual_seed(0)
-        config = LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=50,
-                             initializer_range=0.1)
+        config = LlamaConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=50,
+            initializer_range=0.1,
+        )
         targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-        lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
+        lora = LoraConfig(
+            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"
+        )
         model = _adapted(LlamaForCausalLM(config), lora).to(dtype)
         return _randomize_up(model)
+
     return make
 
 
@@ -48,9 +61,24 @@ def tiny_t5():
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
-    config = T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=50, decoder_start_token_id=0, pad_token_id=0,
-                      dropout_rate=0.1)
-    lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1, target_modules=["q", "k", "v", "o", "wi", "wo"], task_type="SEQ_2_SEQ_LM")
+    config = T5Config(
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        vocab_size=50,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        dropout_rate=0.1,
+    )
+    lora = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        lora_dropout=0.1,
+        target_modules=["q", "k", "v", "o", "wi", "wo"],
+        task_type="SEQ_2_SEQ_LM",
+    )
     return _randomize_up(_adapted(T5ForConditionalGeneration(config), lora).double())
 
 
@@ -60,14 +88,26 @@ def tiny_classifier():
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     torch.manual_seed(0)
-    config = LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=50, num_labels=3,
-                         pad_token_id=0)
-    lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="SEQ_CLS")
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=50,
+        num_labels=3,
+        pad_token_id=0,
+    )
+    lora = LoraConfig(
+        r=4, lora_alpha=8, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="SEQ_CLS"
+    )
     return _randomize_up(_adapted(LlamaForSequenceClassification(config), lora).double())
 
 
 class OneLayer(nn.Module):
-    """y = W x, and a loss that is linear in y: the mean over tokens of <y_t, g_t>, so that g is whatever the test wants it to be."""
+    """y = W x, and a loss that is linear in y.
+
+    The mean over tokens of <y_t, g_t>, so that g is whatever the test wants it to be.
+    """
 
     def __init__(self, d_in, d_out):
         super().__init__()
@@ -89,7 +129,11 @@ def one_layer():
 
 @pytest.fixture
 def token_batches():
-    """Four micro-batches of two sequences of unequal lengths, padded left or right, with labels on the ends only."""
+    """Four micro-batches of two sequences of unequal lengths, padded left or right.
+
+    With labels on the ends only.
+    """
+
     def make(side="right", count=4, vocab=50, length=9):
         generator = torch.Generator().manual_seed(7)
         batches = []
@@ -103,4 +147,5 @@ def token_batches():
                 labels[row, tail] = tokens[row, tail]
             batches.append({"input_ids": tokens * mask, "attention_mask": mask, "labels": labels})
         return batches
+
     return make

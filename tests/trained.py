@@ -1,4 +1,7 @@
-"""Whole studies trained in this process, without Ray: real results of the trainer in the folder that a study would leave."""
+"""Whole studies trained in this process, without Ray.
+
+Real results of the trainer in the folder that a study would leave.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,36 @@ def trained_study(folder, name, base, points, bench, *, seeds=(41, 42), regimes=
     from grit.config.run import Budget
 
     budgets = tuple(Budget(regime=r, amount=base.budget.amount if r == "step" else seconds) for r in regimes)
-    study = Study(name=name, base=base, points=tuple(points), seeds=seeds, budgets=budgets, content={"task": "t", "documents": "d", "model": "m"})
+    study = Study(
+        name=name,
+        base=base,
+        points=tuple(points),
+        seeds=seeds,
+        budgets=budgets,
+        content={"task": "t", "documents": "d", "model": "m"},
+    )
     store = StudyStore(folder, fingerprint(study), resume=False)
-    described = {"name": name, "config": study.base.to_dict(), "budgets": {b.regime: b.amount for b in budgets}, "seeds": list(seeds), "content": {}}
-    store.open(described, {"created": "2026-01-01", "execution": {"concurrent": 1}, "command_line": ["x.py"], "git_commit": None, "git_dirty": None,
-                           "platform": "p", "cpu_count": 2, "python": "3", "versions": {"torch": "2"}})
+    described = {
+        "name": name,
+        "config": study.base.to_dict(),
+        "budgets": {b.regime: b.amount for b in budgets},
+        "seeds": list(seeds),
+        "content": {},
+    }
+    store.open(
+        described,
+        {
+            "created": "2026-01-01",
+            "execution": {"concurrent": 1},
+            "command_line": ["x.py"],
+            "git_commit": None,
+            "git_dirty": None,
+            "platform": "p",
+            "cpu_count": 2,
+            "python": "3",
+            "versions": {"torch": "2"},
+        },
+    )
     records = []
     for trial in plan(study):
         result = asdict(train(trial.config, bench))

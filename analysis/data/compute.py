@@ -1,4 +1,7 @@
-"""Where a study's time went: training, evaluation, and all the rest; and what was not computed because it was known already."""
+"""Where a study's time went: training, evaluation, and all the rest.
+
+And what was not computed because it was known already.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,12 @@ class Compute:
 
     Attributes:
         training, evaluation: inside the trainer.
-        setup: from a worker's taking a trial to its first step, evaluation of the untuned model left out where it was done before.
-        dispatch: from a trial's end on its worker to its record, and all else between `started_at` and `ended_at`.
-        offered: wall time of all calls, each times the trials it ran at once; None where a call did not end by itself.
+        setup: from a worker's taking a trial to its first step, evaluation of the untuned model left out
+            where it was done before.
+        dispatch: from a trial's end on its worker to its record, and all else between `started_at` and
+            `ended_at`.
+        offered: wall time of all calls, each times the trials it ran at once; None where a call did not end
+            by itself.
         reused: trials taken over from other studies, and the training seconds that they had cost.
         stopped: trials that stopped early.
         shared: training seconds that shared beginnings saved.
@@ -37,7 +43,10 @@ class Compute:
 
     @property
     def orchestration(self) -> float | None:
-        """Share of the slots' wall time that was neither training nor evaluation: starting Ray and workers, dispatch, waiting, analysis."""
+        """Share of the slots' wall time that was neither training nor evaluation.
+
+        Starting Ray and workers, dispatch, waiting, analysis.
+        """
         return max(0.0, 1 - (self.training + self.evaluation) / self.offered) if self.offered else None
 
 
@@ -52,26 +61,49 @@ def compute_of(study: Mapping[str, Any], records: Sequence[TrialRecord], folder:
     own = sum((r.train_seconds or 0.0) - (r.fork_seconds or 0.0) for r in ran) + evaluation
     calls = study.get("calls", [])
     whole = bool(calls) and all("seconds" in call for call in calls)
-    offered = sum(call["seconds"] * call.get("execution", study.get("execution", {})).get("concurrent", 1) for call in calls) if whole else None
+    offered = (
+        sum(
+            call["seconds"] * call.get("execution", study.get("execution", {})).get("concurrent", 1)
+            for call in calls
+        )
+        if whole
+        else None
+    )
     setup = sum(r.setup_seconds or 0.0 for r in ran)
-    return Compute(training=training, evaluation=evaluation, setup=setup, dispatch=max(0.0, occupied - own - setup),
-                   offered=offered,
-                   reused=len(taken), reused_seconds=sum(r.train_seconds or 0.0 for r in taken), stopped=sum(r.status == "stopped" for r in records),
-                   shared=saved)
+    return Compute(
+        training=training,
+        evaluation=evaluation,
+        setup=setup,
+        dispatch=max(0.0, occupied - own - setup),
+        offered=offered,
+        reused=len(taken),
+        reused_seconds=sum(r.train_seconds or 0.0 for r in taken),
+        stopped=sum(r.status == "stopped" for r in records),
+        shared=saved,
+    )
 
 
 def sentences(compute: Compute) -> list[str]:
     """What a report says of it."""
-    said = [f"Training took {compute.training:.0f} s in all, evaluation {compute.evaluation:.0f} s; setting trials up {compute.setup:.1f} s, "
-            f"and everything else while a worker held a trial {compute.dispatch:.1f} s."]
+    said = [
+        f"Training took {compute.training:.0f} s in all, evaluation {compute.evaluation:.0f} s; setting "
+        f"trials up {compute.setup:.1f} s, "
+        f"and everything else while a worker held a trial {compute.dispatch:.1f} s."
+    ]
     if compute.orchestration is not None:
-        said.append(f"Of the {compute.offered:.0f} s that the workers' places were there in all, {compute.orchestration:.0%} was neither "
-                    "training nor evaluation (starting Ray and workers, dispatch, waiting for the last trials).")
+        said.append(
+            f"Of the {compute.offered:.0f} s that the workers' places were there in all, "
+            f"{compute.orchestration:.0%} was neither "
+            "training nor evaluation (starting Ray and workers, dispatch, waiting for the last trials)."
+        )
     if compute.shared > 0:
         said.append(f"Shared beginnings were trained once: {compute.shared:.0f} training seconds saved.")
     if compute.reused:
-        said.append(f"{compute.reused} trials were taken over from other studies in the same store, which had trained "
-                    f"{compute.reused_seconds:.0f} s for them.")
+        said.append(
+            f"{compute.reused} trials were taken over from other studies in the same store, which had "
+            "trained "
+            f"{compute.reused_seconds:.0f} s for them."
+        )
     if compute.stopped:
         said.append(f"{compute.stopped} trials stopped early.")
     return said

@@ -16,7 +16,10 @@ from ray_jobs.records.trial_record import TrialRecord, read_study, read_trials
 
 @dataclass(frozen=True, kw_only=True)
 class PerExample:
-    """Values of one trial on fixed items, in the same order for all trials of a study: `values` (items,), `weights` (items,)."""
+    """Values of one trial on fixed items, in the same order for all trials of a study.
+
+    `values` (items,), `weights` (items,).
+    """
 
     items: tuple[str, ...]
     values: Floats
@@ -47,35 +50,57 @@ class StudyData:
     def _read(self, record: TrialRecord) -> dict[str, PerExample]:
         if record.trial_id not in self._cache:
             table = pq.read_table(self.folder / "predictions" / f"{record.trial_id}.parquet")
-            columns = {name: table[name].to_pylist() for name in ("kind", "example_id", "score", "base_score", "loss", "base_loss", "tokens")}
+            columns = {
+                name: table[name].to_pylist()
+                for name in ("kind", "example_id", "score", "base_score", "loss", "base_loss", "tokens")
+            }
             task = [i for i, kind in enumerate(columns["kind"]) if kind == "task"]
             general = [i for i, kind in enumerate(columns["kind"]) if kind == "retention"]
             by_likelihood = record.quality_metric == "answer_logprob"
             quality = [-columns["loss"][i] if by_likelihood else columns["score"][i] for i in task]
             untuned = [-columns["base_loss"][i] if by_likelihood else columns["base_score"][i] for i in task]
             self._cache[record.trial_id] = {
-                "quality": PerExample(items=tuple(columns["example_id"][i] for i in task), values=np.array(quality, dtype=float),
-                                      weights=np.ones(len(task))),
-                "untuned": PerExample(items=tuple(columns["example_id"][i] for i in task), values=np.array(untuned, dtype=float),
-                                      weights=np.ones(len(task))),
-                "forgetting": PerExample(items=tuple(columns["example_id"][i] for i in general),
-                                         values=np.array([columns["loss"][i] - columns["base_loss"][i] for i in general], dtype=float),
-                                         weights=np.array([columns["tokens"][i] for i in general], dtype=float))}
+                "quality": PerExample(
+                    items=tuple(columns["example_id"][i] for i in task),
+                    values=np.array(quality, dtype=float),
+                    weights=np.ones(len(task)),
+                ),
+                "untuned": PerExample(
+                    items=tuple(columns["example_id"][i] for i in task),
+                    values=np.array(untuned, dtype=float),
+                    weights=np.ones(len(task)),
+                ),
+                "forgetting": PerExample(
+                    items=tuple(columns["example_id"][i] for i in general),
+                    values=np.array(
+                        [columns["loss"][i] - columns["base_loss"][i] for i in general], dtype=float
+                    ),
+                    weights=np.array([columns["tokens"][i] for i in general], dtype=float),
+                ),
+            }
         return self._cache[record.trial_id]
 
     def table(self, kind: str, record: TrialRecord) -> list[dict[str, Any]]:
-        """The rows of one of the tables that audits leave (grit/training/result.py); none where the trial has no such table."""
+        """The rows of one of the tables that audits leave (grit/training/result.py).
+
+        None where the trial has no such table.
+        """
         path = self.folder / kind / f"{record.trial_id}.parquet"
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.exists() else []
         return rows
 
     def geometry(self, record: TrialRecord) -> list[dict[str, Any]]:
-        """One row per adapted module of the trained adapter (grit/audits/update_geometry.py); none where the study did not measure it."""
+        """One row per adapted module of the trained adapter (grit/audits/update_geometry.py).
+
+        None where the study did not measure it.
+        """
         return self.table("geometry", record)
 
     def telemetry(self, record: TrialRecord) -> dict[str, list[Any]]:
         """The trial's rows of telemetry, by column."""
-        columns: dict[str, list[Any]] = pq.read_table(self.folder / "telemetry" / f"{record.trial_id}.parquet").to_pydict()
+        columns: dict[str, list[Any]] = pq.read_table(
+            self.folder / "telemetry" / f"{record.trial_id}.parquet"
+        ).to_pydict()
         return columns
 
 

@@ -17,7 +17,10 @@ from ray_jobs.records.trial_record import TrialRecord
 
 @dataclass(frozen=True, kw_only=True)
 class PointSummary:
-    """One setting in one regime. `records` are its usable trials by seed; `lost` counts those that failed, diverged or were stopped."""
+    """One setting in one regime.
+
+    `records` are its usable trials by seed; `lost` counts those that failed, diverged or were stopped.
+    """
 
     point_id: str
     regime: str
@@ -78,19 +81,36 @@ def summarize_points(records: Sequence[TrialRecord]) -> list[PointSummary]:
     for (point_id, regime), members in grouped.items():
         first = members[0]
         usable = tuple(sorted((r for r in members if r.usable), key=lambda r: r.seed))
-        points.append(PointSummary(
-            point_id=point_id, regime=regime, method=first.method, designs=frozenset(d for r in members for d in (r.design, *r.also_designs)),
-            tau=first.tau, T=first.T, lambda_=first.lambda_, records=usable, lost=sum(r.ended and not r.usable for r in members),
-            planned=sum(not r.ended for r in members)))
+        points.append(
+            PointSummary(
+                point_id=point_id,
+                regime=regime,
+                method=first.method,
+                designs=frozenset(d for r in members for d in (r.design, *r.also_designs)),
+                tau=first.tau,
+                T=first.T,
+                lambda_=first.lambda_,
+                records=usable,
+                lost=sum(r.ended and not r.usable for r in members),
+                planned=sum(not r.ended for r in members),
+            )
+        )
     return points
 
 
 def of_one_regime(points: Sequence[PointSummary]) -> tuple[list[PointSummary], list[str]]:
-    """The step-matched points, or the time-matched ones where there are no others: the two are never mixed; and a sentence on what is left out."""
+    """The step-matched points, or the time-matched ones where there are no others: the two are never mixed.
+
+    And a sentence on what is left out.
+    """
     regimes = [regime for regime in ("step", "time") if any(p.regime == regime for p in points)]
     if not regimes:
         return [], []
-    said = [f"The {regimes[1]}-matched trials of this study are not on this page: the two are never mixed."] if len(regimes) > 1 else []
+    said = (
+        [f"The {regimes[1]}-matched trials of this study are not on this page: the two are never mixed."]
+        if len(regimes) > 1
+        else []
+    )
     return [p for p in points if p.regime == regimes[0]], said
 
 
@@ -106,7 +126,10 @@ def forgetting_matrix(data: StudyData, point: PointSummary) -> tuple[Floats, Flo
 
 
 def paired_quality(data: StudyData, point: PointSummary, reference: PointSummary) -> Estimate | None:
-    """Quality of `point` minus that of `reference` on the same seeds and examples; None without a common seed."""
+    """Quality of `point` minus that of `reference` on the same seeds and examples.
+
+    None without a common seed.
+    """
     rows = _common(point, reference)
     if not rows:
         return None
@@ -115,7 +138,10 @@ def paired_quality(data: StudyData, point: PointSummary, reference: PointSummary
 
 
 def paired_forgetting(data: StudyData, point: PointSummary, reference: PointSummary) -> Estimate | None:
-    """Forgetting of `point` minus that of `reference`, in nats per token (positive: forgets more); None without a common seed."""
+    """Forgetting of `point` minus that of `reference`, in nats per token (positive: forgets more).
+
+    None without a common seed.
+    """
     rows = _common(point, reference)
     if not rows:
         return None

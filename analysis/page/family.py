@@ -1,4 +1,7 @@
-"""One page for a family of trials: sections of sentences, a table and a figure each. Every study but the sensitivity study reports so."""
+"""One page for a family of trials: sections of sentences, a table and a figure each.
+
+Every study but the sensitivity study reports so.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,11 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyReport:
-    """A whole page. `answer` is what it comes to, in a few sentences; `limits` what it does not show, beside what holds for every study."""
+    """A whole page.
+
+    `answer` is what it comes to, in a few sentences; `limits` what it does not show, beside what holds for
+    every study.
+    """
 
     title: str
     answer: Sequence[str]
@@ -57,14 +64,20 @@ class FamilyReport:
         parts = list(self.answer)
         for section in self.sections:
             if section.columns and section.rows:
-                table = tabulate([[row[i] for i in section.columns] for row in section.rows], headers=[section.header[i] for i in section.columns],
-                                 disable_numparse=True)
+                table = tabulate(
+                    [[row[i] for i in section.columns] for row in section.rows],
+                    headers=[section.header[i] for i in section.columns],
+                    disable_numparse=True,
+                )
                 parts.append(f"\n{section.title}\n{table}")
         return "\n".join(parts)
 
 
 def write_family(report: FamilyReport, studies: Sequence[StudyData], folder: Path) -> FamilyReport:
-    """Writes `report.html`, `report.md`, `tables/` and `figures/` into `folder`, which is the study's own where there is one study."""
+    """Writes `report.html`, `report.md`, `tables/` and `figures/` into `folder`.
+
+    Which is the study's own where there is one study.
+    """
     (folder / "tables").mkdir(exist_ok=True)
     (folder / "figures").mkdir(exist_ok=True)
     markdown: dict[str, str] = {}
@@ -74,7 +87,9 @@ def write_family(report: FamilyReport, studies: Sequence[StudyData], folder: Pat
             markdown[section.name] = written[f"{section.name}.md"]
             for file, text in written.items():
                 write_atomically(folder / "tables" / file, text)
-        made = None if section.figure is None else save_figure(section.figure, folder / "figures", section.name)
+        made = (
+            None if section.figure is None else save_figure(section.figure, folder / "figures", section.name)
+        )
         if made is not None:
             report.figures[section.name] = made
     context = page_context(report, studies)
@@ -87,17 +102,29 @@ def page_context(report: FamilyReport, studies: Sequence[StudyData]) -> dict[str
     """What the templates show of one study, or of several that share a page."""
     records = [record for data in studies for record in data.records]
     seeds = sorted({r.seed for r in records})
-    return {"report": report, "studies": [data.study for data in studies], "seeds": seeds, "total": len(records),
-            "backbones": list(dict.fromkeys(str(data.study["config"]["model"]) for data in studies)),
-            "tasks": list(dict.fromkeys(str(data.study["config"]["task"]["name"]) for data in studies)),
-            "lost": [r for r in records if r.status != "completed"], "limits": [*_limits(studies, seeds), *report.limits]}
+    return {
+        "report": report,
+        "studies": [data.study for data in studies],
+        "seeds": seeds,
+        "total": len(records),
+        "backbones": list(dict.fromkeys(str(data.study["config"]["model"]) for data in studies)),
+        "tasks": list(dict.fromkeys(str(data.study["config"]["task"]["name"]) for data in studies)),
+        "lost": [r for r in records if r.status != "completed"],
+        "limits": [*_limits(studies, seeds), *report.limits],
+    }
 
 
 def _limits(studies: Sequence[StudyData], seeds: Sequence[int]) -> list[str]:
     models = {str(data.study["config"]["model"]) for data in studies}
     tasks = {str(data.study["config"]["task"]["name"]) for data in studies}
     count = "One backbone" if len(models) == 1 else f"{len(models)} backbones"
-    said = [f"{count} ({', '.join(sorted(models))}) and one task ({', '.join(sorted(tasks))}): nothing here speaks of others."]
+    said = [
+        f"{count} ({', '.join(sorted(models))}) and one task ({', '.join(sorted(tasks))}): nothing here "
+        "speaks of others."
+    ]
     if len(seeds) < 3:
-        said.append(f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}: their spread is hardly known, and intervals are wide wherever seeds differ.")
+        said.append(
+            f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}: their spread is hardly known, and "
+            "intervals are wide wherever seeds differ."
+        )
     return said

@@ -1,4 +1,7 @@
-"""One look for all figures: colours that colour-blind readers tell apart (Okabe and Ito), and shapes that survive grey."""
+"""One look for all figures.
+
+Colours that colour-blind readers tell apart (Okabe and Ito), and shapes that survive grey.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,13 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 matplotlib.use("Agg")
 
-COLOURS = {"step": "#0072B2", "time": "#D55E00", "control": "#000000", "neutral": "#999999", "accent": "#009E73"}
+COLOURS = {
+    "step": "#0072B2",
+    "time": "#D55E00",
+    "control": "#000000",
+    "neutral": "#999999",
+    "accent": "#009E73",
+}
 #: Several of a kind: colours and strokes to be used together. Perceptually even, and monotone in grey.
 SHADES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STROKES = ("-", "--", "-.", ":", "-", "--", "-.")
@@ -23,9 +32,24 @@ MARKERS = {"step": "o", "time": "s", "control": "X"}
 LINES = {"step": "-", "time": "--", "control": ":"}
 
 _RC: dict[Any, Any] = {
-    "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "figure.dpi": 150, "savefig.dpi": 200,
-    "svg.hashsalt": "grit", "svg.fonttype": "none", "figure.constrained_layout.use": True, "lines.linewidth": 1.4, "lines.markersize": 5}
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "figure.dpi": 150,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "grit",
+    "svg.fonttype": "none",
+    "figure.constrained_layout.use": True,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+}
 
 
 @contextmanager
@@ -35,7 +59,9 @@ def styled() -> Iterator[None]:
         yield
 
 
-def new_figure(columns: int, *, rows: int = 1, width: float = 3.1, height: float = 2.7) -> tuple[Figure, list[matplotlib.axes.Axes]]:
+def new_figure(
+    columns: int, *, rows: int = 1, width: float = 3.1, height: float = 2.7
+) -> tuple[Figure, list[matplotlib.axes.Axes]]:
     """A figure with a row of panels; sizes in inches."""
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -51,13 +77,19 @@ def plain_log_axis(axis: Any) -> None:
 
 
 def save_figure(make: Callable[[], Figure | None], folder: Path, name: str) -> str | None:
-    """Draws a figure in the common look and writes it in `FORMATS`; returns its SVG for embedding, None where there is nothing to draw."""
+    """Draws a figure in the common look and writes it in `FORMATS`.
+
+    Returns its SVG for embedding, None where there is nothing to draw.
+    """
     with styled():
         figure = make()
         if figure is None:
             return None
         for kind in FORMATS:
-            figure.savefig(folder / f"{name}.{kind}", metadata={"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind))
+            figure.savefig(
+                folder / f"{name}.{kind}",
+                metadata={"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind),
+            )
     return inline_svg(folder / f"{name}.svg")
 
 

@@ -1,11 +1,15 @@
-"""Paired differences with bootstrap intervals. Pure functions on arrays; every draw comes from an explicit generator.
+"""Paired differences with bootstrap intervals.
 
-Trials share evaluation examples across seeds, so the design is crossed: a replicate draws seeds and, independently, examples (paper H.2
-asks for paired bootstrap intervals). A percentile interval of three seeds is too narrow: it knows neither that a variance estimated from few
-values is uncertain nor that resampling n values loses a factor (n - 1) / n. So it is expanded about the mean (Hesterberg, 2015, "What
-teachers should know about the bootstrap", section 4.1) until its width is that of Student's t with the standard error and the degrees of freedom
-(Satterthwaite) of the crossed random-effects model; a simulation in the tests shows what it covers. With one seed there is nothing to say
-about seeds, and the interval covers examples only.
+Pure functions on arrays; every draw comes from an explicit generator.
+
+Trials share evaluation examples across seeds, so the design is crossed: a replicate draws seeds and,
+independently, examples (paper H.2
+asks for paired bootstrap intervals). A percentile interval of three seeds is too narrow: it knows neither
+that a variance estimated from few values is uncertain nor that resampling n values loses a factor (n - 1) /
+n. So it is expanded about the mean (Hesterberg, 2015, "What teachers should know about the bootstrap",
+section 4.1) until its width is that of Student's t with the standard error and the degrees of freedom
+(Satterthwaite) of the crossed random-effects model; a simulation in the tests shows what it covers. With one
+seed there is nothing to say about seeds, and the interval covers examples only.
 """
 
 from __future__ import annotations
@@ -27,7 +31,10 @@ Verdict = Literal["better", "worse", "inconclusive"]
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean with its 95% interval, and the two-sided p-value of zero. `over` says what they cover: seeds and examples, or examples alone."""
+    """A mean with its 95% interval, and the two-sided p-value of zero.
+
+    `over` says what they cover: seeds and examples, or examples alone.
+    """
 
     mean: float
     low: float
@@ -50,13 +57,24 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Resampling:
-    """Weights of `REPLICATES` bootstrap replicates: `seeds` (replicates, S) and `items` (replicates, E), rows sum to 1."""
+    """Weights of `REPLICATES` bootstrap replicates.
+
+    `seeds` (replicates, S) and `items` (replicates, E), rows sum to 1.
+    """
 
     seeds: Floats
     items: Floats
 
     @classmethod
-    def draw(cls, seeds: int, items: int, weights: Floats | None = None, *, replicates: int = REPLICATES, seed: int = 0) -> Resampling:
+    def draw(
+        cls,
+        seeds: int,
+        items: int,
+        weights: Floats | None = None,
+        *,
+        replicates: int = REPLICATES,
+        seed: int = 0,
+    ) -> Resampling:
         """Draws with replacement; items count by `weights` (items,) where given."""
         generator = np.random.default_rng(seed)
         by_seed = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=replicates) / seeds
@@ -67,13 +85,18 @@ class Resampling:
 
     def means(self, matrix: Floats) -> Floats:
         """Replicated weighted means (replicates,) of a (S, E) matrix."""
-        return np.asarray(np.einsum("bs,se,be->b", self.seeds, matrix, self.items, optimize=True), dtype=float)
+        return np.asarray(
+            np.einsum("bs,se,be->b", self.seeds, matrix, self.items, optimize=True), dtype=float
+        )
 
 
 def standard_error(matrix: Floats, weights: Floats | None = None) -> tuple[float, float]:
-    """Standard error of the mean of a crossed (seeds, items) matrix, and its degrees of freedom (Satterthwaite's approximation).
+    """Standard error of the mean of a crossed (seeds, items) matrix.
 
-    Seeds and items are both random; `weights` (items,) count items. With one seed, of the items alone. Infinite freedom where nothing varies.
+    And its degrees of freedom (Satterthwaite's approximation).
+
+    Seeds and items are both random; `weights` (items,) count items. With one seed, of the items alone.
+    Infinite freedom where nothing varies.
     """
     seeds, items = matrix.shape
     share = np.full(items, 1 / items) if weights is None else weights / weights.sum()
@@ -85,15 +108,21 @@ def standard_error(matrix: Floats, weights: Floats | None = None) -> tuple[float
     if seeds > 1:
         rest = matrix - rows[:, None] - columns[None, :] + mean
         residual = float((rest**2 @ share).sum()) / ((seeds - 1) * (1 - concentration)) if items > 1 else 0.0
-        # Means over items hold the interaction too, once more than they should; less than it they cannot vary but by luck.
+        # Means over items hold the interaction too, once more than they should; less than it they cannot vary
+        # but by luck.
         by_seed = max(float(rows.var(ddof=1)), residual * concentration) / seeds
-        parts += [(by_seed, seeds - 1.0), (-residual * concentration / seeds, (seeds - 1) * (1 / concentration - 1))]
+        parts += [
+            (by_seed, seeds - 1.0),
+            (-residual * concentration / seeds, (seeds - 1) * (1 / concentration - 1)),
+        ]
     variance = sum(part for part, _ in parts)
     spread = sum(part**2 / freedom for part, freedom in parts if freedom > 0)
     return float(np.sqrt(variance)), float(variance**2 / spread) if spread > 0 else float("inf")
 
 
-def estimate(matrix: Floats, weights: Floats | None = None, *, seed: int = 0, replicates: int = REPLICATES) -> Estimate:
+def estimate(
+    matrix: Floats, weights: Floats | None = None, *, seed: int = 0, replicates: int = REPLICATES
+) -> Estimate:
     """Mean of a (seeds, items) matrix, items counted by `weights`, with its expanded percentile interval."""
     seeds, items = matrix.shape
     draws = Resampling.draw(seeds, items, weights, seed=seed, replicates=replicates).means(matrix)
@@ -102,12 +131,21 @@ def estimate(matrix: Floats, weights: Floats | None = None, *, seed: int = 0, re
     error, freedom = standard_error(matrix, weights)
     factor = 2 * float(t.ppf((1 + LEVEL) / 2, freedom)) * error / float(high - low) if high > low else 1.0
     p_value = 2 * float(t.sf(abs(mean) / error, freedom)) if error > 0 else float(mean == 0)
-    return Estimate(mean=mean, low=mean + factor * float(low - mean), high=mean + factor * float(high - mean), seeds=seeds, items=items,
-                    p_value=p_value)
+    return Estimate(
+        mean=mean,
+        low=mean + factor * float(low - mean),
+        high=mean + factor * float(high - mean),
+        seeds=seeds,
+        items=items,
+        p_value=p_value,
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment, in the given order: the smallest times n, the next times n - 1, ..., never decreasing, at most 1."""
+    """Holm's step-down adjustment, in the given order.
+
+    The smallest times n, the next times n - 1, ..., never decreasing, at most 1.
+    """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(order):

@@ -1,7 +1,10 @@
-"""Where a point stands against another method's frontier of quality over forgetting: pure functions on (seeds, items) matrices.
+"""Where a point stands against another method's frontier of quality over forgetting.
 
-At the measured means a frontier's quality at some forgetting is a weighted sum of two of its points, so the gap is a mean over seeds and examples
-like any other difference, and gets the same interval (analysis/stats/estimates.py); what is uncertain in forgetting enters with the frontier's slope.
+Pure functions on (seeds, items) matrices.
+
+At the measured means a frontier's quality at some forgetting is a weighted sum of two of its points, so the
+gap is a mean over seeds and examples like any other difference, and gets the same interval
+(analysis/stats/estimates.py); what is uncertain in forgetting enters with the frontier's slope.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ from analysis.stats.estimates import Estimate, estimate
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """Where a frontier lies at some forgetting: between points `gentle` and `harsh` (indices; None: the untuned model, or nothing harsher is better).
+    """Where a frontier lies at some forgetting: between the points `gentle` and `harsh`.
 
-    `weight` is the harsh point's share, `slope` the quality per nat per token there.
+    Both are indices. `gentle` None: the untuned model; `harsh` None: nothing harsher is better. `weight` is
+    the harsh point's share, `slope` the quality per nat per token there.
     """
 
     gentle: int | None
@@ -29,7 +33,9 @@ class Segment:
 
 
 def segment_at(forgetting: Floats, quality: Floats, base: float, at: float) -> Segment:
-    """The frontier of some points at a forgetting: linear between those that nothing gentler beats, from the untuned model; flat beyond the last.
+    """The frontier of some points at a forgetting.
+
+    Linear between those that nothing gentler beats, from the untuned model; flat beyond the last.
 
     Args:
         forgetting: of the points (k,), in any order.
@@ -45,13 +51,18 @@ def segment_at(forgetting: Floats, quality: Floats, base: float, at: float) -> S
     at = max(at, 0.0)
     for (x0, y0, gentle), (x1, y1, harsh) in zip(corners, corners[1:], strict=False):
         if x0 <= at < x1:
-            return Segment(gentle=gentle, harsh=harsh, weight=(at - x0) / (x1 - x0), slope=(y1 - y0) / (x1 - x0))
+            return Segment(
+                gentle=gentle, harsh=harsh, weight=(at - x0) / (x1 - x0), slope=(y1 - y0) / (x1 - x0)
+            )
     return Segment(gentle=corners[-1][2], harsh=None, weight=0.0, slope=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One setting: quality (seeds, examples), forgetting (seeds, documents) in nats per token with the documents' weights."""
+    """One setting.
+
+    Quality (seeds, examples), forgetting (seeds, documents) in nats per token with the documents' weights.
+    """
 
     quality: Floats
     forgetting: Floats
@@ -65,13 +76,18 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """A point's quality minus the frontier's at its forgetting, and minus that of the frontier's next harsher point (None: there is none)."""
+    """A point's quality minus the frontier's at its forgetting.
+
+    And minus that of the frontier's next harsher point (None: there is none).
+    """
 
     chord: Estimate
     harsher: Estimate | None
 
     def verdict(self, p_value: float) -> str:
-        """`above` only where the next harsher point is beaten too: between two points a frontier is known to lie above their chord, not where.
+        """`above` only where the next harsher point is beaten too.
+
+        Between two points a frontier is known to lie above their chord, not where.
 
         Args:
             p_value: of the chord's gap, corrected for how many gaps are looked at.
@@ -82,14 +98,25 @@ class Gap:
             return "below LoRA's frontier"
         if self.harsher is None:
             return "better than LoRA anywhere, and harsher"
-        return "above LoRA's frontier" if self.harsher.verdict() == "better" else "above the chord, within the gap of LoRA's grid"
+        return (
+            "above LoRA's frontier"
+            if self.harsher.verdict() == "better"
+            else "above the chord, within the gap of LoRA's grid"
+        )
 
 
 def gap_to(point: Side, frontier: Sequence[Side], untuned: Floats) -> Gap:
-    """All with the same seeds, examples and documents; `untuned` is the model's quality before training, (examples,)."""
+    """All with the same seeds, examples and documents.
+
+    `untuned` is the model's quality before training, (examples,).
+    """
     base = np.broadcast_to(untuned, point.quality.shape)
-    found = segment_at(np.array([side.by_seed.mean() for side in frontier]), np.array([side.quality.mean() for side in frontier]),
-                       float(untuned.mean()), float(point.by_seed.mean()))
+    found = segment_at(
+        np.array([side.by_seed.mean() for side in frontier]),
+        np.array([side.quality.mean() for side in frontier]),
+        float(untuned.mean()),
+        float(point.by_seed.mean()),
+    )
     zero = np.zeros(len(point.quality))
 
     def quality(index: int | None) -> Floats:
@@ -97,8 +124,14 @@ def gap_to(point: Side, frontier: Sequence[Side], untuned: Floats) -> Gap:
 
     def forgetting(index: int | None) -> Floats:
         return zero if index is None else frontier[index].by_seed
+
     if found.harsh is None:
         return Gap(chord=estimate(point.quality - quality(found.gentle)), harsher=None)
     there = (1 - found.weight) * quality(found.gentle) + found.weight * quality(found.harsh)
-    astray = point.by_seed - (1 - found.weight) * forgetting(found.gentle) - found.weight * forgetting(found.harsh)
-    return Gap(chord=estimate(point.quality - there - found.slope * astray[:, None]), harsher=estimate(point.quality - quality(found.harsh)))
+    astray = (
+        point.by_seed - (1 - found.weight) * forgetting(found.gentle) - found.weight * forgetting(found.harsh)
+    )
+    return Gap(
+        chord=estimate(point.quality - there - found.slope * astray[:, None]),
+        harsher=estimate(point.quality - quality(found.harsh)),
+    )

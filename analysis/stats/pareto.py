@@ -12,7 +12,10 @@ BEYOND_NOISE = 0.95
 
 
 def non_dominated(cost: Floats) -> NDArray[np.bool_]:
-    """Mask (n,) of the rows of (n, d) that no other row dominates. A row with a NaN is never on the front and dominates nothing."""
+    """Mask (n,) of the rows of (n, d) that no other row dominates.
+
+    A row with a NaN is never on the front and dominates nothing.
+    """
     valid = np.asarray(~np.isnan(cost).any(axis=1), dtype=bool)
     no_worse = (cost[:, None, :] <= cost[None, :, :]).all(axis=2)
     better = (cost[:, None, :] < cost[None, :, :]).any(axis=2)
@@ -21,7 +24,9 @@ def non_dominated(cost: Floats) -> NDArray[np.bool_]:
 
 
 def hypervolume(cost: Floats, reference: Floats) -> float:
-    """Volume of the space between the front and `reference` (d,), exactly, by slicing along the last objective.
+    """Volume of the space between the front and `reference` (d,), exactly.
+
+    By slicing along the last objective.
 
     Rows that do not reach below the reference in every objective add nothing.
     """
@@ -43,7 +48,9 @@ def hypervolume(cost: Floats, reference: Floats) -> float:
 
 
 def knee(cost: Floats) -> int | None:
-    """The front row of (n, d) that is nearest to the ideal point, each objective scaled to the front's own range; None without a front.
+    """The front row of (n, d) that is nearest to the ideal point.
+
+    Each objective scaled to the front's own range; None without a front.
 
     Objectives in which the whole front is equal do not count. Ties go to the first.
     """

@@ -1,4 +1,7 @@
-"""Step times as numbers: windows, tails, paired ratios, amortized cost, a descriptive fit. Pure functions on arrays; defined in paper appendix F."""
+"""Step times as numbers: windows, tails, paired ratios, amortized cost, a descriptive fit.
+
+Pure functions on arrays; defined in paper appendix F.
+"""
 
 from __future__ import annotations
 
@@ -35,18 +38,29 @@ def tail(times: Floats | Sequence[float]) -> Tail:
     ordered = np.sort(np.asarray(times, dtype=float))
     if not len(ordered):
         return Tail(n=0, mean=math.nan, p50=math.nan, p95=math.nan, p99=math.nan)
-    p50, p95, p99 = (float(ordered[max(0, math.ceil(share * len(ordered)) - 1)]) for share in (0.50, 0.95, 0.99))
+    p50, p95, p99 = (
+        float(ordered[max(0, math.ceil(share * len(ordered)) - 1)]) for share in (0.50, 0.95, 0.99)
+    )
     return Tail(n=len(ordered), mean=float(ordered.mean()), p50=p50, p95=p95, p99=p99)
 
 
 def window_of(steps: int) -> dict[str, slice]:
     """The three windows of a run of so many steps; each edge has at least one step."""
     edge = max(1, round(EDGE * steps))
-    return {"warm-up": slice(0, edge), "steady": slice(edge, steps - edge), "cooldown": slice(steps - edge, steps)}
+    return {
+        "warm-up": slice(0, edge),
+        "steady": slice(edge, steps - edge),
+        "cooldown": slice(steps - edge, steps),
+    }
 
 
-def ratio_interval(times: Floats, reference: Floats, *, replicates: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean time over the reference's mean, with a 95% interval from blocks of steps drawn together; both (n,), step by step beside each other."""
+def ratio_interval(
+    times: Floats, reference: Floats, *, replicates: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean time over the reference's mean, with a 95% interval from blocks of steps drawn together.
+
+    Both (n,), step by step beside each other.
+    """
     blocks = np.array_split(np.arange(len(times)), max(1, len(times) // BLOCK))
     sums = np.array([[times[b].sum(), reference[b].sum()] for b in blocks])
     drawn = np.random.default_rng(seed).integers(0, len(blocks), (replicates, len(blocks)))
@@ -57,7 +71,10 @@ def ratio_interval(times: Floats, reference: Floats, *, replicates: int = 2000, 
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingFit:
-    """geometry (ms) = linear L r + quadratic L r^2 + layers L + constant, all at least 0, with what it leaves unexplained at each point."""
+    """geometry (ms) = linear L r + quadratic L r^2 + layers L + constant, all at least 0.
+
+    With what it leaves unexplained at each point.
+    """
 
     linear: float
     quadratic: float
@@ -67,20 +84,32 @@ class ScalingFit:
 
     def shown(self) -> str:
         """The formula with its numbers."""
-        return f"{self.linear:.3g} L r + {self.quadratic:.3g} L r^2 + {self.layers:.3g} L + {self.constant:.3g} ms"
+        by_rank = f"{self.linear:.3g} L r + {self.quadratic:.3g} L r^2"
+        return f"{by_rank} + {self.layers:.3g} L + {self.constant:.3g} ms"
 
 
 def scaling_fit(ranks: Floats, layers: Floats, geometry_ms: Floats) -> ScalingFit:
-    """Descriptive, by non-negative least squares: it summarizes these measurements and claims no complexity (F.5)."""
+    """Descriptive, by non-negative least squares.
+
+    It summarizes these measurements and claims no complexity (F.5).
+    """
     design = np.stack([layers * ranks, layers * ranks**2, layers, np.ones_like(layers)], axis=1)
     scale = np.maximum(np.abs(design).max(axis=0), 1e-12)
     found = nnls(design / scale, geometry_ms)[0] / scale
-    return ScalingFit(linear=float(found[0]), quadratic=float(found[1]), layers=float(found[2]), constant=float(found[3]),
-                      residuals=np.asarray(geometry_ms - design @ found, dtype=float))
+    return ScalingFit(
+        linear=float(found[0]),
+        quadratic=float(found[1]),
+        layers=float(found[2]),
+        constant=float(found[3]),
+        residuals=np.asarray(geometry_ms - design @ found, dtype=float),
+    )
 
 
 def creep(windows: Sequence[float]) -> tuple[float, float, float]:
-    """Slope of a ratio over at least three successive windows, per window, with its 95% interval by least squares and Student's t: 0 is no creep."""
+    """Slope of a ratio over at least three successive windows, per window.
+
+    With its 95% interval by least squares and Student's t: 0 is no creep.
+    """
     y, x = np.asarray(windows, dtype=float), np.arange(len(windows), dtype=float)
     slope, level = (float(value) for value in np.polyfit(x, y, 1))
     rest = y - level - slope * x

@@ -1,4 +1,7 @@
-"""One page for the three audits, rebuilt from their studies' records: `python -m analysis.audit DIR`, with a study in DIR/overhead and so on."""
+"""One page for the three audits, rebuilt from their studies' records.
+
+`python -m analysis.audit DIR`, with a study in DIR/overhead and so on.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,16 @@ from grit.errors import ConfigError
 from grit.io.files import write_atomically
 
 PARTS: dict[str, Callable[[StudyData, Path], FamilyReport]] = {
-    "overhead": overhead.build, "small_batch": small_batch.build, "forgetting_law": forgetting_law.build}
+    "overhead": overhead.build,
+    "small_batch": small_batch.build,
+    "forgetting_law": forgetting_law.build,
+}
 
 
 def build(folder: Path) -> Path:
-    """Rebuilds the reports of the studies in `folder` and joins them in `audit.html` there, whose path is returned.
+    """Rebuilds the reports of the studies in `folder` and joins them in `audit.html` there.
+
+    Whose path is returned.
 
     Raises:
         ConfigError: there is none of the three.
@@ -40,7 +48,9 @@ def build(folder: Path) -> Path:
 
 def main(argv: Sequence[str]) -> int:
     """Command line; 2 for bad input."""
-    parser = OneLineParser(prog="python -m analysis.audit", description="Rebuilds the audits' page from the records in DIR.")
+    parser = OneLineParser(
+        prog="python -m analysis.audit", description="Rebuilds the audits' page from the records in DIR."
+    )
     parser.add_argument("folder", type=Path, metavar="DIR")
     try:
         print(build(parser.parse_args(list(argv)).folder))

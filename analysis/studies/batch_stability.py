@@ -1,4 +1,7 @@
-"""The stability of one batch regime, from the tables that its trials left, and the rule by which it is called stable, degraded or unstable."""
+"""The stability of one batch regime, from the tables that its trials left.
+
+And the rule by which it is called stable, degraded or unstable.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,12 @@ from analysis.stats.arrays import Floats
 from analysis.stats.estimates import Estimate, estimate
 from analysis.studies.sensitivity.bands import EPSILON
 
-#: The rule, stated: a regime is *unstable* where a trial was lost, or where the factors in use vary by more than their own size (Var_F > 1) and
-#: rotate by more than half of what is possible; *degraded* where GRIT loses against LoRA at the same batch, beyond noise, more than the tolerance
-#: more quality (or forgetting) than it does in the reference regime, or where preconditioned updates turn by this many degrees more than raw ones;
-#: *stable* where the interval of that change in quality lies within the tolerance; else it is *not told*.
+#: The rule, stated: a regime is *unstable* where a trial was lost, or where the factors in use vary by more
+#: than their own size (Var_F > 1) and rotate by more than half of what is possible; *degraded* where GRIT
+#: loses against LoRA at the same batch, beyond noise, more than the tolerance more quality (or forgetting)
+#: than it does in the reference regime, or where preconditioned updates turn by this many degrees more than
+#: raw ones; *stable* where the interval of that change in quality lies within the tolerance; else it is *not
+#: told*.
 SEVERE_VARIANCE, SEVERE_DRIFT, JITTER_LIMIT = 1.0, 0.5, 10.0
 #: Nats per token of forgetting that are tolerated, as in analysis/studies/sensitivity/bands.py.
 FORGETTING_TOLERANCE = 0.02
@@ -29,7 +34,8 @@ FORGETTING_TOLERANCE = 0.02
 class Stability:
     """The diagnostics of one setting, means over modules, sides and seeds; `jitter` in degrees.
 
-    `triggers`: rank changes per run; `trigger_steps`: how much their mean step varies over seeds; `final_rank`: how much the mean rank does.
+    `triggers`: rank changes per run; `trigger_steps`: how much their mean step varies over seeds;
+    `final_rank`: how much the mean rank does.
     """
 
     point: PointSummary
@@ -47,13 +53,18 @@ class Stability:
 def batch_of(data: StudyData, p: PointSummary) -> tuple[int, int]:
     """(micro-batch, accumulation)."""
     overrides, config = p.records[0].overrides, data.study["config"]
-    return int(overrides.get("micro_batch", config["micro_batch"])), int(overrides.get("accumulation", config["accumulation"]))
+    return int(overrides.get("micro_batch", config["micro_batch"])), int(
+        overrides.get("accumulation", config["accumulation"])
+    )
 
 
 def stability_of(data: StudyData, p: PointSummary) -> Stability | None:
     """From the tables that its trials left; None where they measured nothing."""
     rows = [row for record in p.records for row in data.table("stability", record)]
-    modules = {estimate: [row for row in rows if row["kind"] == "module" and row["estimate"] == estimate] for estimate in ("used", "batch")}
+    modules = {
+        estimate: [row for row in rows if row["kind"] == "module" and row["estimate"] == estimate]
+        for estimate in ("used", "batch")
+    }
     jitter = [row for row in rows if row["kind"] == "jitter"]
     if not modules["used"] or not jitter:
         return None
@@ -61,17 +72,28 @@ def stability_of(data: StudyData, p: PointSummary) -> Stability | None:
     middle = [statistics.fmean(steps) for steps in changes if steps]
     ranks = [statistics.fmean(r.final_ranks) for r in p.records if r.final_ranks]
     return Stability(
-        point=p, variance_used=mean_of([row["variance"] for row in modules["used"]]),
+        point=p,
+        variance_used=mean_of([row["variance"] for row in modules["used"]]),
         variance_batch=mean_of([row["variance"] for row in modules["batch"]]),
         eigenvalue_cv=mean_of([value for row in modules["used"] for value in row["eigenvalue_cv"]]),
-        drift=mean_of([row["drift"] for row in modules["used"]]), jitter_raw=mean_of([row["raw"] for row in jitter]),
-        jitter_preconditioned=mean_of([row["preconditioned"] for row in jitter]), triggers=mean_of([len(steps) for steps in changes]),
-        trigger_steps=statistics.pstdev(middle) if len(middle) > 1 else 0.0, final_rank=statistics.pstdev(ranks) if len(ranks) > 1 else 0.0)
+        drift=mean_of([row["drift"] for row in modules["used"]]),
+        jitter_raw=mean_of([row["raw"] for row in jitter]),
+        jitter_preconditioned=mean_of([row["preconditioned"] for row in jitter]),
+        triggers=mean_of([len(steps) for steps in changes]),
+        trigger_steps=statistics.pstdev(middle) if len(middle) > 1 else 0.0,
+        final_rank=statistics.pstdev(ranks) if len(ranks) > 1 else 0.0,
+    )
 
 
 def _rank_changes(data: StudyData, record: Any) -> list[int]:
     """Steps at which dynamic rank changed something."""
-    return [event["step"] for text in data.telemetry(record)["events"] if text for event in json.loads(text) if event["kind"] == "rank"]
+    return [
+        event["step"]
+        for text in data.telemetry(record)["events"]
+        if text
+        for event in json.loads(text)
+        if event["kind"] == "rank"
+    ]
 
 
 def mean_of(values: Sequence[float | None]) -> float:
@@ -82,7 +104,10 @@ def mean_of(values: Sequence[float | None]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """How GRIT's difference to LoRA at the same batch differs from that in the reference regime: in quality, and in forgetting (nats per token)."""
+    """How GRIT's difference to LoRA at the same batch differs from that in the reference regime.
+
+    In quality, and in forgetting (nats per token).
+    """
 
     quality: Estimate
     forgetting: Estimate
@@ -93,7 +118,9 @@ def verdict(s: Stability, change: Change | None) -> str:
     if s.point.lost or (s.variance_used > SEVERE_VARIANCE and s.drift > SEVERE_DRIFT):
         return "unstable"
     tolerance = EPSILON.get(s.point.quality_metric, 0.02)
-    worse = change is not None and (change.quality.high < -tolerance or change.forgetting.low > FORGETTING_TOLERANCE)
+    worse = change is not None and (
+        change.quality.high < -tolerance or change.forgetting.low > FORGETTING_TOLERANCE
+    )
     if worse or s.jitter_preconditioned > s.jitter_raw + JITTER_LIMIT:
         return "degraded"
     return "not told" if change is None or change.quality.low < -tolerance else "stable"
@@ -101,7 +128,11 @@ def verdict(s: Stability, change: Change | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Regime:
-    """One batch regime: its diagnostics, quality against LoRA at the same effective batch, how that differs from the reference, and the verdict."""
+    """One batch regime.
+
+    Its diagnostics, quality against LoRA at the same effective batch, how that differs from the reference,
+    and the verdict.
+    """
 
     micro: int
     passes: int
@@ -131,7 +162,10 @@ class _Gap:
 
     def less(self, other: _Gap) -> Change:
         """This gap minus the other, on the same seeds."""
-        return Change(quality=estimate(self.quality - other.quality), forgetting=estimate(self.forgetting - other.forgetting, self.weights))
+        return Change(
+            quality=estimate(self.quality - other.quality),
+            forgetting=estimate(self.forgetting - other.forgetting, self.weights),
+        )
 
 
 def _gap(data: StudyData, p: PointSummary, control: PointSummary | None) -> _Gap | None:
@@ -139,12 +173,22 @@ def _gap(data: StudyData, p: PointSummary, control: PointSummary | None) -> _Gap
     if control is None or control.seeds != p.seeds:
         return None
     (mine, weights), (theirs, _) = forgetting_matrix(data, p), forgetting_matrix(data, control)
-    return _Gap(seeds=p.seeds, quality=quality_matrix(data, p) - quality_matrix(data, control), forgetting=mine - theirs, weights=weights)
+    return _Gap(
+        seeds=p.seeds,
+        quality=quality_matrix(data, p) - quality_matrix(data, control),
+        forgetting=mine - theirs,
+        weights=weights,
+    )
 
 
 def regimes_of(data: StudyData, points: Sequence[PointSummary]) -> list[Regime]:
-    """The grid and the reference, by micro-batch and accumulation; those of which no trial is usable are in `lost_regimes`."""
-    controls = {int(np.prod(batch_of(data, p))): p for p in points if "first-order" in p.designs and p.records}
+    """The grid and the reference, by micro-batch and accumulation.
+
+    Those of which no trial is usable are in `lost_regimes`.
+    """
+    controls = {
+        int(np.prod(batch_of(data, p))): p for p in points if "first-order" in p.designs and p.records
+    }
     grid = [p for p in points if p.designs & {"batch", "reference"} and p.records]
     gaps = {p.point_id: _gap(data, p, controls.get(int(np.prod(batch_of(data, p))))) for p in grid}
     least = next((gaps[p.point_id] for p in grid if "reference" in p.designs), None)
@@ -154,14 +198,30 @@ def regimes_of(data: StudyData, points: Sequence[PointSummary]) -> list[Regime]:
         if s is None:
             continue
         micro, passes = batch_of(data, p)
-        change = gap.less(least) if gap is not None and least is not None and gap.seeds == least.seeds else None
-        found[micro, passes] = Regime(micro=micro, passes=passes, stability=s, against=None if gap is None else estimate(gap.quality), change=change)
+        change = (
+            gap.less(least) if gap is not None and least is not None and gap.seeds == least.seeds else None
+        )
+        found[micro, passes] = Regime(
+            micro=micro,
+            passes=passes,
+            stability=s,
+            against=None if gap is None else estimate(gap.quality),
+            change=change,
+        )
     return [found[key] for key in sorted(found)]
 
 
 def lost_regimes(data: StudyData, points: Sequence[PointSummary]) -> list[tuple[int, int]]:
-    """(micro-batch, accumulation) of the regimes whose every trial was lost: unstable, with nothing left to measure."""
+    """(micro-batch, accumulation) of the regimes whose every trial was lost.
+
+    Unstable, with nothing left to measure.
+    """
     gone = {p.point_id for p in points if p.designs & {"batch", "reference"} and not p.records and p.lost}
     config = data.study["config"]
-    return sorted({tuple(int(r.overrides.get(name, config[name])) for name in ("micro_batch", "accumulation"))  # type: ignore[misc]
-                   for r in data.records if r.point_id in gone})
+    return sorted(
+        {
+            tuple(int(r.overrides.get(name, config[name])) for name in ("micro_batch", "accumulation"))  # type: ignore[misc]
+            for r in data.records
+            if r.point_id in gone
+        }
+    )

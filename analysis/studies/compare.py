@@ -1,4 +1,7 @@
-"""Two studies side by side: what differs in their settings, and how the settings that both measured compare."""
+"""Two studies side by side.
+
+What differs in their settings, and how the settings that both measured compare.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,15 @@ from grit.io.files import write_atomically
 
 #: Objectives with their format, in the order of the table.
 _SHOWN = (("quality", ".3f"), ("retention", ".3f"), ("overhead", ".1%"), ("footprint", ".0%"))
-HEADER = ("regime", "method", "tau", "T", "lambda", "n", *(f"{name} {side}" for name, _ in _SHOWN for side in ("1", "2", "2 - 1")))
+HEADER = (
+    "regime",
+    "method",
+    "tau",
+    "T",
+    "lambda",
+    "n",
+    *(f"{name} {side}" for name, _ in _SHOWN for side in ("1", "2", "2 - 1")),
+)
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
@@ -36,11 +47,15 @@ def common_rows(first: StudyData, second: StudyData) -> list[list[str]]:
 
 
 def _by_setting(data: StudyData) -> dict[tuple[Any, ...], PointSummary]:
-    """The first of each: a setting that a study measured at several batch sizes counts as its design has it."""
+    """The first of each.
+
+    A setting that a study measured at several batch sizes counts as its design has it.
+    """
     found: dict[tuple[Any, ...], PointSummary] = {}
     for p in summarize_points(data.records):
         if p.records and "small-batch" not in p.designs:
-            # Q-GRIT is compared with GRIT, and QLoRA with LoRA: the backbone's form is among the differences that the page lists.
+            # Q-GRIT is compared with GRIT, and QLoRA with LoRA: the backbone's form is among the differences
+            # that the page lists.
             found.setdefault((p.regime, p.is_control, p.tau, p.T, p.lambda_), p)
     return found
 
@@ -63,11 +78,23 @@ def build_comparison(first: Path, second: Path, page: Path) -> Path:
     one, two = load_study(first), load_study(second)
     metrics = {r.quality_metric for data in (one, two) for r in data.records if r.quality_metric}
     if len(metrics) > 1:
-        raise ConfigError("compare", f"{first} {second}", f"measure different qualities: {', '.join(sorted(metrics))}")
+        raise ConfigError(
+            "compare", f"{first} {second}", f"measure different qualities: {', '.join(sorted(metrics))}"
+        )
     skipped = ("created", "command_line", "calls", "study_id", "fingerprint", "git_commit", "git_dirty")
     mine, theirs = ({k: v for k, v in data.study.items() if k not in skipped} for data in (one, two))
     paired = one.study.get("content") == two.study.get("content")
-    write_atomically(page, render(
-        "compare.html.j2", first=str(first), second=str(second), metric=next(iter(metrics), "quality"), header=HEADER, rows=common_rows(one, two),
-        differences=differences(mine, theirs), same_content=paired))
+    write_atomically(
+        page,
+        render(
+            "compare.html.j2",
+            first=str(first),
+            second=str(second),
+            metric=next(iter(metrics), "quality"),
+            header=HEADER,
+            rows=common_rows(one, two),
+            differences=differences(mine, theirs),
+            same_content=paired,
+        ),
+    )
     return page

@@ -1,1 +1,4 @@
-"""PEFT and the backbone: loading, adapting, placing, quantizing. The only room that knows peft and bitsandbytes."""
+"""PEFT and the backbone: loading, adapting, placing, quantizing.
+
+The only room that knows peft and bitsandbytes.
+"""

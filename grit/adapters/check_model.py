@@ -1,4 +1,7 @@
-"""Refuses a model that cannot be used, before anything starts: by its files, its tokenizer and its context."""
+"""Refuses a model that cannot be used, before anything starts.
+
+By its files, its tokenizer and its context.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +40,19 @@ def check_model(config: RunConfig, task: Task, *, ask_hub: bool = True) -> None:
 
 def _check_context(config: RunConfig, task: Task, folder: Path) -> None:
     try:
-        longest = json.loads((folder / "config.json").read_text(encoding="utf8")).get("max_position_embeddings")
+        longest = json.loads((folder / "config.json").read_text(encoding="utf8")).get(
+            "max_position_embeddings"
+        )
     except (OSError, ValueError) as error:
         raise ConfigError("model", str(folder), f"has a config.json that cannot be read: {error}") from error
-    generates = config.quality == "primary" and (task.decoding == "generate" or config.label_scoring == "generate")
+    generates = config.quality == "primary" and (
+        task.decoding == "generate" or config.label_scoring == "generate"
+    )
     needed = config.max_length + ((config.max_new_tokens or task.max_new_tokens) if generates else 0)
     if longest is not None and needed > longest:
         what = f"max_length + max_new_tokens = {needed}" if generates else f"max_length = {needed}"
-        raise ConfigError("max_length", config.max_length, f"is too long: {what}, and the model reads {longest} tokens (max_position_embeddings)")
+        raise ConfigError(
+            "max_length",
+            config.max_length,
+            f"is too long: {what}, and the model reads {longest} tokens (max_position_embeddings)",
+        )

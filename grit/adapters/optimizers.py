@@ -1,4 +1,7 @@
-"""The optimizer that a method trains with. The only importer of pytorch_optimizer, which is loaded only where it is used."""
+"""The optimizer that a method trains with.
+
+The only importer of pytorch_optimizer, which is loaded only where it is used.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import torch
 from grit.adapters.peft_adapters import method_optimizer
 from grit.config.run import RunConfig
 
-#: Shampoo's first preconditioned step, and the steps between computations of its roots: they cost more than the rest of a step.
+#: Shampoo's first preconditioned step, and the steps between computations of its roots: they cost more than
+#: the rest of a step.
 SHAMPOO_START, SHAMPOO_EVERY = 10, 10
 #: Dimensions above which Shampoo would leave a side alone: none of ours (its blocks bound the cost).
 SHAMPOO_LARGEST = 1 << 20
@@ -27,24 +31,47 @@ def build_optimizer(config: RunConfig, model: Any) -> torch.optim.Optimizer:
 
 
 def _shampoo(parameters: list[torch.nn.Parameter], config: RunConfig) -> torch.optim.Optimizer:
-    """Distributed Shampoo (Anil et al., 2020), grafted to the size of a signed step, so that a learning rate means what it means for Adam.
+    """Distributed Shampoo (Anil et al., 2020), grafted to the size of a signed step.
+
+    So that a learning rate means what it means for Adam.
 
     Roots are found by Newton's iteration: the library's SVD was seen to fail on finite statistics.
     """
     from pytorch_optimizer import ScalableShampoo
     from pytorch_optimizer.optimizer.utils import graft, partition, preconditioner
 
-    # What its state holds beside tensors, so that a checkpoint can be read back without trusting more than this.
-    torch.serialization.add_safe_globals([preconditioner.PreConditioner, partition.PreConditionerType, partition.BlockPartitioner,
-                                          graft.SQRTNGraft, graft.LayerWiseGrafting])
-    return ScalableShampoo(parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, moving_average_for_momentum=True,
-                           nesterov=False, graft_type=graft.LayerWiseGrafting.SQRTN, start_preconditioning_step=SHAMPOO_START,
-                           preconditioning_compute_steps=SHAMPOO_EVERY, use_svd=False,
-                           no_preconditioning_for_layers_with_dim_gt=SHAMPOO_LARGEST)
+    # What its state holds beside tensors, so that a checkpoint can be read back without trusting more than
+    # this.
+    torch.serialization.add_safe_globals(
+        [
+            preconditioner.PreConditioner,
+            partition.PreConditionerType,
+            partition.BlockPartitioner,
+            graft.SQRTNGraft,
+            graft.LayerWiseGrafting,
+        ]
+    )
+    return ScalableShampoo(
+        parameters,
+        lr=config.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=config.weight_decay,
+        moving_average_for_momentum=True,
+        nesterov=False,
+        graft_type=graft.LayerWiseGrafting.SQRTN,
+        start_preconditioning_step=SHAMPOO_START,
+        preconditioning_compute_steps=SHAMPOO_EVERY,
+        use_svd=False,
+        no_preconditioning_for_layers_with_dim_gt=SHAMPOO_LARGEST,
+    )
 
 
 def follow_parameters(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Moves restored state to `device`, wherever an optimizer keeps it: torch moves only what is filed under a parameter, as a tensor."""
+    """Moves restored state to `device`, wherever an optimizer keeps it.
+
+    Torch moves only what is filed under a parameter, as a tensor.
+    """
+
     def moved(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             return value if value.ndim == 0 else value.to(device)  # a step counter stays where torch put it

@@ -35,7 +35,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from grit.config.run import Dtype, RunConfig
@@ -45,16 +51,27 @@ transformers_logging.disable_progress_bar()
 
 #: Forward passes after which EVA's decompositions must have converged.
 MAX_EVA_PASSES = 400
-#: Settings of the methods beside LoRA, as published or as PEFT has them where the paper says none: VeRA's shared rank and initial scale, RandLoRA's
-#: alpha per rank, LoRA+'s ratio of B's learning rate to A's, and AdaLoRA's initial over final rank and weight of its orthogonality.
-VERA_RANK, VERA_SCALE, RANDLORA_ALPHA, LORA_PLUS_RATIO, ADALORA_START, ADALORA_ORTHOGONALITY = 256, 0.1, 20, 16.0, 1.5, 0.5
+#: Settings of the methods beside LoRA, as published or as PEFT has them where the paper says none: VeRA's
+#: shared rank and initial scale, RandLoRA's alpha per rank, LoRA+'s ratio of B's learning rate to A's, and
+#: AdaLoRA's initial over final rank and weight of its orthogonality.
+VERA_RANK, VERA_SCALE, RANDLORA_ALPHA, LORA_PLUS_RATIO, ADALORA_START, ADALORA_ORTHOGONALITY = (
+    256,
+    0.1,
+    20,
+    16.0,
+    1.5,
+    0.5,
+)
 
 DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptedLayer:
-    """One linear layer with its adapter: y = W x + scaling * B A x, A (rank, d_in), B (d_out, rank); `base` holds W."""
+    """One linear layer with its adapter: y = W x + scaling * B A x, A (rank, d_in), B (d_out, rank).
+
+    `base` holds W.
+    """
 
     name: str
     base: nn.Module
@@ -77,20 +94,30 @@ class AdaptedLayer:
 def quiet_peft() -> Iterator[None]:
     """This peft asks this transformers for a property that is about to be renamed."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        warnings.filterwarnings(
+            "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+        )
         yield
 
 
-def load_tokenizer(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; one without a pad token pads with its end-of-text token (masked everywhere, so it changes nothing).
+def load_tokenizer(
+    model: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The model's tokenizer.
+
+    One without a pad token pads with its end-of-text token (masked everywhere, so it changes nothing).
 
     Raises:
         ConfigError: it cannot be read, or has no end-of-text token.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            model, revision=revision, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError("model", model, f"its tokenizer cannot be read: {str(error).strip().splitlines()[0]}") from error
+        raise ConfigError(
+            "model", model, f"its tokenizer cannot be read: {str(error).strip().splitlines()[0]}"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise ConfigError("model", model, "its tokenizer has no end-of-text token, so no answer could end")
     if tokenizer.pad_token_id is None:
@@ -112,22 +139,49 @@ def check_weights(folder: Path) -> None:
             raise ConfigError("model", str(path), f"is damaged: {error}") from error
 
 
-def load_backbone(model: str, *, quantized: bool, dtype: Dtype, device: str, revision: str | None = None,
-                  trust_remote_code: bool = False) -> PreTrainedModel:
-    """A frozen causal LM from safetensors; `quantized` stores its linear layers in NF4 with double quantization (QLoRA).
+def load_backbone(
+    model: str,
+    *,
+    quantized: bool,
+    dtype: Dtype,
+    device: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A frozen causal LM from safetensors.
+
+    `quantized` stores its linear layers in NF4 with double quantization (QLoRA).
 
     Raises:
         ConfigError: the model cannot be read.
     """
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=DTYPES[dtype]) if quantized else None
+    quantization = (
+        BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=DTYPES[dtype],
+        )
+        if quantized
+        else None
+    )
     try:
         backbone: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            model, dtype=DTYPES[dtype], quantization_config=quantization, device_map={"": device}, use_safetensors=True,
-            revision=revision, trust_remote_code=trust_remote_code)
+            model,
+            dtype=DTYPES[dtype],
+            quantization_config=quantization,
+            device_map={"": device},
+            use_safetensors=True,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ConfigError("model", model, f"cannot be read as a causal LM: {str(error).splitlines()[0]}") from error
-    if quantized:  # not peft's preparation for k-bit training: it makes embeddings, norms and head float32, whatever dtype was asked for
+        raise ConfigError(
+            "model", model, f"cannot be read as a causal LM: {str(error).splitlines()[0]}"
+        ) from error
+    # not peft's preparation for k-bit training: it makes embeddings, norms and head float32, whatever dtype
+    # was asked for
+    if quantized:
         _keep_weights_as_stored(backbone)
     return backbone.requires_grad_(False)
 
@@ -135,8 +189,8 @@ def load_backbone(model: str, *, quantized: bool, dtype: Dtype, device: str, rev
 def _keep_weights_as_stored(backbone: PreTrainedModel) -> None:
     """Turns off bitsandbytes' repacking of NF4 weights for some CPUs.
 
-    It rewrites the shared weights at the first evaluation, so that later trials would compute with another kernel than the first, and
-    it refuses widths that are not multiples of 32.
+    It rewrites the shared weights at the first evaluation, so that later trials would compute with another
+    kernel than the first, and it refuses widths that are not multiples of 32.
     """
     from bitsandbytes.nn.modules import Linear4bit
 
@@ -145,26 +199,51 @@ def _keep_weights_as_stored(backbone: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def add_lora(backbone: PreTrainedModel, *, ranks: Mapping[str, int], scaling: float, dropout: float, seed: int,
-             options: Mapping[str, Any] | None = None) -> nn.Module:
-    """A PEFT LoRA model around `backbone`, with an adapter of its own rank on each module named; A is drawn from `seed`, B is zero."""
+def add_lora(
+    backbone: PreTrainedModel,
+    *,
+    ranks: Mapping[str, int],
+    scaling: float,
+    dropout: float,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """A PEFT LoRA model around `backbone`, with an adapter of its own rank on each module named.
+
+    A is drawn from `seed`, B is zero.
+    """
     torch.manual_seed(seed)  # PEFT initializes from the global generator
     with quiet_peft():
         return get_peft_model(backbone, _lora_config(ranks, scaling, dropout, options or {}))
 
 
-def _lora_config(ranks: Mapping[str, int], scaling: float, dropout: float, options: Mapping[str, Any]) -> LoraConfig:
+def _lora_config(
+    ranks: Mapping[str, int], scaling: float, dropout: float, options: Mapping[str, Any]
+) -> LoraConfig:
     common = max(ranks.values())
-    config = LoraConfig(r=common, lora_alpha=scaling * common, lora_dropout=dropout, target_modules=list(ranks), bias="none",  # type: ignore[arg-type]
-                        task_type="CAUSAL_LM", **options)
+    config = LoraConfig(
+        r=common,
+        lora_alpha=scaling * common,  # type: ignore[arg-type]  # PEFT computes with any number
+        lora_dropout=dropout,
+        target_modules=list(ranks),
+        bias="none",
+        task_type="CAUSAL_LM",
+        **options,
+    )
     config.rank_pattern = {name: rank for name, rank in ranks.items() if rank != common}
     config.alpha_pattern = {name: scaling * rank for name, rank in config.rank_pattern.items()}
     return config
 
 
-def add_adapter(backbone: PreTrainedModel, config: RunConfig, ranks: Mapping[str, int],
-                batches: Callable[[], Sequence[dict[str, Tensor]]]) -> Any:
-    """The adapter of `config.method` on the modules named, everything that is drawn drawn from the run's seed.
+def add_adapter(
+    backbone: PreTrainedModel,
+    config: RunConfig,
+    ranks: Mapping[str, int],
+    batches: Callable[[], Sequence[dict[str, Tensor]]],
+) -> Any:
+    """The adapter of `config.method` on the modules named.
+
+    Everything that is drawn drawn from the run's seed.
 
     Args:
         backbone: frozen; a method with `moves_backbone` changes its weights.
@@ -174,7 +253,14 @@ def add_adapter(backbone: PreTrainedModel, config: RunConfig, ranks: Mapping[str
     """
     spec, scaling = config.spec, config.alpha / config.rank
     if spec.adapter == "LoraConfig" and spec.preparation == "none":
-        return add_lora(backbone, ranks=ranks, scaling=scaling, dropout=config.dropout, seed=config.seed, options=spec.options)
+        return add_lora(
+            backbone,
+            ranks=ranks,
+            scaling=scaling,
+            dropout=config.dropout,
+            seed=config.seed,
+            options=spec.options,
+        )
     torch.manual_seed(config.seed)
     with quiet_peft():
         if spec.preparation == "eva":  # rho = 1: every layer keeps its rank
@@ -187,7 +273,9 @@ def add_adapter(backbone: PreTrainedModel, config: RunConfig, ranks: Mapping[str
 
 
 def _eva(backbone: PreTrainedModel, lora: LoraConfig, batches: Sequence[dict[str, Tensor]]) -> Any:
-    """A from the leading directions of the layers' inputs, by forward passes over the batches until they have converged.
+    """A from the leading directions of the layers' inputs.
+
+    By forward passes over the batches until they have converged.
 
     Raises:
         RuntimeError: they do not.
@@ -198,20 +286,29 @@ def _eva(backbone: PreTrainedModel, lora: LoraConfig, batches: Sequence[dict[str
         nonlocal passes
         passes += 1
         if passes > MAX_EVA_PASSES:
-            raise RuntimeError(f"EVA: {MAX_EVA_PASSES} forward passes, and its decompositions have not converged; lower the rank or give "
-                               "longer examples")
+            raise RuntimeError(
+                f"EVA: {MAX_EVA_PASSES} forward passes, and its decompositions have not converged; lower "
+                "the rank or give "
+                "longer examples"
+            )
         return model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
 
     model = get_peft_model(backbone, lora, low_cpu_mem_usage=True)
     initialize_lora_eva_weights(model, list(batches), forward_fn=forward, show_progress_bar=False)
-    for parameter in model.parameters():  # PEFT leaves these in the backbone's type; every other method trains in float32
+    for (
+        parameter
+    ) in model.parameters():  # PEFT leaves these in the backbone's type; every other method trains in float32
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model
 
 
 def _corda(backbone: PreTrainedModel, lora: LoraConfig, batches: Sequence[dict[str, Tensor]]) -> Any:
-    """Context-oriented decomposition of the weights, with the covariance of the layers' inputs; one text at a time, without padding."""
+    """Context-oriented decomposition of the weights, with the covariance of the layers' inputs.
+
+    One text at a time, without padding.
+    """
+
     def run() -> None:
         for batch in batches:
             for tokens, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
@@ -222,39 +319,86 @@ def _corda(backbone: PreTrainedModel, lora: LoraConfig, batches: Sequence[dict[s
 
 
 def _other_config(config: RunConfig, backbone: nn.Module, targets: list[str]) -> PeftConfig:
-    """PEFT's configuration of a method that is not LoRA, of the run's rank where it has one (OSF: directions left to train)."""
+    """PEFT's configuration of a method that is not LoRA, of the run's rank where it has one.
+
+    OSF's rank is the number of directions that are left to train.
+    """
     kind, rank = config.spec.adapter, config.rank
     common: dict[str, Any] = {"target_modules": targets, "task_type": "CAUSAL_LM"}
     if kind == "IA3Config":
         chosen = [name for name in targets if name.rpartition(".")[2] in config.spec.kinds] or targets
-        return IA3Config(**{**common, "target_modules": chosen}, feedforward_modules=[name for name in chosen if name.endswith("down_proj")])
+        return IA3Config(
+            **{**common, "target_modules": chosen},
+            feedforward_modules=[name for name in chosen if name.endswith("down_proj")],
+        )
     if kind == "VeraConfig":
-        return VeraConfig(**common, r=VERA_RANK, projection_prng_key=config.seed, save_projection=True, vera_dropout=config.dropout,
-                          d_initial=VERA_SCALE, bias="none")
+        return VeraConfig(
+            **common,
+            r=VERA_RANK,
+            projection_prng_key=config.seed,
+            save_projection=True,
+            vera_dropout=config.dropout,
+            d_initial=VERA_SCALE,
+            bias="none",
+        )
     if kind == "RandLoraConfig":
-        return RandLoraConfig(**common, r=rank, randlora_alpha=RANDLORA_ALPHA * rank, projection_prng_key=config.seed, save_projection=True,
-                              randlora_dropout=config.dropout, bias="none")
+        return RandLoraConfig(
+            **common,
+            r=rank,
+            randlora_alpha=RANDLORA_ALPHA * rank,
+            projection_prng_key=config.seed,
+            save_projection=True,
+            randlora_dropout=config.dropout,
+            bias="none",
+        )
     if kind == "OSFConfig":
-        frozen: dict[str, Any] = {f"^{re.escape(name)}$": max(1, min(backbone.get_parameter(f"{name}.weight").shape) - rank) for name in targets}
+        frozen: dict[str, Any] = {
+            f"^{re.escape(name)}$": max(1, min(backbone.get_parameter(f"{name}.weight").shape) - rank)
+            for name in targets
+        }
         return OSFConfig(**common, rank_pattern=frozen)
     assert kind == "AdaLoraConfig"
     steps, start = int(config.budget.amount), max(rank + 1, round(ADALORA_START * rank))
     # Its orthogonality is added to every forward pass: once a step is what is meant.
-    return AdaLoraConfig(**common, init_r=start, target_r=rank, lora_alpha=round(config.alpha / rank * start), lora_dropout=config.dropout,
-                         bias="none", tinit=steps // 10, tfinal=max(1, steps // 5), deltaT=max(1, steps // 50), total_step=steps,
-                         orth_reg_weight=ADALORA_ORTHOGONALITY / config.accumulation)
+    return AdaLoraConfig(
+        **common,
+        init_r=start,
+        target_r=rank,
+        lora_alpha=round(config.alpha / rank * start),
+        lora_dropout=config.dropout,
+        bias="none",
+        tinit=steps // 10,
+        tfinal=max(1, steps // 5),
+        deltaT=max(1, steps // 50),
+        total_step=steps,
+        orth_reg_weight=ADALORA_ORTHOGONALITY / config.accumulation,
+    )
 
 
 def method_optimizer(name: str, model: Any, config: RunConfig) -> torch.optim.Optimizer:
     """LoRA+'s AdamW, in which B learns faster than A, or LoRA-FA's, which freezes A."""
     if name == "lora_plus":
-        return create_loraplus_optimizer(model, torch.optim.AdamW, lr=config.learning_rate, loraplus_lr_ratio=LORA_PLUS_RATIO,
-                                         loraplus_weight_decay=config.weight_decay)
-    return create_lorafa_optimizer(model, r=config.rank, lora_alpha=round(config.alpha), lr=config.learning_rate, weight_decay=config.weight_decay)
+        return create_loraplus_optimizer(
+            model,
+            torch.optim.AdamW,
+            lr=config.learning_rate,
+            loraplus_lr_ratio=LORA_PLUS_RATIO,
+            loraplus_weight_decay=config.weight_decay,
+        )
+    return create_lorafa_optimizer(
+        model,
+        r=config.rank,
+        lora_alpha=round(config.alpha),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+    )
 
 
 def after_step(model: Any, step: int) -> None:
-    """What a method does after the optimizer's step number `step` (from 1), while gradients are there: AdaLoRA allocates its ranks."""
+    """What a method does after the optimizer's step number `step` (from 1), while gradients are there.
+
+    AdaLoRA allocates its ranks.
+    """
     if hasattr(model.base_model, "update_and_allocate"):
         model.base_model.update_and_allocate(step)
 
@@ -279,8 +423,12 @@ def extra_state(model: Any) -> dict[str, Any]:
     allocator = getattr(model.base_model, "rankallocator", None)
     if allocator is None:
         return {}
-    return {"rank_pattern": model.peft_config["default"].rank_pattern, "ipt": allocator.ipt, "exp_avg_ipt": allocator.exp_avg_ipt,
-            "exp_avg_unc": allocator.exp_avg_unc}
+    return {
+        "rank_pattern": model.peft_config["default"].rank_pattern,
+        "ipt": allocator.ipt,
+        "exp_avg_ipt": allocator.exp_avg_ipt,
+        "exp_avg_unc": allocator.exp_avg_unc,
+    }
 
 
 def load_extra_state(model: Any, state: dict[str, Any]) -> None:
@@ -288,7 +436,11 @@ def load_extra_state(model: Any, state: dict[str, Any]) -> None:
     if state:
         model.peft_config["default"].rank_pattern = state["rank_pattern"]
         for name in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
-            setattr(model.base_model.rankallocator, name, {key: value.to(model.device) for key, value in state[name].items()})
+            setattr(
+                model.base_model.rankallocator,
+                name,
+                {key: value.to(model.device) for key, value in state[name].items()},
+            )
 
 
 def trained_modules(model: nn.Module) -> list[str]:
@@ -311,11 +463,18 @@ def effective_parameters(model: nn.Module, parameters: int) -> int:
 def count_parameters(model: nn.Module) -> int:
     """Parameters of a backbone; NF4 weights, stored two to a byte, count as what they stand for."""
     stored: list[Any] = list(model.parameters())
-    return sum(int(parameter.quant_state.shape.numel() if hasattr(parameter, "quant_state") else parameter.numel()) for parameter in stored)
+    return sum(
+        int(parameter.quant_state.shape.numel() if hasattr(parameter, "quant_state") else parameter.numel())
+        for parameter in stored
+    )
 
 
-def converted(model: Any, share: float | int, scalings: Mapping[str, float]) -> dict[str, tuple[Tensor, Tensor]]:
-    """PEFT's own conversion of the adapter to a smaller LoRA: factors (k, d_in), (d_out, k) by module, to be multiplied by `scalings` as before.
+def converted(
+    model: Any, share: float | int, scalings: Mapping[str, float]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """PEFT's own conversion of the adapter to a smaller LoRA.
+
+    Factors (k, d_in), (d_out, k) by module, to be multiplied by `scalings` as before.
 
     Args:
         model: a PEFT model.
@@ -323,10 +482,17 @@ def converted(model: Any, share: float | int, scalings: Mapping[str, float]) -> 
         scalings: per module name.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Converting a PEFT adapter to LoRA that is already", category=UserWarning)
+        warnings.filterwarnings(
+            "ignore", message="Converting a PEFT adapter to LoRA that is already", category=UserWarning
+        )
         _, state = convert_to_lora(model, rank=share)
-    found = {name: (state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] / scaling) for name, scaling in scalings.items()}
-    widest = {name: model.get_submodule(name).r["default"] for name in found}  # by rounding, PEFT may count one direction too many
+    found = {
+        name: (state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] / scaling)
+        for name, scaling in scalings.items()
+    }
+    widest = {
+        name: model.get_submodule(name).r["default"] for name in found
+    }  # by rounding, PEFT may count one direction too many
     return {name: (down[: widest[name]], up[:, : widest[name]]) for name, (down, up) in found.items()}
 
 
@@ -339,7 +505,8 @@ def adapted_layers(model: nn.Module, adapter: str = "default") -> tuple[AdaptedL
     """Every linear layer of `model` that carries the LoRA adapter, in the model's own order.
 
     Raises:
-        ConfigError: there is none, or one uses a variant for which z = A x is not what lora_A returns (DoRA, convolutions, embeddings).
+        ConfigError: there is none, or one uses a variant for which z = A x is not what lora_A returns (DoRA,
+            convolutions, embeddings).
     """
     found = []
     for name, module in model.named_modules():
@@ -347,43 +514,82 @@ def adapted_layers(model: nn.Module, adapter: str = "default") -> tuple[AdaptedL
             continue
         varies = module.use_dora.get(adapter) or adapter in getattr(module, "lora_variant", {})
         if varies or adapter not in module.lora_A or not isinstance(module.lora_A[adapter], nn.Linear):
-            raise ConfigError("model", name, "GRIT attaches to plain LoRA on linear layers; this layer uses another variant")
+            raise ConfigError(
+                "model", name, "GRIT attaches to plain LoRA on linear layers; this layer uses another variant"
+            )
         down, up = module.lora_A[adapter], module.lora_B[adapter]
         assert isinstance(down, nn.Linear) and isinstance(up, nn.Linear)  # for mypy; checked above
-        found.append(AdaptedLayer(name=name, base=module.get_base_layer(), down=down, up=up, scaling=float(module.scaling[adapter])))
+        found.append(
+            AdaptedLayer(
+                name=name,
+                base=module.get_base_layer(),
+                down=down,
+                up=up,
+                scaling=float(module.scaling[adapter]),
+            )
+        )
     if not found:
-        raise ConfigError("model", type(model).__name__, f"has no LoRA adapter named {adapter!r}; add one with peft first")
+        raise ConfigError(
+            "model", type(model).__name__, f"has no LoRA adapter named {adapter!r}; add one with peft first"
+        )
     return tuple(found)
 
 
 def task_type(model: Any, adapter: str = "default") -> str | None:
     """PEFT's task type of that adapter (CAUSAL_LM, ...), or None where it was not said."""
     config = getattr(model, "peft_config", {}).get(adapter)
-    return None if config is None or config.task_type is None else str(getattr(config.task_type, "value", config.task_type))
+    return (
+        None
+        if config is None or config.task_type is None
+        else str(getattr(config.task_type, "value", config.task_type))
+    )
 
 
-def save_lora(model: Any, scalings: Mapping[str, float], factors: Mapping[str, tuple[Tensor, Tensor]], path: Path, adapter: str) -> int:
-    """Writes a plain LoRA adapter with these factors (A (k, d_in), B (d_out, k)) in place of the model's; returns the bytes of its weights.
+def save_lora(
+    model: Any,
+    scalings: Mapping[str, float],
+    factors: Mapping[str, tuple[Tensor, Tensor]],
+    path: Path,
+    adapter: str,
+) -> int:
+    """Writes a plain LoRA adapter with these factors (A (k, d_in), B (d_out, k)) in place of the model's.
+
+    Returns the bytes of its weights.
 
     Args:
-        model: a PEFT model with that adapter; what else it trained (modules_to_save, biases) is written as it is.
+        model: a PEFT model with that adapter; what else it trained (modules_to_save, biases) is written as it
+            is.
         scalings: per module name, what B A is multiplied by.
         factors: per module name.
         path: a folder, made if need be.
         adapter: the adapter's name.
 
     Raises:
-        ConfigError: the adapter's initialization changed the backbone's weights, so that a plain adapter would not fit the original.
+        ConfigError: the adapter's initialization changed the backbone's weights, so that a plain adapter
+            would not fit the original.
     """
     config = copy.copy(model.peft_config[adapter])
-    if not isinstance(config.init_lora_weights, bool) and config.init_lora_weights not in ("gaussian", "orthogonal", "eva"):
-        raise ConfigError("init_lora_weights", config.init_lora_weights, "cannot be exported truncated: it changed the backbone's weights")
+    if not isinstance(config.init_lora_weights, bool) and config.init_lora_weights not in (
+        "gaussian",
+        "orthogonal",
+        "eva",
+    ):
+        raise ConfigError(
+            "init_lora_weights",
+            config.init_lora_weights,
+            "cannot be exported truncated: it changed the backbone's weights",
+        )
     state = get_peft_model_state_dict(model, adapter_name=adapter)
     short = {name: name.removeprefix("base_model.model.") for name in factors}
     for name, (down, up) in factors.items():
         state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] = down.contiguous(), up.contiguous()
     ranks = {short[name]: down.shape[0] for name, (down, _) in factors.items()}
-    config.rank_pattern, config.use_rslora, config.init_lora_weights, config.inference_mode = ranks, False, True, True
+    config.rank_pattern, config.use_rslora, config.init_lora_weights, config.inference_mode = (
+        ranks,
+        False,
+        True,
+        True,
+    )
     config.alpha_pattern = {short[name]: scalings[name] * ranks[short[name]] for name in factors}
     path.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(path))
@@ -392,12 +598,23 @@ def save_lora(model: Any, scalings: Mapping[str, float], factors: Mapping[str, t
     return weights.stat().st_size
 
 
-def merged_model(model: str, adapter: Path, *, dtype: Dtype, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The backbone, in `dtype` and not quantized, with the adapter in that folder added to its weights: a model that needs no PEFT.
+def merged_model(
+    model: str, adapter: Path, *, dtype: Dtype, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The backbone, in `dtype` and not quantized, with the adapter in that folder added to its weights.
+
+    A model that needs no PEFT.
 
     Raises:
         ConfigError: the backbone cannot be read.
     """
-    backbone = load_backbone(model, quantized=False, dtype=dtype, device="cpu", revision=revision, trust_remote_code=trust_remote_code)
+    backbone = load_backbone(
+        model,
+        quantized=False,
+        dtype=dtype,
+        device="cpu",
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
     with quiet_peft():
         return PeftModel.from_pretrained(backbone, str(adapter)).merge_and_unload()  # type: ignore[no-any-return]

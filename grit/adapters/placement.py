@@ -1,6 +1,9 @@
-"""Which layers carry an adapter, and of what rank: by name, by kind of block, by depth, or by an importance score.
+"""Which layers carry an adapter, and of what rank.
 
-Source: patent, paragraph 91 ("manual selection ... or automatic selection using heuristics derived from activation statistics or layer
+By name, by kind of block, by depth, or by an importance score.
+
+Source: patent, paragraph 91 ("manual selection ... or automatic selection using heuristics derived from
+activation statistics or layer
 importance scores").
 """
 
@@ -18,7 +21,9 @@ from grit.errors import ConfigError
 
 #: Parts of a module's path that say which kind of block it belongs to.
 _BLOCKS: dict[Placement, re.Pattern[str]] = {
-    "attention": re.compile(r"attn|attention", re.IGNORECASE), "mlp": re.compile(r"mlp|ffn|feed_?forward|DenseReluDense", re.IGNORECASE)}
+    "attention": re.compile(r"attn|attention", re.IGNORECASE),
+    "mlp": re.compile(r"mlp|ffn|feed_?forward|DenseReluDense", re.IGNORECASE),
+}
 
 
 def layer_number(name: str) -> int | None:
@@ -27,7 +32,9 @@ def layer_number(name: str) -> int | None:
 
 
 def matching(model: nn.Module, targets: Sequence[str]) -> list[str]:
-    """Paths of the linear layers that `targets` name, whole or by their last part, in the model's order; `auto`: all but the output head.
+    """Paths of the linear layers that `targets` name, whole or by their last part, in the model's order.
+
+    `auto`: all but the output head.
 
     Raises:
         ConfigError: a target that no layer of the model has, or a model without linear layers.
@@ -37,12 +44,20 @@ def matching(model: nn.Module, targets: Sequence[str]) -> list[str]:
         found = getattr(model, "get_output_embeddings", lambda: None)()
         inside = [name for name in linear if model.get_submodule(name) is not found]
         if not inside:
-            raise ConfigError("model", type(model).__name__, "has no linear layers to adapt (GRIT adapts torch.nn.Linear)")
+            raise ConfigError(
+                "model", type(model).__name__, "has no linear layers to adapt (GRIT adapts torch.nn.Linear)"
+            )
         return inside
-    missing = [target for target in targets if not any(name == target or name.endswith(f".{target}") for name in linear)]
+    missing = [
+        target
+        for target in targets
+        if not any(name == target or name.endswith(f".{target}") for name in linear)
+    ]
     if missing:
         raise ConfigError("targets", ",".join(targets), f"this model has no layer named {', '.join(missing)}")
-    return [name for name in linear if any(name == target or name.endswith(f".{target}") for target in targets)]
+    return [
+        name for name in linear if any(name == target or name.endswith(f".{target}") for target in targets)
+    ]
 
 
 def place(model: nn.Module, config: RunConfig, importance: Any = None) -> dict[str, int]:
@@ -60,18 +75,34 @@ def place(model: nn.Module, config: RunConfig, importance: Any = None) -> dict[s
     layers = 1 + max((number for name in names if (number := layer_number(name)) is not None), default=-1)
     if config.last_layers is not None:
         if config.last_layers > layers:
-            raise ConfigError("last_layers", config.last_layers, f"must be at most the model's {layers} layers")
-        names = [name for name in names if (number := layer_number(name)) is not None and number >= layers - config.last_layers]
+            raise ConfigError(
+                "last_layers", config.last_layers, f"must be at most the model's {layers} layers"
+            )
+        names = [
+            name
+            for name in names
+            if (number := layer_number(name)) is not None and number >= layers - config.last_layers
+        ]
     if config.placement in _BLOCKS:
-        names = [name for name in names if any(_BLOCKS[config.placement].search(part) for part in name.split(".")[:-1])]
+        names = [
+            name
+            for name in names
+            if any(_BLOCKS[config.placement].search(part) for part in name.split(".")[:-1])
+        ]
     if config.placement == "auto":
         names = most_important(names, importance(), config.placement_share)
     if not names:
-        raise ConfigError("placement", config.placement, f"leaves none of the targets {', '.join(config.targets)} to adapt")
+        raise ConfigError(
+            "placement", config.placement, f"leaves none of the targets {', '.join(config.targets)} to adapt"
+        )
     if config.layer_ranks is None:
         return dict.fromkeys(names, config.rank)
     if len(config.layer_ranks) != layers:
-        raise ConfigError("layer_ranks", list(config.layer_ranks), f"must hold one rank for each of the model's {layers} layers")
+        raise ConfigError(
+            "layer_ranks",
+            list(config.layer_ranks),
+            f"must hold one rank for each of the model's {layers} layers",
+        )
     return {name: config.layer_ranks[layer_number(name) or 0] for name in names}
 
 
@@ -82,10 +113,15 @@ def most_important(names: Sequence[str], scores: dict[str, float], share: float)
     return [name for name in names if name in chosen]
 
 
-def importance_scores(model: Any, names: Iterable[str], batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
-    """Per module, the trace of the Fisher of its frozen weight W on these batches: how much the loss would move if W did.
+def importance_scores(
+    model: Any, names: Iterable[str], batches: Iterable[dict[str, Tensor]]
+) -> dict[str, float]:
+    """Per module, the trace of the Fisher of its frozen weight W on these batches.
 
-    That is the sum over tokens of |x|^2 |g|^2, x the module's input and g the gradient of the summed loss at its output.
+    How much the loss would move if W did.
+
+    That is the sum over tokens of |x|^2 |g|^2, x the module's input and g the gradient of the summed loss at
+    its output.
     """
     scores = dict.fromkeys(names, 0.0)
     inputs: dict[str, Tensor] = {}
@@ -94,6 +130,7 @@ def importance_scores(model: Any, names: Iterable[str], batches: Iterable[dict[s
         def hook(_module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
             inputs[name] = given[0].detach().float().square().sum(-1)
             output.register_hook(lambda gradient: add(name, gradient))
+
         return hook
 
     def add(name: str, gradient: Tensor) -> None:

@@ -15,9 +15,12 @@ def is_quantized(base: nn.Module) -> bool:
 
 
 def code_noise(code: Tensor) -> Tensor:
-    """Mean squared rounding error at each level of a codebook (levels,), for values uniform over the level's cell: width^2 / 12.
+    """Mean squared rounding error at each level of a codebook (levels,).
 
-    A level's cell reaches half-way to its neighbours; the outermost cells end at their level, which scaling by the block's maximum makes exact.
+    For values uniform over the level's cell: width^2 / 12.
+
+    A level's cell reaches half-way to its neighbours; the outermost cells end at their level, which scaling
+    by the block's maximum makes exact.
     """
     middles = (code[1:] + code[:-1]) / 2
     edges = torch.cat([code[:1], middles, code[-1:]])
@@ -26,9 +29,12 @@ def code_noise(code: Tensor) -> Tensor:
 
 
 def noise_to_signal(base: nn.Module) -> float:
-    """Rounding noise over signal, |W - Q(W)|^2 / |Q(W)|^2, expected from the 4-bit codes alone; 0 for a layer that is not quantized.
+    """Rounding noise over signal, |W - Q(W)|^2 / |Q(W)|^2, expected from the 4-bit codes alone.
 
-    The original weights are gone once a layer is quantized: what is known is the cell of the codebook in which each lay.
+    0 for a layer that is not quantized.
+
+    The original weights are gone once a layer is quantized: what is known is the cell of the codebook in
+    which each lay.
     """
     if not is_quantized(base):
         return 0.0
@@ -40,7 +46,9 @@ def noise_to_signal(base: nn.Module) -> float:
     blocks = torch.nn.functional.pad(weight, (0, -weight.numel() % state.blocksize)).view(-1, state.blocksize)
     scale = blocks.abs().amax(-1, keepdim=True)
     code = state.code.float().to(weight.device)
-    levels = torch.bucketize(blocks / scale.clamp(min=torch.finfo(scale.dtype).tiny), (code[1:] + code[:-1]) / 2)
+    levels = torch.bucketize(
+        blocks / scale.clamp(min=torch.finfo(scale.dtype).tiny), (code[1:] + code[:-1]) / 2
+    )
     noise = (code_noise(code)[levels] * scale.square()).sum()
     return float(noise / weight.square().sum())
 

@@ -1,7 +1,10 @@
-"""A trained adapter truncated to fewer directions after training, in every way there is: what training at a high rank first is worth.
+"""A trained adapter truncated to fewer directions after training, in every way there is.
 
-`svd` is the best approximation of the update B A itself; the others choose directions by curvature, as GRIT's reprojection does: `one_sided` (A's
-basis for both), `two_sided` (each its own), `balanced` (docs/method.md, section 4). All give B G A with a G of rank k.
+What training at a high rank first is worth.
+
+`svd` is the best approximation of the update B A itself; the others choose directions by curvature, as GRIT's
+reprojection does: `one_sided` (A's basis for both), `two_sided` (each its own), `balanced` (docs/method.md,
+section 4). All give B G A with a G of rank k.
 """
 
 from __future__ import annotations
@@ -27,7 +30,10 @@ WAYS = ("svd", "one_sided", "two_sided", "balanced")
 
 
 def middle(way: str, sigma_a: Tensor, sigma_g: Tensor, rank: int) -> Tensor | None:
-    """G (r, r) of rank k, what `way` puts between B and A, from both factors (r, r); None for the identity (`svd` truncates the product)."""
+    """G (r, r) of rank k, what `way` puts between B and A, from both factors (r, r).
+
+    None for the identity (`svd` truncates the product).
+    """
     if way == "svd":
         return None
     kept = leading(torch.tensor([rank], device=sigma_a.device), sigma_a.shape[-1])
@@ -53,7 +59,9 @@ def truncated_factors(handle: GritHandle, way: str, ranks: Mapping[str, int]) ->
 @contextmanager
 def replaced(handle: GritHandle, factors: Factors) -> Iterator[None]:
     """The model with these factors in place of its adapter's within the block, and as it was afterwards."""
-    before = [(layer.down.weight.detach().clone(), layer.up.weight.detach().clone()) for layer in handle.layers]
+    before = [
+        (layer.down.weight.detach().clone(), layer.up.weight.detach().clone()) for layer in handle.layers
+    ]
     try:
         with torch.no_grad():
             for layer in handle.layers:
@@ -69,27 +77,52 @@ def replaced(handle: GritHandle, factors: Factors) -> Iterator[None]:
 
 
 def rank_choices(handle: GritHandle, ranks: tuple[int, ...]) -> dict[str, dict[str, int]]:
-    """Ranks by module for each wanted k, and under `tau` what GRIT's rule finds in this adapter's own curvature."""
+    """Ranks by module for each wanted k.
+
+    And under `tau` what GRIT's rule finds in this adapter's own curvature.
+    """
     chosen = {str(rank): dict.fromkeys((layer.name for layer in handle.layers), rank) for rank in ranks}
     config = handle.config
-    chosen["tau"] = {name: int(coverage_rank(spectrum(sigma_a[None].double()).values, config.rank_adaptation_threshold, config.min_lora_rank))
-                     for name, (sigma_a, *_) in handle.factors().items()}
+    chosen["tau"] = {
+        name: int(
+            coverage_rank(
+                spectrum(sigma_a[None].double()).values,
+                config.rank_adaptation_threshold,
+                config.min_lora_rank,
+            )
+        )
+        for name, (sigma_a, *_) in handle.factors().items()
+    }
     return chosen
 
 
-def truncation_rows(model: Any, handle: GritHandle, ranks: tuple[int, ...], score: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Every way at every rank, and PEFT's own conversion at the share tau of each update's energy (at a fixed rank it is `svd`).
+def truncation_rows(
+    model: Any, handle: GritHandle, ranks: tuple[int, ...], score: Callable[[], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Every way at every rank.
 
-    The rows of `score` on the truncated model, each with way, k, exported parameters, and the bytes of the adapter's weights file.
+    And PEFT's own conversion at the share tau of each update's energy (at a fixed rank it is `svd`).
+
+    The rows of `score` on the truncated model, each with way, k, exported parameters, and the bytes of the
+    adapter's weights file.
 
     Raises:
         RuntimeError: a module has seen no statistics, so that nothing but `svd` is defined.
     """
     unseen = [name for name, (_, _, seen_a, seen_g) in handle.factors().items() if min(seen_a, seen_g) == 0]
     if unseen:
-        raise RuntimeError(f"{unseen[0]} has seen no statistics: the run is too short to be truncated by curvature")
-    scalings, tau = {layer.name: layer.scaling for layer in handle.layers}, handle.config.rank_adaptation_threshold
-    tried = [(way, k, truncated_factors(handle, way, chosen)) for k, chosen in rank_choices(handle, ranks).items() for way in WAYS]
+        raise RuntimeError(
+            f"{unseen[0]} has seen no statistics: the run is too short to be truncated by curvature"
+        )
+    scalings, tau = (
+        {layer.name: layer.scaling for layer in handle.layers},
+        handle.config.rank_adaptation_threshold,
+    )
+    tried = [
+        (way, k, truncated_factors(handle, way, chosen))
+        for k, chosen in rank_choices(handle, ranks).items()
+        for way in WAYS
+    ]
     tried.append(("peft", "tau", converted(model, tau, scalings)))
     rows: list[dict[str, Any]] = []
     for way, k, factors in tried:

@@ -1,6 +1,9 @@
-"""What a trained adapter looks like: spectra, effective ranks, alignment with the Fisher factor, exposure, tail mass, a sketch of the update.
+"""What a trained adapter looks like.
 
-Pure functions over small matrices; `geometry_rows` applies them to a model. Source: paper D.4 and J.3; docs/method.md section 9.
+Spectra, effective ranks, alignment with the Fisher factor, exposure, tail mass, a sketch of the update.
+
+Pure functions over small matrices; `geometry_rows` applies them to a model. Source: paper D.4 and J.3;
+docs/method.md section 9.
 """
 
 from __future__ import annotations
@@ -21,14 +24,18 @@ if TYPE_CHECKING:
 TAIL_THRESHOLD = 1e-2
 #: Numbers in the sketch of a module's update.
 SKETCH = 64
-#: `alignment_top` looks at the leading 1 / TOP of an adapter's directions, whatever is kept: so that runs with and without reprojection compare.
+#: `alignment_top` looks at the leading 1 / TOP of an adapter's directions, whatever is kept: so that runs
+#: with and without reprojection compare.
 TOP = 4
 #: Entries of an update that are looked at in one part.
 TAIL_PART = 1 << 22
 
 
 def effective_rank(values: Tensor) -> float:
-    """exp(entropy) of a spectrum (r,) of non-negative numbers: r equal values give r, a single one gives 1; 0 without any."""
+    """exp(entropy) of a spectrum (r,) of non-negative numbers: r equal values give r, a single one gives 1.
+
+    0 without any.
+    """
     total = values.sum()
     if total <= 0:
         return 0.0
@@ -50,7 +57,10 @@ def energy_rank(values: Tensor, share: float) -> int:
 
 
 def alignment(fisher: Tensor, update: Tensor, k: int) -> float:
-    """Rho = |U_k^T V_k|_F^2 / k between the leading k eigenvectors of two symmetric matrices (r, r): 1 the same subspace, k / r by chance."""
+    """Rho = |U_k^T V_k|_F^2 / k between the leading k eigenvectors of two symmetric matrices (r, r).
+
+    1 the same subspace, k / r by chance.
+    """
     ours, theirs = spectrum(fisher).vectors[:, :k], spectrum(update).vectors[:, :k]
     return float((ours.mT @ theirs).square().sum() / k)
 
@@ -65,12 +75,17 @@ def update_singular_values(down: Tensor, up: Tensor, scaling: float) -> Tensor:
 def tail_mass(down: Tensor, up: Tensor, scaling: float, threshold: float = TAIL_THRESHOLD) -> float:
     """Share of the entries of scaling B A whose size is above `threshold`, in parts that fit into memory."""
     rows = max(1, TAIL_PART // down.shape[1])
-    above = sum(int(((part.float() @ down.float()).abs() * scaling > threshold).sum()) for part in up.detach().split(rows))
+    above = sum(
+        int(((part.float() @ down.float()).abs() * scaling > threshold).sum())
+        for part in up.detach().split(rows)
+    )
     return above / (up.shape[0] * down.shape[1])
 
 
 def sketch(name: str, down: Tensor, up: Tensor, scaling: float) -> Tensor:
-    """`SKETCH` random bilinear forms x^T (scaling B A) y / sqrt(SKETCH), the same x and y for every run of a module called `name`.
+    """`SKETCH` random bilinear forms x^T (scaling B A) y / sqrt(SKETCH).
+
+    The same x and y for every run of a module called `name`.
 
     Squared distances between sketches estimate those between updates, without bias.
     """
@@ -89,24 +104,45 @@ def geometry_rows(model: Any, handle: GritHandle | None) -> list[dict[str, Any]]
     gates = {} if handle is None else handle.gates()
     rows = []
     for layer in adapted_layers(model):
-        up = layer.up.weight if layer.name not in gates else layer.up.weight @ gates[layer.name].to(layer.up.weight)
+        up = (
+            layer.up.weight
+            if layer.name not in gates
+            else layer.up.weight @ gates[layer.name].to(layer.up.weight)
+        )
         singular = update_singular_values(layer.down.weight, up, layer.scaling)
         row: dict[str, Any] = {
-            "module": layer.name, "rank": ranks.get(layer.name, layer.rank), "singular_values": singular.tolist(),
-            "update_norm": float(singular.square().sum().sqrt()), "effective_rank": effective_rank(singular.square()),
-            "participation_ratio": participation_ratio(singular.square()), "tail_mass": tail_mass(layer.down.weight, up, layer.scaling),
-            "sketch": sketch(layer.name, layer.down.weight, up, layer.scaling).tolist()}
+            "module": layer.name,
+            "rank": ranks.get(layer.name, layer.rank),
+            "singular_values": singular.tolist(),
+            "update_norm": float(singular.square().sum().sqrt()),
+            "effective_rank": effective_rank(singular.square()),
+            "participation_ratio": participation_ratio(singular.square()),
+            "tail_mass": tail_mass(layer.down.weight, up, layer.scaling),
+            "sketch": sketch(layer.name, layer.down.weight, up, layer.scaling).tolist(),
+        }
         rows.append({**row, **_against_fisher(layer, up, row["rank"], factors.get(layer.name))})
     return rows
 
 
-def _against_fisher(layer: AdaptedLayer, up: Tensor, kept: int, factors: tuple[Tensor, Tensor, int, int] | None) -> dict[str, Any]:
-    """Spectra of both factors; rho of Sigma_a with how strongly B reads each direction (B^T B); exposure of the kept ones, tr(P Sigma_a P)."""
+def _against_fisher(
+    layer: AdaptedLayer, up: Tensor, kept: int, factors: tuple[Tensor, Tensor, int, int] | None
+) -> dict[str, Any]:
+    """Spectra of both factors; rho of Sigma_a with how strongly B reads each direction (B^T B).
+
+    Exposure of the kept ones, tr(P Sigma_a P).
+    """
     if factors is None or factors[2] == 0:
-        return dict.fromkeys(("fisher_a", "fisher_g", "alignment", "alignment_top", "exposure", "exposure_share"))
+        return dict.fromkeys(
+            ("fisher_a", "fisher_g", "alignment", "alignment_top", "exposure", "exposure_share")
+        )
     sigma_a, sigma_g = factors[0].double().cpu(), factors[1].double().cpu()
     values = spectrum(sigma_a).values
     reads = (up.detach().double().mT @ up.detach().double()).cpu()
-    return {"fisher_a": values.tolist(), "fisher_g": spectrum(sigma_g).values.tolist(), "alignment": alignment(sigma_a, reads, kept),
-            "alignment_top": alignment(sigma_a, reads, max(1, layer.rank // TOP)),
-            "exposure": float(values[:kept].sum()), "exposure_share": float(values[:kept].sum() / values.sum()) if values.sum() > 0 else None}
+    return {
+        "fisher_a": values.tolist(),
+        "fisher_g": spectrum(sigma_g).values.tolist(),
+        "alignment": alignment(sigma_a, reads, kept),
+        "alignment_top": alignment(sigma_a, reads, max(1, layer.rank // TOP)),
+        "exposure": float(values[:kept].sum()),
+        "exposure_share": float(values[:kept].sum() / values.sum()) if values.sum() > 0 else None,
+    }

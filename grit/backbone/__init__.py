@@ -1,4 +1,7 @@
-"""The embedded backbone, the invented world it was trained on, and the script that builds it (`python -m grit.backbone build`)."""
+"""The embedded backbone, the invented world it was trained on.
+
+And the script that builds it (`python -m grit.backbone build`).
+"""
 
 from grit.backbone.model import EMBEDDED, WEIGHTS, resolve
 

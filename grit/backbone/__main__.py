@@ -19,7 +19,10 @@ def build(out: Path) -> int:
 
     measured = pretrain(PretrainConfig(), out)
     (out / SUMMARY).write_text(json.dumps(measured, indent=2) + "\n", encoding="utf8")
-    print(f"held-out loss {measured['held_out_loss']:.4f} nats/token, {measured['parameters']:.0f} parameters, {measured['seconds']:.0f} s -> {out}")
+    print(
+        f"held-out loss {measured['held_out_loss']:.4f} nats/token, {measured['parameters']:.0f} "
+        f"parameters, {measured['seconds']:.0f} s -> {out}"
+    )
     if (WEIGHTS / SUMMARY).exists() and out.resolve() != WEIGHTS.resolve():
         committed = json.loads((WEIGHTS / SUMMARY).read_text(encoding="utf8"))["held_out_loss"]
         print(f"the committed weights have {committed:.4f}: {measured['held_out_loss'] / committed - 1:+.2%}")
@@ -31,7 +34,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m grit.backbone", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     building = commands.add_parser("build", help="pretrain from nothing (under ten minutes on two cores)")
-    building.add_argument("--out", type=Path, default=Path("results/backbone"), help="where to write (default: results/backbone)")
+    building.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/backbone"),
+        help="where to write (default: results/backbone)",
+    )
     return build(parser.parse_args().out)
 
 

@@ -11,5 +11,8 @@ EMBEDDED = "embedded"
 
 
 def resolve(model: str) -> str:
-    """A model id or path as `from_pretrained` takes it; `embedded` is the backbone that ships with this package."""
+    """A model id or path as `from_pretrained` takes it.
+
+    `embedded` is the backbone that ships with this package.
+    """
     return str(WEIGHTS) if model == EMBEDDED else model

@@ -1,4 +1,7 @@
-"""Pretrains the embedded backbone from nothing on the generated corpus: tokenizer, packing, training, held-out loss."""
+"""Pretrains the embedded backbone from nothing on the generated corpus.
+
+Tokenizer, packing, training, held-out loss.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,17 @@ from grit.runtime.allocator import keep_freed_memory
 
 SPECIAL_TOKENS = ("<bos>", "<eos>", "<pad>")
 
-#: Words that only tasks use. The tokenizer has seen them (as any tokenizer has seen more than one model's corpus); the model has not.
-TASK_WORDS = ("Instruction: Please Tell me Think Answer briefly. Give a short answer. Reply in a word or two. Say only what is asked. Be brief.\n"
-              "Response: Context: Question: Where does live? What is the craft trade of? Which animal does own? What colour is the door? Name the "
-              "town? What does like to eat?\nAnswer: Passage: Is the animal a bird? Does work indoors? Is the food sweet? Sentence: Statement: keeps "
-              "a bird has an indoor craft likes sweet food\nLabel: Problem: How many now?\nSolution: ")
+#: Words that only tasks use. The tokenizer has seen them (as any tokenizer has seen more than one model's
+#: corpus); the model has not.
+TASK_WORDS = (
+    "Instruction: Please Tell me Think Answer briefly. Give a short answer. Reply in a word or two. Say "
+    "only what is asked. Be brief.\n"
+    "Response: Context: Question: Where does live? What is the craft trade of? Which animal does own? What "
+    "colour is the door? Name the "
+    "town? What does like to eat?\nAnswer: Passage: Is the animal a bird? Does work indoors? Is the food "
+    "sweet? Sentence: Statement: keeps "
+    "a bird has an indoor craft likes sweet food\nLabel: Problem: How many now?\nSolution: "
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +58,15 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     """A byte-level BPE in which every digit is a token of its own."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer)
     bos, eos, pad = SPECIAL_TOKENS
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=pad)
@@ -61,14 +75,28 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 def build_model(config: PretrainConfig) -> LlamaForCausalLM:
     """A freshly initialized Llama; `torch.manual_seed` decides its weights."""
     torch.manual_seed(config.seed)
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=config.vocabulary, hidden_size=config.hidden, intermediate_size=config.intermediate, num_hidden_layers=config.layers,
-        num_attention_heads=config.heads, num_key_value_heads=config.kv_heads, max_position_embeddings=512, tie_word_embeddings=True,
-        bos_token_id=0, eos_token_id=1, pad_token_id=2))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.hidden,
+            intermediate_size=config.intermediate,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=2,
+        )
+    )
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, texts: list[str], length: int) -> Tensor:
-    """Documents, each closed by end-of-text, as one stream cut into rows of `length` tokens; the tail is dropped. (rows, length) int64."""
+    """Documents, each closed by end-of-text, as one stream cut into rows of `length` tokens.
+
+    The tail is dropped. (rows, length) int64.
+    """
     stream = [token for ids in tokenizer(texts)["input_ids"] for token in (*ids, tokenizer.eos_token_id)]
     rows = len(stream) // length
     return torch.tensor(stream[: rows * length]).view(rows, length)
@@ -92,18 +120,28 @@ def held_out_loss(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, c
     """Mean loss on held-out general documents, packed, in nats per token."""
     rows = pack(tokenizer, world.documents(world.HELD_OUT_SEED, count, held_out=True), 128)
     with torch.no_grad():
-        return float(torch.stack([model(input_ids=part, labels=part).loss * len(part) for part in rows.split(32)]).sum() / len(rows))
+        return float(
+            torch.stack(
+                [model(input_ids=part, labels=part).loss * len(part) for part in rows.split(32)]
+            ).sum()
+            / len(rows)
+        )
 
 
 def pretrain(config: PretrainConfig, out: Path, *, progress: bool = True) -> dict[str, float]:
-    """Builds tokenizer and weights (bfloat16 safetensors) in `out`; returns held-out loss in nats per token, parameters, seconds."""
+    """Builds tokenizer and weights (bfloat16 safetensors) in `out`.
+
+    Returns held-out loss in nats per token, parameters, seconds.
+    """
     started = time.perf_counter()
     keep_freed_memory()
     texts = world.documents(world.TRAIN_SEED, config.documents)
     tokenizer = build_tokenizer([*texts[:4000], *[TASK_WORDS] * 400], config.vocabulary)
     rows = pack(tokenizer, texts, config.length)
     model = build_model(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.05
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
     batches = _batches(rows, config.sequences, torch.Generator().manual_seed(config.seed))
     bar: Any = tqdm(range(config.steps), desc="pretraining", unit="step", disable=not progress)
@@ -118,4 +156,8 @@ def pretrain(config: PretrainConfig, out: Path, *, progress: bool = True) -> dic
     model.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
     loss_nats = held_out_loss(model.float(), tokenizer)
-    return {"held_out_loss": loss_nats, "parameters": float(model.num_parameters()), "seconds": time.perf_counter() - started}
+    return {
+        "held_out_loss": loss_nats,
+        "parameters": float(model.num_parameters()),
+        "seconds": time.perf_counter() - started,
+    }

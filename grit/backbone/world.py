@@ -1,8 +1,10 @@
 """An invented world, and the general corpus written about it.
 
-The world is a closed set of people with five attributes each; the corpus tells those facts in several wordings, adds stories about strangers
-(whose attributes hold for that story only, so that a reader has to copy from the text), properties of things, and sums. It contains no
-instructions and no questions: those belong to the tasks (`grit.tasks.embedded`), which leaves fine-tuning something to learn and to forget.
+The world is a closed set of people with five attributes each; the corpus tells those facts in several
+wordings, adds stories about strangers (whose attributes hold for that story only, so that a reader has to
+copy from the text), properties of things, and sums. It contains no
+instructions and no questions: those belong to the tasks (`grit.tasks.embedded`), which leaves fine-tuning
+something to learn and to forget.
 """
 
 from __future__ import annotations
@@ -12,18 +14,75 @@ import random
 from dataclasses import dataclass
 from functools import cache
 
-TOWNS = ("Velor", "Pelm", "Ostrava Bay", "Kirn", "Talun", "Sorrel", "Hask", "Wyndon", "Brae", "Lomar", "Quill", "Dunmere")
-CRAFTS = ("baker", "weaver", "smith", "potter", "tailor", "painter", "fisher", "mason", "gardener", "shepherd", "carter", "sailor")
+TOWNS = (
+    "Velor",
+    "Pelm",
+    "Ostrava Bay",
+    "Kirn",
+    "Talun",
+    "Sorrel",
+    "Hask",
+    "Wyndon",
+    "Brae",
+    "Lomar",
+    "Quill",
+    "Dunmere",
+)
+CRAFTS = (
+    "baker",
+    "weaver",
+    "smith",
+    "potter",
+    "tailor",
+    "painter",
+    "fisher",
+    "mason",
+    "gardener",
+    "shepherd",
+    "carter",
+    "sailor",
+)
 ANIMALS = ("crow", "owl", "goose", "heron", "wren", "hawk", "goat", "pony", "hound", "otter", "mule", "hare")
 COLOURS = ("red", "blue", "green", "white", "black", "yellow", "grey", "purple")
-FOODS = ("plum cake", "apple bread", "honey rolls", "fig tart", "barley soup", "salt fish", "pea stew", "leek pie")
+FOODS = (
+    "plum cake",
+    "apple bread",
+    "honey rolls",
+    "fig tart",
+    "barley soup",
+    "salt fish",
+    "pea stew",
+    "leek pie",
+)
 THINGS = ("pears", "coins", "nails", "shells", "beads", "ropes", "candles", "stones", "apples", "bricks")
 ATTRIBUTES = ("town", "craft", "animal", "colour", "food")
-#: What is known of things in this world: the first half of each of these lists has the property, the second has not.
+#: What is known of things in this world: the first half of each of these lists has the property, the second
+#: has not.
 PROPERTIES = {"animal": "bird", "craft": "indoor craft", "food": "sweet"}
 VALUES = {"town": TOWNS, "craft": CRAFTS, "animal": ANIMALS, "colour": COLOURS, "food": FOODS}
 
-_ONSETS = ("b", "d", "f", "g", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "st", "th", "tr")
+_ONSETS = (
+    "b",
+    "d",
+    "f",
+    "g",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "z",
+    "br",
+    "dr",
+    "st",
+    "th",
+    "tr",
+)
 _ENDINGS = ("an", "el", "ia", "or", "us", "eth", "im", "o", "a", "in")
 _WORLD_SEED = 20260101
 
@@ -62,7 +121,10 @@ def _names(rng: random.Random, count: int) -> list[str]:
 
 @cache
 def population() -> tuple[tuple[Person, ...], tuple[str, ...]]:
-    """The 48 known people, and 160 names of strangers who appear in stories and contexts with attributes of the moment."""
+    """The 48 known people.
+
+    And 160 names of strangers who appear in stories and contexts with attributes of the moment.
+    """
     rng = random.Random(_WORLD_SEED)
     names = _names(rng, 208)
     people = tuple(invent(rng, name) for name in names[:48])
@@ -91,9 +153,16 @@ def _story(rng: random.Random) -> str:
     for attribute in told:
         lines.append(sentence(rng, first, attribute))
     lines.append(sentence(rng, second, told[0]))
-    lines.append(rng.choice((
-        "The {a} of {n} ran away and {n} looked for the {a}.", "{n} went home with the {a}.", "Then {n} ate {f} and slept.",
-        "They shared {f} and talked about the {a}.")).format(n=first.name, a=first.animal, f=first.food))
+    lines.append(
+        rng.choice(
+            (
+                "The {a} of {n} ran away and {n} looked for the {a}.",
+                "{n} went home with the {a}.",
+                "Then {n} ate {f} and slept.",
+                "They shared {f} and talked about the {a}.",
+            )
+        ).format(n=first.name, a=first.animal, f=first.food)
+    )
     lines.append(sentence(rng, first, rng.choice(told)))
     return " ".join(lines)
 
@@ -109,7 +178,11 @@ def _kinds(rng: random.Random) -> str:
     for attribute in rng.sample(sorted(PROPERTIES), 2):
         words = ("yes", "no") if rng.random() < 0.5 else ("true", "false")
         listed = rng.sample(VALUES[attribute], 4)
-        parts.append(f"{PROPERTIES[attribute]}: " + ", ".join(f"{v} {words[0] if has_property(attribute, v) else words[1]}" for v in listed) + ".")
+        parts.append(
+            f"{PROPERTIES[attribute]}: "
+            + ", ".join(f"{v} {words[0] if has_property(attribute, v) else words[1]}" for v in listed)
+            + "."
+        )
     return " ".join(parts)
 
 
@@ -121,14 +194,21 @@ def _sums(rng: random.Random) -> str:
         whole = left + right
         if rng.random() < 0.5:
             solved = f"{left} + {right} = {whole}"
-            lines.append(f"{solved}. {name} had {left} {thing} and got {right} more, {solved}, so {name} had {whole} {thing}.")
+            lines.append(
+                f"{solved}. {name} had {left} {thing} and got {right} more, {solved}, so {name} had "
+                f"{whole} {thing}."
+            )
         else:
             solved = f"{whole} - {right} = {left}"
-            lines.append(f"{solved}. {name} had {whole} {thing} and lost {right}, {solved}, so {name} had {left} {thing}.")
+            lines.append(
+                f"{solved}. {name} had {whole} {thing} and lost {right}, {solved}, so {name} had {left} "
+                f"{thing}."
+            )
     return " #### ".join(lines)
 
 
-#: Seeds of the two parts of the corpus: training documents, and held-out documents on which retention is measured.
+#: Seeds of the two parts of the corpus: training documents, and held-out documents on which retention is
+#: measured.
 TRAIN_SEED, HELD_OUT_SEED = 1, 2
 
 
@@ -137,10 +217,13 @@ def _is_held_out(text: str) -> bool:
 
 
 def documents(seed: int, count: int, *, held_out: bool = False) -> list[str]:
-    """`count` general documents: 40% facts, 30% stories, 10% properties, 20% sums. The same seed gives the same documents on every machine.
+    """`count` general documents: 40% facts, 30% stories, 10% properties, 20% sums.
 
-    A document belongs to the held-out part or to the training part by the hash of its text, so the two are disjoint whatever the seeds.
-    Known facts recur in both parts, as in any real corpus; whole documents do not.
+    The same seed gives the same documents on every machine.
+
+    A document belongs to the held-out part or to the training part by the hash of its text, so the two are
+    disjoint whatever the seeds. Known facts recur in both parts, as in any real corpus; whole documents do
+    not.
     """
     rng = random.Random(seed)
     kinds = (*[_facts] * 4, *[_story] * 3, _kinds, *[_sums] * 2)

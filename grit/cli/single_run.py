@@ -53,13 +53,23 @@ def open_run(folder: Path, config: RunConfig, *, resume: bool) -> dict[str, Any]
     if (folder / RUN_FILE).exists():
         known = read_run(folder)
         begun = known["status"] != "planned" or checkpoint.exists(folder / STATE)
-        if not begun:  # it never came to a first checkpoint: nothing is lost by starting anew, with whatever settings
+        if (
+            not begun
+        ):  # it never came to a first checkpoint: nothing is lost by starting anew, with whatever settings
             return _begin(folder, identity, config)
         if known["run_id"] != identity:
-            raise ConfigError("output", str(folder), "holds another run (other settings or data); choose another folder")
+            raise ConfigError(
+                "output", str(folder), "holds another run (other settings or data); choose another folder"
+            )
         if not resume:
-            raise ConfigError("output", str(folder), "holds this run already; add --resume to continue it, or choose another folder")
-        return known if known["status"] != "planned" else known | {"config": config.to_dict()}  # files may have moved: their content is the same
+            raise ConfigError(
+                "output",
+                str(folder),
+                "holds this run already; add --resume to continue it, or choose another folder",
+            )
+        return (
+            known if known["status"] != "planned" else known | {"config": config.to_dict()}
+        )  # files may have moved: their content is the same
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError("output", str(folder), "is not empty and holds no run; choose an empty folder")
     if resume:
@@ -68,8 +78,13 @@ def open_run(folder: Path, config: RunConfig, *, resume: bool) -> dict[str, Any]
 
 
 def _begin(folder: Path, identity: str, config: RunConfig) -> dict[str, Any]:
-    record = {"run_id": identity, "status": "planned", "config": config.to_dict(), "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-              **provenance(ROOT)}
+    record = {
+        "run_id": identity,
+        "status": "planned",
+        "config": config.to_dict(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **provenance(ROOT),
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, record)
@@ -88,10 +103,15 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def train_into(folder: Path, record: dict[str, Any], bench: Workbench, hooks: Hooks) -> dict[str, Any]:
-    """Trains the run that `open_run` found or made, from its last checkpoint; leaves result, telemetry, predictions and final state."""
+    """Trains the run that `open_run` found or made, from its last checkpoint.
+
+    Leaves result, telemetry, predictions and final state.
+    """
     config = RunConfig.from_dict(record["config"])
     if config.beside:
-        raise ConfigError("beside", config.beside, "is for studies: a single run has nobody to take turns with")
+        raise ConfigError(
+            "beside", config.beside, "is for studies: a single run has nobody to take turns with"
+        )
     result = train(config, bench, checkpoints=folder / STATE, hooks=hooks, keep=True)
     for name in TABLES:
         if rows := getattr(result, name):
@@ -108,7 +128,9 @@ def _plain(result: RunResult) -> dict[str, Any]:
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:
-    write_atomically(folder / RUN_FILE, json.dumps(finite(record), indent=2, ensure_ascii=False, allow_nan=False))
+    write_atomically(
+        folder / RUN_FILE, json.dumps(finite(record), indent=2, ensure_ascii=False, allow_nan=False)
+    )
 
 
 def ended_config(folder: Path) -> RunConfig:
@@ -119,12 +141,16 @@ def ended_config(folder: Path) -> RunConfig:
     """
     record = read_run(folder)
     if record["status"] == "planned" or not checkpoint.exists(folder / STATE):
-        raise ConfigError("run folder", str(folder), "holds a run that has not ended; continue it with --resume")
+        raise ConfigError(
+            "run folder", str(folder), "holds a run that has not ended; continue it with --resume"
+        )
     return RunConfig.from_dict(record["config"])
 
 
 def evaluate_run(folder: Path, config: RunConfig, bench: Workbench) -> Row:
-    """Scores the trained adapter as `config` (the run's own, or one with other data) says; also writes `eval.json` and its predictions.
+    """Scores the trained adapter as `config` (the run's own, or one with other data) says.
+
+    Also writes `eval.json` and its predictions.
 
     Raises:
         ConfigError: data that cannot be used, or a run that has not ended.
@@ -132,36 +158,60 @@ def evaluate_run(folder: Path, config: RunConfig, bench: Workbench) -> Row:
     trained, content = ended_config(folder), check_content(config, training=False)
 
     def work(run: Run) -> Row:
-        base, scores = bench.base_scores(config, run.untrained()), bench.score(run.restored(), config, last=True)
+        base, scores = (
+            bench.base_scores(config, run.untrained()),
+            bench.score(run.restored(), config, last=True),
+        )
         write_table(folder / "eval-predictions.parquet", score_rows(scores, base))
         return score_summary(scores, base, config, bench.task(config).metric)
 
     found = on_finished(trained, bench, folder / STATE, work)
-    write_atomically(folder / "eval.json", json.dumps(finite({"config": config.to_dict(), "content": content, **found}), indent=2))
+    write_atomically(
+        folder / "eval.json",
+        json.dumps(finite({"config": config.to_dict(), "content": content, **found}), indent=2),
+    )
     return found
 
 
 def export_run(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> Row:
-    """Writes the trained adapter, truncated to its ranks, as a plain PEFT adapter; with `merged` a whole model that needs no PEFT.
+    """Writes the trained adapter, truncated to its ranks, as a plain PEFT adapter.
+
+    With `merged` a whole model that needs no PEFT.
 
     Raises:
         ConfigError: the folder holds no ended run, or `to` is not empty.
     """
     config = ended_config(folder)
     if not config.spec.factors:
-        raise ConfigError("method", config.method, f"{config.spec.title} is no plain LoRA adapter beside an unchanged backbone, and stays here")
+        raise ConfigError(
+            "method",
+            config.method,
+            f"{config.spec.title} is no plain LoRA adapter beside an unchanged backbone, and stays here",
+        )
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError("to", str(to), "is not empty; choose an empty folder")
     adapter = to / "adapter" if merged else to
 
     def work(run: Run) -> Row:
         model = run.restored()
-        written = export_lora(model, adapter) if run.handle is None else export_adapter(model, run.handle, adapter)
-        return {"parameters": written.parameters, "effective_parameters": written.effective_parameters, "bytes": written.bytes}
+        written = (
+            export_lora(model, adapter) if run.handle is None else export_adapter(model, run.handle, adapter)
+        )
+        return {
+            "parameters": written.parameters,
+            "effective_parameters": written.effective_parameters,
+            "bytes": written.bytes,
+        }
 
     found = on_finished(config, bench, folder / STATE, work)
     if merged:
-        model = merged_model(resolve(config.model), adapter, dtype=config.dtype, revision=config.revision, trust_remote_code=config.trust_remote_code)
+        model = merged_model(
+            resolve(config.model),
+            adapter,
+            dtype=config.dtype,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+        )
         model.save_pretrained(to)
         bench.tokenizer(config).save_pretrained(to)
     return found
@@ -171,7 +221,21 @@ def with_config(change: Callable[[RunConfig], RunConfig], folder: Path) -> RunCo
     """The configuration of the ended run in `folder`, changed; what was trained stays as it was."""
     trained = ended_config(folder)
     changed = change(trained)
-    for name in ("model", "method", "rank", "alpha", "targets", "placement", "last_layers", "layer_ranks", "dtype"):
+    for name in (
+        "model",
+        "method",
+        "rank",
+        "alpha",
+        "targets",
+        "placement",
+        "last_layers",
+        "layer_ranks",
+        "dtype",
+    ):
         if getattr(changed, name) != getattr(trained, name):
-            raise ConfigError(name, getattr(changed, name), f"cannot be changed after training: it was {getattr(trained, name)!r}")
+            raise ConfigError(
+                name,
+                getattr(changed, name),
+                f"cannot be changed after training: it was {getattr(trained, name)!r}",
+            )
     return replace(changed, grit=trained.grit)

@@ -32,7 +32,11 @@ def with_overrides(config: RunConfig, overrides: Overrides) -> RunConfig:
         elif target in _RUN_FIELDS:
             run[target] = value
         else:
-            raise ConfigError("knob", name, f"must be tau, T, lambda, or one of {', '.join(sorted(_GRIT_FIELDS | _RUN_FIELDS))}")
+            raise ConfigError(
+                "knob",
+                name,
+                f"must be tau, T, lambda, or one of {', '.join(sorted(_GRIT_FIELDS | _RUN_FIELDS))}",
+            )
     return replace(config, grit=replace(config.grit, **grit), **run)
 
 
@@ -65,4 +69,6 @@ def parse_cadence(text: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise ConfigError("T (reprojection_freq)", text, "must be a whole number of at least 1, or none") from None
+        raise ConfigError(
+            "T (reprojection_freq)", text, "must be a whole number of at least 1, or none"
+        ) from None

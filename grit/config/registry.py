@@ -1,7 +1,10 @@
-"""Every training method by name, each a declaration: how its adapter is made, which optimizer trains it, what it needs. Pure data, without torch.
+"""Every training method by name, each a declaration.
 
-`lora`, `qlora`, `grit` and `qgrit` are what this project is about; the others are what GRIT is compared with: the paper's own baselines
-(Tables 2 and 8) and its neighbours in PEFT. `grit/adapters/peft_adapters.py` and `grit/adapters/optimizers.py` carry the declarations out.
+How its adapter is made, which optimizer trains it, what it needs. Pure data, without torch.
+
+`lora`, `qlora`, `grit` and `qgrit` are what this project is about; the others are what GRIT is compared with:
+the paper's own baselines (Tables 2 and 8) and its neighbours in PEFT. `grit/adapters/peft_adapters.py` and
+`grit/adapters/optimizers.py` carry the declarations out.
 """
 
 from __future__ import annotations
@@ -10,10 +13,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Method = Literal["lora", "qlora", "grit", "qgrit", "orthogonal", "olora", "ia3", "dora", "shampoo", "pissa", "corda", "randlora", "adalora", "eva",
-                 "osf", "vera", "lora_plus", "lora_fa"]
+Method = Literal[
+    "lora",
+    "qlora",
+    "grit",
+    "qgrit",
+    "orthogonal",
+    "olora",
+    "ia3",
+    "dora",
+    "shampoo",
+    "pissa",
+    "corda",
+    "randlora",
+    "adalora",
+    "eva",
+    "osf",
+    "vera",
+    "lora_plus",
+    "lora_fa",
+]
 Optimizer = Literal["adamw", "lora_plus", "lora_fa", "shampoo"]
-#: What is looked at before an adapter is made: nothing, inputs of the adapted layers by forward passes over training examples.
+#: What is looked at before an adapter is made: nothing, inputs of the adapted layers by forward passes over
+#: training examples.
 Preparation = Literal["none", "eva", "corda"]
 
 
@@ -25,15 +47,18 @@ class MethodSpec:
         title: its name in tables. source: who proposed it.
         quantized: the backbone is stored in NF4. geometry: GRIT acts on its adapter.
         adapter: PEFT's configuration class.
-        options: fields of that class beside those that every method shares (targets; rank, alpha and dropout where it has them).
+        options: fields of that class beside those that every method shares (targets; rank, alpha and dropout
+            where it has them).
         ranked: whether the adapter has the run's rank (and alpha, and dropout).
-        factors: whether what is trained is a plain LoRA adapter, B A beside an unchanged layer: the ones whose spectra are measured and which can be
-            truncated.
+        factors: whether what is trained is a plain LoRA adapter, B A beside an unchanged layer: the ones
+            whose spectra are measured and which can be truncated.
         optimizer: what trains it, AdamW unless said otherwise.
         preparation: data passes before training.
-        moves_backbone: initialization changes weights of the adapted layers, which are put back when the run has ended.
+        moves_backbone: initialization changes weights of the adapted layers, which are put back when the run
+            has ended.
         inexact: untrained, the model is the backbone up to rounding only.
-        kinds: adapt only layers with these names where the model has any; published placement rather than all linear layers. Empty: all.
+        kinds: adapt only layers with these names where the model has any; published placement rather than all
+            linear layers. Empty: all.
         scheduled: needs to know the number of steps in advance, so that it has no time-matched form.
     """
 
@@ -58,23 +83,65 @@ METHODS: dict[Method, MethodSpec] = {
     "qlora": MethodSpec(title="QLoRA", source="Dettmers et al., 2023", quantized=True),
     "grit": MethodSpec(title="GRIT", source="the paper", geometry=True),
     "qgrit": MethodSpec(title="Q-GRIT", source="the paper", geometry=True, quantized=True),
-    "orthogonal": MethodSpec(title="Orthogonal-LoRA", source="PEFT's orthogonal initialization", options={"init_lora_weights": "orthogonal"},
-                             inexact=True),
-    "olora": MethodSpec(title="OLoRA", source="Buyukakyuz, 2024", options={"init_lora_weights": "olora"}, factors=False, moves_backbone=True,
-                        inexact=True),
-    "ia3": MethodSpec(title="IA3", source="Liu et al., 2022", adapter="IA3Config", ranked=False, factors=False,
-                      kinds=("k_proj", "v_proj", "down_proj")),
+    "orthogonal": MethodSpec(
+        title="Orthogonal-LoRA",
+        source="PEFT's orthogonal initialization",
+        options={"init_lora_weights": "orthogonal"},
+        inexact=True,
+    ),
+    "olora": MethodSpec(
+        title="OLoRA",
+        source="Buyukakyuz, 2024",
+        options={"init_lora_weights": "olora"},
+        factors=False,
+        moves_backbone=True,
+        inexact=True,
+    ),
+    "ia3": MethodSpec(
+        title="IA3",
+        source="Liu et al., 2022",
+        adapter="IA3Config",
+        ranked=False,
+        factors=False,
+        kinds=("k_proj", "v_proj", "down_proj"),
+    ),
     "dora": MethodSpec(title="DoRA", source="Liu et al., 2024", options={"use_dora": True}, factors=False),
     "shampoo": MethodSpec(title="Shampoo", source="Gupta et al., 2018", optimizer="shampoo"),
-    "pissa": MethodSpec(title="PiSSA", source="Meng et al., 2024", options={"init_lora_weights": "pissa"}, factors=False, moves_backbone=True,
-                        inexact=True),
-    "corda": MethodSpec(title="CorDA", source="Yang et al., 2024", options={"init_lora_weights": "corda"}, factors=False, preparation="corda",
-                        moves_backbone=True, inexact=True),
-    "randlora": MethodSpec(title="RandLoRA", source="Albert et al., 2025", adapter="RandLoraConfig", factors=False),
-    "adalora": MethodSpec(title="AdaLoRA", source="Zhang et al., 2023", adapter="AdaLoraConfig", factors=False, scheduled=True),
-    "eva": MethodSpec(title="EVA", source="Paischer et al., 2024", options={"init_lora_weights": "eva"}, preparation="eva"),
-    "osf": MethodSpec(title="OSF", source="Nayak et al., 2025", adapter="OSFConfig", ranked=False, factors=False, moves_backbone=True,
-                        inexact=True),
+    "pissa": MethodSpec(
+        title="PiSSA",
+        source="Meng et al., 2024",
+        options={"init_lora_weights": "pissa"},
+        factors=False,
+        moves_backbone=True,
+        inexact=True,
+    ),
+    "corda": MethodSpec(
+        title="CorDA",
+        source="Yang et al., 2024",
+        options={"init_lora_weights": "corda"},
+        factors=False,
+        preparation="corda",
+        moves_backbone=True,
+        inexact=True,
+    ),
+    "randlora": MethodSpec(
+        title="RandLoRA", source="Albert et al., 2025", adapter="RandLoraConfig", factors=False
+    ),
+    "adalora": MethodSpec(
+        title="AdaLoRA", source="Zhang et al., 2023", adapter="AdaLoraConfig", factors=False, scheduled=True
+    ),
+    "eva": MethodSpec(
+        title="EVA", source="Paischer et al., 2024", options={"init_lora_weights": "eva"}, preparation="eva"
+    ),
+    "osf": MethodSpec(
+        title="OSF",
+        source="Nayak et al., 2025",
+        adapter="OSFConfig",
+        ranked=False,
+        factors=False,
+        moves_backbone=True,
+        inexact=True,
+    ),
     "vera": MethodSpec(title="VeRA", source="Kopiczko et al., 2023", adapter="VeraConfig", factors=False),
     "lora_plus": MethodSpec(title="LoRA+", source="Hayou et al., 2024", optimizer="lora_plus"),
     "lora_fa": MethodSpec(title="LoRA-FA", source="Zhang et al., 2023", optimizer="lora_fa"),

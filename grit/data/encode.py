@@ -1,4 +1,7 @@
-"""From examples to batches: tokens, labels on the answer only, and an order that depends on the seed alone."""
+"""From examples to batches.
+
+Tokens, labels on the answer only, and an order that depends on the seed alone.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,8 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, max_length: int) -> Encoded:
     """Prompt, answer and end-of-text as tokens.
 
-    What is over `max_length` is cut from the start of the prompt; an answer that fills the length by itself loses its end, and the prompt
-    keeps its last token. Either is reported as `truncated`.
+    What is over `max_length` is cut from the start of the prompt; an answer that fills the length by itself
+    loses its end, and the prompt keeps its last token. Either is reported as `truncated`.
     """
     head = prompt_tokens(tokenizer, prompt)
     tail = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
@@ -47,7 +50,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, max_len
 
 
 def collate(encoded: Sequence[Encoded], pad_token: int) -> dict[str, Tensor]:
-    """Right-padded `input_ids`, `attention_mask` and `labels`, each (batch, longest) int64; only answers have labels."""
+    """Right-padded `input_ids`, `attention_mask` and `labels`, each (batch, longest) int64.
+
+    Only answers have labels.
+    """
     length = max(len(item.tokens) for item in encoded)
     batch = {
         "input_ids": torch.full((len(encoded), length), pad_token),
@@ -69,7 +75,10 @@ def micro_batches(rows: Sequence[Encoded], size: int, pad_token: int, device: st
 
 
 class TrainingOrder:
-    """Which examples make up which step: a fresh permutation per epoch, from the seed alone. Stateless, so that any step can be resumed."""
+    """Which examples make up which step: a fresh permutation per epoch, from the seed alone.
+
+    Stateless, so that any step can be resumed.
+    """
 
     def __init__(self, count: int, seed: int) -> None:
         if count < 1:

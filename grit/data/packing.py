@@ -1,4 +1,7 @@
-"""Several examples in one sequence, none of which sees another: less padding, the same loss and the same gradients."""
+"""Several examples in one sequence, none of which sees another.
+
+Less padding, the same loss and the same gradients.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +40,18 @@ def pack(encoded: Sequence[Encoded], max_length: int) -> list[Pack]:
 def collate_packs(packs: Sequence[Pack], pad_token: int) -> dict[str, Tensor]:
     """`input_ids`, `labels` and `position_ids`, each (batch, longest) int64.
 
-    Positions start again at every example, from which transformers makes the mask that keeps examples apart (it does so where no attention
-    mask and no cache is given: call the model with `use_cache=False`). What is left over is texts of one token at position 0, which GRIT
+    Positions start again at every example, from which transformers makes the mask that keeps examples apart
+    (it does so where no attention
+    mask and no cache is given: call the model with `use_cache=False`). What is left over is texts of one
+    token at position 0, which GRIT
     counts as padding (grit/geometry/label_positions.py).
     """
     length = max(sum(len(item.tokens) for item in members) for members in packs)
-    batch = {"input_ids": torch.full((len(packs), length), pad_token), "labels": torch.full((len(packs), length), IGNORED_LABEL),
-             "position_ids": torch.zeros(len(packs), length, dtype=torch.int64)}
+    batch = {
+        "input_ids": torch.full((len(packs), length), pad_token),
+        "labels": torch.full((len(packs), length), IGNORED_LABEL),
+        "position_ids": torch.zeros(len(packs), length, dtype=torch.int64),
+    }
     for row, members in enumerate(packs):
         start = 0
         for item in members:
@@ -59,15 +67,27 @@ def collate_packs(packs: Sequence[Pack], pad_token: int) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def check_separation(model: Any, members: Pack, pad_token: int, device: str) -> None:
-    """Compares the last example's logits alone and in its pack: not every model makes the mask that packing needs.
+    """Compares the last example's logits alone and in its pack.
+
+    Not every model makes the mask that packing needs.
 
     Raises:
         ConfigError: they differ by more than rounding.
     """
+
     def logits(pack: Pack) -> Tensor:
-        batch = {name: tensor.to(device) for name, tensor in collate_packs([pack], pad_token).items() if name != "labels"}
+        batch = {
+            name: tensor.to(device)
+            for name, tensor in collate_packs([pack], pad_token).items()
+            if name != "labels"
+        }
         found: Tensor = model(**batch, use_cache=False).logits[0, -len(pack[-1].tokens) :].float()
         return found
+
     alone, packed = logits(members[-1:]), logits(members)
     if float((alone - packed).abs().max()) > 0.05 * float(alone.std()):
-        raise ConfigError("packing", True, "cannot be used with this model: its examples would see each other; set packing=false")
+        raise ConfigError(
+            "packing",
+            True,
+            "cannot be used with this model: its examples would see each other; set packing=false",
+        )

@@ -1,4 +1,7 @@
-"""Scores a model on fixed examples: answer loss by teacher forcing, labels by likelihood, answers by generation, retention by document."""
+"""Scores a model on fixed examples.
+
+Answer loss by teacher forcing, labels by likelihood, answers by generation, retention by document.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +29,31 @@ def token_losses(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Summed loss (nats) and number of scored tokens of each row, both (batch,)."""
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
     labels = batch["labels"][:, 1:]
-    # Row by row, scored positions only: a large vocabulary in float32 for a whole batch would be most of a GPU's memory.
+    # Row by row, scored positions only: a large vocabulary in float32 for a whole batch would be most of a
+    # GPU's memory.
     scored = labels != IGNORED_LABEL
-    sums = [cross_entropy(row[kept].float(), label[kept], reduction="sum") for row, label, kept in zip(logits, labels, scored, strict=True)]
+    sums = [
+        cross_entropy(row[kept].float(), label[kept], reduction="sum")
+        for row, label, kept in zip(logits, labels, scored, strict=True)
+    ]
     return torch.stack(sums), scored.sum(-1)
 
 
 class Evaluator:
-    """Evaluates one model as `config` says; `eval_batch` rows at a time, sorted by length so that little is padded.
+    """Evaluates one model as `config` says.
+
+    `eval_batch` rows at a time, sorted by length so that little is padded.
 
     `progress` is opened with (what, how many) around long work, and told how many more are done.
     """
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, config: RunConfig, progress: EvaluationBar | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        config: RunConfig,
+        progress: EvaluationBar | None = None,
+    ) -> None:
         self._model, self._tokenizer, self._config = model, tokenizer, config
         self._max_length, self._batch_size = config.max_length, config.eval_batch
         self._progress = progress or (lambda _what, _count: nullcontext())
@@ -51,32 +66,49 @@ class Evaluator:
         for start in range(0, len(order), self._batch_size):
             part = order[start : start + self._batch_size]
             batch = collate([encoded[i] for i in part], self._tokenizer.pad_token_id)
-            sums, counts = token_losses(self._model, {key: value.to(self._model.device) for key, value in batch.items()})
+            sums, counts = token_losses(
+                self._model, {key: value.to(self._model.device) for key, value in batch.items()}
+            )
             for i, total, count in zip(part, sums.tolist(), counts.tolist(), strict=True):
                 found[i] = (total, count)
         return found
 
     def task(self, task: Task, examples: Sequence[Example], quality: QualityMetric) -> list[Prediction]:
         """Predictions and losses on `examples`."""
-        answers = self.losses([encode(self._tokenizer, e.prompt, e.answer, self._max_length) for e in examples])
+        answers = self.losses(
+            [encode(self._tokenizer, e.prompt, e.answer, self._max_length) for e in examples]
+        )
         texts: list[str | None] = [None] * len(examples)
         if quality == "primary":
             texts = list(self._predict(task, examples))
         return [
-            Prediction(example_id=e.example_id, prediction=text, reference=e.answer, score=None if text is None else task.score(text, e),
-                       answer_loss=total / count, answer_tokens=count)
-            for e, text, (total, count) in zip(examples, texts, answers, strict=True)]
+            Prediction(
+                example_id=e.example_id,
+                prediction=text,
+                reference=e.answer,
+                score=None if text is None else task.score(text, e),
+                answer_loss=total / count,
+                answer_tokens=count,
+            )
+            for e, text, (total, count) in zip(examples, texts, answers, strict=True)
+        ]
 
     def _predict(self, task: Task, examples: Sequence[Example]) -> list[str]:
         if task.decoding == "choose" and self._config.label_scoring == "likelihood":
             return self._choose(examples)
         texts = self._generate(examples, task.max_new_tokens)
-        return [named_label(text, e.labels) for text, e in zip(texts, examples, strict=True)] if task.decoding == "choose" else texts
+        return (
+            [named_label(text, e.labels) for text, e in zip(texts, examples, strict=True)]
+            if task.decoding == "choose"
+            else texts
+        )
 
     def _choose(self, examples: Sequence[Example]) -> list[str]:
         """The label with the highest log-likelihood (its tokens and the end of text, summed)."""
         flat = [(e, label) for e in examples for label in e.labels]
-        losses = self.losses([encode(self._tokenizer, e.prompt, label, self._max_length) for e, label in flat])
+        losses = self.losses(
+            [encode(self._tokenizer, e.prompt, label, self._max_length) for e, label in flat]
+        )
         best: dict[str, tuple[float, str]] = {}
         for (example, label), (total, _) in zip(flat, losses, strict=True):
             if example.example_id not in best or total < best[example.example_id][0]:
@@ -87,10 +119,22 @@ class Evaluator:
         """Continuations of the prompts; an over-long one keeps its end."""
         config = self._config
         # One seed of its own: every run, and the untuned model, draws the same noise.
-        sampling = Sampling(max_new_tokens=config.max_new_tokens or max_new_tokens, temperature=config.temperature, top_p=config.top_p)
+        sampling = Sampling(
+            max_new_tokens=config.max_new_tokens or max_new_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+        )
         prompts = [prompt_tokens(self._tokenizer, e.prompt)[-config.max_length :] for e in examples]
         with self._progress("generating", len(examples)) as bar:
-            return generate(self._model, self._tokenizer, prompts, [e.example_id for e in examples], sampling, batch_size=config.eval_batch, bar=bar)
+            return generate(
+                self._model,
+                self._tokenizer,
+                prompts,
+                [e.example_id for e in examples],
+                sampling,
+                batch_size=config.eval_batch,
+                bar=bar,
+            )
 
     def measure(self, task: Task, predictions: Sequence[Prediction]) -> dict[str, Measured]:
         """All of the task's metrics beside the primary one."""
@@ -98,8 +142,13 @@ class Evaluator:
             return {}
         from grit.evaluation.metrics import measure
 
-        return measure(task.also, [str(p.prediction) for p in predictions], [p.reference for p in predictions],
-                       labels=task.evaluation[0].labels, encoder=self._config.bertscore_encoder)
+        return measure(
+            task.also,
+            [str(p.prediction) for p in predictions],
+            [p.reference for p in predictions],
+            labels=task.evaluation[0].labels,
+            encoder=self._config.bertscore_encoder,
+        )
 
     def probes(self) -> dict[str, list[ProbeAnswer]]:
         """Answers to the run's zero-shot probes, by probe."""
@@ -107,23 +156,38 @@ class Evaluator:
             return {}
         from grit.evaluation.probes import parse, run_probe
 
-        return {parse(probe)[0]: run_probe(self._model, self._tokenizer, probe, items=self._config.probe_examples,
-                                           batch_size=self._config.eval_batch) for probe in self._config.probes}
+        return {
+            parse(probe)[0]: run_probe(
+                self._model,
+                self._tokenizer,
+                probe,
+                items=self._config.probe_examples,
+                batch_size=self._config.eval_batch,
+            )
+            for probe in self._config.probes
+        }
 
     def documents(self, texts: Sequence[str]) -> list[DocumentLoss]:
-        """Loss of each document on its own, every token but the first; over-long ones keep their first `max_length` tokens."""
+        """Loss of each document on its own, every token but the first.
+
+        Over-long ones keep their first `max_length` tokens.
+        """
         rows = [tuple(self._tokenizer(text)["input_ids"][: self._max_length]) for text in texts]
         losses = self.losses([Encoded(tokens=row, answer_start=1, truncated=False) for row in rows])
-        return [DocumentLoss(document_id=str(i), loss=total / max(count, 1), tokens=count) for i, (total, count) in enumerate(losses)]
+        return [
+            DocumentLoss(document_id=str(i), loss=total / max(count, 1), tokens=count)
+            for i, (total, count) in enumerate(losses)
+        ]
 
 
 def named_label(text: str, labels: Sequence[str]) -> str:
-    """The label whose words a text begins with, whatever its case and what follows; else the empty text: no answer (paper A.9)."""
+    """The label whose words a text begins with, whatever its case and what follows; else the empty text.
+
+    No answer (paper A.9).
+    """
     said = text.strip().casefold()
     for label in sorted(labels, key=len, reverse=True):
         word = label.strip().casefold()
         if said.startswith(word) and not said[len(word) : len(word) + 1].isalnum():
             return label
     return ""
-
-

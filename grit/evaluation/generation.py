@@ -26,7 +26,10 @@ Bar = Callable[[int], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is chosen: greedily at temperature 0, else drawn at `temperature` from the `top_p` most likely mass, from `seed`."""
+    """How the next token is chosen.
+
+    Greedily at temperature 0, else drawn at `temperature` from the `top_p` most likely mass, from `seed`.
+    """
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -35,24 +38,36 @@ class Sampling:
 
 
 class OwnNoise(LogitsProcessor):
-    """Adds Gumbel noise of each row's own generator, after which the largest sum is a draw from the distribution (the Gumbel-max trick).
+    """Adds Gumbel noise of each row's own generator.
+
+    After which the largest sum is a draw from the distribution (the Gumbel-max trick).
 
     A row's draws depend on the seed and on its name alone, not on its neighbours.
     """
 
     def __init__(self, names: Sequence[str], seed: int) -> None:
-        self._generators = [torch.Generator().manual_seed(int(digest([seed, name]), 16) % 2**63) for name in names]
+        self._generators = [
+            torch.Generator().manual_seed(int(digest([seed, name]), 16) % 2**63) for name in names
+        ]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores (batch, vocabulary) with noise."""
-        uniform = torch.stack([torch.rand(scores.shape[-1], generator=generator, dtype=torch.float64) for generator in self._generators])
+        uniform = torch.stack(
+            [
+                torch.rand(scores.shape[-1], generator=generator, dtype=torch.float64)
+                for generator in self._generators
+            ]
+        )
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
         return scores + gumbel.to(scores)
 
 
 @contextmanager
 def _own_settings(model: Any) -> Iterator[None]:
-    """Takes the checkpoint's generation settings away for a while: transformers fills whatever we leave open from them."""
+    """Takes the checkpoint's generation settings away for a while.
+
+    Transformers fills whatever we leave open from them.
+    """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     before = inner.generation_config
     inner.generation_config = GenerationConfig()
@@ -63,8 +78,16 @@ def _own_settings(model: Any) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def generate(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], names: Sequence[str], sampling: Sampling, *,
-             batch_size: int, bar: Bar | None = None) -> list[str]:
+def generate(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    names: Sequence[str],
+    sampling: Sampling,
+    *,
+    batch_size: int,
+    bar: Bar | None = None,
+) -> list[str]:
     """The continuation of each prompt up to the end of text, in the given order.
 
     Prompts are padded on the left, sorted by length, `batch_size` at a time; keys and values are cached.
@@ -81,21 +104,39 @@ def generate(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[S
     texts = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
-    # A configuration of our own: the checkpoint's may sample, penalize repetition, or end elsewhere than training taught.
-    config = GenerationConfig(do_sample=False, num_beams=1, max_new_tokens=sampling.max_new_tokens, pad_token_id=pad, eos_token_id=end)
+    # A configuration of our own: the checkpoint's may sample, penalize repetition, or end elsewhere than
+    # training taught.
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=sampling.max_new_tokens,
+        pad_token_id=pad,
+        eos_token_id=end,
+    )
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
         length = max(len(prompts[i]) for i in part)
-        ids = torch.tensor([[pad] * (length - len(prompts[i])) + list(prompts[i]) for i in part], device=model.device)
-        mask = torch.tensor([[0] * (length - len(prompts[i])) + [1] * len(prompts[i]) for i in part], device=model.device)
+        ids = torch.tensor(
+            [[pad] * (length - len(prompts[i])) + list(prompts[i]) for i in part], device=model.device
+        )
+        mask = torch.tensor(
+            [[0] * (length - len(prompts[i])) + [1] * len(prompts[i]) for i in part], device=model.device
+        )
         chosen = LogitsProcessorList()
         if sampling.temperature > 0:
-            chosen += [TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p),
-                       OwnNoise([names[i] for i in part], sampling.seed)]
+            chosen += [
+                TemperatureLogitsWarper(sampling.temperature),
+                TopPLogitsWarper(sampling.top_p),
+                OwnNoise([names[i] for i in part], sampling.seed),
+            ]
         with _own_settings(model):
-            made = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=chosen)[:, length:].tolist()
+            made = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=chosen
+            )[:, length:].tolist()
         for i, row in zip(part, made, strict=True):
-            texts[i] = str(tokenizer.decode(row[: row.index(end)] if end in row else row, skip_special_tokens=True))
+            texts[i] = str(
+                tokenizer.decode(row[: row.index(end)] if end in row else row, skip_special_tokens=True)
+            )
         if bar is not None:
             bar(len(part))
     return texts

@@ -1,7 +1,10 @@
-"""Zero-shot probes of what a model still knows, through lm-evaluation-harness on the model in memory; its only importer.
+"""Zero-shot probes of what a model still knows, through lm-evaluation-harness on the model in memory.
 
-A probe is named as the harness names it (hellaswag, arc_challenge, winogrande, ...: the data come from the hub or its cache), or as
-`name=file` for the names in `LOCAL`, whose rows then come from a local file. Always the first items, the same for every run.
+Its only importer.
+
+A probe is named as the harness names it (hellaswag, arc_challenge, winogrande, ...: the data come from the
+hub or its cache), or as `name=file` for the names in `LOCAL`, whose rows then come from a local file. Always
+the first items, the same for every run.
 """
 
 from __future__ import annotations
@@ -25,28 +28,53 @@ from grit.tasks.hub import reachable
 def _gap(part: int) -> Callable[[dict[str, Any]], str]:
     def half(row: dict[str, Any]) -> str:
         return str(row["sentence"]).split("_", 1)[part].strip()
+
     return half
 
 
 def _filled(row: dict[str, Any]) -> list[str]:
-    """The sentence up to and with each option: the harness compares the likelihood of what follows (partial evaluation)."""
+    """The sentence up to and with each option.
+
+    The harness compares the likelihood of what follows (partial evaluation).
+    """
     before = str(row["sentence"]).split("_", 1)[0]
     return [before + row["option1"], before + row["option2"]]
 
 
-#: Probes that read a local file: the fields of its rows, and the task as the harness's own configuration has it.
+#: Probes that read a local file: the fields of its rows, and the task as the harness's own configuration has
+#: it.
 LOCAL: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "arc_challenge": (("question", "choices", "gold"), {
-        "doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_choice": "{{choices}}", "doc_to_target": "{{gold}}",
-        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")]}),
-    "winogrande": (("sentence", "option1", "option2", "answer"), {
-        "doc_to_text": lambda row: int(row["answer"]) - 1, "doc_to_choice": _filled, "doc_to_target": _gap(1),
-        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]}),
+    "arc_challenge": (
+        ("question", "choices", "gold"),
+        {
+            "doc_to_text": "Question: {{question}}\nAnswer:",
+            "doc_to_choice": "{{choices}}",
+            "doc_to_target": "{{gold}}",
+            "metric_list": [
+                {"metric": name, "aggregation": "mean", "higher_is_better": True}
+                for name in ("acc", "acc_norm")
+            ],
+        },
+    ),
+    "winogrande": (
+        ("sentence", "option1", "option2", "answer"),
+        {
+            "doc_to_text": lambda row: int(row["answer"]) - 1,
+            "doc_to_choice": _filled,
+            "doc_to_target": _gap(1),
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        },
+    ),
 }
 
 
 def _valid_arc(row: dict[str, Any]) -> bool:
-    return isinstance(row["choices"], list) and len(row["choices"]) > 1 and str(row["gold"]).isdigit() and int(row["gold"]) < len(row["choices"])
+    return (
+        isinstance(row["choices"], list)
+        and len(row["choices"]) > 1
+        and str(row["gold"]).isdigit()
+        and int(row["gold"]) < len(row["choices"])
+    )
 
 
 def _valid_winogrande(row: dict[str, Any]) -> bool:
@@ -55,7 +83,8 @@ def _valid_winogrande(row: dict[str, Any]) -> bool:
 
 _VALID: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
     "arc_challenge": (_valid_arc, "choices must be a list, and gold the number of one of them, from 0"),
-    "winogrande": (_valid_winogrande, "the sentence must hold one _, and answer be 1 or 2")}
+    "winogrande": (_valid_winogrande, "the sentence must hold one _, and answer be 1 or 2"),
+}
 
 
 def check_probes(probes: Sequence[str]) -> None:
@@ -109,7 +138,8 @@ def run_probe(model: Any, tokenizer: Any, probe: str, *, items: int, batch_size:
     """The model's answers to the first `items` items.
 
     Raises:
-        ConfigError: the harness does not know the probe, its data are not at hand, or it is no single task with an accuracy.
+        ConfigError: the harness does not know the probe, its data are not at hand, or it is no single task
+            with an accuracy.
     """
     name, path = parse(probe)
     with _quiet(), tempfile.TemporaryDirectory() as folder:
@@ -122,25 +152,50 @@ def run_probe(model: Any, tokenizer: Any, probe: str, *, items: int, batch_size:
         else:
             rows = Path(folder) / f"{name}.jsonl"
             rows.write_text("".join(json.dumps(row) + "\n" for row in _rows(name, path)), encoding="utf8")
-            manager, task, reach = TaskManager(include_defaults=False), _local(name, str(rows)), contextlib.nullcontext()
+            manager, task, reach = (
+                TaskManager(include_defaults=False),
+                _local(name, str(rows)),
+                contextlib.nullcontext(),
+            )
         try:
             with reach:
-                found = simple_evaluate(model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size), tasks=[task], limit=items,
-                                        log_samples=True, bootstrap_iters=0, task_manager=manager)
+                found = simple_evaluate(
+                    model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+                    tasks=[task],
+                    limit=items,
+                    log_samples=True,
+                    bootstrap_iters=0,
+                    task_manager=manager,
+                )
         except (OSError, ConnectionError) as error:
-            raise ConfigError("probes", probe, f"its data are neither cached here nor within reach; files are read for {', '.join(LOCAL)} "
-                              "(name=FILE)") from error
+            raise ConfigError(
+                "probes",
+                probe,
+                f"its data are neither cached here nor within reach; files are read for {', '.join(LOCAL)} "
+                "(name=FILE)",
+            ) from error
     tasks = list(found["samples"].values())
     if len(tasks) != 1 or "acc" not in tasks[0][0]:
-        raise ConfigError("probes", probe, "is a group of tasks, or has no accuracy: name a single multiple-choice task")
+        raise ConfigError(
+            "probes", probe, "is a group of tasks, or has no accuracy: name a single multiple-choice task"
+        )
     samples: Sequence[dict[str, Any]] = tasks[0]
     key = "acc_norm" if "acc_norm" in samples[0] else "acc"
-    return [ProbeAnswer(item=f"{name}-{sample['doc_id']}", correct=float(sample[key])) for sample in sorted(samples, key=lambda s: s["doc_id"])]
+    return [
+        ProbeAnswer(item=f"{name}-{sample['doc_id']}", correct=float(sample[key]))
+        for sample in sorted(samples, key=lambda s: s["doc_id"])
+    ]
 
 
 def _local(name: str, path: str) -> Any:
-    return {"task": f"{name}_local", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": path}}, "test_split": "test",
-            "output_type": "multiple_choice", **LOCAL[name][1]}
+    return {
+        "task": f"{name}_local",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": path}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        **LOCAL[name][1],
+    }
 
 
 @contextlib.contextmanager

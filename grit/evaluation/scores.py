@@ -11,7 +11,10 @@ from grit.config.run import QualityMetric
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One metric on one set of predictions: `value` in [0, 1], or None with the reason in `problem`; `per_example` where it has one."""
+    """One metric on one set of predictions: `value` in [0, 1], or None with the reason in `problem`.
+
+    `per_example` where it has one.
+    """
 
     value: float | None
     per_example: tuple[float, ...] | None = None
@@ -26,7 +29,10 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeAnswer:
-    """One item of a zero-shot probe: 1 where the model's choice is right (length-normalized where the probe defines that), else 0."""
+    """One item of a zero-shot probe.
+
+    1 where the model's choice is right (length-normalized where the probe defines that), else 0.
+    """
 
     item: str
     correct: float
@@ -34,7 +40,10 @@ class ProbeAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One evaluated example. `score` is the task's metric on it (None where only the likelihood was asked for)."""
+    """One evaluated example.
+
+    `score` is the task's metric on it (None where only the likelihood was asked for).
+    """
 
     example_id: str
     prediction: str | None
@@ -55,7 +64,10 @@ class DocumentLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """A model on the fixed examples and documents; the task's further metrics and the probes only where a run has ended, or not begun."""
+    """A model on the fixed examples and documents.
+
+    The task's further metrics and the probes only where a run has ended, or not begun.
+    """
 
     predictions: list[Prediction]
     documents: list[DocumentLoss]
@@ -65,14 +77,21 @@ class Scores:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Scores:
         """The inverse of `dataclasses.asdict`, after a trip through JSON."""
-        return cls(predictions=[Prediction(**item) for item in values["predictions"]],
-                   documents=[DocumentLoss(**item) for item in values["documents"]],
-                   measured={name: Measured.from_dict(item) for name, item in values["measured"].items()},
-                   probes={name: [ProbeAnswer(**item) for item in items] for name, items in values["probes"].items()})
+        return cls(
+            predictions=[Prediction(**item) for item in values["predictions"]],
+            documents=[DocumentLoss(**item) for item in values["documents"]],
+            measured={name: Measured.from_dict(item) for name, item in values["measured"].items()},
+            probes={
+                name: [ProbeAnswer(**item) for item in items] for name, items in values["probes"].items()
+            },
+        )
 
 
 def quality_name(metric: QualityMetric, task_metric: str) -> str:
-    """The name under which quality is reported: the task's own metric, or the mean log-likelihood of its reference answers."""
+    """The name under which quality is reported.
+
+    The task's own metric, or the mean log-likelihood of its reference answers.
+    """
     return task_metric if metric == "primary" else "answer_logprob"
 
 

@@ -32,30 +32,43 @@ class StepObserver(Protocol):
     """Somebody who looks at every optimizer step of a handle (see `GritHandle.watch`)."""
 
     def factors(self, step: int, found: dict[str, Tensor]) -> None:
-        """Takes the factors (M, r, r) of optimizer step `step`, by `<stack>/<side>/<estimate>`: side `a` or `g`, estimate `used` or `batch`."""
+        """Takes the factors (M, r, r) of optimizer step `step`, by `<stack>/<side>/<estimate>`.
+
+        Side `a` or `g`, estimate `used` or `batch`.
+        """
 
     def gradients(self, step: int, raw: Tensor, applied: Tensor) -> None:
         """Takes the flat gradient of optimizer step `step` before and after preconditioning."""
 
 
-def attach(model: nn.Module, optimizer: torch.optim.Optimizer, config: GritConfig, *, labels: Layout | None = None,
-           clock: StepClock | None = None, adapter: str = "default") -> GritHandle:
+def attach(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: GritConfig,
+    *,
+    labels: Layout | None = None,
+    clock: StepClock | None = None,
+    adapter: str = "default",
+) -> GritHandle:
     """Makes `optimizer` train `model`'s LoRA adapter with GRIT; the training loop needs no other change.
 
-    The model must be called with `labels` (and `attention_mask`, when it is padded), so that padding, labels and the loss's scale are known.
-    Gradients should be clipped by `max_grad_norm` here, after preconditioning, and not by the loop before it.
+    The model must be called with `labels` (and `attention_mask`, when it is padded), so that padding, labels
+    and the loss's scale are known. Gradients should be clipped by `max_grad_norm` here, after
+    preconditioning, and not by the loop before it.
 
     Args:
         model: a PEFT model with a LoRA adapter on linear layers.
         optimizer: any torch optimizer that trains it.
         config: the switches.
-        labels: how labels line up with positions; None finds it from the adapter's task type or the model's class.
+        labels: how labels line up with positions; None finds it from the adapter's task type or the model's
+            class.
         clock: charged with the time GRIT takes, for loops that keep one.
         adapter: the adapter's name.
 
     Raises:
-        ConfigError: the model has no plain LoRA adapter of that name, the optimizer does not train it, how its labels line up is not
-            known, or the configuration asks for something that this model cannot do.
+        ConfigError: the model has no plain LoRA adapter of that name, the optimizer does not train it, how
+            its labels line up is not known, or the configuration asks for something that this model cannot
+            do.
     """
     layers = adapted_layers(model, adapter)
     _check_support(layers, optimizer, config)
@@ -63,48 +76,72 @@ def attach(model: nn.Module, optimizer: torch.optim.Optimizer, config: GritConfi
     return GritHandle(model, optimizer, config, layers, layout, clock or NoClock())
 
 
-def _check_support(layers: tuple[AdaptedLayer, ...], optimizer: torch.optim.Optimizer, config: GritConfig) -> None:
+def _check_support(
+    layers: tuple[AdaptedLayer, ...], optimizer: torch.optim.Optimizer, config: GritConfig
+) -> None:
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for layer in layers:
         if id(layer.down.weight) not in trained and id(layer.up.weight) not in trained:
-            raise ConfigError("optimizer", type(optimizer).__name__, f"does not train the adapter of {layer.name}")
+            raise ConfigError(
+                "optimizer", type(optimizer).__name__, f"does not train the adapter of {layer.name}"
+            )
     for name in ("quantization_damping", "dequantized_refresh"):
         if getattr(config, name) and not len(ComputePrecision([layer.base for layer in layers])):
-            raise ConfigError(name, getattr(config, name), "needs a 4-bit backbone, and no adapted layer of this model is quantized")
+            raise ConfigError(
+                name,
+                getattr(config, name),
+                "needs a 4-bit backbone, and no adapted layer of this model is quantized",
+            )
 
 
 class GritHandle:
     """What `attach` returns: the live state of GRIT on one model, and the way to read, save and remove it.
 
-    One optimizer step is: backward; statistics (every `cov_update_freq` steps); inverses (every `kfac_update_freq`); regularizers and
+    One optimizer step is: backward; statistics (every `cov_update_freq` steps); inverses (every
+    `kfac_update_freq`); regularizers and
     preconditioning; clip; the optimizer's own step; reprojection and ranks (every `reprojection_freq`).
 
     Attributes:
         step: optimizer steps taken so far.
-        events: what happened, in order: reprojections, rank changes, damping ladders, non-finite values. Each has `step` (the optimizer step,
-            from 1, in which it happened) and `kind`.
+        events: what happened, in order: reprojections, rank changes, damping ladders, non-finite values. Each
+            has `step` (the optimizer step, from 1, in which it happened) and `kind`.
         guard: clips to `max_grad_norm`, and drops steps whose gradients are not finite.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, config: GritConfig, layers: tuple[AdaptedLayer, ...],
-                 layout: Layout, clock: StepClock) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: GritConfig,
+        layers: tuple[AdaptedLayer, ...],
+        layout: Layout,
+        clock: StepClock,
+    ) -> None:
         self.config, self.layers, self.step = config, layers, 0
         self.events: list[Event] = []
         self._clock, self._optimizer, self._layout = clock, optimizer, layout
         self._settle()
         self._capture = Capture(model, layers, layout, self._observe)
         self._capture.before_pass = self._before_pass
-        self._capture.around = ComputePrecision([layer.base for layer in layers]).full if config.dequantized_refresh else None
+        self._capture.around = (
+            ComputePrecision([layer.base for layer in layers]).full if config.dequantized_refresh else None
+        )
         self.guard = GradientGuard(optimizer, config.max_grad_norm)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._controller = (CadenceController(config.cadence_window, config.cadence_max_stretch, parameters)
-                            if config.cadence == "adaptive" else None)
+        self._controller = (
+            CadenceController(config.cadence_window, config.cadence_max_stretch, parameters)
+            if config.cadence == "adaptive"
+            else None
+        )
         self._capture.watch_loss = self._controller is not None
         self._capture_next = False
         self._ranks: dict[str, int] | None = None
         self._observer: StepObserver | None = None
         self._arm()
-        self._hooks = [optimizer.register_step_pre_hook(self._before_step), optimizer.register_step_post_hook(self._after_step)]
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
 
     def _settle(self) -> None:
         """Builds the state where the adapter is."""
@@ -114,17 +151,28 @@ class GritHandle:
         for index, layer in enumerate(self.layers):
             by_rank.setdefault(layer.rank, []).append(index)
         streams = [stream_of(self._layout, layer.name) for layer in self.layers]
-        self._groups = [RankGroup([self.layers[i] for i in rows], rows, [streams[i] for i in rows], self.config) for rows in by_rank.values()]
+        self._groups = [
+            RankGroup([self.layers[i] for i in rows], rows, [streams[i] for i in rows], self.config)
+            for rows in by_rank.values()
+        ]
 
     def watch(self, observer: StepObserver) -> None:
-        """Shows `observer` the factors and gradients of every step from now on; it costs memory and time, and changes nothing."""
+        """Shows `observer` the factors and gradients of every step from now on.
+
+        It costs memory and time, and changes nothing.
+        """
         self._observer = observer
         for group in self._groups:
             group.statistics.keep_estimate = True
 
     def modules_by_group(self) -> dict[str, list[str]]:
-        """Names of the modules in each stack of factors, in order, by the stack's number: an observer's factors are named after these."""
-        return {str(number): [layer.name for layer in group.layers] for number, group in enumerate(self._groups)}
+        """Names of the modules in each stack of factors, in order, by the stack's number.
+
+        An observer's factors are named after these.
+        """
+        return {
+            str(number): [layer.name for layer in group.layers] for number, group in enumerate(self._groups)
+        }
 
     def _show_factors(self, observer: StepObserver) -> None:
         factors: dict[str, Tensor] = {}
@@ -140,7 +188,12 @@ class GritHandle:
     def _flat_gradient(self) -> Tensor:
         """All adapters' gradients as one vector; zero where there is none."""
         weights = [weight for layer in self.layers for weight in (layer.down.weight, layer.up.weight)]
-        return torch.cat([(torch.zeros_like(weight) if weight.grad is None else weight.grad).detach().float().flatten() for weight in weights])
+        return torch.cat(
+            [
+                (torch.zeros_like(weight) if weight.grad is None else weight.grad).detach().float().flatten()
+                for weight in weights
+            ]
+        )
 
     def _follow(self) -> None:
         """Moves the state after the adapter: a trainer may put the model on its device after `attach`."""
@@ -155,7 +208,11 @@ class GritHandle:
     def _movable_state(self) -> dict[str, Any]:
         """What lies where the adapter does, and the seconds spent there."""
         gates = [self._capture.gate(index) for index in range(len(self.layers))]
-        return {"groups": [group.state_dict() for group in self._groups], "gates": gates, "seconds": self._totals.seconds()}
+        return {
+            "groups": [group.state_dict() for group in self._groups],
+            "gates": gates,
+            "seconds": self._totals.seconds(),
+        }
 
     def _load_movable_state(self, state: dict[str, Any]) -> None:
         for group, saved in zip(self._groups, state["groups"], strict=True):
@@ -169,13 +226,17 @@ class GritHandle:
         self._follow()
         layer = self.layers[0]
         if self._capture.passes and layer.down.weight.grad is None and layer.up.weight.grad is None:
-            # Gradients were cleared and no step was taken: a gradient scaler skipped it, and its passes belong to no step.
+            # Gradients were cleared and no step was taken: a gradient scaler skipped it, and its passes
+            # belong to no step.
             self._capture.passes = 0
             for group in self._groups:
                 group.statistics.discard()
 
     def detach(self) -> None:
-        """Removes every hook. The adapter keeps its weights; a `gate` is folded into A, so that the function stays the same."""
+        """Removes every hook.
+
+        The adapter keeps its weights; a `gate` is folded into A, so that the function stays the same.
+        """
         for group in self._groups:
             for row, index in enumerate(group.indices):
                 gate = self._capture.gate(index)
@@ -224,8 +285,10 @@ class GritHandle:
         raw = None if self._observer is None else self._flat_gradient()
         with self._section("fisher"):
             for group in self._groups:
-                group.transform_gradients(precondition=self.step >= config.ng_warmup_steps,
-                                          regularization=ramp(self.step, config.regularizer_warmup_steps))
+                group.transform_gradients(
+                    precondition=self.step >= config.ng_warmup_steps,
+                    regularization=ramp(self.step, config.regularizer_warmup_steps),
+                )
         if self._observer is not None and raw is not None:
             self._observer.gradients(self.step + 1, raw, self._flat_gradient())
         self.guard()
@@ -233,17 +296,24 @@ class GritHandle:
             self._control(losses)
 
     def _unscale(self) -> None:
-        """Undoes the scale that a gradient scaler leaves to a fused optimizer: preconditioning and clipping need the gradients themselves."""
+        """Undoes the scale that a gradient scaler leaves to a fused optimizer.
+
+        Preconditioning and clipping need the gradients themselves.
+        """
         scale = getattr(self._optimizer, "grad_scale", None)
         if scale is None:
             return
-        gradients = [p.grad for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [
+            p.grad for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
         torch._foreach_div_(gradients, scale)
         self._optimizer.grad_scale = None  # type: ignore[attr-defined]  # set by torch.amp.GradScaler for fused optimizers
 
     def _commit(self, passes: int) -> None:
         if passes == 0:
-            raise RuntimeError("no backward pass was observed before this optimizer step: was the model in training mode?")
+            raise RuntimeError(
+                "no backward pass was observed before this optimizer step: was the model in training mode?"
+            )
         lost = sum(group.statistics.commit(reduce_sum) for group in self._groups)
         if self._observer is not None:
             self._show_factors(self._observer)
@@ -258,7 +328,9 @@ class GritHandle:
     def _control(self, losses: list[Tensor]) -> None:
         assert self._controller is not None
         if not losses:
-            raise RuntimeError("cadence = 'adaptive' needs the model's own loss: pass `labels` to its forward")
+            raise RuntimeError(
+                "cadence = 'adaptive' needs the model's own loss: pass `labels` to its forward"
+            )
         with self._section("fisher"):
             seen = self._controller.update(self.guard.norm, torch.stack(losses).mean(), reduce_mean)
             if seen is None:
@@ -274,7 +346,11 @@ class GritHandle:
         if self.guard.skipped_last:
             self._record({"kind": "nonfinite_gradient"})
         every = self.config.reprojection_freq
-        if every is not None and self.step % every == 0 and self.step >= self.config.reprojection_warmup_steps:
+        if (
+            every is not None
+            and self.step % every == 0
+            and self.step >= self.config.reprojection_warmup_steps
+        ):
             self._look()
 
     def _look(self) -> None:
@@ -293,16 +369,23 @@ class GritHandle:
     def finish(self) -> None:
         """Truncates the adapter to its ranks at the end of training.
 
-        With `suppression = project` the optimizer has refilled discarded directions since the last reprojection; what is scored, counted
-        and exported must be the same weights. Nothing to do for a gate, when reprojection never acted, or when this was just done.
+        With `suppression = project` the optimizer has refilled discarded directions since the last
+        reprojection; what is scored, counted and exported must be the same weights. Nothing to do for a gate,
+        when reprojection never acted, or when this was just done.
         """
         acted = any(event["kind"] == "reprojection" for event in self.events)
-        done = any(event["kind"] == "reprojection" and event["trigger"] == "end" and event["step"] == self.step for event in self.events)
+        done = any(
+            event["kind"] == "reprojection" and event["trigger"] == "end" and event["step"] == self.step
+            for event in self.events
+        )
         if acted and not done and self.config.suppression == "project":
             self.reproject(trigger="end", adapt_rank=False)
 
     def reproject(self, *, trigger: str, adapt_rank: bool = True) -> None:
-        """Chooses ranks (unless told to keep them) and projects now, where the gates allow it; records the event."""
+        """Chooses ranks (unless told to keep them) and projects now, where the gates allow it.
+
+        Records the event.
+        """
         started = time.perf_counter()
         masses: list[Tensor] = []
         before, two_sided = self.ranks(), True
@@ -321,12 +404,27 @@ class GritHandle:
             self._record({"kind": "reprojection_skipped", "trigger": trigger, "reason": "sample gate"})
             return
         after, mass = self.ranks(), torch.cat(masses)
-        self._record({"kind": "reprojection", "trigger": trigger, "two_sided": two_sided, "ranks": list(after.values()),
-                      "retained_mass": float(mass.mean()), "retained_mass_min": float(mass.min()), "seconds": time.perf_counter() - started})
+        self._record(
+            {
+                "kind": "reprojection",
+                "trigger": trigger,
+                "two_sided": two_sided,
+                "ranks": list(after.values()),
+                "retained_mass": float(mass.mean()),
+                "retained_mass_min": float(mass.min()),
+                "seconds": time.perf_counter() - started,
+            }
+        )
         if after != before:
             changed = [new - old for new, old in zip(after.values(), before.values(), strict=True)]
-            self._record({"kind": "rank", "up": sum(c > 0 for c in changed), "down": sum(c < 0 for c in changed),
-                          "effective_parameters": self.effective_parameters()})
+            self._record(
+                {
+                    "kind": "rank",
+                    "up": sum(c > 0 for c in changed),
+                    "down": sum(c < 0 for c in changed),
+                    "effective_parameters": self.effective_parameters(),
+                }
+            )
 
     def _suppress(self, group: RankGroup, projection: Projection) -> None:
         if self.config.suppression == "project":
@@ -348,18 +446,30 @@ class GritHandle:
             moments = group.statistics.moment_a, group.statistics.moment_g
             means = moments[0].mean(), moments[1].mean()
             for row, layer in enumerate(group.layers):
-                found[layer.name] = (means[0][row], means[1][row], int(moments[0].samples[row]), int(moments[1].samples[row]))
+                found[layer.name] = (
+                    means[0][row],
+                    means[1][row],
+                    int(moments[0].samples[row]),
+                    int(moments[1].samples[row]),
+                )
         return {layer.name: found[layer.name] for layer in self.layers}
 
     def ranks(self) -> dict[str, int]:
         """Per module name: the number of directions kept, in the model's order."""
         if self._ranks is None:
-            kept = {i: k for group in self._groups for i, k in zip(group.indices, group.subspace.ranks.tolist(), strict=True)}
+            kept = {
+                i: k
+                for group in self._groups
+                for i, k in zip(group.indices, group.subspace.ranks.tolist(), strict=True)
+            }
             self._ranks = {layer.name: kept[index] for index, layer in enumerate(self.layers)}
         return dict(self._ranks)
 
     def gates(self) -> dict[str, Tensor]:
-        """Per module name with one: the matrix (r, r) that `suppression = gate` applies between the factors."""
+        """Per module name with one.
+
+        The matrix (r, r) that `suppression = gate` applies between the factors.
+        """
         gates = ((layer.name, self._capture.gate(index)) for index, layer in enumerate(self.layers))
         return {name: gate for name, gate in gates if gate is not None}
 
@@ -368,14 +478,22 @@ class GritHandle:
         return sum(group.effective_parameters() for group in self._groups)
 
     def timings(self) -> dict[str, float]:
-        """Seconds in total of `fisher`, `reprojection` and `rank`, and the number of `steps`. On CUDA this waits for the device."""
+        """Seconds in total of `fisher`, `reprojection` and `rank`, and the number of `steps`.
+
+        On CUDA this waits for the device.
+        """
         return {**dict.fromkeys(GEOMETRY_SECTIONS, 0.0), **self._totals.seconds(), "steps": float(self.step)}
 
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint; call it between optimizer steps."""
-        return {"step": self.step, "events": list(self.events), **self._movable_state(), "guard": self.guard.state_dict(),
-                "capture_next": self._capture.armed,
-                "controller": None if self._controller is None else self._controller.state_dict()}
+        return {
+            "step": self.step,
+            "events": list(self.events),
+            **self._movable_state(),
+            "guard": self.guard.state_dict(),
+            "capture_next": self._capture.armed,
+            "controller": None if self._controller is None else self._controller.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`; training goes on bit for bit as if it had not been interrupted."""

@@ -1,6 +1,9 @@
-"""The controller of the patent (paragraph 99): reuse curvature longer while training is stable, refresh it at once when it is not.
+"""The controller of the patent (paragraph 99).
 
-Three indicators over a window of optimizer steps: the spread of the gradient norm, the relative change of the loss, and the cosine
+Reuse curvature longer while training is stable, refresh it at once when it is not.
+
+Three indicators over a window of optimizer steps: the spread of the gradient norm, the relative change of the
+loss, and the cosine
 between successive updates. The patent names them without numbers; the thresholds are ours.
 """
 
@@ -16,8 +19,8 @@ from torch import Tensor
 
 Verdict = Literal["stable", "neutral", "unstable"]
 
-#: Unstable: the norm's standard deviation exceeds its mean; the loss rises by a tenth from the window's first half to its second; updates
-#: mostly undo each other.
+#: Unstable: the norm's standard deviation exceeds its mean; the loss rises by a tenth from the window's first
+#: half to its second; updates mostly undo each other.
 UNSTABLE_SPREAD, UNSTABLE_RISE, UNSTABLE_COSINE = 1.0, 0.1, -0.2
 #: Stable: all three well inside.
 STABLE_SPREAD, STABLE_CHANGE, STABLE_COSINE = 0.5, 0.1, -0.1
@@ -25,7 +28,10 @@ STABLE_SPREAD, STABLE_CHANGE, STABLE_COSINE = 0.5, 0.1, -0.1
 
 @dataclass(frozen=True)
 class Indicators:
-    """One window's: standard deviation of the gradient norm over its mean; relative change of the loss; mean cosine of successive updates."""
+    """One window's: standard deviation of the gradient norm over its mean; relative change of the loss.
+
+    Mean cosine of successive updates.
+    """
 
     spread: float
     change: float
@@ -33,14 +39,20 @@ class Indicators:
 
 
 def indicators(norms: Sequence[float], losses: Sequence[float], cosines: Sequence[float]) -> Indicators:
-    """Of one window, each value per step. Values that are not finite make the indicator infinite, and the verdict unstable."""
+    """Of one window, each value per step.
+
+    Values that are not finite make the indicator infinite, and the verdict unstable.
+    """
     values = torch.tensor([norms, losses, cosines], dtype=torch.float64)
     if not bool(torch.isfinite(values).all()):
         return Indicators(math.inf, math.inf, -1.0)
     half = len(norms) // 2
     before, after = values[1, :half].mean(), values[1, half:].mean()
-    return Indicators(spread=float(values[0].std(correction=0) / values[0].mean().clamp(min=1e-30)),
-                      change=float((after - before) / before.abs().clamp(min=1e-30)), cosine=float(values[2].mean()))
+    return Indicators(
+        spread=float(values[0].std(correction=0) / values[0].mean().clamp(min=1e-30)),
+        change=float((after - before) / before.abs().clamp(min=1e-30)),
+        cosine=float(values[2].mean()),
+    )
 
 
 def verdict(seen: Indicators) -> Verdict:
@@ -68,7 +80,9 @@ class CadenceController:
 
     @torch.no_grad()
     def update(self, norm: float, loss: Tensor, reduce_mean: Any) -> tuple[Verdict, Indicators] | None:
-        """Takes one step, whose preconditioned gradients are in place; returns a verdict at the end of each window.
+        """Takes one step, whose preconditioned gradients are in place.
+
+        Returns a verdict at the end of each window.
 
         Args:
             norm: global norm of the gradients.
@@ -76,7 +90,11 @@ class CadenceController:
             reduce_mean: averages a tensor over workers in place, so that all of them reach one verdict.
         """
         now = [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in self._parameters]
-        self._cosines.append(_cosine(now, self._previous) if self._previous is not None else torch.zeros((), device=now[0].device))
+        self._cosines.append(
+            _cosine(now, self._previous)
+            if self._previous is not None
+            else torch.zeros((), device=now[0].device)
+        )
         self._previous = now
         self._norms.append(norm)
         self._losses.append(loss.float())
@@ -95,15 +113,24 @@ class CadenceController:
 
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint."""
-        return {"stretch": self.stretch, "previous": self._previous, "norms": list(self._norms), "losses": list(self._losses),
-                "cosines": list(self._cosines)}
+        return {
+            "stretch": self.stretch,
+            "previous": self._previous,
+            "norms": list(self._norms),
+            "losses": list(self._losses),
+            "cosines": list(self._cosines),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`."""
         device = self._parameters[0].device
         self.stretch, self._norms = state["stretch"], list(state["norms"])
-        self._losses, self._cosines = ([value.to(device) for value in state[name]] for name in ("losses", "cosines"))
-        self._previous = None if state["previous"] is None else [value.to(device) for value in state["previous"]]
+        self._losses, self._cosines = (
+            [value.to(device) for value in state[name]] for name in ("losses", "cosines")
+        )
+        self._previous = (
+            None if state["previous"] is None else [value.to(device) for value in state["previous"]]
+        )
 
 
 def _cosine(now: list[Tensor], before: list[Tensor]) -> Tensor:

@@ -1,8 +1,9 @@
 """Hooks that observe z and its gradient, learn which positions count, and apply the gate between the factors.
 
-Both observations come free from autograd: z = A x is what PEFT's lora_A returns, and the gradient that arrives at it is scaling * B^T g. No
-copy of x is kept and nothing is recomputed. A backward pass is handed on as soon as the next forward pass begins, so that at most one
-micro-batch's observations are alive, whatever the accumulation.
+Both observations come free from autograd: z = A x is what PEFT's lora_A returns, and the gradient that
+arrives at it is scaling * B^T g. No
+copy of x is kept and nothing is recomputed. A backward pass is handed on as soon as the next forward pass
+begins, so that at most one micro-batch's observations are alive, whatever the accumulation.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from grit.geometry.label_positions import Layout, Positions, named_inputs, posit
 
 @dataclass
 class Observation:
-    """One backward pass: per layer z and its gradient, in the model's layout (batch, sequence, r), and what its inputs and loss said.
+    """One backward pass.
+
+    Per layer z and its gradient, in the model's layout (batch, sequence, r), and what its inputs and loss
+    said.
 
     Attributes:
         loss_weight: what one label's loss counts in the scalar that was differentiated.
@@ -33,16 +37,25 @@ class Observation:
 
 
 class Capture:
-    """Forward and tensor hooks on the adapted layers and on the model; observes only while `armed`, and gives what it saw to `sink`.
+    """Forward and tensor hooks on the adapted layers and on the model.
+
+    Observes only while `armed`, and gives what it saw to `sink`.
 
     Attributes:
         passes: backward passes handed on since the last `close`.
         losses: the model's own losses since the last `close`, armed or not; only if `watch_loss`.
-        around: called with True before an observed forward pass, and with False once its backward pass is over.
+        around: called with True before an observed forward pass, and with False once its backward pass is
+            over.
         before_pass: called before every observed forward pass, when earlier ones have been handed on.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[AdaptedLayer], layout: Layout, sink: Callable[[Observation], None]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[AdaptedLayer],
+        layout: Layout,
+        sink: Callable[[Observation], None],
+    ) -> None:
         self.armed, self.passes, self.watch_loss = False, 0, False
         self.losses: list[Tensor] = []
         self.around: Callable[[bool], None] | None = None
@@ -51,7 +64,9 @@ class Capture:
         self._gates: list[Tensor | None] = [None] * len(layers)
         self._current: Observation | None = None
         self._open: list[Observation] = []
-        self._handles = [layer.down.register_forward_hook(self._observe(index)) for index, layer in enumerate(layers)]
+        self._handles = [
+            layer.down.register_forward_hook(self._observe(index)) for index, layer in enumerate(layers)
+        ]
         self._handles.append(model.register_forward_pre_hook(self._before_model, with_kwargs=True))
         self._handles.append(model.register_forward_hook(self._after_model, with_kwargs=True))
 
@@ -74,17 +89,22 @@ class Capture:
         """Ends the step: hands on what is left.
 
         Returns:
-            How many backward passes were observed since the last call, and how many forward passes never saw one.
+            How many backward passes were observed since the last call, and how many forward passes never saw
+            one.
 
         Raises:
-            RuntimeError: a layer was not reached by the forward or the backward pass, or the loss was computed outside the model.
+            RuntimeError: a layer was not reached by the forward or the backward pass, or the loss was
+                computed outside the model.
         """
         self._hand_on()
         counted, self.passes, self._open = (self.passes, len(self._open)), 0, []
         return counted
 
     def _hand_on(self) -> None:
-        """Gives every pass whose backward is over to the sink; others stay open: several forward passes may share one backward."""
+        """Gives every pass whose backward is over to the sink; others stay open.
+
+        Several forward passes may share one backward.
+        """
         if self._current is not None and self.around is not None:
             self.around(False)
         self._current = None
@@ -93,9 +113,15 @@ class Capture:
         for seen in done:
             for index, layer in enumerate(self._layers):
                 if index not in seen.activations or index not in seen.gradients:
-                    raise RuntimeError(f"layer {layer.name} was not captured: it took no part in the forward or backward pass of this step")
+                    raise RuntimeError(
+                        f"layer {layer.name} was not captured: it took no part in the forward or backward "
+                        "pass of this step"
+                    )
             if seen.loss_weight is None or seen.positions is None:
-                raise RuntimeError("the loss was not computed by the model: pass `labels` to its forward, so that its scale is known")
+                raise RuntimeError(
+                    "the loss was not computed by the model: pass `labels` to its forward, so that its "
+                    "scale is known"
+                )
             self.passes += 1
             self._sink(seen)
 
@@ -104,12 +130,14 @@ class Capture:
             gate = self._gates[index]
             gated = output if gate is None else output @ gate.to(output.dtype)
             current = self._current
-            # The first pass of re-entrant checkpointing needs no gradient: wait for the second. The second pass of the other kind only
-            # refills what the first one let go, and its gradient hook never fires.
+            # The first pass of re-entrant checkpointing needs no gradient: wait for the second. The second
+            # pass of the other kind only refills what the first one let go, and its gradient hook never
+            # fires.
             if current is not None and output.requires_grad:
                 current.activations[index] = output.detach()
                 gated.register_hook(lambda gradient: self._keep_gradient(current, index, gradient))
             return None if gate is None else gated
+
         return hook
 
     @staticmethod
@@ -127,17 +155,22 @@ class Capture:
                 self.around(True)
 
     def _after_model(self, _model: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        current, loss = self._current, output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+        current, loss = (
+            self._current,
+            output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None),
+        )
         if self.watch_loss and loss is not None and loss.requires_grad:
             self.losses.append(loss.detach())
         if current is None or current.positions is None or loss is None or not loss.requires_grad:
             return
-        # Only a causal LM divides by it: other heads take the argument, and return the mean over their own labels.
+        # Only a causal LM divides by it: other heads take the argument, and return the mean over their own
+        # labels.
         items = kwargs.get("num_items_in_batch") if self._layout == "causal" else None
         count = current.positions.label_count.clamp(min=1) if items is None else items
         loss.register_hook(lambda gradient: self._keep_loss_weight(current, gradient / count))
 
     @staticmethod
     def _keep_loss_weight(observation: Observation, weight: Tensor) -> None:
-        # What arrives at the model's loss is the accumulation factor times the AMP scale; its mean over `count` labels is undone here too.
+        # What arrives at the model's loss is the accumulation factor times the AMP scale; its mean over
+        # `count` labels is undone here too.
         observation.loss_weight = weight.detach()

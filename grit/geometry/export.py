@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class ExportReport(NamedTuple):
-    """What was written: parameters before and after, the bytes of the weights file, and the rank of each module by name."""
+    """What was written.
+
+    Parameters before and after, the bytes of the weights file, and the rank of each module by name.
+    """
 
     parameters: int
     effective_parameters: int
@@ -27,11 +30,14 @@ class ExportReport(NamedTuple):
 
 
 def truncated(down: Tensor, up: Tensor, gate: Tensor | None, rank: int) -> tuple[Tensor, Tensor, float]:
-    """(A', B', lost) of rank k with B' A' the best approximation of B G A, and the share of |B G A|^2 that it loses.
+    """(A', B', lost) of rank k with B' A' the best approximation of B G A.
 
-    With everything projected onto k directions this is exact, whichever bases the two sides used: it is B U_g (U_g^T U_a) and U_a^T A up
-    to an invertible k x k matrix, split here so that both factors are equally large. Computed in float64 in the rank space: from
-    A^T = Q_a R_a and B = Q_b R_b, only R_b G R_a^T (r, r) is decomposed.
+    And the share of |B G A|^2 that it loses.
+
+    With everything projected onto k directions this is exact, whichever bases the two sides used: it is B U_g
+    (U_g^T U_a) and U_a^T A up
+    to an invertible k x k matrix, split here so that both factors are equally large. Computed in float64 in
+    the rank space: from A^T = Q_a R_a and B = Q_b R_b, only R_b G R_a^T (r, r) is decomposed.
 
     Args:
         down: A (r, d_in).
@@ -46,23 +52,35 @@ def truncated(down: Tensor, up: Tensor, gate: Tensor | None, rank: int) -> tuple
     roots = values[:rank].sqrt()
     energy = values.square().sum()
     lost = float(values[rank:].square().sum() / energy) if energy > 0 else 0.0
-    return ((roots[:, None] * right[:rank]) @ q_a.mT).to(down.dtype), (q_b @ (left[:, :rank] * roots)).to(up.dtype), lost
+    return (
+        ((roots[:, None] * right[:rank]) @ q_a.mT).to(down.dtype),
+        (q_b @ (left[:, :rank] * roots)).to(up.dtype),
+        lost,
+    )
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """Share of an update's energy that truncation may lose: the rounding of stored weights, and nothing more."""
+    """Share of an update's energy that truncation may lose.
+
+    The rounding of stored weights, and nothing more.
+    """
     return max(1e-8, torch.finfo(dtype).eps ** 2)
 
 
-def export_adapter(model: nn.Module, handle: GritHandle, path: Path | str, *, adapter: str = "default") -> ExportReport:
-    """Writes `model`'s adapter, truncated to the ranks that `handle` found, as a plain PEFT adapter with `rank_pattern`.
+def export_adapter(
+    model: nn.Module, handle: GritHandle, path: Path | str, *, adapter: str = "default"
+) -> ExportReport:
+    """Writes `model`'s adapter, truncated to the ranks that `handle` found.
 
-    Training must be over: the adapter is first projected to its ranks in place (`handle.finish()`), so that the file and the model in
+    As a plain PEFT adapter with `rank_pattern`.
+
+    Training must be over: the adapter is first projected to its ranks in place (`handle.finish()`), so that
+    the file and the model in
     memory compute the same. It loads with `PeftModel.from_pretrained`.
 
     Raises:
-        RuntimeError: a module's update does not have the rank that was found (`reprojection_mix` below 1 never truncates: then all
-            directions are written).
+        RuntimeError: a module's update does not have the rank that was found (`reprojection_mix` below 1
+            never truncates: then all directions are written).
     """
     handle.finish()
     whole = handle.config.reprojection_mix != 1.0
@@ -72,12 +90,21 @@ def export_adapter(model: nn.Module, handle: GritHandle, path: Path | str, *, ad
         rank = ranks.get(layer.name, layer.rank)
         down, up, lost = truncated(layer.down.weight, layer.up.weight, gates.get(layer.name), rank)
         if lost > rounding(layer.down.weight.dtype):
-            raise RuntimeError(f"{layer.name}: {lost:.1e} of its energy lies outside the {rank} directions found; was it trained after the "
-                               "last projection without this handle?")
+            raise RuntimeError(
+                f"{layer.name}: {lost:.1e} of its energy lies outside the {rank} directions found; was it "
+                "trained after the "
+                "last projection without this handle?"
+            )
         factors[layer.name] = (down, up)
-    size = save_lora(model, {layer.name: layer.scaling for layer in handle.layers}, factors, Path(path), adapter)
-    return ExportReport(parameters=sum(layer.rank * layer.width for layer in handle.layers), effective_parameters=handle.effective_parameters(),
-                        bytes=size, ranks={name: down.shape[0] for name, (down, _) in factors.items()})
+    size = save_lora(
+        model, {layer.name: layer.scaling for layer in handle.layers}, factors, Path(path), adapter
+    )
+    return ExportReport(
+        parameters=sum(layer.rank * layer.width for layer in handle.layers),
+        effective_parameters=handle.effective_parameters(),
+        bytes=size,
+        ranks={name: down.shape[0] for name, (down, _) in factors.items()},
+    )
 
 
 def exported_bytes(model: nn.Module, handle: GritHandle | None) -> int:
@@ -92,4 +119,9 @@ def export_lora(model: nn.Module, path: Path | str, *, adapter: str = "default")
     factors = {layer.name: (layer.down.weight.detach(), layer.up.weight.detach()) for layer in layers}
     size = save_lora(model, {layer.name: layer.scaling for layer in layers}, factors, Path(path), adapter)
     parameters = sum(layer.rank * layer.width for layer in layers)
-    return ExportReport(parameters=parameters, effective_parameters=parameters, bytes=size, ranks={layer.name: layer.rank for layer in layers})
+    return ExportReport(
+        parameters=parameters,
+        effective_parameters=parameters,
+        bytes=size,
+        ranks={layer.name: layer.rank for layer in layers},
+    )

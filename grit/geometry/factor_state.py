@@ -1,4 +1,7 @@
-"""The two factors of every module of one rank: folded in pass by pass, summed over workers once per step, and gated by their samples."""
+"""The two factors of every module of one rank.
+
+Folded in pass by pass, summed over workers once per step, and gated by their samples.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from grit.rank_space.mitigations import pooled, spectral_snr
 from grit.rank_space.moments import RunningMoment, per_token_gradient, second_moment_sum
 from grit.rank_space.projectors import spectrum
 
-#: Observations are stacked in parts of at most this many bytes, so that memory does not grow with the number of modules.
+#: Observations are stacked in parts of at most this many bytes, so that memory does not grow with the number
+#: of modules.
 PART_BYTES = 32 << 20
 
 
@@ -25,22 +29,39 @@ class Statistics:
 
     Attributes:
         batch: sequences in the last step that was folded in, over all micro-batches and workers; 0 before.
-        keep_estimate: leave the last step's own two factors (M, r, r), before they are folded into the means, in `estimate`.
+        keep_estimate: leave the last step's own two factors (M, r, r), before they are folded into the means,
+            in `estimate`.
     """
 
-    def __init__(self, layers: Sequence[AdaptedLayer], indices: Sequence[int], streams: Sequence[Stream], config: GritConfig, *,
-                 device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        layers: Sequence[AdaptedLayer],
+        indices: Sequence[int],
+        streams: Sequence[Stream],
+        config: GritConfig,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         self._config, self._names, self._indices = config, [layer.name for layer in layers], tuple(indices)
         self._modules, self._rank, self._dtype = len(layers), layers[0].rank, dtype
-        self.moment_a = RunningMoment(self._modules, self._rank, decay=config.ema_decay, device=device, dtype=dtype)
-        self.moment_g = RunningMoment(self._modules, self._rank, decay=config.ema_decay, device=device, dtype=dtype)
+        self.moment_a = RunningMoment(
+            self._modules, self._rank, decay=config.ema_decay, device=device, dtype=dtype
+        )
+        self.moment_g = RunningMoment(
+            self._modules, self._rank, decay=config.ema_decay, device=device, dtype=dtype
+        )
         self.batch = 0.0
         self.keep_estimate = False
         self.estimate: tuple[Tensor, Tensor] | None = None
         self._scaling = torch.tensor([layer.scaling for layer in layers], device=device, dtype=dtype)
-        self._rows = {stream: [row for row in range(self._modules) if streams[row] == stream] for stream in dict.fromkeys(streams)}
+        self._rows = {
+            stream: [row for row in range(self._modules) if streams[row] == stream]
+            for stream in dict.fromkeys(streams)
+        }
         self._pools = _pools(self._names, device) if config.share_statistics == "projection" else None
-        # One buffer, used again at every capture: sums of both sides, their counts, and the number of sequences.
+        # One buffer, used again at every capture: sums of both sides, their counts, and the number of
+        # sequences.
         size = self._modules * self._rank**2
         self._buffer = torch.zeros(2 * size + 2 * self._modules + 1, device=device, dtype=dtype)
         self._sums = self._buffer[: 2 * size].view(2, self._modules, self._rank, self._rank)
@@ -62,7 +83,10 @@ class Statistics:
         for row, index in zip(rows, chosen, strict=True):
             if seen.activations[index].numel() != tokens.numel() * self._rank:
                 shape = tuple(seen.activations[index].shape[:-1])
-                raise RuntimeError(f"layer {self._names[row]} saw positions of shape {shape}, but the model's inputs tell of {tokens.numel()}")
+                raise RuntimeError(
+                    f"layer {self._names[row]} saw positions of shape {shape}, but the model's inputs tell "
+                    f"of {tokens.numel()}"
+                )
         z = torch.stack([seen.activations[index].flatten(0, -2) for index in chosen])
         self._sums[0, rows] += second_moment_sum(z, tokens).to(self._dtype)
         arrived = torch.stack([seen.gradients[index].flatten(0, -2) for index in chosen])
@@ -72,7 +96,10 @@ class Statistics:
         self._counts[1, rows] += labels.sum()
 
     def commit(self, reduce_sum: Callable[[Tensor], None]) -> int:
-        """Folds the step's sums, added over all workers, into the means; returns how many factors were not finite and left out."""
+        """Folds the step's sums, added over all workers, into the means.
+
+        Returns how many factors were not finite and left out.
+        """
         reduce_sum(self._buffer)
         if self.keep_estimate:
             means = self._sums / self._counts.clamp(min=1)[..., None, None]
@@ -92,15 +119,25 @@ class Statistics:
         self._buffer.zero_()
 
     def gate(self, moment: RunningMoment) -> Tensor:
-        """Which modules (M,) may use this side: enough samples and, where asked for, a spectrum that stands out of the noise."""
+        """Which modules (M,) may use this side.
+
+        Enough samples and, where asked for, a spectrum that stands out of the noise.
+        """
         enough = moment.samples >= max(1, self._config.kfac_min_samples)
         if self._config.spectral_snr_min > 0:
-            enough = enough & (spectral_snr(spectrum(moment.mean()).values, moment.effective_samples()) >= self._config.spectral_snr_min)
+            enough = enough & (
+                spectral_snr(spectrum(moment.mean()).values, moment.effective_samples())
+                >= self._config.spectral_snr_min
+            )
         return enough
 
     def state_dict(self) -> dict[str, Any]:
         """The exact state between steps, for a checkpoint."""
-        return {"moment_a": self.moment_a.state_dict(), "moment_g": self.moment_g.state_dict(), "batch": self.batch}
+        return {
+            "moment_a": self.moment_a.state_dict(),
+            "moment_g": self.moment_g.state_dict(),
+            "batch": self.batch,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`."""
@@ -113,4 +150,6 @@ class Statistics:
 def _pools(names: Sequence[str], device: torch.device) -> Tensor:
     """For each module the number of its pool: modules with the same last name (q_proj, ...) share one."""
     numbers: dict[str, int] = {}
-    return torch.tensor([numbers.setdefault(name.rpartition(".")[2], len(numbers)) for name in names], device=device)
+    return torch.tensor(
+        [numbers.setdefault(name.rpartition(".")[2], len(numbers)) for name in names], device=device
+    )

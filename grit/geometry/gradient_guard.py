@@ -1,4 +1,7 @@
-"""The last gate before the weights: global-norm clipping, and a step with a NaN or Inf in its gradients is not taken at all."""
+"""The last gate before the weights.
+
+Global-norm clipping, and a step with a NaN or Inf in its gradients is not taken at all.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ import torch
 
 
 class GradientGuard:
-    """Clips the optimizer's gradients to a global norm, if asked to; drops them all when it is not finite, so that the step is skipped.
+    """Clips the optimizer's gradients to a global norm, if asked to.
+
+    Drops them all when it is not finite, so that the step is skipped.
 
     Attributes:
         norm: the last global norm before clipping.
@@ -28,7 +33,9 @@ class GradientGuard:
 
     def __call__(self, *_: Any) -> None:
         """Usable as an optimizer's step pre-hook."""
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None], foreach=True)
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in self._parameters if p.grad is not None], foreach=True
+        )
         self.norm = float(norm)
         if math.isfinite(self.norm):
             self.consecutive = 0
@@ -46,4 +53,8 @@ class GradientGuard:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Restores `state_dict()`."""
-        self.norm, self.skipped, self.consecutive = state["norm"], int(state["skipped"]), int(state["consecutive"])
+        self.norm, self.skipped, self.consecutive = (
+            state["norm"],
+            int(state["skipped"]),
+            int(state["consecutive"]),
+        )

@@ -26,8 +26,16 @@ class Curvature:
         applied: (left of grad A, right of grad B), each (M, r, r); None while no module has an inverse.
     """
 
-    def __init__(self, layers: Sequence[AdaptedLayer], statistics: Statistics, config: GritConfig, damping_factors: Tensor, *,
-                 device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        layers: Sequence[AdaptedLayer],
+        statistics: Statistics,
+        config: GritConfig,
+        damping_factors: Tensor,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         self._config, self._statistics, self._device, self._dtype = config, statistics, device, dtype
         self._names = [layer.name for layer in layers]
         self._rank = layers[0].rank
@@ -37,18 +45,25 @@ class Curvature:
         self.applied: tuple[Tensor, Tensor] | None = None
 
     def batch_multiple(self) -> float:
-        """What batch-aware damping multiplies lambda by: reference / B below the reference, else 1 (appendix G.4, M3)."""
+        """What batch-aware damping multiplies lambda by.
+
+        Reference / B below the reference, else 1 (appendix G.4, M3).
+        """
         reference, batch = self._config.damping_reference_batch, self._statistics.batch
         return 1.0 if reference is None or batch == 0 else max(1.0, reference / batch)
 
     def refresh(self, between: Tensor | None = None) -> list[Event]:
-        """Recomputes the damped inverses of the modules whose gates are passed; returns events (ladder climbed, modules that wait).
+        """Recomputes the damped inverses of the modules whose gates are passed.
 
-        Factorized in float64: in float32, lambda = 1e-4 beside an eigenvalue of 1e4 would not be the lambda that is used.
+        Returns events (ladder climbed, modules that wait).
+
+        Factorized in float64: in float32, lambda = 1e-4 beside an eigenvalue of 1e4 would not be the lambda
+            that is used.
 
         Args:
-            between: G (M, r, r), what is applied between the factors. K-FAC's own pairing then needs the moments of G z and G^T u, where the
-                gradients live; the paper's is not defined by what gradients live in, and stays.
+            between: G (M, r, r), what is applied between the factors. K-FAC's own pairing then needs the
+                moments of G z and G^T u, where the gradients live; the paper's is not defined by what
+                gradients live in, and stays.
         """
         statistics, config = self._statistics, self._config
         ready = statistics.gate(statistics.moment_a) & statistics.gate(statistics.moment_g)
@@ -65,7 +80,11 @@ class Curvature:
             result = damped_inverse(factors, damping * self.damping_factors.to(factors.device))
             lost = (result.multiple == 0).to(self._device)
             inverse = result.inverse.to(self._device, self._dtype)
-            fresh.append(inverse if previous is None else torch.where((ready & ~lost)[:, None, None], inverse, previous[side]))
+            fresh.append(
+                inverse
+                if previous is None
+                else torch.where((ready & ~lost)[:, None, None], inverse, previous[side])
+            )
             failed |= lost
             worst = max(worst, float(result.multiple.max()))
         self._inverses = (fresh[0], fresh[1])
@@ -80,7 +99,10 @@ class Curvature:
         return events
 
     def _prepare(self) -> None:
-        """What multiplies grad A from the left and grad B from the right; a module that never had an inverse keeps its gradient."""
+        """What multiplies grad A from the left and grad B from the right.
+
+        A module that never had an inverse keeps its gradient.
+        """
         self.applied = None
         if self._inverses is not None and bool(self._has_inverse.any()):
             eye = torch.eye(self._rank, device=self._device, dtype=self._dtype)
@@ -97,5 +119,9 @@ class Curvature:
         """Restores `state_dict()`."""
         self._has_inverse, self.multiple = state["has_inverse"].to(self._device, copy=True), state["multiple"]
         inverses = state["inverses"]
-        self._inverses = None if inverses is None else (inverses[0].to(self._device, copy=True), inverses[1].to(self._device, copy=True))
+        self._inverses = (
+            None
+            if inverses is None
+            else (inverses[0].to(self._device, copy=True), inverses[1].to(self._device, copy=True))
+        )
         self._prepare()

@@ -1,8 +1,11 @@
-"""Which token positions count, and over how many labels a model's loss is a mean: read off the model's own inputs.
+"""Which token positions count, and over how many labels a model's loss is a mean.
 
-Four layouts of labels are known. `causal`: the logits of position t are scored against label t + 1. `aligned`: against label t (token
-classification). `sequence`: one label per sequence; all of its real tokens carry its gradient. `seq2seq`: an encoder-decoder, whose decoder
-is scored against label t and whose encoder's real tokens carry the gradient of all the sequence's labels.
+Read off the model's own inputs.
+
+Four layouts of labels are known. `causal`: the logits of position t are scored against label t + 1.
+`aligned`: against label t (token classification). `sequence`: one label per sequence; all of its real tokens
+carry its gradient. `seq2seq`: an encoder-decoder, whose decoder is scored against label t and whose encoder's
+real tokens carry the gradient of all the sequence's labels.
 """
 
 from __future__ import annotations
@@ -21,9 +24,19 @@ Layout = Literal["causal", "aligned", "sequence", "seq2seq"]
 #: Which sequence a layer reads: the decoder's (or the only one), or the encoder's.
 Stream = Literal["main", "encoder"]
 
-_TASK_LAYOUTS: dict[str, Layout] = {"CAUSAL_LM": "causal", "SEQ_2_SEQ_LM": "seq2seq", "SEQ_CLS": "sequence", "TOKEN_CLS": "aligned"}
-_CLASS_LAYOUTS: dict[str, Layout] = {"ForCausalLM": "causal", "LMHeadModel": "causal", "ForConditionalGeneration": "seq2seq",
-                                     "ForSequenceClassification": "sequence", "ForTokenClassification": "aligned"}
+_TASK_LAYOUTS: dict[str, Layout] = {
+    "CAUSAL_LM": "causal",
+    "SEQ_2_SEQ_LM": "seq2seq",
+    "SEQ_CLS": "sequence",
+    "TOKEN_CLS": "aligned",
+}
+_CLASS_LAYOUTS: dict[str, Layout] = {
+    "ForCausalLM": "causal",
+    "LMHeadModel": "causal",
+    "ForConditionalGeneration": "seq2seq",
+    "ForSequenceClassification": "sequence",
+    "ForTokenClassification": "aligned",
+}
 #: Names of decoder modules that read the encoder's output: their keys and values are encoder positions.
 _CROSS_ATTENTION = ("EncDecAttention", "encoder_attn", "crossattention", "cross_attn")
 _KEY_OR_VALUE = ("k", "v", "k_proj", "v_proj", "key", "value")
@@ -58,8 +71,13 @@ def layout_of(model: nn.Module, task_type: str | None) -> Layout:
         for ending, layout in _CLASS_LAYOUTS.items():
             if type(module).__name__.endswith(ending):
                 return layout
-    raise ConfigError("labels", None, f"must be one of {', '.join(get_args(Layout))}: {type(model).__name__} does not tell (set task_type in "
-                                      "its LoraConfig, or pass labels= to attach)")
+    raise ConfigError(
+        "labels",
+        None,
+        f"must be one of {', '.join(get_args(Layout))}: {type(model).__name__} does not tell (set "
+        "task_type in "
+        "its LoraConfig, or pass labels= to attach)",
+    )
 
 
 def stream_of(layout: Layout, name: str) -> Stream:
@@ -89,7 +107,10 @@ def named_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
             return {**bound, **bound.get("kwargs", {})}
         inner = candidate.get_base_model() if hasattr(candidate, "get_base_model") else None
         if inner is None or inner is candidate:
-            raise TypeError(f"{type(model).__name__} does not name its positional arguments: pass input_ids, attention_mask and labels by name")
+            raise TypeError(
+                f"{type(model).__name__} does not name its positional arguments: pass input_ids, "
+                "attention_mask and labels by name"
+            )
         candidate = inner
 
 
@@ -112,12 +133,19 @@ def positions(layout: Layout, inputs: dict[str, Any]) -> Positions | None:
     sequences = scored.any(-1).sum()
     if layout == "causal":
         scored = torch.cat([scored[:, 1:], torch.zeros_like(scored[:, :1])], dim=1)
-    if layout in ("causal", "aligned"):  # a padded position before the first real token may be scored, and still does not count
+    if layout in (
+        "causal",
+        "aligned",
+    ):  # a padded position before the first real token may be scored, and still does not count
         return _positions(mask, scored * mask, scored.sum(), sequences)
     decoded = inputs.get("decoder_attention_mask")
     main = _positions(scored if decoded is None else decoded, scored, scored.sum(), sequences)
-    return Positions({**main.tokens, "encoder": mask.flatten()}, {**main.labels, "encoder": (mask * scored.any(-1)[:, None]).flatten()},
-                     main.label_count, sequences)
+    return Positions(
+        {**main.tokens, "encoder": mask.flatten()},
+        {**main.labels, "encoder": (mask * scored.any(-1)[:, None]).flatten()},
+        main.label_count,
+        sequences,
+    )
 
 
 def _positions(tokens: Tensor, labels: Tensor, count: Tensor, sequences: Tensor) -> Positions:
@@ -125,15 +153,25 @@ def _positions(tokens: Tensor, labels: Tensor, count: Tensor, sequences: Tensor)
 
 
 def _mask(inputs: dict[str, Any], like: Tensor | None) -> Tensor:
-    """The attention mask (batch, sequence). Where the model was given none: ones, but for what packing left over (`_packed_mask`)."""
+    """The attention mask (batch, sequence).
+
+    Where the model was given none: ones, but for what packing left over (`_packed_mask`).
+    """
     mask = inputs.get("attention_mask")
     if isinstance(mask, Tensor):
         if mask.dim() != 2:
-            raise ValueError(f"an attention_mask of shape {tuple(mask.shape)} does not tell which tokens are padding: give (batch, sequence)")
+            raise ValueError(
+                f"an attention_mask of shape {tuple(mask.shape)} does not tell which tokens are padding: "
+                "give (batch, sequence)"
+            )
         return mask
     if like is not None:
         order = inputs.get("position_ids")
-        return _packed_mask(order) if isinstance(order, Tensor) and order.shape == like.shape else torch.ones_like(like)
+        return (
+            _packed_mask(order)
+            if isinstance(order, Tensor) and order.shape == like.shape
+            else torch.ones_like(like)
+        )
     for name in ("input_ids", "inputs_embeds"):
         given = inputs.get(name)
         if given is not None:
@@ -142,9 +180,12 @@ def _mask(inputs: dict[str, Any], like: Tensor | None) -> Tensor:
 
 
 def _packed_mask(order: Tensor) -> Tensor:
-    """1 for the tokens of packed texts, from their positions (batch, sequence), which start again at 0 with every text.
+    """1 for the tokens of packed texts, from their positions (batch, sequence).
 
-    A text of one token carries neither context nor label: it is padding (grit/data/packing.py fills rows with such).
+    Which start again at 0 with every text.
+
+    A text of one token carries neither context nor label: it is padding (grit/data/packing.py fills rows with
+    such).
     """
     ends = torch.cat([order[:, 1:] == 0, torch.ones_like(order[:, :1], dtype=torch.bool)], dim=1)
     return (~((order == 0) & ends)).to(torch.int64)

@@ -1,4 +1,7 @@
-"""All adapted layers of one rank, handled as one batch: statistics, inverses and subspaces live in (M, r, r) stacks."""
+"""All adapted layers of one rank, handled as one batch.
+
+Statistics, inverses and subspaces live in (M, r, r) stacks.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,13 @@ class RankGroup:
     Everything is float32, or float64 where the adapters are.
     """
 
-    def __init__(self, layers: Sequence[AdaptedLayer], indices: Sequence[int], streams: Sequence[Stream], config: GritConfig) -> None:
+    def __init__(
+        self,
+        layers: Sequence[AdaptedLayer],
+        indices: Sequence[int],
+        streams: Sequence[Stream],
+        config: GritConfig,
+    ) -> None:
         self.config, self.layers, self.indices = config, tuple(layers), tuple(indices)
         weight = layers[0].down.weight
         self.rank, self.device = layers[0].rank, weight.device
@@ -43,7 +52,9 @@ class RankGroup:
     def refresh(self) -> list[dict[str, Any]]:
         """Recomputes the damped inverses; returns events."""
         last = self.subspace.last
-        return self.curvature.refresh(last.between if last is not None and self.config.suppression == "gate" else None)
+        return self.curvature.refresh(
+            last.between if last is not None and self.config.suppression == "gate" else None
+        )
 
     def transform_gradients(self, *, precondition: bool, regularization: float) -> None:
         """Adds the regularizers' gradients, times `regularization`, and preconditions, in place."""
@@ -54,16 +65,25 @@ class RankGroup:
             last = self.subspace.last
             statistics = self.statistics
             penalties = penalty_matrices(
-                statistics.moment_a.mean(), statistics.moment_g.mean(), None if last is None else last.side_a,
+                statistics.moment_a.mean(),
+                statistics.moment_g.mean(),
+                None if last is None else last.side_a,
                 None if last is None else last.side_a if last.side_b is None else last.side_b,
-                regularization * config.lambda_k, regularization * config.lambda_r)
+                regularization * config.lambda_k,
+                regularization * config.lambda_r,
+            )
         if sides is None and penalties is None:
             return
         for number, side in enumerate((self._side_a, self._side_b)):
-            side.transform_gradients(None if sides is None else sides[number], None if penalties is None else penalties[number])
+            side.transform_gradients(
+                None if sides is None else sides[number], None if penalties is None else penalties[number]
+            )
 
     def retained_mass(self, projection: Projection) -> Tensor:
-        """|B P A|^2 / |B A|^2 per module (M,) with the weights as they are; 1 where the update is still zero. Paper D.4, pi_proj."""
+        """|B P A|^2 / |B A|^2 per module (M,) with the weights as they are.
+
+        1 where the update is still zero. Paper D.4, pi_proj.
+        """
         gram_a, gram_b = (side.gramian(len(self.layers), self.rank) for side in (self._side_a, self._side_b))
         energy = update_energy(gram_a, gram_b)
         kept = update_energy(projection.between @ gram_a @ projection.between.mT, gram_b)
@@ -71,7 +91,9 @@ class RankGroup:
 
     @torch.no_grad()
     def apply(self, projection: Projection, optimizer: torch.optim.Optimizer) -> bool:
-        """Overwrites A, B and, if asked for, the optimizer's first moments by their projections (mixed with gamma).
+        """Overwrites A, B and, if asked for.
+
+        The optimizer's first moments by their projections (mixed with gamma).
 
         Returns:
             False where the optimizer keeps a state in which no first moment is known.
@@ -83,13 +105,25 @@ class RankGroup:
         return known
 
     def effective_parameters(self) -> int:
-        """Sum over modules of k (d_in + d_out); with `reprojection_mix` < 1 nothing is ever truncated, and all parameters count."""
+        """Sum over modules of k (d_in + d_out).
+
+        With `reprojection_mix` < 1 nothing is ever truncated, and all parameters count.
+        """
         ranks = self.subspace.ranks
-        return int(((ranks if self.config.reprojection_mix == 1.0 else torch.full_like(ranks, self.rank)) * self._widths).sum())
+        return int(
+            (
+                (ranks if self.config.reprojection_mix == 1.0 else torch.full_like(ranks, self.rank))
+                * self._widths
+            ).sum()
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint."""
-        return {"statistics": self.statistics.state_dict(), "curvature": self.curvature.state_dict(), "subspace": self.subspace.state_dict()}
+        return {
+            "statistics": self.statistics.state_dict(),
+            "curvature": self.curvature.state_dict(),
+            "subspace": self.subspace.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`."""

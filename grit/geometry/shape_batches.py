@@ -1,4 +1,7 @@
-"""Parameters of equal shape handled as one batch, so that no step loops over modules where a batched product can do."""
+"""Parameters of equal shape handled as one batch.
+
+So that no step loops over modules where a batched product can do.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,17 @@ def shape_batches(parameters: Sequence[nn.Parameter], device: torch.device) -> l
     by_shape: dict[torch.Size, list[int]] = {}
     for row, parameter in enumerate(parameters):
         by_shape.setdefault(parameter.shape, []).append(row)
-    return [ShapeBatch(torch.tensor(rows, device=device), [parameters[row] for row in rows]) for rows in by_shape.values()]
+    return [
+        ShapeBatch(torch.tensor(rows, device=device), [parameters[row] for row in rows])
+        for rows in by_shape.values()
+    ]
 
 
 class Side:
-    """All factors of one kind: the A's (r, d_in), on which r x r matrices act from the left, or the B's (d_out, r), from the right."""
+    """All factors of one kind.
+
+    The A's (r, d_in), on which r x r matrices act from the left, or the B's (d_out, r), from the right.
+    """
 
     def __init__(self, parameters: Sequence[nn.Parameter], *, from_left: bool, dtype: torch.dtype) -> None:
         self.from_left, self.dtype = from_left, dtype
@@ -35,7 +44,10 @@ class Side:
         return matrices @ stacked if self.from_left else stacked @ matrices
 
     def transform_gradients(self, matrices: Tensor | None, penalties: Tensor | None) -> None:
-        """In place: gradients plus `penalties` (M, r, r) acting on the weights, then `matrices` (M, r, r) acting on the sum.
+        """In place.
+
+        Gradients plus `penalties` (M, r, r) acting on the weights, then `matrices` (M, r, r) acting on the
+        sum.
 
         None leaves that part out; parameters without a gradient are left alone.
         """
@@ -43,11 +55,17 @@ class Side:
             present = [p for p in batch.parameters if p.grad is not None]
             if not present:
                 continue
-            rows = batch.rows[[p.grad is not None for p in batch.parameters]] if len(present) < len(batch.parameters) else batch.rows
+            rows = (
+                batch.rows[[p.grad is not None for p in batch.parameters]]
+                if len(present) < len(batch.parameters)
+                else batch.rows
+            )
             gradients = [p.grad for p in present if p.grad is not None]
             stacked = torch.stack(gradients).to(self.dtype)
             if penalties is not None:
-                stacked += self._act(penalties[rows], torch.stack([p.detach() for p in present]).to(self.dtype))
+                stacked += self._act(
+                    penalties[rows], torch.stack([p.detach() for p in present]).to(self.dtype)
+                )
             if matrices is not None:
                 stacked = self._act(matrices[rows], stacked)
             torch._foreach_copy_(gradients, list(stacked.unbind()))
@@ -61,7 +79,9 @@ class Side:
         return found
 
     def project(self, matrices: Tensor, mix: float, optimizer: torch.optim.Optimizer | None) -> bool:
-        """In place: (1 - mix) X + mix P X for every factor and, where an optimizer is given, for its first moments.
+        """In place.
+
+        (1 - mix) X + mix P X for every factor and, where an optimizer is given, for its first moments.
 
         Returns:
             False where the optimizer keeps a state in which no first moment is known.
@@ -75,7 +95,11 @@ class Side:
             found = [number for number, moment in enumerate(moments) if isinstance(moment, Tensor)]
             known = known and "unknown" not in moments
             if found:
-                self._mix([moment for moment in moments if isinstance(moment, Tensor)], matrices[batch.rows[found]], mix)
+                self._mix(
+                    [moment for moment in moments if isinstance(moment, Tensor)],
+                    matrices[batch.rows[found]],
+                    mix,
+                )
         return known
 
     def _mix(self, tensors: list[Tensor], matrices: Tensor, mix: float) -> None:
@@ -83,16 +107,24 @@ class Side:
         torch._foreach_copy_(tensors, list(torch.lerp(stacked, self._act(matrices, stacked), mix).unbind()))
 
 
-#: Names of first moments: torch's optimizers, SGD with momentum, bitsandbytes (in 32 bits; its 8-bit states cannot be projected in place).
+#: Names of first moments: torch's optimizers, SGD with momentum, bitsandbytes (in 32 bits; its 8-bit states
+#: cannot be projected in place).
 _FIRST_MOMENTS = ("exp_avg", "momentum_buffer", "state1")
 
 
-def first_moment(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensor | Literal["unknown"] | None:
-    """The optimizer's first moment of this parameter; None where it keeps none, "unknown" where it keeps something else."""
+def first_moment(
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter
+) -> Tensor | Literal["unknown"] | None:
+    """The optimizer's first moment of this parameter.
+
+    None where it keeps none, "unknown" where it keeps something else.
+    """
     state = optimizer.state.get(parameter, {})
     for name in _FIRST_MOMENTS:
         moment = state.get(name)
         if isinstance(moment, Tensor) and moment.is_floating_point() and moment.shape == parameter.shape:
             return moment
-    holds = any(isinstance(value, Tensor) and value.numel() >= parameter.numel() > 1 for value in state.values())
+    holds = any(
+        isinstance(value, Tensor) and value.numel() >= parameter.numel() > 1 for value in state.values()
+    )
     return "unknown" if holds else None

@@ -18,7 +18,10 @@ from grit.rank_space.rank import growth_rank, with_hysteresis
 
 
 class Projection(NamedTuple):
-    """What a reprojection applies: `side_a` P A, `side_b` B P (None: untouched), `between` B P A; each (M, r, r)."""
+    """What a reprojection applies: `side_a` P A, `side_b` B P (None: untouched), `between` B P A.
+
+    Each (M, r, r).
+    """
 
     side_a: Tensor
     side_b: Tensor | None
@@ -40,21 +43,39 @@ class Subspace:
         energies: (M, r), the exponential mean of normalized spectra that `rank_energy_ema` asks for, or None.
     """
 
-    def __init__(self, layers: Sequence[AdaptedLayer], statistics: Statistics, config: GritConfig, *, device: torch.device,
-                 dtype: torch.dtype) -> None:
-        self._config, self._statistics, self._rank, self._device, self._dtype = config, statistics, layers[0].rank, device, dtype
+    def __init__(
+        self,
+        layers: Sequence[AdaptedLayer],
+        statistics: Statistics,
+        config: GritConfig,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._config, self._statistics, self._rank, self._device, self._dtype = (
+            config,
+            statistics,
+            layers[0].rank,
+            device,
+            dtype,
+        )
         self._home = torch.device("cpu") if config.inversion_device == "cpu" else device
         self._names = [layer.name for layer in layers]
         self.ranks = torch.full((len(layers),), self._rank)
         self.last: Projection | None = None
         self.energies: Tensor | None = None
         self._share: Tensor | None = None
-        self._growing = torch.zeros(len(layers), dtype=torch.bool)  # rank_policy = growth: which have started from min_lora_rank
+        self._growing = torch.zeros(
+            len(layers), dtype=torch.bool
+        )  # rank_policy = growth: which have started from min_lora_rank
 
     def choose(self, step: int, *, adapt_rank: bool, mix: bool) -> Projection | None:
-        """New ranks and the projection that goes with them; None while no module has passed the gates of `basis`.
+        """New ranks and the projection that goes with them.
 
-        A module that has not passed them keeps its rank and is not projected; one whose gradient side has not is projected by its A side.
+        None while no module has passed the gates of `basis`.
+
+        A module that has not passed them keeps its rank and is not projected; one whose gradient side has not
+        is projected by its A side.
 
         Args:
             step: optimizer steps so far, from which the draws of subspace mixing are made.
@@ -66,7 +87,10 @@ class Subspace:
         ready = ready_a & ready_g if config.basis == "balanced" else ready_a
         if not bool(ready.any()):
             return None
-        sigma_a, sigma_g = statistics.moment_a.mean().to(self._home), statistics.moment_g.mean().to(self._home)
+        sigma_a, sigma_g = (
+            statistics.moment_a.mean().to(self._home),
+            statistics.moment_g.mean().to(self._home),
+        )
         ready, ready_g = ready.to(self._home), ready_g.to(self._home)
         if config.basis == "balanced":
             balanced = balanced_basis(sigma_a, sigma_g)
@@ -89,10 +113,15 @@ class Subspace:
         return self.last
 
     def _where_ready(self, matrices: Tensor, kept: Tensor, ready: Tensor, side: str) -> Tensor:
-        """`matrices`, exactly the identity where all directions are kept; a module that is not ready keeps what was applied to it last."""
+        """`matrices`, exactly the identity where all directions are kept.
+
+        A module that is not ready keeps what was applied to it last.
+        """
         eye = torch.eye(self._rank, device=matrices.device, dtype=matrices.dtype).expand_as(matrices)
         last = eye if self.last is None else getattr(self.last, side).to(matrices)
-        return torch.where(ready[:, None, None], torch.where(kept.all(-1)[:, None, None], eye, matrices), last)
+        return torch.where(
+            ready[:, None, None], torch.where(kept.all(-1)[:, None, None], eye, matrices), last
+        )
 
     def _take_ranks(self, values: Tensor, ready: Tensor, step: int, *, adapt_rank: bool, mix: bool) -> Tensor:
         """Sets the ranks of the modules that are ready; returns which directions are kept (M, r)."""
@@ -104,7 +133,9 @@ class Subspace:
             return leading(ranks, self._rank)
         # By name, not by position: the order of modules must not matter.
         seeds = [zlib.crc32(f"{self._config.mixing_seed}:{step}:{name}".encode()) for name in self._names]
-        uniform = torch.stack([torch.rand(self._rank, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        uniform = torch.stack(
+            [torch.rand(self._rank, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        )
         return mixed_selection(ranks, self._rank, self._config.subspace_mixing, uniform.to(values.device))
 
     def _new_ranks(self, values: Tensor, adapt_rank: bool) -> Tensor:
@@ -117,7 +148,9 @@ class Subspace:
         if config.rank_policy == "growth":
             start = torch.where(self._growing, self.ranks, min(config.min_lora_rank, self._rank))
             return growth_rank(values, config.rank_growth_threshold, start)
-        return with_hysteresis(values, config.rank_adaptation_threshold, config.rank_hysteresis, config.min_lora_rank, self.ranks)
+        return with_hysteresis(
+            values, config.rank_adaptation_threshold, config.rank_hysteresis, config.min_lora_rank, self.ranks
+        )
 
     def _smoothed(self, values: Tensor) -> Tensor:
         """The spectra, or their normalized exponential mean over the reprojections so far."""
@@ -131,24 +164,37 @@ class Subspace:
     def kept_share(self) -> Tensor:
         """Share (M,) of the energy as measured now that lies inside the directions kept last.
 
-        `fisher`: tr(P Sigma_a P^T) / tr(Sigma_a); `balanced`: the same of the product of both factors, which does not depend on M.
+        `fisher`: tr(P Sigma_a P^T) / tr(Sigma_a); `balanced`: the same of the product of both factors, which
+        does not depend on M.
         """
         assert self.last is not None
         sigma_a = self._statistics.moment_a.mean()
-        weights = self._statistics.moment_g.mean() if self._config.basis == "balanced" else torch.eye(
-            self._rank, device=self._device, dtype=self._dtype).expand_as(sigma_a)
+        weights = (
+            self._statistics.moment_g.mean()
+            if self._config.basis == "balanced"
+            else torch.eye(self._rank, device=self._device, dtype=self._dtype).expand_as(sigma_a)
+        )
         inside = update_energy(self.last.side_a @ sigma_a @ self.last.side_a.mT, weights)
         total = update_energy(sigma_a, weights)
         return torch.where(total > 0, inside / total.clamp(min=torch.finfo(total.dtype).tiny), 1.0)
 
     def shift(self) -> Tensor | None:
-        """How far each module's kept share (M,) has moved since the last reprojection; None before the first. Adaptive trigger only."""
+        """How far each module's kept share (M,) has moved since the last reprojection.
+
+        None before the first. Adaptive trigger only.
+        """
         return None if self._share is None else (self.kept_share() - self._share).abs()
 
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint."""
         last = None if self.last is None else tuple(self.last)
-        return {"ranks": self.ranks.clone(), "growing": self._growing.clone(), "last": last, "energies": self.energies, "share": self._share}
+        return {
+            "ranks": self.ranks.clone(),
+            "growing": self._growing.clone(),
+            "last": last,
+            "energies": self.energies,
+            "share": self._share,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`."""

@@ -58,7 +58,11 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     columns = dict.fromkeys(key for row in chosen for key in row)
     partial = path.with_suffix(".partial")
     try:
-        pq.write_table(pa.table({name: [row.get(name) for row in chosen] for name in columns}), partial, compression="zstd")
+        pq.write_table(
+            pa.table({name: [row.get(name) for row in chosen] for name in columns}),
+            partial,
+            compression="zstd",
+        )
     except OSError:
         with contextlib.suppress(OSError):
             partial.unlink()

@@ -16,16 +16,27 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
 
 def provenance(root: Path, packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
-    """Versions of `packages`, git commit (None outside a checkout), hardware and command line of this process."""
+    """Versions of `packages`, git commit (None outside a checkout).
+
+    Hardware and command line of this process.
+    """
+
     def git(*args: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=10)
+            done = subprocess.run(
+                ["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=10
+            )
         except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip()
 
     status = git("status", "--porcelain")
     return {
-        "python": platform.python_version(), "platform": platform.platform(), "cpu_count": os.cpu_count(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
         "versions": {name: metadata.version(name) for name in packages},
-        "git_commit": git("rev-parse", "HEAD"), "git_dirty": None if status is None else bool(status), "command_line": sys.argv}
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_dirty": None if status is None else bool(status),
+        "command_line": sys.argv,
+    }

@@ -17,7 +17,10 @@ LADDER = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
 class DampedInverse(NamedTuple):
-    """`inverse` (M, r, r); `multiple` (M,), the rung of the ladder that worked, 0 where all failed (that inverse is meaningless)."""
+    """`inverse` (M, r, r).
+
+    `multiple` (M,), the rung of the ladder that worked, 0 where all failed (that inverse is meaningless).
+    """
 
     inverse: Tensor
     multiple: Tensor
@@ -45,7 +48,11 @@ def damped_inverse(factors: Tensor, damping: Tensor) -> DampedInverse:
         damped = torch.where(todo[:, None, None], factors + (rung * damping)[:, None, None] * eye, eye)
         root, info = torch.linalg.cholesky_ex(damped)
         solved = todo & (info == 0)
-        inverse = torch.where(solved[:, None, None], torch.cholesky_inverse(torch.where(solved[:, None, None], root, eye)), inverse)
+        inverse = torch.where(
+            solved[:, None, None],
+            torch.cholesky_inverse(torch.where(solved[:, None, None], root, eye)),
+            inverse,
+        )
         multiple = torch.where(solved, rung, multiple)
         todo = todo & ~solved
         if not bool(todo.any()):
@@ -56,7 +63,7 @@ def damped_inverse(factors: Tensor, damping: Tensor) -> DampedInverse:
 def left_right(kind: Preconditioner, inverse_a: Tensor, inverse_g: Tensor) -> tuple[Tensor, Tensor]:
     """Which inverse multiplies grad A from the left, and which multiplies grad B from the right.
 
-    `paper`: (Sigma_a, Sigma_g), as the paper states it. `kfac`: (Sigma_g, Sigma_a), K-FAC's own pairing, since grad A = s u x^T lives
-    in the space of u and grad B = s g z^T in that of z.
+    `paper`: (Sigma_a, Sigma_g), as the paper states it. `kfac`: (Sigma_g, Sigma_a), K-FAC's own pairing,
+    since grad A = s u x^T lives in the space of u and grad B = s g z^T in that of z.
     """
     return (inverse_a, inverse_g) if kind == "paper" else (inverse_g, inverse_a)

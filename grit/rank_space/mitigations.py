@@ -1,4 +1,7 @@
-"""The mitigations that the paper lists for its limitations, as pure functions. Definitions are ours where the paper names only the idea."""
+"""The mitigations that the paper lists for its limitations, as pure functions.
+
+Definitions are ours where the paper names only the idea.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,13 @@ _BISECTIONS = 40
 
 
 def spectral_snr(values: Tensor, samples: Tensor) -> Tensor:
-    """How far the top eigenvalue stands above the mean, in units of what white noise shows (M,); infinite without limit, 0 without samples.
+    """How far the top eigenvalue stands above the mean, in units of what white noise shows (M,).
 
-    With n independent samples of isotropic noise, the top eigenvalue of an r x r second moment lies near mean * (1 + sqrt(r / n))^2
-    (Marchenko and Pastur). SNR = (top - mean) / (mean * ((1 + sqrt(r / n))^2 - 1)). Tokens of one text are not independent, so
+    Infinite without limit, 0 without samples.
+
+    With n independent samples of isotropic noise, the top eigenvalue of an r x r second moment lies near mean
+    * (1 + sqrt(r / n))^2 (Marchenko and Pastur). SNR = (top - mean) / (mean * ((1 + sqrt(r / n))^2 - 1)).
+    Tokens of one text are not independent, so
     the true noise is larger: take thresholds well above 1.
 
     Args:
@@ -27,7 +33,10 @@ def spectral_snr(values: Tensor, samples: Tensor) -> Tensor:
 
 
 def entropy_share(values: Tensor) -> Tensor:
-    """Entropy of the normalized spectrum over its maximum log r, in [0, 1]; (M, r) to (M,). A spectrum without energy counts as flat."""
+    """Entropy of the normalized spectrum over its maximum log r, in [0, 1]; (M, r) to (M,).
+
+    A spectrum without energy counts as flat.
+    """
     rank, total = values.shape[-1], values.sum(-1, keepdim=True)
     if rank == 1:
         return torch.ones_like(values[:, 0])
@@ -36,12 +45,17 @@ def entropy_share(values: Tensor) -> Tensor:
 
 
 def with_entropy_floor(values: Tensor, floor: float) -> Tensor:
-    """Spectra (M, r) mixed with the flat spectrum of equal energy, as little as lifts each entropy to `floor` of its maximum."""
+    """Spectra (M, r) mixed with the flat spectrum of equal energy.
+
+    As little as lifts each entropy to `floor` of its maximum.
+    """
     if floor == 0:
         return values
     flat = values.mean(-1, keepdim=True).expand_as(values)
     low, high = torch.zeros_like(values[:, :1]), torch.ones_like(values[:, :1])
-    for _ in range(_BISECTIONS):  # entropy grows with the weight of the flat part: it is concave, and largest there
+    for _ in range(
+        _BISECTIONS
+    ):  # entropy grows with the weight of the flat part: it is concave, and largest there
         middle = (low + high) / 2
         enough = entropy_share(torch.lerp(values, flat, middle))[:, None] >= floor
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
@@ -49,7 +63,9 @@ def with_entropy_floor(values: Tensor, floor: float) -> Tensor:
 
 
 def mixed_selection(ranks: Tensor, rank: int, probability: float, uniform: Tensor) -> Tensor:
-    """Which directions to keep when each of the top k is left out with `probability`, in favour of the next ones below.
+    """Which directions to keep when each of the top k is left out with `probability`.
+
+    In favour of the next ones below.
 
     Args:
         ranks: (M,), k per module.
@@ -61,15 +77,18 @@ def mixed_selection(ranks: Tensor, rank: int, probability: float, uniform: Tenso
         (M, rank), True for exactly k directions of each module.
     """
     position = torch.arange(rank, device=ranks.device)
-    # Kept ones come first in their order, then the directions below, then those left out: the first k of this order are selected.
+    # Kept ones come first in their order, then the directions below, then those left out: the first k of this
+    # order are selected.
     dropped = (uniform < probability) & (position < ranks[:, None])
     order = position + rank * dropped.long()
     return order.argsort(-1).argsort(-1) < ranks[:, None]
 
 
 def pooled(sums: Tensor, weights: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums (M, ...) and weights (M,) of each module replaced by the totals over all modules of its group (M, integers)."""
+    """Sums (M, ...) and weights (M,) of each module replaced by its group's totals; groups (M,)."""
     count = int(groups.max()) + 1
-    total = torch.zeros(count, *sums.shape[1:], dtype=sums.dtype, device=sums.device).index_add_(0, groups, sums)
+    total = torch.zeros(count, *sums.shape[1:], dtype=sums.dtype, device=sums.device).index_add_(
+        0, groups, sums
+    )
     weight = torch.zeros(count, dtype=weights.dtype, device=weights.device).index_add_(0, groups, weights)
     return total[groups], weight[groups]

@@ -1,7 +1,9 @@
 """Rank-space second moments: pure functions over stacks of modules.
 
-Layout everywhere: M modules of equal rank r, N token positions (batch and sequence flattened). All statistics are float32 or wider: in
-float16 the products of gradients of size 1e-5 underflow to zero. Source: paper sections 2.2 and A.7; docs/method.md section 2.
+Layout everywhere: M modules of equal rank r, N token positions (batch and sequence flattened). All statistics
+are float32 or wider: in
+float16 the products of gradients of size 1e-5 underflow to zero. Source: paper sections 2.2 and A.7;
+docs/method.md section 2.
 """
 
 from __future__ import annotations
@@ -15,21 +17,26 @@ def second_moment_sum(samples: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         samples: (M, N, r), any float type.
-        weight: (N,), 1 for a position that counts and 0 for padding or, for gradients, a position without a label.
+        weight: (N,), 1 for a position that counts and 0 for padding or, for gradients, a position without a
+            label.
 
     Returns:
         (M, r, r), float32 or the wider type of `samples`.
     """
     wide = samples.to(torch.promote_types(samples.dtype, torch.float32))
-    counted = torch.where(weight[:, None] > 0, wide, 0.0)  # not a product: 0 x NaN of a padded position would be NaN
+    counted = torch.where(
+        weight[:, None] > 0, wide, 0.0
+    )  # not a product: 0 x NaN of a padded position would be NaN
     return counted.mT @ counted
 
 
 def per_token_gradient(gradient: Tensor, scaling: Tensor, loss_weight: Tensor | float) -> Tensor:
     """U = B^T g of the per-token loss, from the gradient that arrives at z (M, N, r).
 
-    The gradient at z is `scaling * loss_weight * B^T g`, where `loss_weight` is what one token's loss counts in the scalar that was
-    differentiated: 1/N for a mean over N tokens, times the accumulation factor, times the AMP scale. Leaving it in would make Sigma_g
+    The gradient at z is `scaling * loss_weight * B^T g`, where `loss_weight` is what one token's loss counts
+    in the scalar that was
+    differentiated: 1/N for a mean over N tokens, times the accumulation factor, times the AMP scale. Leaving
+    it in would make Sigma_g
     smaller by its square, and any usual damping would swamp it.
 
     Args:
@@ -37,7 +44,9 @@ def per_token_gradient(gradient: Tensor, scaling: Tensor, loss_weight: Tensor | 
         scaling: (M,), the adapters' alpha / r.
         loss_weight: a scalar.
     """
-    return gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / (scaling[:, None, None] * loss_weight)
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / (
+        scaling[:, None, None] * loss_weight
+    )
 
 
 def symmetrize(matrices: Tensor) -> Tensor:
@@ -48,10 +57,19 @@ def symmetrize(matrices: Tensor) -> Tensor:
 class RunningMoment:
     """Mean second moment of M modules: the running mean of A.7, or a bias-corrected exponential mean.
 
-    Both are kept as (weighted sum, weight), so that workers can add theirs and a checkpoint holds the exact state.
+    Both are kept as (weighted sum, weight), so that workers can add theirs and a checkpoint holds the exact
+    state.
     """
 
-    def __init__(self, modules: int, rank: int, *, decay: float | None, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        modules: int,
+        rank: int,
+        *,
+        decay: float | None,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.decay = decay
         self.total = torch.zeros(modules, rank, rank, device=device, dtype=dtype)
         self.weight = torch.zeros(modules, device=device, dtype=dtype)
@@ -61,8 +79,9 @@ class RunningMoment:
     def add(self, moment_sum: Tensor, count: Tensor) -> Tensor:
         """Folds in one optimizer step's sum (M, r, r) over `count` tokens (one number, or one per module).
 
-        A step without a counted token changes nothing, and neither does a module's non-finite sum: the returned mask (M,) is False there.
-        A sum that is exactly zero is not a measurement (while B = 0, so is u), and is not counted either.
+        A step without a counted token changes nothing, and neither does a module's non-finite sum: the
+        returned mask (M,) is False there. A sum that is exactly zero is not a measurement (while B = 0, so is
+        u), and is not counted either.
         """
         finite = torch.isfinite(moment_sum).all(-1).all(-1)
         measured = finite & (moment_sum != 0).any(-1).any(-1)
@@ -73,17 +92,26 @@ class RunningMoment:
             self.weight += counted
         else:
             keep = torch.where(counted > 0, self.decay, 1.0)
-            self.total.mul_(keep[:, None, None]).add_(clean * ((1 - keep) / counted.clamp(min=1))[:, None, None])
+            self.total.mul_(keep[:, None, None]).add_(
+                clean * ((1 - keep) / counted.clamp(min=1))[:, None, None]
+            )
             self.weight.mul_(keep).add_(1 - keep)
             self._noise.mul_(keep.double() ** 2).add_((1 - keep.double()) ** 2 / counted.clamp(min=1))
         self.samples += counted
         return finite
 
     def effective_samples(self) -> Tensor:
-        """Tokens (M,) that the mean is worth: all that were seen, or for an exponential mean (sum w)^2 / sum w^2 with w a token's weight."""
+        """Tokens (M,) that the mean is worth.
+
+        All that were seen, or for an exponential mean (sum w)^2 / sum w^2 with w a token's weight.
+        """
         if self.decay is None:
             return self.samples
-        return torch.where(self._noise > 0, self.weight.double() ** 2 / self._noise.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
+        return torch.where(
+            self._noise > 0,
+            self.weight.double() ** 2 / self._noise.clamp(min=torch.finfo(torch.float64).tiny),
+            0.0,
+        )
 
     def mean(self) -> Tensor:
         """Sigma (M, r, r), symmetric; zero before the first sample."""
@@ -91,7 +119,12 @@ class RunningMoment:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The exact state, for a checkpoint."""
-        return {"total": self.total.clone(), "weight": self.weight.clone(), "samples": self.samples.clone(), "noise": self._noise.clone()}
+        return {
+            "total": self.total.clone(),
+            "weight": self.weight.clone(),
+            "samples": self.samples.clone(),
+            "noise": self._noise.clone(),
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restores `state_dict()`."""

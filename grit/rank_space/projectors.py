@@ -14,7 +14,7 @@ from grit.rank_space.moments import symmetrize
 
 
 class Spectrum(NamedTuple):
-    """Eigenvalues (M, r) in descending order, clamped at 0, and eigenvectors (M, r, r) as columns in the same order."""
+    """Eigenvalues (M, r), descending, clamped at 0; eigenvectors (M, r, r) as columns in that order."""
 
     values: Tensor
     vectors: Tensor
@@ -38,7 +38,10 @@ def projector(vectors: Tensor, kept: Tensor) -> Tensor:
 
 
 class BalancedBasis(NamedTuple):
-    """Eigenvalues (M, r) of Sigma_a Sigma_g, their vectors in whitened coordinates, and R = Sigma_a^(1/2) with its pseudo-inverse."""
+    """Eigenvalues (M, r) of Sigma_a Sigma_g, their vectors in whitened coordinates.
+
+    And R = Sigma_a^(1/2) with its pseudo-inverse.
+    """
 
     values: Tensor
     vectors: Tensor
@@ -53,7 +56,8 @@ class BalancedBasis(NamedTuple):
 def balanced_basis(sigma_a: Tensor, sigma_g: Tensor) -> BalancedBasis:
     """The directions of an adapter that do not depend on how it is factored.
 
-    (A, B) and (M A, B M^-1) are the same adapter; the eigenvalues of Sigma_a Sigma_g, unlike those of Sigma_a, are the same for both.
+    (A, B) and (M A, B M^-1) are the same adapter; the eigenvalues of Sigma_a Sigma_g, unlike those of
+    Sigma_a, are the same for both.
     """
     values, vectors = torch.linalg.eigh(sigma_a)
     floor = values.amax(-1, keepdim=True) * torch.finfo(values.dtype).eps * values.shape[-1]
@@ -67,5 +71,8 @@ def balanced_basis(sigma_a: Tensor, sigma_g: Tensor) -> BalancedBasis:
 
 
 def update_energy(gram_a: Tensor, gram_b: Tensor) -> Tensor:
-    """|B A|_F^2 per module from the r x r Gramians A A^T and B^T B: tr(B^T B A A^T). (M, r, r) twice to (M,)."""
+    """|B A|_F^2 per module from the r x r Gramians A A^T and B^T B: tr(B^T B A A^T).
+
+    (M, r, r) twice to (M,).
+    """
     return (gram_b * gram_a.mT).sum((-1, -2))

@@ -1,8 +1,10 @@
 """Gradients of the curvature and reprojection regularizers: closed forms in r x r matrices, outside autograd.
 
-    lambda_k * sum_m [ tr(A^T Sigma_a A) + tr(B Sigma_g B^T) ] + lambda_r * sum_m [ |(I - P_a) A|^2 + |B (I - P_b)|^2 ]
+    lambda_k * sum_m [ tr(A^T Sigma_a A) + tr(B Sigma_g B^T) ] + lambda_r * sum_m [ |(I - P_a) A|^2 + |B (I -
+    P_b)|^2 ]
 
-Source: paper section A.7; docs/method.md section 6. For symmetric Sigma, d/dA tr(A^T Sigma A) = 2 Sigma A; for any P, with R = I - P,
+Source: paper section A.7; docs/method.md section 6. For symmetric Sigma, d/dA tr(A^T Sigma A) = 2 Sigma A;
+for any P, with R = I - P,
 d/dA |R A|^2 = 2 R^T R A and d/dB |B R|^2 = 2 B R R^T.
 """
 
@@ -13,12 +15,21 @@ from torch import Tensor
 
 
 def ramp(step: int, warmup: int) -> float:
-    """Share of the regularizers' weight at optimizer step `step` (from 0): linear from 0 to 1 over `warmup` steps."""
+    """Share of the regularizers' weight at optimizer step `step` (from 0).
+
+    Linear from 0 to 1 over `warmup` steps.
+    """
     return 1.0 if warmup == 0 else min(1.0, step / warmup)
 
 
-def penalty_matrices(sigma_a: Tensor, sigma_g: Tensor, side_a: Tensor | None, side_b: Tensor | None, lambda_k: float,
-                     lambda_r: float) -> tuple[Tensor, Tensor]:
+def penalty_matrices(
+    sigma_a: Tensor,
+    sigma_g: Tensor,
+    side_a: Tensor | None,
+    side_b: Tensor | None,
+    lambda_k: float,
+    lambda_r: float,
+) -> tuple[Tensor, Tensor]:
     """C_a and C_b (M, r, r) such that the regularizers' gradients are C_a A and B C_b.
 
     Args:

@@ -45,7 +45,11 @@ def discard(folder: Path) -> None:
 
 def adapter_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Copies of the trained parameters by name."""
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 @torch.no_grad()

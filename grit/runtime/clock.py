@@ -1,7 +1,8 @@
 """Where a step's time goes: mutually exclusive sections, on the host's clock or on CUDA events.
 
-A clock is told every change of section; each interval is charged to the section that was open. Sections may nest: opening one closes
-the outer one's interval, so that no moment is counted twice. Source: paper appendix F, "component breakdown".
+A clock is told every change of section; each interval is charged to the section that was open. Sections may
+nest: opening one closes the outer one's interval, so that no moment is counted twice. Source: paper appendix
+F, "component breakdown".
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ class StepClock:
         self._marks = []
 
     def read(self) -> list[dict[str, float]]:
-        """Milliseconds by section of each step since the last read. On CUDA this waits for the device: call it rarely."""
+        """Milliseconds by section of each step since the last read.
+
+        On CUDA this waits for the device: call it rarely.
+        """
         if self._cuda:
             torch.cuda.synchronize()
         steps = []
@@ -80,7 +84,10 @@ class NoClock(StepClock):
 
 
 class SectionTotals:
-    """Seconds spent in named sections since the beginning, on the host's clock or on CUDA events. Sections must not nest."""
+    """Seconds spent in named sections since the beginning, on the host's clock or on CUDA events.
+
+    Sections must not nest.
+    """
 
     #: Events kept before they are read: a read waits for the device.
     _UNREAD = 512

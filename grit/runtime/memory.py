@@ -11,7 +11,8 @@ import torch
 class MemoryPeak:
     """Peak memory in bytes over a run's training steps (evaluation apart).
 
-    On a GPU: what the allocator held on the device. On a CPU: the process's resident size, which in a worker that has run other trials
+    On a GPU: what the allocator held on the device. On a CPU: the process's resident size, which in a worker
+    that has run other trials
     holds their freed memory too; compare it only between runs in fresh processes.
     """
 

@@ -1,4 +1,7 @@
-"""Data-parallel workers of one run: who takes which micro-batch, and what they add up. One process needs none of it."""
+"""Data-parallel workers of one run: who takes which micro-batch, and what they add up.
+
+One process needs none of it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ def together() -> Iterator[None]:
 
 
 def placed() -> tuple[int, int]:
-    """This worker's number among those that train together, and how many there are; (0, 1) for a process alone."""
+    """This worker's number among those that train together, and how many there are.
+
+    (0, 1) for a process alone.
+    """
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
@@ -83,7 +89,9 @@ class Workers:
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             reduce_sum(flat)
             parts = flat.split([gradient.numel() for gradient in gradients])
-            torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
+            torch._foreach_copy_(
+                gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]
+            )
 
     def add(self, values: Tensor) -> Tensor:
         """The sum of every worker's `values`, in place."""
@@ -100,7 +108,10 @@ class Workers:
         return held[0]
 
     def first_does(self, work: Callable[[], Any]) -> Any:
-        """What `work` returns on the first worker, on all of them; what it raises there is raised everywhere."""
+        """What `work` returns on the first worker, on all of them.
+
+        What it raises there is raised everywhere.
+        """
         done: tuple[Any, OSError | None]
         try:
             done = (work() if self.leads else None, None)

@@ -8,11 +8,23 @@ from typing import Literal
 
 from grit.io.hashing import digest
 
-#: How a prediction is made. `generate`: continuation of the prompt. `choose`: one of the labels (docs/tasks.md).
+#: How a prediction is made. `generate`: continuation of the prompt. `choose`: one of the labels
+#: (docs/tasks.md).
 Decoding = Literal["generate", "choose"]
 #: Every metric there is (grit/evaluation/metrics.py).
-METRICS = ("exact_match", "gsm8k_exact_match", "accuracy", "precision", "recall", "f1", "rouge1", "rouge2", "rougeL", "bleu",
-           "bertscore")
+METRICS = (
+    "exact_match",
+    "gsm8k_exact_match",
+    "accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "bleu",
+    "bertscore",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +60,22 @@ class Task:
     left_out: int = 0
 
     def content_hash(self) -> str:
-        """Hash of everything of the task that can change a result: its examples, decoding and metrics (the scorer by its name)."""
-        return digest([self.name, self.metric, self.decoding, self.max_new_tokens, self.score.__qualname__, self.also,
-                       [asdict(e) for e in self.train], [asdict(e) for e in self.evaluation]])
+        """Hash of everything of the task that can change a result.
+
+        Its examples, decoding and metrics (the scorer by its name).
+        """
+        return digest(
+            [
+                self.name,
+                self.metric,
+                self.decoding,
+                self.max_new_tokens,
+                self.score.__qualname__,
+                self.also,
+                [asdict(e) for e in self.train],
+                [asdict(e) for e in self.evaluation],
+            ]
+        )
 
 
 def without_overlap(train: Sequence[Example], evaluation: Sequence[Example]) -> tuple[Example, ...]:

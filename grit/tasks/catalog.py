@@ -1,7 +1,10 @@
-"""The paper's five tasks, and the user's own, as declarations: origin, template, which text is the answer, how it is scored.
+"""The paper's five tasks, and the user's own, as declarations.
 
-Origins, licences and preprocessing stand in DATA_CARDS.md. Every field of a row is normalized (grit/tasks/text.py) before it enters a
-template; the answer begins with the white space that separates it from the prompt, and it alone carries loss.
+Origin, template, which text is the answer, how it is scored.
+
+Origins, licences and preprocessing stand in DATA_CARDS.md. Every field of a row is normalized
+(grit/tasks/text.py) before it enters a template; the answer begins with the white space that separates it
+from the prompt, and it alone carries loss.
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ class EmptyAnswerError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class HubSource:
-    """A dataset on the Hugging Face hub, pinned to a commit. `evaluation` None: the split does not exist, and examples are held out."""
+    """A dataset on the Hugging Face hub, pinned to a commit.
+
+    `evaluation` None: the split does not exist, and examples are held out.
+    """
 
     repository: str
     revision: str
@@ -88,17 +94,27 @@ def _nonempty(name: str) -> Callable[[Row], str]:
         if not row[name]:
             raise EmptyAnswerError(f"{name} is empty")
         return f"\n{row[name]}"
+
     return answer
 
 
 def _instruction(name: str, context: str) -> Callable[[Row], str]:
     """Alpaca's own template; the paper's file of templates (llama_inst_v1.json) was not published."""
+
     def prompt(row: Row) -> str:
         if row.get(context):
-            return ("Below is an instruction that describes a task, paired with an input that provides further context. Write a response that "
-                    f"appropriately completes the request.\n\n### Instruction:\n{row[name]}\n\n### Input:\n{row[context]}\n\n### Response:")
-        return ("Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-                f"### Instruction:\n{row[name]}\n\n### Response:")
+            return (
+                "Below is an instruction that describes a task, paired with an input that provides further "
+                "context. Write a response that "
+                f"appropriately completes the request.\n\n### Instruction:\n{row[name]}\n\n### "
+                f"Input:\n{row[context]}\n\n### Response:"
+            )
+        return (
+            "Below is an instruction that describes a task. Write a response that appropriately completes "
+            "the request.\n\n"
+            f"### Instruction:\n{row[name]}\n\n### Response:"
+        )
+
     return prompt
 
 
@@ -106,26 +122,76 @@ _GENERATED = ("rougeL", "rouge1", "rouge2", "bleu", "bertscore")
 _CLASSIFIED = ("accuracy", "precision", "recall", "f1")
 DECLARATIONS: dict[str, Declaration] = {
     "alpaca": Declaration(
-        fields=("instruction", "output"), prompt=_instruction("instruction", "input"), answer=_nonempty("output"), metrics=_GENERATED,
-        decoding="generate", score=rouge_l, max_new_tokens=256,
-        hub=HubSource(repository="tatsu-lab/alpaca", revision="dce01c9b08f87459cf36a430d809084718273017")),
+        fields=("instruction", "output"),
+        prompt=_instruction("instruction", "input"),
+        answer=_nonempty("output"),
+        metrics=_GENERATED,
+        decoding="generate",
+        score=rouge_l,
+        max_new_tokens=256,
+        hub=HubSource(repository="tatsu-lab/alpaca", revision="dce01c9b08f87459cf36a430d809084718273017"),
+    ),
     "dolly": Declaration(
-        fields=("instruction", "response"), prompt=_instruction("instruction", "context"), answer=_nonempty("response"), metrics=_GENERATED,
-        decoding="generate", score=rouge_l, max_new_tokens=256,
-        hub=HubSource(repository="databricks/databricks-dolly-15k", revision="bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a")),
+        fields=("instruction", "response"),
+        prompt=_instruction("instruction", "context"),
+        answer=_nonempty("response"),
+        metrics=_GENERATED,
+        decoding="generate",
+        score=rouge_l,
+        max_new_tokens=256,
+        hub=HubSource(
+            repository="databricks/databricks-dolly-15k", revision="bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a"
+        ),
+    ),
     "boolq": Declaration(
-        fields=("question", "answer"), prompt=lambda row: f"{_passage(row)}Question: {row['question'].rstrip('? ')}?\nAnswer:", answer=_boolean,
-        metrics=_CLASSIFIED, decoding="choose", score=exact_match, max_new_tokens=4, labels=(" yes", " no"),
-        hub=HubSource(repository="google/boolq", revision="35b264d03638db9f4ce671b711558bf7ff0f80d5", evaluation="validation")),
+        fields=("question", "answer"),
+        prompt=lambda row: f"{_passage(row)}Question: {row['question'].rstrip('? ')}?\nAnswer:",
+        answer=_boolean,
+        metrics=_CLASSIFIED,
+        decoding="choose",
+        score=exact_match,
+        max_new_tokens=4,
+        labels=(" yes", " no"),
+        hub=HubSource(
+            repository="google/boolq",
+            revision="35b264d03638db9f4ce671b711558bf7ff0f80d5",
+            evaluation="validation",
+        ),
+    ),
     "qnli": Declaration(
-        fields=("question", "sentence", "label"), answer=_entails,
-        prompt=lambda row: f"Sentence: {row['sentence']}\nQuestion: {row['question']}\nDoes the sentence answer the question?",
-        metrics=_CLASSIFIED, decoding="choose", score=exact_match, max_new_tokens=4, labels=(" yes", " no"),
-        hub=HubSource(repository="nyu-mll/glue", config="qnli", revision="bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c", evaluation="validation")),
+        fields=("question", "sentence", "label"),
+        answer=_entails,
+        prompt=lambda row: (
+            f"Sentence: {row['sentence']}\nQuestion: {row['question']}\nDoes the sentence answer the "
+            "question?"
+        ),
+        metrics=_CLASSIFIED,
+        decoding="choose",
+        score=exact_match,
+        max_new_tokens=4,
+        labels=(" yes", " no"),
+        hub=HubSource(
+            repository="nyu-mll/glue",
+            config="qnli",
+            revision="bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
+            evaluation="validation",
+        ),
+    ),
     "gsm8k": Declaration(
-        fields=("question", "answer"), prompt=lambda row: f"Question: {row['question']}\nAnswer:", answer=_with_number,
-        metrics=("gsm8k_exact_match", "rougeL", "rouge1", "rouge2"), decoding="generate", score=gsm8k_exact_match, max_new_tokens=256,
-        hub=HubSource(repository="openai/gsm8k", config="main", revision="e53f048856ff4f594e959d75785d2c2d37b678ee", evaluation="test")),
+        fields=("question", "answer"),
+        prompt=lambda row: f"Question: {row['question']}\nAnswer:",
+        answer=_with_number,
+        metrics=("gsm8k_exact_match", "rougeL", "rouge1", "rouge2"),
+        decoding="generate",
+        score=gsm8k_exact_match,
+        max_new_tokens=256,
+        hub=HubSource(
+            repository="openai/gsm8k",
+            config="main",
+            revision="e53f048856ff4f594e959d75785d2c2d37b678ee",
+            evaluation="test",
+        ),
+    ),
 }
 #: The name of a task made of the user's own template.
 CUSTOM = "custom"
@@ -135,13 +201,18 @@ NAMES = (*DECLARATIONS, CUSTOM)
 def custom(template: str | None) -> Declaration:
     """A task from a template: `prompt => answer` with {field} names, or a JSON file.
 
-    The file holds `prompt`, `answer` and, if wanted, `metrics`, `labels` (then the prediction is one of them) and `max_new_tokens`.
+    The file holds `prompt`, `answer` and, if wanted, `metrics`, `labels` (then the prediction is one of them)
+    and `max_new_tokens`.
 
     Raises:
         ConfigError: it is missing or cannot be used.
     """
     if template is None:
-        raise ConfigError("template", None, 'must be given for task custom: e.g. "Q: {question}\\nA: => {answer}", or a JSON file')
+        raise ConfigError(
+            "template",
+            None,
+            'must be given for task custom: e.g. "Q: {question}\\nA: => {answer}", or a JSON file',
+        )
     if template.endswith(".json"):
         values = _template_file(template)
     else:
@@ -152,21 +223,43 @@ def custom(template: str | None) -> Declaration:
     labels = tuple(values.get("labels", ()))
     metrics = tuple(values.get("metrics", ("accuracy",) if labels else ("exact_match",)))
     if not metrics or not set(metrics) <= set(SCORES):
-        raise ConfigError("template", template, f"metrics must be among {', '.join(SCORES)}, the first of them one of a single example")
+        raise ConfigError(
+            "template",
+            template,
+            f"metrics must be among {', '.join(SCORES)}, the first of them one of a single example",
+        )
     if SCORES[metrics[0]] is None:
-        raise ConfigError("template", template, f"{metrics[0]} has no value for a single example, so it cannot be the first metric")
+        raise ConfigError(
+            "template",
+            template,
+            f"{metrics[0]} has no value for a single example, so it cannot be the first metric",
+        )
     score = SCORES[metrics[0]]
     assert score is not None
     return Declaration(
-        fields=_names(template, values["prompt"] + values["answer"]), prompt=values["prompt"].format_map, answer=_filled(values["answer"], labels),
-        metrics=metrics, decoding="choose" if labels else "generate", score=score, max_new_tokens=int(values.get("max_new_tokens", 256)),
-        labels=labels)
+        fields=_names(template, values["prompt"] + values["answer"]),
+        prompt=values["prompt"].format_map,
+        answer=_filled(values["answer"], labels),
+        metrics=metrics,
+        decoding="choose" if labels else "generate",
+        score=score,
+        max_new_tokens=int(values.get("max_new_tokens", 256)),
+        labels=labels,
+    )
 
 
 #: The scorer of each metric that has a value for a single example; None: it has not.
 SCORES: dict[str, Callable[[str, Example], float] | None] = {
-    "exact_match": exact_match, "gsm8k_exact_match": gsm8k_exact_match, "accuracy": exact_match, "rougeL": rouge_l,
-    **{name: None for name in METRICS if name not in ("exact_match", "gsm8k_exact_match", "accuracy", "rougeL")}}
+    "exact_match": exact_match,
+    "gsm8k_exact_match": gsm8k_exact_match,
+    "accuracy": exact_match,
+    "rougeL": rouge_l,
+    **{
+        name: None
+        for name in METRICS
+        if name not in ("exact_match", "gsm8k_exact_match", "accuracy", "rougeL")
+    },
+}
 
 
 def _template_file(path: str) -> dict[str, Any]:
@@ -174,10 +267,18 @@ def _template_file(path: str) -> dict[str, Any]:
         values = json.loads(Path(path).read_text(encoding="utf8"))
     except (OSError, ValueError) as error:
         raise ConfigError("template", path, f"cannot be read: {error}") from error
-    if not isinstance(values, dict) or not all(isinstance(values.get(key), str) for key in ("prompt", "answer")):
+    if not isinstance(values, dict) or not all(
+        isinstance(values.get(key), str) for key in ("prompt", "answer")
+    ):
         raise ConfigError("template", path, 'must hold an object with the texts "prompt" and "answer"')
-    labels, metrics, tokens = values.get("labels", []), values.get("metrics", []), values.get("max_new_tokens", 1)
-    if not all(isinstance(part, list) and all(isinstance(item, str) for item in part) for part in (labels, metrics)):
+    labels, metrics, tokens = (
+        values.get("labels", []),
+        values.get("metrics", []),
+        values.get("max_new_tokens", 1),
+    )
+    if not all(
+        isinstance(part, list) and all(isinstance(item, str) for item in part) for part in (labels, metrics)
+    ):
         raise ConfigError("template", path, '"labels" and "metrics" must be lists of texts')
     if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
         raise ConfigError("template", path, '"max_new_tokens" must be a whole number of at least 1')
@@ -191,7 +292,9 @@ def _names(template: str, text: str) -> tuple[str, ...]:
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
     except ValueError as error:
-        raise ConfigError("template", template, f"is malformed: {error} (write {{{{ and }}}} for braces)") from error
+        raise ConfigError(
+            "template", template, f"is malformed: {error} (write {{{{ and }}}} for braces)"
+        ) from error
     if not names or not all(name.isidentifier() for name in names):
         raise ConfigError("template", template, "must name fields of the data in braces, e.g. {question}")
     return tuple(dict.fromkeys(names))
@@ -205,4 +308,5 @@ def _filled(template: str, labels: tuple[str, ...]) -> Callable[[Row], str]:
         if labels and text not in labels:
             raise ValueError(f"the answer {text!r} is none of the labels {', '.join(map(repr, labels))}")
         return text
+
     return answer

@@ -21,7 +21,8 @@ def read_rows(path: str, fields: tuple[str, ...], name: str) -> list[Numbered]:
     `.csv` has a header, `.parquet` is Parquet, anything else is JSON Lines.
 
     Raises:
-        ConfigError: missing or unreadable file, a row that lacks a field (with its number), or no rows at all.
+        ConfigError: missing or unreadable file, a row that lacks a field (with its number), or no rows at
+            all.
     """
     try:
         rows = list(_READERS.get(Path(path).suffix.lower(), _json_lines)(path, name))
@@ -30,7 +31,9 @@ def read_rows(path: str, fields: tuple[str, ...], name: str) -> list[Numbered]:
     for number, row in rows:
         missing = [key for key in fields if row.get(key) is None]
         if missing:
-            raise ConfigError(name, path, f"line {number} lacks the field {missing[0]!r}; needed are {', '.join(fields)}")
+            raise ConfigError(
+                name, path, f"line {number} lacks the field {missing[0]!r}; needed are {', '.join(fields)}"
+            )
     if not rows:
         raise ConfigError(name, path, "is empty; it must hold at least one example")
     return rows
@@ -69,8 +72,12 @@ def _parquet(path: str, name: str) -> Iterable[Numbered]:
 _READERS = {".csv": _csv, ".parquet": _parquet}
 
 
-def to_examples(kind: Declaration, rows: Iterable[Numbered], *, source: str, path: str) -> tuple[tuple[Example, ...], int]:
-    """Rows as examples, named by `source` and their number; and how many were left out because their answer is empty.
+def to_examples(
+    kind: Declaration, rows: Iterable[Numbered], *, source: str, path: str
+) -> tuple[tuple[Example, ...], int]:
+    """Rows as examples, named by `source` and their number.
+
+    And how many were left out because their answer is empty.
 
     Raises:
         ConfigError: a row cannot be used.
@@ -87,5 +94,7 @@ def to_examples(kind: Declaration, rows: Iterable[Numbered], *, source: str, pat
             raise ConfigError(source, path, f"line {number}: {error}") from error
         if not prompt.strip():
             raise ConfigError(source, path, f"line {number}: the prompt is empty")
-        examples.append(Example(example_id=f"{source}-{number}", prompt=prompt, answer=answer, labels=kind.labels))
+        examples.append(
+            Example(example_id=f"{source}-{number}", prompt=prompt, answer=answer, labels=kind.labels)
+        )
     return tuple(examples), left_out

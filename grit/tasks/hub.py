@@ -1,4 +1,7 @@
-"""Rows from the Hugging Face hub, pinned to a commit: from its cache where it is there, else from the network, and never a hang."""
+"""Rows from the Hugging Face hub, pinned to a commit.
+
+From its cache where it is there, else from the network, and never a hang.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +32,25 @@ def hub_rows(source: HubSource, split: str, *, option: str) -> list[Numbered]:
     reachable = _ask("dataset", source.repository, source.revision) is not None
     try:
         with contextlib.nullcontext() if reachable else _offline():
-            loaded = datasets.load_dataset(source.repository, source.config, split=split, revision=source.revision)
+            loaded = datasets.load_dataset(
+                source.repository, source.config, split=split, revision=source.revision
+            )
     except (OSError, ValueError, httpx2.HTTPError, datasets.exceptions.DatasetsError) as error:
-        raise ConfigError(option, None, f"{source.repository} is neither cached here nor within reach: give the {split} split as a file (JSON Lines, "
-                          "CSV or Parquet), or run once with network") from error
+        raise ConfigError(
+            option,
+            None,
+            f"{source.repository} is neither cached here nor within reach: give the {split} split as a "
+            "file (JSON Lines, "
+            "CSV or Parquet), or run once with network",
+        ) from error
     return list(enumerate(loaded.to_list(), 1))
 
 
 def reachable() -> contextlib.AbstractContextManager[None]:
-    """What to do work that may need the hub in: nothing special where the hub answers, else without any attempt to reach it."""
+    """What to do work that may need the hub in.
+
+    Nothing special where the hub answers, else without any attempt to reach it.
+    """
     return contextlib.nullcontext() if _ask("dataset", "openai/gsm8k", None) is not None else _offline()
 
 
@@ -87,5 +100,7 @@ def model_commit(model: str, revision: str | None) -> str:
         cached = None
     found = _COMMIT.search(cached) if isinstance(cached, str) else None
     if found is None:
-        raise ConfigError("model", model, "is neither a folder here, nor in the local cache, nor within reach on the hub")
+        raise ConfigError(
+            "model", model, "is neither a folder here, nor in the local cache, nor within reach on the hub"
+        )
     return found.group()

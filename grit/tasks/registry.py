@@ -19,7 +19,8 @@ from grit.tasks.hub import hub_rows
 NAMES = (*embedded.NAMES, *CATALOG)
 #: Embedded held-out documents on offer; a run measures on the first `retention_documents` of them.
 EMBEDDED_DOCUMENTS = 1000
-#: Where a dataset has no evaluation split, this many examples are held out from training, and at most this share.
+#: Where a dataset has no evaluation split, this many examples are held out from training, and at most this
+#: share.
 HELD_OUT, HELD_OUT_SHARE = 1000, 0.1
 
 
@@ -30,28 +31,54 @@ def load_task(source: TaskSource, *, training: bool = True) -> Task:
         ConfigError: an unknown name, or files that are missing, malformed or not wanted.
     """
     if source.template is not None and source.name != CUSTOM:
-        raise ConfigError("template", source.template, f"is for task custom; task {source.name!r} has its own")
+        raise ConfigError(
+            "template", source.template, f"is for task custom; task {source.name!r} has its own"
+        )
     if source.name in embedded.NAMES:
         for option, value in (("train-file", source.train_file), ("eval-file", source.eval_file)):
             if value is not None:
-                raise ConfigError(option, value, f"task {source.name!r} is generated; tasks with files are {', '.join(CATALOG)}")
+                raise ConfigError(
+                    option,
+                    value,
+                    f"task {source.name!r} is generated; tasks with files are {', '.join(CATALOG)}",
+                )
         return embedded.load(source.name)
     if source.name not in CATALOG:
         raise ConfigError("task", source.name, f"must be one of {', '.join(NAMES)}")
     kind = custom(source.template) if source.name == CUSTOM else DECLARATIONS[source.name]
-    train, left_out = _split(kind, source, "train-file", source.train_file, None if kind.hub is None else kind.hub.train) if training else ((), 0)
-    evaluation, more = _split(kind, source, "eval-file", source.eval_file, None if kind.hub is None else kind.hub.evaluation)
+    train, left_out = (
+        _split(kind, source, "train-file", source.train_file, None if kind.hub is None else kind.hub.train)
+        if training
+        else ((), 0)
+    )
+    evaluation, more = _split(
+        kind, source, "eval-file", source.eval_file, None if kind.hub is None else kind.hub.evaluation
+    )
     if evaluation is None:
         if not training:
-            raise ConfigError("eval-file", None, f"task {source.name!r} has no evaluation split of its own: give the examples to score")
+            raise ConfigError(
+                "eval-file",
+                None,
+                f"task {source.name!r} has no evaluation split of its own: give the examples to score",
+            )
         assert train is not None
         train, evaluation = hold_out(train)
-    return Task(name=source.name, metric=kind.metrics[0], also=kind.metrics[1:], decoding=kind.decoding, train=train or (), evaluation=evaluation,
-                score=kind.score, max_new_tokens=kind.max_new_tokens, left_out=left_out + more)
+    return Task(
+        name=source.name,
+        metric=kind.metrics[0],
+        also=kind.metrics[1:],
+        decoding=kind.decoding,
+        train=train or (),
+        evaluation=evaluation,
+        score=kind.score,
+        max_new_tokens=kind.max_new_tokens,
+        left_out=left_out + more,
+    )
 
 
-def _split(kind: Declaration, source: TaskSource, option: str, path: str | None,
-           split: str | None) -> tuple[tuple[Example, ...] | None, int]:
+def _split(
+    kind: Declaration, source: TaskSource, option: str, path: str | None, split: str | None
+) -> tuple[tuple[Example, ...] | None, int]:
     """The examples of one split, from the user's file or from the hub, and how many rows were left out.
 
     None where evaluation is to be held out from training.
@@ -59,34 +86,51 @@ def _split(kind: Declaration, source: TaskSource, option: str, path: str | None,
     if path is not None:
         return to_examples(kind, read_rows(path, kind.fields, option), source=option, path=path)
     if split is not None and kind.hub is not None and source.train_file is None:
-        return to_examples(kind, hub_rows(kind.hub, split, option=option), source=f"{kind.hub.repository}/{split}", path=kind.hub.repository)
+        return to_examples(
+            kind,
+            hub_rows(kind.hub, split, option=option),
+            source=f"{kind.hub.repository}/{split}",
+            path=kind.hub.repository,
+        )
     if option == "train-file":
-        raise ConfigError(option, None, f"task {source.name!r} reads its examples from files: give JSON Lines, CSV or Parquet with "
-                          f"{', '.join(kind.fields)}")
+        raise ConfigError(
+            option,
+            None,
+            f"task {source.name!r} reads its examples from files: give JSON Lines, CSV or Parquet with "
+            f"{', '.join(kind.fields)}",
+        )
     return None, 0
 
 
 def hold_out(examples: tuple[Example, ...]) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """(train, evaluation) of a dataset without an evaluation split.
 
-    Those with the smallest hashes of their text are held out, at most `HELD_OUT` and `HELD_OUT_SHARE`: the choice depends neither on a seed
-    nor on the order. Equal prompts stay on one side.
+    Those with the smallest hashes of their text are held out, at most `HELD_OUT` and `HELD_OUT_SHARE`: the
+    choice depends neither on a seed nor on the order. Equal prompts stay on one side.
 
     Raises:
         ConfigError: there are too few examples to hold any out.
     """
     count = min(HELD_OUT, int(len(examples) * HELD_OUT_SHARE))
     if count < 1:
-        raise ConfigError("eval-file", None, f"must be given: of {len(examples)} training examples none can be held out")
+        raise ConfigError(
+            "eval-file", None, f"must be given: of {len(examples)} training examples none can be held out"
+        )
     order = sorted(range(len(examples)), key=lambda i: digest([examples[i].prompt, examples[i].answer]))
     prompts = {examples[i].prompt for i in order[:count]}
-    return (tuple(e for e in examples if e.prompt not in prompts), tuple(examples[i] for i in sorted(order[:count])))
+    return (
+        tuple(e for e in examples if e.prompt not in prompts),
+        tuple(examples[i] for i in sorted(order[:count])),
+    )
 
 
 def load_documents(source: TaskSource) -> list[str]:
-    """General documents on which forgetting is measured: the embedded corpus's held-out part, or the user's file.
+    """General documents on which forgetting is measured.
 
-    A file whose name ends in .jsonl, .csv or .parquet has a field `text`; any other file is plain text with documents separated by blank lines.
+    The embedded corpus's held-out part, or the user's file.
+
+    A file whose name ends in .jsonl, .csv or .parquet has a field `text`; any other file is plain text with
+    documents separated by blank lines.
 
     Raises:
         ConfigError: the file is missing, malformed or empty.
@@ -94,12 +138,18 @@ def load_documents(source: TaskSource) -> list[str]:
     path = source.retention_file
     if path is None:
         if source.name not in embedded.NAMES:
-            raise ConfigError("retention-file", path, f"task {source.name!r} needs a file of held-out general text, to measure forgetting")
+            raise ConfigError(
+                "retention-file",
+                path,
+                f"task {source.name!r} needs a file of held-out general text, to measure forgetting",
+            )
         return world.documents(world.HELD_OUT_SEED, EMBEDDED_DOCUMENTS, held_out=True)
     if Path(path).suffix.lower() in (".jsonl", ".csv", ".parquet"):
         return _not_blank(path, [str(row["text"]) for _, row in read_rows(path, ("text",), "retention-file")])
     try:
-        texts = [part.strip() for part in Path(path).read_text(encoding="utf-8-sig").split("\n\n") if part.strip()]
+        texts = [
+            part.strip() for part in Path(path).read_text(encoding="utf-8-sig").split("\n\n") if part.strip()
+        ]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("retention-file", path, f"cannot be read: {error}") from error
     return _not_blank(path, texts)
@@ -112,12 +162,14 @@ def _not_blank(path: str, texts: list[str]) -> list[str]:
     return found
 
 
-def content_hashes(task: Task, documents: list[str], config: RunConfig, model_folder: str, *,
-                   ask_hub: bool = True) -> dict[str, str]:
+def content_hashes(
+    task: Task, documents: list[str], config: RunConfig, model_folder: str, *, ask_hub: bool = True
+) -> dict[str, str]:
     """Hashes of what the names in a run's configuration stand for.
 
-    These are the examples, documents, the model's files (on the hub: its commit) and, where the run has them, the files of its probes and
-    the folder of its BERTScore encoder. Without `ask_hub` a model on the hub is known by its name alone: enough for a dry run.
+    These are the examples, documents, the model's files (on the hub: its commit) and, where the run has them,
+    the files of its probes and the folder of its BERTScore encoder. Without `ask_hub` a model on the hub is
+    known by its name alone: enough for a dry run.
 
     Raises:
         ConfigError: the model is on the hub, and neither the hub nor the local cache tells its commit.
@@ -131,7 +183,10 @@ def content_hashes(task: Task, documents: list[str], config: RunConfig, model_fo
     files = [probe.partition("=")[2] for probe in config.probes if "=" in probe]
     if files:
         found["probes"] = digest([_file_hash(Path(path)) for path in files])
-    if config.bertscore_encoder is not None and (encoder := _folder_hashes(config.bertscore_encoder)) is not None:
+    if (
+        config.bertscore_encoder is not None
+        and (encoder := _folder_hashes(config.bertscore_encoder)) is not None
+    ):
         found["bertscore_encoder"] = digest(encoder)
     return found
 

@@ -16,7 +16,9 @@ def exact_match(prediction: str, example: Example) -> float:
 
 
 def gsm8k_answer(text: str) -> str | None:
-    """The number after the first `#### `, without commas, as GSM8K's own evaluation reads it; None when there is none.
+    """The number after the first `#### `, without commas, as GSM8K's own evaluation reads it.
+
+    None when there is none.
 
     Source: openai/grade-school-math, grade_school_math/dataset.py, extract_answer.
     """
@@ -32,7 +34,6 @@ def gsm8k_exact_match(prediction: str, example: Example) -> float:
 
 def rouge_l(prediction: str, example: Example) -> float:
     """F-measure of ROUGE-L by rouge_score, without stemming."""
-
     return rouge_values([prediction], [example.answer], "rougeL")[0]
 
 
@@ -46,7 +47,10 @@ def _rouge_scorer(kind: str) -> Any:
 def rouge_values(predictions: Sequence[str], references: Sequence[str], kind: str) -> list[float]:
     """F-measure of each prediction under `kind` (rouge1, rouge2, rougeL)."""
     scorer = _rouge_scorer(kind)
-    return [float(scorer.score(reference, prediction)[kind].fmeasure) for prediction, reference in zip(predictions, references, strict=True)]
+    return [
+        float(scorer.score(reference, prediction)[kind].fmeasure)
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
 
 
 def final_number(text: str) -> str | None:

@@ -13,7 +13,11 @@ WINDOW = 8
 
 
 class DivergenceRule:
-    """Diverged: three steps in a row with non-finite gradients or loss, or a mean training loss over 8 steps above twice that of the first 8."""
+    """Diverged.
+
+    Three steps in a row with non-finite gradients or loss, or a mean training loss over 8 steps above twice
+    that of the first 8.
+    """
 
     def __init__(self) -> None:
         self._first: list[float] = []
@@ -24,7 +28,11 @@ class DivergenceRule:
         """Takes one step's loss in nats per token; returns the reason once the run has diverged."""
         if skipped or not math.isfinite(loss):
             self._bad += 1
-            return f"{self._bad} steps in a row with non-finite loss or gradients" if self._bad >= MAX_CONSECUTIVE_SKIPS else None
+            return (
+                f"{self._bad} steps in a row with non-finite loss or gradients"
+                if self._bad >= MAX_CONSECUTIVE_SKIPS
+                else None
+            )
         self._bad = 0
         if len(self._first) < WINDOW:
             self._first.append(loss)
@@ -32,7 +40,8 @@ class DivergenceRule:
         self._recent.append(loss)
         before, now = sum(self._first) / WINDOW, sum(self._recent) / WINDOW
         if len(self._recent) == WINDOW and now > LOSS_FACTOR * before:
-            return f"training loss {now:.3g} over {WINDOW} steps is above {LOSS_FACTOR:g} times its first {WINDOW} steps' {before:.3g}"
+            limit = f"{LOSS_FACTOR:g} times its first {WINDOW} steps' {before:.3g}"
+            return f"training loss {now:.3g} over {WINDOW} steps is above {limit}"
         return None
 
     def state_dict(self) -> dict[str, list[float] | int]:

@@ -1,4 +1,6 @@
-"""Peak memory of a run's training steps, measured in a fresh process: what a process that has done other things held before does not count.
+"""Peak memory of a run's training steps, measured in a fresh process.
+
+What a process that has done other things held before does not count.
 
 `python -m grit.memory` reads a run's configuration from standard input and prints the bytes.
 """
@@ -27,7 +29,10 @@ CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def peaks(configs: Sequence[RunConfig]) -> dict[str, int]:
-    """The peak of each by method; one that could not be measured (no room on the GPU beside this process) is missing, and told on stderr."""
+    """The peak of each by method.
+
+    One that could not be measured (no room on the GPU beside this process) is missing, and told on stderr.
+    """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -41,12 +46,20 @@ def peaks(configs: Sequence[RunConfig]) -> dict[str, int]:
 
 
 def peak_memory(config: RunConfig) -> int:
-    """Bytes at the peak of a few training steps of `config`, in a process of its own: on the GPU, or resident on a CPU.
+    """Bytes at the peak of a few training steps of `config`, in a process of its own.
+
+    On the GPU, or resident on a CPU.
 
     Raises:
         RuntimeError: it does not train.
     """
-    done = subprocess.run([sys.executable, "-m", "grit.training.memory_probe"], cwd=ROOT, text=True, capture_output=True, input=json.dumps(probe(config).to_dict()))
+    done = subprocess.run(
+        [sys.executable, "-m", "grit.training.memory_probe"],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        input=json.dumps(probe(config).to_dict()),
+    )
     if done.returncode:
         raise RuntimeError(f"memory of {config.method}: {done.stderr.strip().splitlines()[-1]}")
     return int(done.stdout.split()[-1])
@@ -54,15 +67,38 @@ def peak_memory(config: RunConfig) -> int:
 
 def probe(config: RunConfig) -> RunConfig:
     """A few steps of `config` in which everything acts that takes memory."""
-    grit = replace(config.grit, cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=1, ng_warmup_steps=0, reprojection_warmup_steps=0,
-                   reprojection_freq=None if config.grit.reprojection_freq is None else 2)
-    return replace(config, beside=(), memory=False, exported=False, probes=(), stability=False, truncations=(),
-                   budget=Budget(regime="step", amount=STEPS), eval_examples=1, retention_documents=1, quality="answer_logprob",
-                   evaluations=1, checkpoint_steps=None, grit=grit)
+    grit = replace(
+        config.grit,
+        cov_update_freq=1,
+        kfac_update_freq=1,
+        kfac_min_samples=1,
+        ng_warmup_steps=0,
+        reprojection_warmup_steps=0,
+        reprojection_freq=None if config.grit.reprojection_freq is None else 2,
+    )
+    return replace(
+        config,
+        beside=(),
+        memory=False,
+        exported=False,
+        probes=(),
+        stability=False,
+        truncations=(),
+        budget=Budget(regime="step", amount=STEPS),
+        eval_examples=1,
+        retention_documents=1,
+        quality="answer_logprob",
+        evaluations=1,
+        checkpoint_steps=None,
+        grit=grit,
+    )
 
 
 def peak_of_steps(config: RunConfig) -> int:
-    """The peak in this process; its first step is left out, in which libraries and optimizer take what they keep."""
+    """The peak in this process.
+
+    Its first step is left out, in which libraries and optimizer take what they keep.
+    """
     import pytorch_optimizer  # noqa: F401 - for all, since one method needs it
 
     from grit.training.trainer import on_adapted
@@ -82,7 +118,7 @@ def peak_of_steps(config: RunConfig) -> int:
 
 
 def high_water() -> int:
-    """The most resident memory that this process has held, in bytes (since `CLEAR` was written, where there is such a thing)."""
+    """The most resident memory of this process in bytes, since `CLEAR` was written where there is one."""
     if STATUS.exists():
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) << 10

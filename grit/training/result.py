@@ -20,17 +20,26 @@ class RunResult:
         forgetting: held-out loss after minus before, in nats per token; retention = exp(-forgetting).
         overhead: (fisher + reprojection + rank) / step time over the steady steps.
         footprint: effective parameters / parameters of the same adapter at full rank.
-        unique_tokens: tokens of the distinct training examples that were seen. backbone_parameters: of the model without its adapter.
-        adapter_seconds: what making the adapter took (decompositions, data passes), outside the training clock.
-        exported_bytes: of the weights file of the trained adapter, truncated to its ranks; None where the run does not ask for it.
-        memory_bytes: peak of a few steps of each method in a fresh process, where the run asks for it (`memory`).
+        unique_tokens: tokens of the distinct training examples that were seen. backbone_parameters: of the
+            model without its adapter.
+        adapter_seconds: what making the adapter took (decompositions, data passes), outside the training
+            clock.
+        exported_bytes: of the weights file of the trained adapter, truncated to its ranks; None where the run
+            does not ask for it.
+        memory_bytes: peak of a few steps of each method in a fresh process, where the run asks for it
+            (`memory`).
         train_seconds: seconds inside optimizer steps; cpu_seconds: processor time in the same steps.
-        step_time_ms: mean, p50, p95, p99 over the steady steps (the first tenth, at most 5, is warm-up); `components_ms` are means.
-        modules: names of the adapted layers, in the model's order. final_ranks: directions kept in each (empty without GRIT).
-        telemetry: one row per optimizer step. predictions: one row per evaluated example and per retention document.
-        geometry: one row per adapted module (grit/audits/update_geometry.py). Tables of audits, empty where the run does not ask for them: stability
-            (grit/audits/factor_stability.py), truncated (grit/audits/truncation.py), interleaved (grit/training/side_by_side.py).
-        metrics: further metrics of the task, each {value, base_value, problem}; a value that could not be computed is None, and `problem` says why.
+        step_time_ms: mean, p50, p95, p99 over the steady steps (the first tenth, at most 5, is warm-up);
+            `components_ms` are means.
+        modules: names of the adapted layers, in the model's order. final_ranks: directions kept in each
+            (empty without GRIT).
+        telemetry: one row per optimizer step. predictions: one row per evaluated example and per retention
+            document.
+        geometry: one row per adapted module (grit/audits/update_geometry.py). Tables of audits, empty where
+            the run does not ask for them: stability (grit/audits/factor_stability.py), truncated
+            (grit/audits/truncation.py), interleaved (grit/training/side_by_side.py).
+        metrics: further metrics of the task, each {value, base_value, problem}; a value that could not be
+            computed is None, and `problem` says why.
         probes: accuracy on each zero-shot probe, {accuracy, base_accuracy, items}.
         curve: quality, forgetting and retention at each evaluation, the untrained adapter first.
     """

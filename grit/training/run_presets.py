@@ -1,4 +1,7 @@
-"""Configurations of single runs by name: the embedded backbone, and the paper's two models on the paper's five tasks."""
+"""Configurations of single runs by name.
+
+The embedded backbone, and the paper's two models on the paper's five tasks.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,30 @@ class PaperTask:
     ng_warmup_steps: int = 0
 
 
-#: `eval_examples` are ours: whole published evaluation splits, or what is held out where there is none (grit/tasks/registry.py).
+#: `eval_examples` are ours: whole published evaluation splits, or what is held out where there is none
+#: (grit/tasks/registry.py).
 PAPER_TASKS: dict[str, PaperTask] = {
-    "alpaca": PaperTask(steps=4000, warmup_steps=200, max_length=2048, micro_batch=8, kfac_damping=3e-3, eval_examples=1000),
-    "dolly": PaperTask(steps=2000, warmup_steps=100, max_length=2048, micro_batch=8, kfac_damping=3e-3, eval_examples=1000, ng_warmup_steps=300),
-    "boolq": PaperTask(steps=1200, warmup_steps=60, max_length=512, micro_batch=8, kfac_damping=5e-3, eval_examples=3270),
-    "qnli": PaperTask(steps=1200, warmup_steps=60, max_length=512, micro_batch=32, kfac_damping=5e-3, eval_examples=5463),
-    "gsm8k": PaperTask(steps=3000, warmup_steps=150, max_length=1024, micro_batch=8, kfac_damping=5e-3, eval_examples=1319),
+    "alpaca": PaperTask(
+        steps=4000, warmup_steps=200, max_length=2048, micro_batch=8, kfac_damping=3e-3, eval_examples=1000
+    ),
+    "dolly": PaperTask(
+        steps=2000,
+        warmup_steps=100,
+        max_length=2048,
+        micro_batch=8,
+        kfac_damping=3e-3,
+        eval_examples=1000,
+        ng_warmup_steps=300,
+    ),
+    "boolq": PaperTask(
+        steps=1200, warmup_steps=60, max_length=512, micro_batch=8, kfac_damping=5e-3, eval_examples=3270
+    ),
+    "qnli": PaperTask(
+        steps=1200, warmup_steps=60, max_length=512, micro_batch=32, kfac_damping=5e-3, eval_examples=5463
+    ),
+    "gsm8k": PaperTask(
+        steps=3000, warmup_steps=150, max_length=1024, micro_batch=8, kfac_damping=5e-3, eval_examples=1319
+    ),
 }
 
 
@@ -53,39 +73,124 @@ PAPER_MODELS: dict[str, PaperModel] = {
 
 #: Where the Llama presets are not what the paper prints: (setting, paper, here, why).
 DEPARTURES: tuple[tuple[str, str, str, str], ...] = (
-    ("learning rate", "lost", "2e-4 (3B), 1e-4 (8B), 1e-4 (Dolly)", "Table 5's numbers did not survive in our copy; Dolly's is the authors' own"),
-    ("targets", "attention, MLP up/down", "all seven projections", "the paper's parameter counts (24.31 M on 3B at rank 16) are those of seven"),
-    ("T", "200 or 300", "300", "the last column of Table 6 has lost its heading and reads 200; the authors' long runs use 300"),
-    ("evaluation", "every 100 to 250 steps", "4 times a run", "generating answers that often would cost more than training"),
-    ("method grit", "NF4 backbone", "bf16 backbone", "GRIT and Q-GRIT are two methods here; --method qgrit is the paper's setting"),
-    ("epochs", "2 or 3 beside a number of steps", "the number of steps", "the two do not agree with each other at the batch sizes given"),
-    ("labels", "read from text (A.9)", "the likelier label", "likelihood needs no parsing; --set label_scoring=generate is the paper's way"),
-    ("global batch", "128 (Table 5)", "micro-batch x accumulation", "32 or 128 sequences by Table 7, which does not agree with Table 5"),
+    (
+        "learning rate",
+        "lost",
+        "2e-4 (3B), 1e-4 (8B), 1e-4 (Dolly)",
+        "Table 5's numbers did not survive in our copy; Dolly's is the authors' own",
+    ),
+    (
+        "targets",
+        "attention, MLP up/down",
+        "all seven projections",
+        "the paper's parameter counts (24.31 M on 3B at rank 16) are those of seven",
+    ),
+    (
+        "T",
+        "200 or 300",
+        "300",
+        "the last column of Table 6 has lost its heading and reads 200; the authors' long runs use 300",
+    ),
+    (
+        "evaluation",
+        "every 100 to 250 steps",
+        "4 times a run",
+        "generating answers that often would cost more than training",
+    ),
+    (
+        "method grit",
+        "NF4 backbone",
+        "bf16 backbone",
+        "GRIT and Q-GRIT are two methods here; --method qgrit is the paper's setting",
+    ),
+    (
+        "epochs",
+        "2 or 3 beside a number of steps",
+        "the number of steps",
+        "the two do not agree with each other at the batch sizes given",
+    ),
+    (
+        "labels",
+        "read from text (A.9)",
+        "the likelier label",
+        "likelihood needs no parsing; --set label_scoring=generate is the paper's way",
+    ),
+    (
+        "global batch",
+        "128 (Table 5)",
+        "micro-batch x accumulation",
+        "32 or 128 sequences by Table 7, which does not agree with Table 5",
+    ),
     ("weight decay", "lost", "0", "Table 5's number did not survive in our copy"),
-    ("white space", "repeats collapsed", "line breaks kept", "joining the lines of a worked solution would change the task"),
+    (
+        "white space",
+        "repeats collapsed",
+        "line breaks kept",
+        "joining the lines of a worked solution would change the task",
+    ),
     ("regularizers", "optional", "off", "--set lambda_k=1e-5 lambda_r=1e-4 are the authors' values"),
     ("template", "llama_inst_v1.json", "Alpaca's", "the paper's file was not published"),
-    ("evaluation split", "standard splits", "1,000 held out (Alpaca, Dolly)", "these two have no evaluation split"),
-    ("rank start, reprojection warm-up", "500", "500, at most a sixth of the steps", "with fewer steps they would not act at all"),
+    (
+        "evaluation split",
+        "standard splits",
+        "1,000 held out (Alpaca, Dolly)",
+        "these two have no evaluation split",
+    ),
+    (
+        "rank start, reprojection warm-up",
+        "500",
+        "500, at most a sixth of the steps",
+        "with fewer steps they would not act at all",
+    ),
 )
 
 
 def _small(method: Method, steps: int, task: str, **run: Any) -> RunConfig:
     """Shared by the small backbones: the paper's schedules, scaled from its thousands of steps to `steps`."""
-    grit = GritConfig(cov_update_freq=max(1, steps // 20), kfac_update_freq=max(1, steps // 10), reprojection_freq=max(1, steps // 10))
-    return RunConfig(method=method, learning_rate=2e-3, budget=Budget(regime="step", amount=steps), grit=grit, task=TaskSource(name=task),
-                     rank=16, alpha=32.0, micro_batch=8, **run)
+    grit = GritConfig(
+        cov_update_freq=max(1, steps // 20),
+        kfac_update_freq=max(1, steps // 10),
+        reprojection_freq=max(1, steps // 10),
+    )
+    return RunConfig(
+        method=method,
+        learning_rate=2e-3,
+        budget=Budget(regime="step", amount=steps),
+        grit=grit,
+        task=TaskSource(name=task),
+        rank=16,
+        alpha=32.0,
+        micro_batch=8,
+        **run,
+    )
 
 
 def embedded(method: Method, task: str | None, steps: int | None) -> RunConfig:
     """The embedded backbone on a laptop."""
-    return _small(method, steps or 100, task or "arithmetic", max_length=96, eval_examples=100, retention_documents=60, eval_batch=128, evaluations=2)
+    return _small(
+        method,
+        steps or 100,
+        task or "arithmetic",
+        max_length=96,
+        eval_examples=100,
+        retention_documents=60,
+        eval_batch=128,
+        evaluations=2,
+    )
 
 
 def smoke(method: Method, task: str | None, steps: int | None) -> RunConfig:
     """The shortest run that has everything in it; quality is the likelihood of the reference answers."""
-    return _small(method, steps or 40, task or "arithmetic", max_length=256, eval_examples=48, retention_documents=24, eval_batch=16,
-                  quality="answer_logprob")
+    return _small(
+        method,
+        steps or 40,
+        task or "arithmetic",
+        max_length=256,
+        eval_examples=48,
+        retention_documents=24,
+        eval_batch=16,
+        quality="answer_logprob",
+    )
 
 
 def _paper(name: str) -> Callable[[Method, str | None, int | None], RunConfig]:
@@ -95,23 +200,55 @@ def _paper(name: str) -> Callable[[Method, str | None, int | None], RunConfig]:
         model, settings = PAPER_MODELS[name], PAPER_TASKS.get(chosen, PAPER_TASKS["gsm8k"])
         count = steps or settings.steps
         late = min(500, count // 6)
-        grit = GritConfig(kfac_update_freq=150, kfac_min_samples=256, kfac_damping=settings.kfac_damping, reprojection_freq=300,
-                          ng_warmup_steps=min(settings.ng_warmup_steps, count // 6), reprojection_warmup_steps=late, rank_adaptation_start_step=late)
+        grit = GritConfig(
+            kfac_update_freq=150,
+            kfac_min_samples=256,
+            kfac_damping=settings.kfac_damping,
+            reprojection_freq=300,
+            ng_warmup_steps=min(settings.ng_warmup_steps, count // 6),
+            reprojection_warmup_steps=late,
+            rank_adaptation_start_step=late,
+        )
         return RunConfig(
-            model=model.model, method=method, task=TaskSource(name=chosen), budget=Budget(regime="step", amount=count), rank=model.rank,
-            alpha=16.0, targets=LLAMA_TARGETS, dtype="bfloat16", learning_rate=1e-4 if chosen == "dolly" else model.learning_rate, seed=42,
-            warmup_fraction=settings.warmup_steps / settings.steps, micro_batch=settings.micro_batch, accumulation=settings.accumulation,
-            max_length=settings.max_length, eval_examples=settings.eval_examples, eval_batch=16, retention_documents=500, checkpoint_steps=100,
-            evaluations=4, threads=8, grit=grit)
+            model=model.model,
+            method=method,
+            task=TaskSource(name=chosen),
+            budget=Budget(regime="step", amount=count),
+            rank=model.rank,
+            alpha=16.0,
+            targets=LLAMA_TARGETS,
+            dtype="bfloat16",
+            learning_rate=1e-4 if chosen == "dolly" else model.learning_rate,
+            seed=42,
+            warmup_fraction=settings.warmup_steps / settings.steps,
+            micro_batch=settings.micro_batch,
+            accumulation=settings.accumulation,
+            max_length=settings.max_length,
+            eval_examples=settings.eval_examples,
+            eval_batch=16,
+            retention_documents=500,
+            checkpoint_steps=100,
+            evaluations=4,
+            threads=8,
+            grit=grit,
+        )
+
     return configuration
 
 
 CONFIGURATIONS: dict[str, Callable[[Method, str | None, int | None], RunConfig]] = {
-    "smoke": smoke, "embedded": embedded, **{name: _paper(name) for name in PAPER_MODELS}}
+    "smoke": smoke,
+    "embedded": embedded,
+    **{name: _paper(name) for name in PAPER_MODELS},
+}
 
 
-def configuration(name: str, method: Method, *, task: str | None = None, steps: int | None = None) -> RunConfig:
-    """A run's configuration by name; `task` and `steps` replace the preset's own, and cadences that are shares of the steps follow.
+def configuration(
+    name: str, method: Method, *, task: str | None = None, steps: int | None = None
+) -> RunConfig:
+    """A run's configuration by name.
+
+    `task` and `steps` replace the preset's own, and cadences that are shares of the steps follow.
 
     Raises:
         ConfigError: there is no preset or no task of that name.
@@ -124,7 +261,8 @@ def configuration(name: str, method: Method, *, task: str | None = None, steps: 
 
 
 def departures(name: str) -> list[list[str]]:
-    """Rows (setting, paper, here, why) in which a preset differs from the paper; none for a preset that does not claim to follow it."""
+    """Rows (setting, paper, here, why) in which a preset differs from the paper.
+
+    None for a preset that does not claim to follow it.
+    """
     return [list(row) for row in DEPARTURES] if name in PAPER_MODELS else []
-
-

@@ -1,7 +1,9 @@
-"""Several methods train the same run in one process, step by step in turn: a noisy machine disturbs all of them alike (paper appendix F, F.2).
+"""Several methods train the same run in one process, step by step in turn.
 
-Each has a backbone, an adapter, an optimizer and a clock of its own; who goes first changes from step to step. What a run computes is what it
-computes alone, bit for bit on a CPU.
+A noisy machine disturbs all of them alike (paper appendix F, F.2).
+
+Each has a backbone, an adapter, an optimizer and a clock of its own; who goes first changes from step to
+step. What a run computes is what it computes alone, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -22,8 +24,13 @@ from grit.training.trainer import train as train_alone
 from grit.training.workbench import Workbench
 
 
-def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = None, hooks: Hooks | None = None) -> RunResult:
-    """`config` alone, or beside other methods where it names any; then there is no checkpoint: runs that take turns begin anew together."""
+def train(
+    config: RunConfig, bench: Workbench, *, checkpoints: Path | None = None, hooks: Hooks | None = None
+) -> RunResult:
+    """`config` alone, or beside other methods where it names any; then there is no checkpoint.
+
+    Runs that take turns begin anew together.
+    """
     if config.beside:
         return train_together(config, bench, hooks)
     result = train_alone(config, bench, checkpoints=checkpoints, hooks=hooks)
@@ -31,11 +38,13 @@ def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = Non
 
 
 def train_together(config: RunConfig, bench: Workbench, hooks: Hooks | None = None) -> RunResult:
-    """Trains `config` and, beside it, the same run under each method of `config.beside`; only `config`'s own is evaluated.
+    """Trains `config` and, beside it, the same run under each method of `config.beside`.
+
+    Only `config`'s own is evaluated.
 
     Returns:
-        The result of `config`, with the table `interleaved`: one row per method and step, and with `memory`, the peak of each in a fresh process.
-        It has `diverged` where any of them did.
+        The result of `config`, with the table `interleaved`: one row per method and step, and with `memory`,
+        the peak of each in a fresh process. It has `diverged` where any of them did.
     """
     hooks = hooks or Hooks()
     configs = [replace(config, beside=(), method=method) for method in (config.method, *config.beside)]
@@ -45,7 +54,11 @@ def train_together(config: RunConfig, bench: Workbench, hooks: Hooks | None = No
         runs[0].measure_base()
         status, reason = _take_turns(runs, hooks)
         runs[0].finish()
-        result = replace(summarize(runs[0], status, reason), interleaved=[row for run in runs for row in step_rows(run)], memory_bytes=memory)
+        result = replace(
+            summarize(runs[0], status, reason),
+            interleaved=[row for run in runs for row in step_rows(run)],
+            memory_bytes=memory,
+        )
         runs.clear()  # so that what hangs on their models can go with them
         return result
 
@@ -65,7 +78,9 @@ def _take_turns(runs: list[Run], hooks: Hooks) -> tuple[Status, str | None]:
             if reason is not None:
                 return "diverged", f"{run.config.method}, step {run.step}: {reason}"
             if run is main and hooks.progress is not None:
-                hooks.progress(main.step, budget.progress(main.step, main.train_seconds), loss, main.mean_rank())
+                hooks.progress(
+                    main.step, budget.progress(main.step, main.train_seconds), loss, main.mean_rank()
+                )
     return "completed", None
 
 
@@ -75,7 +90,16 @@ def step_rows(run: Run) -> list[Row]:
     rows = []
     for row in run.log.rows:
         events: list[dict[str, Any]] = json.loads(row["events"] or "[]")
-        rows.append({"method": run.config.method, "step": row["step"], "tokens": row["tokens"], "ms_step": row["ms_step"],
-                     **{f"ms_{name}": row[f"ms_{name}"] for name in SECTIONS},
-                     "reprojected": any(event["kind"] == "reprojection" and event["trigger"] != "end" for event in events)})
+        rows.append(
+            {
+                "method": run.config.method,
+                "step": row["step"],
+                "tokens": row["tokens"],
+                "ms_step": row["ms_step"],
+                **{f"ms_{name}": row[f"ms_{name}"] for name in SECTIONS},
+                "reprojected": any(
+                    event["kind"] == "reprojection" and event["trigger"] != "end" for event in events
+                ),
+            }
+        )
     return rows

@@ -19,15 +19,33 @@ class StepLog:
         self.rows: list[Row] = []
         self._clock, self._filled, self._events_seen = clock, 0, 0
 
-    def add(self, step: int, train_seconds: float, *, loss: float, learning_rate: float, grad_norm: float, tokens: int,
-            handle: GritHandle | None) -> None:
+    def add(
+        self,
+        step: int,
+        train_seconds: float,
+        *,
+        loss: float,
+        learning_rate: float,
+        grad_norm: float,
+        tokens: int,
+        handle: GritHandle | None,
+    ) -> None:
         """Adds the row of optimizer step `step` (from 1); events since the last row belong to it."""
         events = [] if handle is None else self._new_events(handle)
         ranks = None if handle is None else list(handle.ranks().values())
-        self.rows.append({
-            "step": step, "train_seconds": train_seconds, "loss": loss, "learning_rate": learning_rate, "grad_norm": grad_norm,
-            "tokens": tokens, "effective_parameters": None if handle is None else handle.effective_parameters(),
-            "mean_rank": None if ranks is None else sum(ranks) / len(ranks), "events": json.dumps(events) if events else None})
+        self.rows.append(
+            {
+                "step": step,
+                "train_seconds": train_seconds,
+                "loss": loss,
+                "learning_rate": learning_rate,
+                "grad_norm": grad_norm,
+                "tokens": tokens,
+                "effective_parameters": None if handle is None else handle.effective_parameters(),
+                "mean_rank": None if ranks is None else sum(ranks) / len(ranks),
+                "events": json.dumps(events) if events else None,
+            }
+        )
         if len(self.rows) - self._filled >= READ_EVERY:
             self.flush()
 
@@ -57,5 +75,3 @@ class StepLog:
         self.rows = list(rows)
         self._filled = len(rows)
         self._events_seen = 0 if handle is None else len(handle.events)
-
-

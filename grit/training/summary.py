@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from grit.adapters.peft_adapters import effective_parameters, trained_modules
 from grit.audits.update_geometry import geometry_rows
 from grit.config.run import QualityMetric, RunConfig
-from grit.evaluation.scores import ProbeAnswer, Scores, example_quality, mean_quality, nats_per_token, quality_name
+from grit.evaluation.scores import (
+    ProbeAnswer,
+    Scores,
+    example_quality,
+    mean_quality,
+    nats_per_token,
+    quality_name,
+)
 from grit.geometry.export import exported_bytes
 from grit.runtime.clock import GEOMETRY_SECTIONS, SECTIONS
 from grit.training.result import Row, RunResult, Status
@@ -22,7 +29,10 @@ MAX_WARMUP_STEPS = 5
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The smallest value that at least `share` of the values do not exceed (nearest rank); NaN of no values."""
+    """The smallest value that at least `share` of the values do not exceed (nearest rank).
+
+    NaN of no values.
+    """
     if not values:
         return math.nan
     ordered = sorted(values)
@@ -35,11 +45,20 @@ def steady(rows: list[Row]) -> list[Row]:
 
 
 def step_times(rows: list[Row]) -> tuple[dict[str, float], dict[str, float], float]:
-    """Step time {mean, p50, p95, p99} and mean components, in ms, and the share of the geometry components, over steady steps."""
+    """Step time {mean, p50, p95, p99} and mean components, in ms, and the share of the geometry components.
+
+    Over steady steps.
+    """
     chosen = steady(rows)
     total = [row["ms_step"] for row in chosen]
-    times = {"mean": statistics.fmean(total) if total else math.nan, **{f"p{p}": percentile(total, p / 100) for p in (50, 95, 99)}}
-    components = {name: statistics.fmean(row[f"ms_{name}"] for row in chosen) if chosen else math.nan for name in SECTIONS}
+    times = {
+        "mean": statistics.fmean(total) if total else math.nan,
+        **{f"p{p}": percentile(total, p / 100) for p in (50, 95, 99)},
+    }
+    components = {
+        name: statistics.fmean(row[f"ms_{name}"] for row in chosen) if chosen else math.nan
+        for name in SECTIONS
+    }
     overhead = sum(components[name] for name in GEOMETRY_SECTIONS) / times["mean"] if total else math.nan
     return times, components, overhead
 
@@ -51,79 +70,171 @@ def summarize(run: Run, status: Status, reason: str | None) -> RunResult:
     assert scores is not None
     times, components, overhead = step_times(run.log.rows)
     parameters = sum(parameter.numel() for parameter in run.parameters)
-    effective = effective_parameters(run.model, parameters) if handle is None else handle.effective_parameters()
+    effective = (
+        effective_parameters(run.model, parameters) if handle is None else handle.effective_parameters()
+    )
     events = [] if handle is None else handle.events
     return RunResult(
-        status=status, reason=reason, steps=run.step, tokens=run.tokens, unique_tokens=run.unique_tokens(),
-        backbone_parameters=run.bench.backbone_parameters(config), adapter_seconds=run.bench.adapter_seconds, train_seconds=run.train_seconds,
-        cpu_seconds=run.cpu_seconds, threads=config.threads, device=run.bench.device,
+        status=status,
+        reason=reason,
+        steps=run.step,
+        tokens=run.tokens,
+        unique_tokens=run.unique_tokens(),
+        backbone_parameters=run.bench.backbone_parameters(config),
+        adapter_seconds=run.bench.adapter_seconds,
+        train_seconds=run.train_seconds,
+        cpu_seconds=run.cpu_seconds,
+        threads=config.threads,
+        device=run.bench.device,
         **score_summary(scores, base, config, run.bench.task(config).metric),
-        overhead=overhead, footprint=effective / parameters, effective_parameters=effective, adapter_parameters=parameters,
-        step_time_ms=times, components_ms=components, peak_memory_bytes=run.memory.bytes,
+        overhead=overhead,
+        footprint=effective / parameters,
+        effective_parameters=effective,
+        adapter_parameters=parameters,
+        step_time_ms=times,
+        components_ms=components,
+        peak_memory_bytes=run.memory.bytes,
         final_ranks=[] if handle is None else list(handle.ranks().values()),
         modules=trained_modules(run.model),
         reprojections=sum(event["kind"] == "reprojection" and event["trigger"] != "end" for event in events),
         rank_events=sum(event["kind"] == "rank" for event in events),
-        skipped_steps=run.guard.skipped, truncated_examples=sum(item.truncated for item in run.bench.training_data(config)),
+        skipped_steps=run.guard.skipped,
+        truncated_examples=sum(item.truncated for item in run.bench.training_data(config)),
         eval_seconds=run.eval_seconds,
-        resumed_from_step=run.resumed_from, curve=run.curve, telemetry=run.log.rows, predictions=score_rows(scores, base),
+        resumed_from_step=run.resumed_from,
+        curve=run.curve,
+        telemetry=run.log.rows,
+        predictions=score_rows(scores, base),
         geometry=geometry_rows(run.model, handle) if config.spec.factors else [],
-        stability=[] if handle is None or run.monitor is None else run.monitor.rows(handle.modules_by_group()), truncated=run.truncated,
-        exported_bytes=exported_bytes(run.model, handle) if config.exported else None)
+        stability=[]
+        if handle is None or run.monitor is None
+        else run.monitor.rows(handle.modules_by_group()),
+        truncated=run.truncated,
+        exported_bytes=exported_bytes(run.model, handle) if config.exported else None,
+    )
 
 
 def metric_rows(scores: Scores, base: Scores) -> dict[str, Row]:
     """Each further metric with the base model's value and, where it could not be computed, the reason."""
-    return {name: {"value": found.value, "base_value": base.measured[name].value, "problem": found.problem}
-            for name, found in scores.measured.items()}
+    return {
+        name: {"value": found.value, "base_value": base.measured[name].value, "problem": found.problem}
+        for name, found in scores.measured.items()
+    }
 
 
 def probe_rows(scores: Scores, base: Scores) -> dict[str, Row]:
     """Accuracy on each probe, with the base model's on the same items."""
+
     def accuracy(answers: list[ProbeAnswer]) -> float:
         return statistics.fmean(answer.correct for answer in answers)
-    return {name: {"accuracy": accuracy(answers), "base_accuracy": accuracy(base.probes[name]), "items": len(answers)}
-            for name, answers in scores.probes.items()}
+
+    return {
+        name: {
+            "accuracy": accuracy(answers),
+            "base_accuracy": accuracy(base.probes[name]),
+            "items": len(answers),
+        }
+        for name, answers in scores.probes.items()
+    }
 
 
 def score_summary(scores: Scores, base: Scores, config: RunConfig, metric: str) -> Row:
-    """What scores say in a few numbers, beside the untuned model's: quality, losses, retention, further metrics, probes."""
+    """What scores say in a few numbers, beside the untuned model's.
+
+    Quality, losses, retention, further metrics, probes.
+    """
     forgetting = nats_per_token(scores.documents) - nats_per_token(base.documents)
     return {
-        "quality_metric": quality_name(config.quality, metric), "quality": mean_quality(scores.predictions, config.quality),
-        "base_quality": mean_quality(base.predictions, config.quality), "answer_loss": -mean_quality(scores.predictions, "answer_logprob"),
-        "base_answer_loss": -mean_quality(base.predictions, "answer_logprob"), "retention": math.exp(-forgetting), "forgetting": forgetting,
-        "base_retention_loss": nats_per_token(base.documents), "metrics": metric_rows(scores, base), "probes": probe_rows(scores, base)}
+        "quality_metric": quality_name(config.quality, metric),
+        "quality": mean_quality(scores.predictions, config.quality),
+        "base_quality": mean_quality(base.predictions, config.quality),
+        "answer_loss": -mean_quality(scores.predictions, "answer_logprob"),
+        "base_answer_loss": -mean_quality(base.predictions, "answer_logprob"),
+        "retention": math.exp(-forgetting),
+        "forgetting": forgetting,
+        "base_retention_loss": nats_per_token(base.documents),
+        "metrics": metric_rows(scores, base),
+        "probes": probe_rows(scores, base),
+    }
 
 
 def score_rows(scores: Scores, base: Scores) -> list[Row]:
-    """One row per evaluation example (kind `task`), per held-out document (`retention`) and per item of a probe (`probe`).
+    """One row per evaluation example (kind `task`).
 
-    The base model's values stand beside; further metrics that have a value for one example are columns of their own.
+    Per held-out document (`retention`) and per item of a probe (`probe`).
+
+    The base model's values stand beside; further metrics that have a value for one example are columns of
+    their own.
     """
     rows: list[Row] = []
     for after, before in zip(scores.predictions, base.predictions, strict=True):
-        rows.append({"kind": "task", "example_id": after.example_id, "prediction": after.prediction, "reference": after.reference,
-                     "score": after.score, "base_score": before.score, "loss": after.answer_loss, "base_loss": before.answer_loss,
-                     "tokens": after.answer_tokens})
+        rows.append(
+            {
+                "kind": "task",
+                "example_id": after.example_id,
+                "prediction": after.prediction,
+                "reference": after.reference,
+                "score": after.score,
+                "base_score": before.score,
+                "loss": after.answer_loss,
+                "base_loss": before.answer_loss,
+                "tokens": after.answer_tokens,
+            }
+        )
     for name, found in scores.measured.items():
         if found.per_example is not None:
-            for row, value, before_value in zip(rows, found.per_example, base.measured[name].per_example or (), strict=True):
+            for row, value, before_value in zip(
+                rows, found.per_example, base.measured[name].per_example or (), strict=True
+            ):
                 row[name], row[f"base_{name}"] = value, before_value
     for name, answers in scores.probes.items():
         for answer, earlier_answer in zip(answers, base.probes[name], strict=True):
-            rows.append({"kind": "probe", "example_id": answer.item, "prediction": None, "reference": None, "score": answer.correct,
-                         "base_score": earlier_answer.correct, "loss": None, "base_loss": None, "tokens": None})
+            rows.append(
+                {
+                    "kind": "probe",
+                    "example_id": answer.item,
+                    "prediction": None,
+                    "reference": None,
+                    "score": answer.correct,
+                    "base_score": earlier_answer.correct,
+                    "loss": None,
+                    "base_loss": None,
+                    "tokens": None,
+                }
+            )
     for document, earlier in zip(scores.documents, base.documents, strict=True):
-        rows.append({"kind": "retention", "example_id": document.document_id, "prediction": None, "reference": None, "score": None,
-                     "base_score": None, "loss": document.loss, "base_loss": earlier.loss, "tokens": document.tokens})
+        rows.append(
+            {
+                "kind": "retention",
+                "example_id": document.document_id,
+                "prediction": None,
+                "reference": None,
+                "score": None,
+                "base_score": None,
+                "loss": document.loss,
+                "base_loss": earlier.loss,
+                "tokens": document.tokens,
+            }
+        )
     return rows
 
 
 def short_rows(scores: Scores, base: Scores, quality: QualityMetric) -> list[Row]:
-    """One row per example (kind `task`: value is its quality, loss its answer's) and per document (`retention`: value is its forgetting)."""
-    rows: list[Row] = [{"kind": "task", "value": example_quality(p, quality), "loss": p.answer_loss, "tokens": p.answer_tokens}
-                       for p in scores.predictions]
-    rows += [{"kind": "retention", "value": after.loss - before.loss, "loss": after.loss, "tokens": after.tokens}
-             for after, before in zip(scores.documents, base.documents, strict=True)]
+    """One row per example (kind `task`) and per document (kind `retention`).
+
+    An example's value is its quality and its loss its answer's; a document's value is its forgetting.
+    """
+    rows: list[Row] = [
+        {
+            "kind": "task",
+            "value": example_quality(p, quality),
+            "loss": p.answer_loss,
+            "tokens": p.answer_tokens,
+        }
+        for p in scores.predictions
+    ]
+    rows += [
+        {"kind": "retention", "value": after.loss - before.loss, "loss": after.loss, "tokens": after.tokens}
+        for after, before in zip(scores.documents, base.documents, strict=True)
+    ]
     return rows

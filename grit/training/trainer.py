@@ -40,7 +40,10 @@ Progress = Callable[[int, float, float, float], None]
 
 @dataclass(frozen=True)
 class Interim:
-    """An evaluation on the way: its number from 1, the share of the budget used, and scores per example and per document."""
+    """An evaluation on the way.
+
+    Its number from 1, the share of the budget used, and scores per example and per document.
+    """
 
     number: int
     share: float
@@ -65,24 +68,38 @@ class Hooks:
     evaluated: Callable[[Interim], bool] | None = None
 
 
-def train(config: RunConfig, bench: Workbench, *, checkpoints: Path | None = None, hooks: Hooks | None = None, keep: bool = False) -> RunResult:
+def train(
+    config: RunConfig,
+    bench: Workbench,
+    *,
+    checkpoints: Path | None = None,
+    hooks: Hooks | None = None,
+    keep: bool = False,
+) -> RunResult:
     """Runs `config` to the end of its budget and returns its result.
 
-    Where torch.distributed is initialized, all its processes must call this; each takes its share of every step's micro-batches, and the
-    result is that of one process up to rounding.
+    Where torch.distributed is initialized, all its processes must call this; each takes its share of every
+    step's micro-batches, and the result is that of one process up to rounding.
 
     Args:
         config: the run.
         bench: what this process has loaded already.
-        checkpoints: folder of this run's checkpoint; one found there is resumed, bit for bit on a CPU under a step budget.
+        checkpoints: folder of this run's checkpoint; one found there is resumed, bit for bit on a CPU under a
+            step budget.
         hooks: who watches it.
-        keep: leave the run's last state as its checkpoint, for `on_finished`; otherwise there is none once it has ended.
+        keep: leave the run's last state as its checkpoint, for `on_finished`; otherwise there is none once it
+            has ended.
     """
     return on_adapted(config, bench, lambda run: run.run(hooks or Hooks(), keep=keep), checkpoints)
 
 
-def on_finished(config: RunConfig, bench: Workbench, checkpoints: Path, work: Callable[[Run], Outcome]) -> Outcome:
-    """What `work` makes of a run that was trained with `keep`: `run.untrained()` is its model before, `run.restored()` after."""
+def on_finished(
+    config: RunConfig, bench: Workbench, checkpoints: Path, work: Callable[[Run], Outcome]
+) -> Outcome:
+    """What `work` makes of a run that was trained with `keep`.
+
+    `run.untrained()` is its model before, `run.restored()` after.
+    """
     return on_adapted(config, bench, work, checkpoints, training=False)
 
 
@@ -96,15 +113,25 @@ def adapted(config: RunConfig, bench: Workbench) -> Iterator[Any]:
     finally:
         bench.release(model)
         del model
-        gc.collect()  # hooks and optimizer refer to each other: without this, the next run would find this one's memory still taken
+        # hooks and optimizer refer to each other: without this, the next run would find this one's memory
+        # still taken
+        gc.collect()
 
 
-def on_adapted(config: RunConfig, bench: Workbench, work: Callable[[Run], Outcome], checkpoints: Path | None = None, *,
-               training: bool = True) -> Outcome:
+def on_adapted(
+    config: RunConfig,
+    bench: Workbench,
+    work: Callable[[Run], Outcome],
+    checkpoints: Path | None = None,
+    *,
+    training: bool = True,
+) -> Outcome:
     """What `work` makes of a run on the backbone with its adapter."""
     with adapted(config, bench) as model:
         outcome = work(Run(config, bench, model, checkpoints, training=training))
-        del model  # or the collection at the end of the block would still find it in use, and all that hangs on it
+        del (
+            model
+        )  # or the collection at the end of the block would still find it in use, and all that hangs on it
     return outcome
 
 
@@ -117,8 +144,12 @@ class TrunkResult:
     eval_seconds: float
 
 
-def train_trunk(config: RunConfig, bench: Workbench, *, steps: int, checkpoints: Path, hooks: Hooks | None = None) -> TrunkResult | None:
-    """Runs the first `steps` optimizer steps of `config` and leaves them as a checkpoint, from which other runs may go on.
+def train_trunk(
+    config: RunConfig, bench: Workbench, *, steps: int, checkpoints: Path, hooks: Hooks | None = None
+) -> TrunkResult | None:
+    """Runs the first `steps` optimizer steps of `config` and leaves them as a checkpoint.
+
+    From which other runs may go on.
 
     Args:
         config: any of the runs that share these steps.
@@ -128,7 +159,8 @@ def train_trunk(config: RunConfig, bench: Workbench, *, steps: int, checkpoints:
         hooks: who watches it.
 
     Returns:
-        What it took; None, and no checkpoint, if it diverged: each of its trials would have ended there by itself.
+        What it took; None, and no checkpoint, if it diverged: each of its trials would have ended there by
+        itself.
     """
     return on_adapted(config, bench, lambda run: run.run_until(steps, hooks or Hooks()), checkpoints)
 
@@ -146,11 +178,23 @@ def learning_rate_factor(progress: float, warmup: float) -> float:
 class Run:
     """State of one run between its steps; without `training` only what is needed to restore its end."""
 
-    def __init__(self, config: RunConfig, bench: Workbench, model: Any, checkpoints: Path | None, *, training: bool = True) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        bench: Workbench,
+        model: Any,
+        checkpoints: Path | None,
+        *,
+        training: bool = True,
+    ) -> None:
         self.config, self.bench, self.model, self.checkpoints = config, bench, model, checkpoints
         self.workers = Workers()
         if config.accumulation % self.workers.count:
-            raise ConfigError("accumulation", config.accumulation, f"must be a multiple of the {self.workers.count} workers that share its steps")
+            raise ConfigError(
+                "accumulation",
+                config.accumulation,
+                f"must be a multiple of the {self.workers.count} workers that share its steps",
+            )
         self.optimizer = build_optimizer(config, model)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -169,7 +213,11 @@ class Run:
         self.monitor = StabilityMonitor() if config.stability else None
         if self.handle is not None and self.monitor is not None:
             self.handle.watch(self.monitor)
-        self.divergence, self.log, self.memory = DivergenceRule(), StepLog(self.clock), MemoryPeak(bench.device)
+        self.divergence, self.log, self.memory = (
+            DivergenceRule(),
+            StepLog(self.clock),
+            MemoryPeak(bench.device),
+        )
         self.step, self.tokens, self.resumed_from = 0, 0, 0
         self.train_seconds = self.cpu_seconds = self.eval_seconds = 0.0
         self.curve: list[Row] = []
@@ -190,7 +238,10 @@ class Run:
         self.base = self._timed(lambda: self.bench.base_scores(self.config, self.model.eval()))
 
     def run(self, hooks: Hooks, *, keep: bool = False) -> RunResult:
-        """Trains to the end of the budget, evaluates, and returns the result; with `keep` its last state stays as its checkpoint."""
+        """Trains to the end of the budget, evaluates, and returns the result.
+
+        With `keep` its last state stays as its checkpoint.
+        """
         self.measure_base()
         self._resume()
         status, reason = self._steps(hooks, None)
@@ -204,7 +255,10 @@ class Run:
         return summarize(self, status, reason)
 
     def run_until(self, steps: int, hooks: Hooks) -> TrunkResult | None:
-        """Trains `steps` steps, or to the end of the budget if that comes first, and saves a checkpoint; None if it diverged."""
+        """Trains `steps` steps, or to the end of the budget if that comes first, and saves a checkpoint.
+
+        None if it diverged.
+        """
         self.measure_base()
         self._resume()
         status, _ = self._steps(hooks, steps)
@@ -215,7 +269,10 @@ class Run:
         return TrunkResult(self.step, self.train_seconds, self.eval_seconds)
 
     def _steps(self, hooks: Hooks, until: int | None) -> tuple[Status, str | None]:
-        """Trains until the budget is spent, step `until` is reached, the run diverges, or somebody asks it to stop."""
+        """Trains until the budget is spent, step `until` is reached, the run diverges.
+
+        Or somebody asks it to stop.
+        """
         budget, asked = self.config.budget, hooks.should_stop
         while not budget.is_spent(self.step, self.train_seconds) and self.step != until:
             if asked is not None and self.workers.first_says(asked()):
@@ -229,9 +286,18 @@ class Run:
                 hooks.progress(self.step, share, loss, self.mean_rank())
             if share < 1 and max(0, len(self.curve) - 1) < int(share * self.config.evaluations):
                 self._evaluate()
-                if hooks.evaluated is not None and self.workers.first_says(self.workers.leads and hooks.evaluated(self._interim(share))):
-                    return "stopped", f"step {self.step}: another setting is better beyond noise, and no dearer"
-            if self.checkpoints is not None and self.config.checkpoint_steps and self.step % self.config.checkpoint_steps == 0:
+                if hooks.evaluated is not None and self.workers.first_says(
+                    self.workers.leads and hooks.evaluated(self._interim(share))
+                ):
+                    return (
+                        "stopped",
+                        f"step {self.step}: another setting is better beyond noise, and no dearer",
+                    )
+            if (
+                self.checkpoints is not None
+                and self.config.checkpoint_steps
+                and self.step % self.config.checkpoint_steps == 0
+            ):
                 self._save()
         return "completed", None
 
@@ -245,8 +311,14 @@ class Run:
     def _score_truncated(self) -> list[Row]:
         """The trained adapter truncated in every way there is, scored as it is itself."""
         assert self.handle is not None
-        return truncation_rows(self.model, self.handle, self.config.truncations, lambda: short_rows(
-            self.bench.score(self.model.eval(), self.config, last=False), self.base, self.config.quality))
+        return truncation_rows(
+            self.model,
+            self.handle,
+            self.config.truncations,
+            lambda: short_rows(
+                self.bench.score(self.model.eval(), self.config, last=False), self.base, self.config.quality
+            ),
+        )
 
     def unique_tokens(self) -> int:
         """Tokens of the distinct training examples seen so far."""
@@ -257,11 +329,20 @@ class Run:
     def _interim(self, share: float) -> Interim:
         scores = self.last_scores
         assert scores is not None
-        footprint = 1.0 if self.handle is None else self.handle.effective_parameters() / sum(p.numel() for p in self.parameters)
+        footprint = (
+            1.0
+            if self.handle is None
+            else self.handle.effective_parameters() / sum(p.numel() for p in self.parameters)
+        )
         spent = {} if self.handle is None else self.handle.timings()
-        return Interim(len(self.curve) - 1, share, tuple(example_quality(prediction, self.config.quality) for prediction in scores.predictions),
-                       tuple(document.loss for document in scores.documents), footprint,
-                       sum(spent.get(name, 0.0) for name in GEOMETRY_SECTIONS) / self.train_seconds)
+        return Interim(
+            len(self.curve) - 1,
+            share,
+            tuple(example_quality(prediction, self.config.quality) for prediction in scores.predictions),
+            tuple(document.loss for document in scores.documents),
+            footprint,
+            sum(spent.get(name, 0.0) for name in GEOMETRY_SECTIONS) / self.train_seconds,
+        )
 
     def take_step(self) -> float:
         """One optimizer step; returns its loss in nats per token."""
@@ -269,7 +350,9 @@ class Run:
         self.clock.start_step()
         self.memory.begin_step()
         self.model.train()
-        factor = learning_rate_factor(config.budget.progress(self.step, self.train_seconds), config.warmup_fraction)
+        factor = learning_rate_factor(
+            config.budget.progress(self.step, self.train_seconds), config.warmup_fraction
+        )
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         chosen = self.order.step(self.step, config.micro_batch * config.accumulation)
@@ -278,7 +361,8 @@ class Run:
         labels = sum(row.labels for row in rows)
         loss = torch.zeros((), device=self.bench.device, dtype=torch.float64)
         for number, batch in self.workers.share(self.bench.micro_batches(config, packs)):
-            # Dropout depends on the micro-batch alone: not on what was drawn before it, nor on which worker it falls to.
+            # Dropout depends on the micro-batch alone: not on what was drawn before it, nor on which worker
+            # it falls to.
             torch.manual_seed(((config.seed * 1_000_003 + self.step) * 1_009 + number) % 2**63)
             with self.clock.section("forward"):
                 # One mean over all answer tokens of the step, however they fall into micro-batches.
@@ -301,8 +385,15 @@ class Run:
         self.train_seconds = self.workers.first_says(self.train_seconds + time.perf_counter() - began)
         self.cpu_seconds += time.process_time() - cpu
         self.memory.end_step()
-        self.log.add(self.step, self.train_seconds, loss=value, learning_rate=config.learning_rate * factor, grad_norm=self.guard.norm,
-                     tokens=self.tokens, handle=self.handle)
+        self.log.add(
+            self.step,
+            self.train_seconds,
+            loss=value,
+            learning_rate=config.learning_rate * factor,
+            grad_norm=self.guard.norm,
+            tokens=self.tokens,
+            handle=self.handle,
+        )
         return value
 
     def mean_rank(self) -> float:
@@ -332,28 +423,52 @@ class Run:
 
     def _add_to_curve(self, step: int, seconds: float, scores: Scores) -> None:
         forgetting = nats_per_token(scores.documents) - nats_per_token(self.base.documents)
-        self.curve.append({"step": step, "train_seconds": seconds, "quality": mean_quality(scores.predictions, self.config.quality),
-                           "forgetting": forgetting, "retention": math.exp(-forgetting)})
+        self.curve.append(
+            {
+                "step": step,
+                "train_seconds": seconds,
+                "quality": mean_quality(scores.predictions, self.config.quality),
+                "forgetting": forgetting,
+                "retention": math.exp(-forgetting),
+            }
+        )
 
     def _save(self) -> None:
         assert self.checkpoints is not None
         self.log.flush()
         if not self.workers.leads:
             return
-        checkpoint.save(self.checkpoints, {
-            "step": self.step, "tokens": self.tokens, "train_seconds": self.train_seconds, "cpu_seconds": self.cpu_seconds,
-            "eval_seconds": self.eval_seconds, "adapter": checkpoint.adapter_state(self.model), "optimizer": self.optimizer.state_dict(),
-            "handle": None if self.handle is None else self.handle.state_dict(), "guard": self.guard.state_dict(),
-            "divergence": self.divergence.state_dict(), "rows": self.log.rows, "curve": self.curve,
-            "peak_memory": self.memory.bytes, "adapter_extra": extra_state(self.model),
-            "monitor": None if self.monitor is None else self.monitor.state_dict()})
+        checkpoint.save(
+            self.checkpoints,
+            {
+                "step": self.step,
+                "tokens": self.tokens,
+                "train_seconds": self.train_seconds,
+                "cpu_seconds": self.cpu_seconds,
+                "eval_seconds": self.eval_seconds,
+                "adapter": checkpoint.adapter_state(self.model),
+                "optimizer": self.optimizer.state_dict(),
+                "handle": None if self.handle is None else self.handle.state_dict(),
+                "guard": self.guard.state_dict(),
+                "divergence": self.divergence.state_dict(),
+                "rows": self.log.rows,
+                "curve": self.curve,
+                "peak_memory": self.memory.bytes,
+                "adapter_extra": extra_state(self.model),
+                "monitor": None if self.monitor is None else self.monitor.state_dict(),
+            },
+        )
 
     def _resume(self) -> None:
         state = checkpoint.load(self.checkpoints) if self.checkpoints is not None else None
         if state is None:
             return
         self.step = self.resumed_from = state["step"]
-        self.tokens, self.train_seconds, self.cpu_seconds = state["tokens"], state["train_seconds"], state["cpu_seconds"]
+        self.tokens, self.train_seconds, self.cpu_seconds = (
+            state["tokens"],
+            state["train_seconds"],
+            state["cpu_seconds"],
+        )
         self.curve, self.memory.bytes = state["curve"], state["peak_memory"]
         self.eval_seconds += state["eval_seconds"]
         checkpoint.load_adapter_state(self.model, state["adapter"])

@@ -1,4 +1,7 @@
-"""What runs share in one process: loaded backbones, tokenized data, and the base model's own scores, each made once."""
+"""What runs share in one process.
+
+Loaded backbones, tokenized data, and the base model's own scores, each made once.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grit.adapters.peft_adapters import add_adapter, count_parameters, load_backbone, load_tokenizer, remove_lora
+from grit.adapters.peft_adapters import (
+    add_adapter,
+    count_parameters,
+    load_backbone,
+    load_tokenizer,
+    remove_lora,
+)
 from grit.adapters.placement import importance_scores, matching, place
 from grit.backbone import resolve
 from grit.config.run import RunConfig, TaskSource
@@ -25,20 +34,26 @@ from grit.io.hashing import digest
 from grit.tasks.base import Example, Task
 from grit.tasks.registry import content_hashes, load_documents, load_task
 
-#: Training examples that are looked at before training: by `placement = auto`, and by initializations that need data.
+#: Training examples that are looked at before training: by `placement = auto`, and by initializations that
+#: need data.
 IMPORTANCE_EXAMPLES = 32
 
 
 class Workbench:
-    """Caches per process. A backbone is shared by all runs and read only: each run adds its adapter and takes it out again.
+    """Caches per process.
+
+    A backbone is shared by all runs and read only: each run adds its adapter and takes it out again.
 
     Args:
-        base_cache: folder in which the untuned model's scores are kept, by the hash of all that decides them; None: in memory only.
+        base_cache: folder in which the untuned model's scores are kept, by the hash of all that decides them;
+            None: in memory only.
         progress: opened around long evaluations.
         training: whether tasks need their training examples.
     """
 
-    def __init__(self, base_cache: Path | None = None, progress: EvaluationBar | None = None, *, training: bool = True) -> None:
+    def __init__(
+        self, base_cache: Path | None = None, progress: EvaluationBar | None = None, *, training: bool = True
+    ) -> None:
         self._base_cache, self._progress, self._training = base_cache, progress, training
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._backbones: dict[tuple[Any, ...], PreTrainedModel] = {}
@@ -55,13 +70,24 @@ class Workbench:
         self.adapter_seconds = 0.0
 
     def sibling(self) -> Workbench:
-        """Another bench with the same data and backbones of its own, for a run that takes turns with this one's."""
+        """Another bench with the same data and backbones of its own.
+
+        For a run that takes turns with this one's.
+        """
         other = Workbench(self._base_cache, self._progress, training=self._training)
-        other._tokenizers, other._tasks, other._encoded, other._packs = self._tokenizers, self._tasks, self._encoded, self._packs
+        other._tokenizers, other._tasks, other._encoded, other._packs = (
+            self._tokenizers,
+            self._tasks,
+            self._encoded,
+            self._packs,
+        )
         return other
 
     def backbone_parameters(self, config: RunConfig) -> int:
-        """Parameters of the model without its adapter; those stored in 4 bits count as what they stand for."""
+        """Parameters of the model without its adapter.
+
+        Those stored in 4 bits count as what they stand for.
+        """
         self._backbone(config)
         return self._sizes[self._backbone_key(config)]
 
@@ -70,7 +96,8 @@ class Workbench:
         key = (config.model, config.revision, config.trust_remote_code)
         if key not in self._tokenizers:
             self._tokenizers[key] = load_tokenizer(
-                resolve(config.model), revision=config.revision, trust_remote_code=config.trust_remote_code)
+                resolve(config.model), revision=config.revision, trust_remote_code=config.trust_remote_code
+            )
         return self._tokenizers[key]
 
     def task(self, config: RunConfig) -> Task:
@@ -87,7 +114,10 @@ class Workbench:
 
     def _source(self, config: RunConfig) -> tuple[Task, list[str]]:
         if config.task not in self._tasks:
-            self._tasks[config.task] = (load_task(config.task, training=self._training), load_documents(config.task))
+            self._tasks[config.task] = (
+                load_task(config.task, training=self._training),
+                load_documents(config.task),
+            )
         return self._tasks[config.task]
 
     def training_data(self, config: RunConfig) -> list[Encoded]:
@@ -95,7 +125,9 @@ class Workbench:
         key = (config.model, config.task, config.max_length)
         if key not in self._encoded:
             tokenizer = self.tokenizer(config)
-            self._encoded[key] = [encode(tokenizer, e.prompt, e.answer, config.max_length) for e in self.task(config).train]
+            self._encoded[key] = [
+                encode(tokenizer, e.prompt, e.answer, config.max_length) for e in self.task(config).train
+            ]
         return self._encoded[key]
 
     def packs(self, config: RunConfig) -> list[Pack]:
@@ -121,9 +153,14 @@ class Workbench:
         backbone = self._backbone(config)
         ranks = place(backbone, config, lambda: self._importance(config, backbone))
         if config.spec.inexact:
-            self.base_scores(config, backbone.eval())  # before the adapter, whose rounding is not the backbone's
+            self.base_scores(
+                config, backbone.eval()
+            )  # before the adapter, whose rounding is not the backbone's
         if config.spec.moves_backbone:
-            self._moved = {f"{name}.weight": backbone.get_parameter(f"{name}.weight").detach().to("cpu", copy=True) for name in ranks}
+            self._moved = {
+                f"{name}.weight": backbone.get_parameter(f"{name}.weight").detach().to("cpu", copy=True)
+                for name in ranks
+            }
         self._in_use = True
         began = time.perf_counter()
         model = add_adapter(backbone, config, ranks, lambda: self._example_batches(config))
@@ -139,13 +176,18 @@ class Workbench:
         """Scores of the targets on the first training examples, the same for every run on these data."""
         key = (config.model, config.quantized, config.dtype, config.task, config.max_length, config.targets)
         if key not in self._scores:
-            self._scores[key] = importance_scores(backbone.eval(), matching(backbone, config.targets), self._example_batches(config))
+            self._scores[key] = importance_scores(
+                backbone.eval(), matching(backbone, config.targets), self._example_batches(config)
+            )
         return self._scores[key]
 
     def warm_up(self, config: RunConfig, model: Any, batch: dict[str, torch.Tensor]) -> None:
-        """One forward and backward pass outside every clock, the first time a backbone is trained in this process.
+        """One forward and backward pass outside every clock.
 
-        Kernels, libraries and thread pools start at their first use; a time budget must not depend on which trial comes first.
+        The first time a backbone is trained in this process.
+
+        Kernels, libraries and thread pools start at their first use; a time budget must not depend on which
+        trial comes first.
         """
         key = (config.model, config.quantized, config.dtype, config.packing)
         if key in self._warm:
@@ -161,7 +203,10 @@ class Workbench:
         torch.linalg.eigh(eye)
 
     def release(self, model: Any) -> None:
-        """Takes the adapter out of the shared backbone again, and puts back what its initialization changed."""
+        """Takes the adapter out of the shared backbone again.
+
+        And puts back what its initialization changed.
+        """
         backbone = remove_lora(model)
         with torch.no_grad():
             for name, weight in self._moved.items():
@@ -177,8 +222,13 @@ class Workbench:
         key = self._backbone_key(config)
         if key not in self._backbones:
             self._backbones[key] = load_backbone(
-                resolve(config.model), quantized=config.quantized, dtype=config.dtype, device=self.device, revision=config.revision,
-                trust_remote_code=config.trust_remote_code)
+                resolve(config.model),
+                quantized=config.quantized,
+                dtype=config.dtype,
+                device=self.device,
+                revision=config.revision,
+                trust_remote_code=config.trust_remote_code,
+            )
             self._sizes[key] = count_parameters(self._backbones[key])
         return self._backbones[key]
 
@@ -191,19 +241,45 @@ class Workbench:
         return Evaluator(model, self.tokenizer(config), config, self._progress)
 
     def score(self, model: Any, config: RunConfig, *, last: bool) -> Scores:
-        """`model` on the run's examples and documents; with `last`, the task's further metrics and the probes as well."""
+        """`model` on the run's examples and documents.
+
+        With `last`, the task's further metrics and the probes as well.
+        """
         evaluator, task = self.evaluator(model, config), self.task(config)
         predictions = evaluator.task(task, self.eval_examples(config), config.quality)
         documents = evaluator.documents(self.documents(config))
         if not last:
             return Scores(predictions=predictions, documents=documents)
-        return Scores(predictions=predictions, documents=documents, measured=evaluator.measure(task, predictions), probes=evaluator.probes())
+        return Scores(
+            predictions=predictions,
+            documents=documents,
+            measured=evaluator.measure(task, predictions),
+            probes=evaluator.probes(),
+        )
 
     def base_scores(self, config: RunConfig, model: Any) -> Scores:
         """The scores of `model` with its adapter still zero, computed once per backbone and data."""
-        decisive = [config.model, config.revision, config.quantized, config.dtype, asdict(config.task), config.max_length, config.eval_examples,
-                    config.retention_documents, config.quality, config.eval_batch, config.threads, config.max_new_tokens, config.temperature,
-                    config.top_p, config.label_scoring, config.bertscore_encoder, config.probes, config.probe_examples, self.device]
+        decisive = [
+            config.model,
+            config.revision,
+            config.quantized,
+            config.dtype,
+            asdict(config.task),
+            config.max_length,
+            config.eval_examples,
+            config.retention_documents,
+            config.quality,
+            config.eval_batch,
+            config.threads,
+            config.max_new_tokens,
+            config.temperature,
+            config.top_p,
+            config.label_scoring,
+            config.bertscore_encoder,
+            config.probes,
+            config.probe_examples,
+            self.device,
+        ]
         key = digest(decisive)
         if key not in self._base:
             kept = None if self._base_cache is None else self._base_file(config, decisive)
@@ -219,7 +295,10 @@ class Workbench:
         return self._base[key]
 
     def _base_file(self, config: RunConfig, decisive: list[Any]) -> Path:
-        """Where the scores of the untuned model are kept: named by the content behind the names, not by the names alone."""
+        """Where the scores of the untuned model are kept.
+
+        Named by the content behind the names, not by the names alone.
+        """
         assert self._base_cache is not None
         content = content_hashes(self.task(config), self._source(config)[1], config, resolve(config.model))
         return self._base_cache / f"base-{digest([decisive, content])}.json"

@@ -1,4 +1,7 @@
-"""What a plan will take, before anything runs: seconds, memory, GPU-hours, money. Predictions from shapes and from the preset, not promises."""
+"""What a plan will take, before anything runs: seconds, memory, GPU-hours, money.
+
+Predictions from shapes and from the preset, not promises.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,14 @@ from grit.config.registry import METHODS
 from grit.config.run import EVERY_LINEAR, RunConfig
 from grit.errors import ConfigError
 
-#: Memory of the GPU that the Llama presets are for, and of what Python and its libraries hold in a worker, in bytes.
+#: Memory of the GPU that the Llama presets are for, and of what Python and its libraries hold in a worker, in
+#: bytes.
 A100_BYTES, LIBRARY_BYTES = 80 * 10**9, 700 * 10**6
-#: Dollars for an hour of one A100 80 GB: between what clouds ask for spot and for on-demand machines. `--usd-per-gpu-hour` replaces it.
+#: Dollars for an hour of one A100 80 GB: between what clouds ask for spot and for on-demand machines.
+#: `--usd-per-gpu-hour` replaces it.
 USD_PER_GPU_HOUR = 2.5
-#: Bytes of activations that a layer keeps for the backward pass, per token and unit of width, in 16-bit numbers with an attention that
-#: keeps no score matrix (Korthikanti et al., 2022, section 4: 34 s b h).
+#: Bytes of activations that a layer keeps for the backward pass, per token and unit of width, in 16-bit
+#: numbers with an attention that keeps no score matrix (Korthikanti et al., 2022, section 4: 34 s b h).
 ACTIVATION_BYTES = 34
 #: Bytes per logit: the model's own type, its float32 copy, and the gradient of that.
 LOGIT_BYTES = 10
@@ -33,8 +38,14 @@ class ModelShape:
 
 
 #: The models of the presets, by hub id (their configurations need the hub's permission to be read).
-KNOWN = {"meta-llama/Llama-3.2-3B": ModelShape(parameters=3_213_000_000, layers=28, width=3072, vocabulary=128_256),
-         "meta-llama/Llama-3.1-8B": ModelShape(parameters=8_030_000_000, layers=32, width=4096, vocabulary=128_256)}
+KNOWN = {
+    "meta-llama/Llama-3.2-3B": ModelShape(
+        parameters=3_213_000_000, layers=28, width=3072, vocabulary=128_256
+    ),
+    "meta-llama/Llama-3.1-8B": ModelShape(
+        parameters=8_030_000_000, layers=32, width=4096, vocabulary=128_256
+    ),
+}
 
 
 def shape_of(model: str, folder: str) -> ModelShape | None:
@@ -44,29 +55,54 @@ def shape_of(model: str, folder: str) -> ModelShape | None:
     path = Path(folder)
     try:
         config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf8"))
-        width = {"float32": 4, "bfloat16": 2, "float16": 2}[config.get("dtype") or config.get("torch_dtype") or "float32"]
+        width = {"float32": 4, "bfloat16": 2, "float16": 2}[
+            config.get("dtype") or config.get("torch_dtype") or "float32"
+        ]
         parameters = sum(file.stat().st_size for file in path.glob("*.safetensors")) // width
-        return ModelShape(parameters=parameters, layers=config["num_hidden_layers"], width=config["hidden_size"], vocabulary=config["vocab_size"])
+        return ModelShape(
+            parameters=parameters,
+            layers=config["num_hidden_layers"],
+            width=config["hidden_size"],
+            vocabulary=config["vocab_size"],
+        )
     except (OSError, ValueError, KeyError):
         return None
 
 
 def memory_bytes(config: RunConfig, shape: ModelShape, *, gpu: bool) -> int:
-    """Peak memory of one training process of `config`, by its parts: weights, adapter with AdamW's states, activations, logits.
+    """Peak memory of one training process of `config`, by its parts.
+
+    Weights, adapter with AdamW's states, activations, logits.
 
     Runs that take turns have weights and states each, and activations one at a time.
     """
     number = 2 if config.dtype == "bfloat16" else 4
     methods = (config.method, *config.beside)
-    stored = sum(0.55 if METHODS[method].quantized else number for method in methods)  # NF4, double quantization: 4.13 bits, and embeddings in full
-    adapter = 2 * config.rank * shape.width * (7 if config.targets == EVERY_LINEAR else len(config.targets)) * shape.layers
+    stored = sum(
+        0.55 if METHODS[method].quantized else number for method in methods
+    )  # NF4, double quantization: 4.13 bits, and embeddings in full
+    adapter = (
+        2
+        * config.rank
+        * shape.width
+        * (7 if config.targets == EVERY_LINEAR else len(config.targets))
+        * shape.layers
+    )
     tokens = config.micro_batch * config.max_length
     activations = ACTIVATION_BYTES * number / 2 * tokens * shape.width * shape.layers
     logits = LOGIT_BYTES * tokens * shape.vocabulary
-    return int(stored * shape.parameters + 16 * len(methods) * adapter + activations + logits + (0 if gpu else LIBRARY_BYTES))
+    return int(
+        stored * shape.parameters
+        + 16 * len(methods) * adapter
+        + activations
+        + logits
+        + (0 if gpu else LIBRARY_BYTES)
+    )
 
 
-def check_memory(config: RunConfig, shape: ModelShape | None, *, gpu: bool, concurrent: int, machine_bytes: int | None) -> str:
+def check_memory(
+    config: RunConfig, shape: ModelShape | None, *, gpu: bool, concurrent: int, machine_bytes: int | None
+) -> str:
     """Refuses a plan that cannot fit; returns what to print.
 
     Raises:
@@ -78,11 +114,20 @@ def check_memory(config: RunConfig, shape: ModelShape | None, *, gpu: bool, conc
     room = A100_BYTES if gpu else None if machine_bytes is None else machine_bytes // concurrent
     if room is not None and needed > room:
         if config.beside:
-            raise ConfigError("beside", config.beside, f"would need about {needed / 1e9:.0f} GB at once and there are {room / 1e9:.0f} GB: let fewer "
-                              "methods take turns (--methods), or lower micro_batch")
-        raise ConfigError("micro_batch", config.micro_batch,
-                          f"would need about {needed / 1e9:.0f} GB a trial and there are {room / 1e9:.0f} GB: lower it (and raise accumulation), "
-                          "or max_length, or the rank")
+            raise ConfigError(
+                "beside",
+                config.beside,
+                f"would need about {needed / 1e9:.0f} GB at once and there are {room / 1e9:.0f} GB: let "
+                "fewer "
+                "methods take turns (--methods), or lower micro_batch",
+            )
+        raise ConfigError(
+            "micro_batch",
+            config.micro_batch,
+            f"would need about {needed / 1e9:.0f} GB a trial and there are {room / 1e9:.0f} GB: lower it "
+            "(and raise accumulation), "
+            "or max_length, or the rank",
+        )
     there = "" if room is None else f" of {room / 1e9:.0f} GB"
     return f"memory: about {needed / 1e9:.1f} GB{there} a trial"
 
@@ -92,4 +137,11 @@ def machine_memory() -> int | None:
     info = Path("/proc/meminfo")
     if not info.exists():
         return None
-    return next((1024 * int(line.split()[1]) for line in info.read_text().splitlines() if line.startswith("MemAvailable")), None)
+    return next(
+        (
+            1024 * int(line.split()[1])
+            for line in info.read_text().splitlines()
+            if line.startswith("MemAvailable")
+        ),
+        None,
+    )

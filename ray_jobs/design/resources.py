@@ -14,6 +14,9 @@ class TrialResources:
     accelerator: str | None = None
 
     def as_dict(self) -> dict[str, float]:
-        """In Ray's words. The kind is a property of the node, not something to use up: a sliver of it is asked for."""
+        """In Ray's words.
+
+        The kind is a property of the node, not something to use up: a sliver of it is asked for.
+        """
         kind = {f"accelerator_type:{self.accelerator}": 0.001} if self.accelerator else {}
         return {"CPU": float(self.cpus), **({"GPU": float(self.gpus)} if self.gpus else {}), **kind}

@@ -1,7 +1,10 @@
-"""Shared beginnings: trials that differ only in what has not acted yet are one run until then. Pure: it plans, and starts nothing.
+"""Shared beginnings: trials that differ only in what has not acted yet are one run until then.
 
-Trials are planned as a tree. A *trunk* trains the common steps once and leaves a checkpoint; its trials, or further trunks, go on from it. What
-a forked trial returns is bit for bit what it would have returned alone, and its budget counts the trunk.
+Pure: it plans, and starts nothing.
+
+Trials are planned as a tree. A *trunk* trains the common steps once and leaves a checkpoint; its trials, or
+further trunks, go on from it. What a forked trial returns is bit for bit what it would have returned alone,
+and its budget counts the trunk.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from grit.config.run import RunConfig
 from grit.io.hashing import digest
 from ray_jobs.design.study import TrialSpec
 
-#: A trunk must save at least so many steps to each of its trials, and this share of a step budget: a fork costs a checkpoint and a dispatch.
+#: A trunk must save at least so many steps to each of its trials, and this share of a step budget: a fork
+#: costs a checkpoint and a dispatch.
 MIN_STEPS, MIN_SHARE = 10, 0.05
 
 
@@ -59,13 +63,18 @@ def plan_trunks(trials: Iterable[TrialSpec]) -> SharedPlan:
     return SharedPlan(trunks=tuple(trunks), fork_of=forks)
 
 
-def _split(members: Sequence[TrialSpec], done: int, parent: str | None, trunks: list[Trunk], forks: dict[str, str]) -> None:
+def _split(
+    members: Sequence[TrialSpec], done: int, parent: str | None, trunks: list[Trunk], forks: dict[str, str]
+) -> None:
     """Extends the tree below `parent`, which has trained `done` steps, by what `members` still share."""
     grits = [trial.config.grit for trial in members]
     fields = [late_fields(grit) for grit in grits]
     onsets = [(curvature_onset(grit), reprojection_onset(grit)) for grit in grits]
     # A kind of field in which all agree may act: they stay one run.
-    bound = min((onset[kind] for kind in (0, 1) if len({f[kind] for f in fields}) > 1 for onset in onsets), default=math.inf)
+    bound = min(
+        (onset[kind] for kind in (0, 1) if len({f[kind] for f in fields}) > 1 for onset in onsets),
+        default=math.inf,
+    )
     budget = members[0].config.budget
     limit = budget.amount - 1 if budget.regime == "step" else math.inf
     if len(members) < 2 or bound > limit:
@@ -75,7 +84,13 @@ def _split(members: Sequence[TrialSpec], done: int, parent: str | None, trunks: 
         steps = int(bound)
         ids = tuple(trial.trial_id for trial in members)
         config = members[0].config
-        trunk = Trunk(trunk_id=_name(config, fields[0], onsets[0], steps), config=config, steps=steps, parent=parent, members=ids)
+        trunk = Trunk(
+            trunk_id=_name(config, fields[0], onsets[0], steps),
+            config=config,
+            steps=steps,
+            parent=parent,
+            members=ids,
+        )
         trunks.append(trunk)
         forks.update(dict.fromkeys(ids, trunk.trunk_id))
         done, parent = steps, trunk.trunk_id
@@ -88,17 +103,31 @@ def _split(members: Sequence[TrialSpec], done: int, parent: str | None, trunks: 
 
 
 def _name(config: RunConfig, fields: tuple[object, object], onsets: tuple[float, float], steps: int) -> str:
-    """A trunk's id: a hash of all that has acted in its steps, so that a resumed study, which plans fewer trials, finds it again."""
-    acted = [list(values) if onset < steps else None for values, onset in zip(fields, onsets, strict=True) if isinstance(values, tuple)]
-    return f"trunk-{digest({'run': without_late_fields(config).identity({}), 'acted': acted, 'steps': steps})}"
+    """A trunk's id.
+
+    A hash of all that has acted in its steps, so that a resumed study, which plans fewer trials, finds it
+    again.
+    """
+    acted = [
+        list(values) if onset < steps else None
+        for values, onset in zip(fields, onsets, strict=True)
+        if isinstance(values, tuple)
+    ]
+    return (
+        f"trunk-{digest({'run': without_late_fields(config).identity({}), 'acted': acted, 'steps': steps})}"
+    )
 
 
 def seconds_saved(trunks: Sequence[dict[str, Any]], fork_seconds: Iterable[float]) -> float:
-    """Training seconds that sharing has saved: what all forked trials were credited with, less what the trunks took.
+    """Training seconds that sharing has saved.
+
+    What all forked trials were credited with, less what the trunks took.
 
     Args:
         trunks: those that have run, with `trunk_id`, `parent` and `train_seconds` from the very beginning.
         fork_seconds: for each forked trial, the training seconds it began with.
     """
     reached: dict[str | None, float] = {trunk["trunk_id"]: trunk["train_seconds"] for trunk in trunks}
-    return sum(fork_seconds) - sum(float(trunk["train_seconds"]) - reached.get(trunk["parent"], 0.0) for trunk in trunks)
+    return sum(fork_seconds) - sum(
+        float(trunk["train_seconds"]) - reached.get(trunk["parent"], 0.0) for trunk in trunks
+    )

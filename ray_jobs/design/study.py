@@ -1,4 +1,7 @@
-"""A study as data: points x seeds x regimes, and the trials they expand to. Pure: nothing here starts anything."""
+"""A study as data: points x seeds x regimes, and the trials they expand to.
+
+Pure: nothing here starts anything.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ from ray_jobs.records.trial_record import TrialRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One setting to be measured: what it changes against the study's base configuration, and the design that asked for it.
+    """One setting to be measured.
+
+    What it changes against the study's base configuration, and the design that asked for it.
 
     Attributes:
         budget: what the study's budget is multiplied by for this point; steps are rounded.
@@ -33,10 +38,25 @@ class Point:
     seeds: int | None = None
 
     @classmethod
-    def of(cls, design: str, overrides: Overrides, method: Method | None = None, *, budget: float = 1.0, regime: Regime | None = None,
-           seeds: int | None = None) -> Point:
+    def of(
+        cls,
+        design: str,
+        overrides: Overrides,
+        method: Method | None = None,
+        *,
+        budget: float = 1.0,
+        regime: Regime | None = None,
+        seeds: int | None = None,
+    ) -> Point:
         """A point from a mapping; the order of its names does not matter."""
-        return cls(design=design, overrides=tuple(sorted(overrides.items())), method=method, budget=budget, regime=regime, seeds=seeds)
+        return cls(
+            design=design,
+            overrides=tuple(sorted(overrides.items())),
+            method=method,
+            budget=budget,
+            regime=regime,
+            seeds=seeds,
+        )
 
 
 def one_at_a_time(center: Overrides, grids: Mapping[str, Sequence[Any]]) -> list[Point]:
@@ -49,7 +69,10 @@ def one_at_a_time(center: Overrides, grids: Mapping[str, Sequence[Any]]) -> list
 
 def grid(grids: Mapping[str, Sequence[Any]], design: str = "grid") -> list[Point]:
     """Every combination (paper H.3, coarse interaction grid)."""
-    return [Point.of(design, dict(zip(grids, values, strict=True))) for values in itertools.product(*grids.values())]
+    return [
+        Point.of(design, dict(zip(grids, values, strict=True)))
+        for values in itertools.product(*grids.values())
+    ]
 
 
 def listed(points: Sequence[Overrides], design: str = "list") -> list[Point]:
@@ -58,14 +81,20 @@ def listed(points: Sequence[Overrides], design: str = "list") -> list[Point]:
 
 
 def small_batch(points: Sequence[Point], micro_batch: int, accumulation: int, control: Method) -> list[Point]:
-    """The same settings, and the first-order control, at another batch size (paper H.3, small-batch repeat)."""
+    """The same settings and the control at another batch size (paper H.3, small-batch repeat)."""
     size = {"micro_batch": micro_batch, "accumulation": accumulation}
-    return [Point.of("small-batch", size, control), *(Point.of("small-batch", {**dict(p.overrides), **size}, p.method) for p in points)]
+    return [
+        Point.of("small-batch", size, control),
+        *(Point.of("small-batch", {**dict(p.overrides), **size}, p.method) for p in points),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A search range. `log` draws on a logarithmic scale; `complement` draws 1 - x, so that tau is resolved near 1."""
+    """A search range.
+
+    `log` draws on a logarithmic scale; `complement` draws 1 - x, so that tau is resolved near 1.
+    """
 
     low: float
     high: float
@@ -78,8 +107,9 @@ class Interval:
 class Search:
     """A multi-objective search: `points` per regime, each measured with every seed of the study.
 
-    `max_overhead` and `max_footprint` are constraints: a point above one is infeasible to the sampler, and measured all the same.
-    `stop_dominated` lets searched trials stop when another is better beyond noise and no dearer.
+    `max_overhead` and `max_footprint` are constraints: a point above one is infeasible to the sampler, and
+    measured all the same. `stop_dominated` lets searched trials stop when another is better beyond noise and
+    no dearer.
     """
 
     space: Mapping[str, Interval]
@@ -144,7 +174,9 @@ def make_trial(study: Study, point: Point, seed: int, budget: Budget) -> TrialSp
     method = point.method or study.base.method
     audits: dict[str, Any] = {} if METHODS[method].geometry else {"stability": False, "truncations": ()}
     amount = budget.amount * point.budget
-    stretched = Budget(regime=budget.regime, amount=max(1, round(amount)) if budget.regime == "step" else amount)
+    stretched = Budget(
+        regime=budget.regime, amount=max(1, round(amount)) if budget.regime == "step" else amount
+    )
     config = replace(study.base, method=method, seed=seed, budget=stretched, **audits)
     config = with_overrides(config, dict(point.overrides))
     trial_id = config.identity(study.content)
@@ -153,18 +185,27 @@ def make_trial(study: Study, point: Point, seed: int, budget: Budget) -> TrialSp
         point_id = digest([point_id, point.budget])
     grit = config.grit if config.uses_grit else None
     record = TrialRecord(
-        trial_id=trial_id, point_id=point_id, design=point.design, regime=budget.regime, seed=seed, method=config.method,
-        task=config.task.name, model=config.model, overrides=dict(point.overrides),
-        tau=grit.rank_adaptation_threshold if grit else None, T=grit.reprojection_freq if grit else None,
-        lambda_=grit.kfac_damping if grit else None)
+        trial_id=trial_id,
+        point_id=point_id,
+        design=point.design,
+        regime=budget.regime,
+        seed=seed,
+        method=config.method,
+        task=config.task.name,
+        model=config.model,
+        overrides=dict(point.overrides),
+        tau=grit.rank_adaptation_threshold if grit else None,
+        T=grit.reprojection_freq if grit else None,
+        lambda_=grit.kfac_damping if grit else None,
+    )
     return TrialSpec(trial_id=trial_id, config=config, record=record)
 
 
 def plan(study: Study) -> list[TrialSpec]:
     """All designed trials, each once, in the order in which they should run.
 
-    A setting that two designs ask for is one trial; its record names both. Seeds are the outer loop, so that an interrupted study has
-    every setting measured once before any is measured twice.
+    A setting that two designs ask for is one trial; its record names both. Seeds are the outer loop, so that
+    an interrupted study has every setting measured once before any is measured twice.
     """
     points = [study.control_point(), *study.points]
     trials: dict[str, TrialSpec] = {}
@@ -180,7 +221,13 @@ def plan(study: Study) -> list[TrialSpec]:
 
 def fingerprint(study: Study) -> str:
     """A hash of what makes a study this study: records made under another may not be mixed with it."""
-    return digest({"name": study.name, "base": study.base.identity(study.content), "seeds": study.seeds,
-                   "budgets": [[b.regime, b.amount] for b in study.budgets],
-                   "points": [[p.design, p.method, p.overrides, p.budget, p.regime, p.seeds] for p in study.points],
-                   "space": None if study.search is None else {k: repr(v) for k, v in study.search.space.items()}})
+    return digest(
+        {
+            "name": study.name,
+            "base": study.base.identity(study.content),
+            "seeds": study.seeds,
+            "budgets": [[b.regime, b.amount] for b in study.budgets],
+            "points": [[p.design, p.method, p.overrides, p.budget, p.regime, p.seeds] for p in study.points],
+            "space": None if study.search is None else {k: repr(v) for k, v in study.search.space.items()},
+        }
+    )

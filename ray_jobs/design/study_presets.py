@@ -1,4 +1,8 @@
-"""Presets of studies: a run's configuration (grit/training/run_presets.py) with seeds, budgets, grids and resources; command-line options are laid over it."""
+"""Presets of studies.
+
+A run's configuration (grit/training/run_presets.py) with seeds, budgets, grids and resources; command-line
+options are laid over it.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +25,11 @@ class Preset:
     Attributes:
         base: configuration of every trial; its budget and seed are replaced.
         budget_steps, budget_seconds: the two regimes' budgets.
-        oat: values of each knob for the one-at-a-time design. grid: values for the coarse grid (empty: no grid).
+        oat: values of each knob for the one-at-a-time design. grid: values for the coarse grid (empty: no
+            grid).
         search_points: searched points per regime.
-        step_seconds, other_seconds: seconds of one optimizer step and of everything else in a trial, on the hardware the preset is for:
-            predictions, not promises.
+        step_seconds, other_seconds: seconds of one optimizer step and of everything else in a trial, on the
+            hardware the preset is for: predictions, not promises.
     """
 
     base: RunConfig
@@ -40,7 +45,9 @@ class Preset:
 
 
 def preset(name: str, method: Method, steps: int | None, task: str | None = None) -> Preset:
-    """A preset by name; `steps` and `task` replace its own, and the cadences that are shares of the steps follow.
+    """A preset by name.
+
+    `steps` and `task` replace its own, and the cadences that are shares of the steps follow.
 
     Raises:
         ConfigError: there is no preset or no task of that name.
@@ -48,16 +55,61 @@ def preset(name: str, method: Method, steps: int | None, task: str | None = None
     base = configuration(name, method, task=task, steps=steps)
     count = int(base.budget.amount)
     if name == "embedded":
-        return Preset(base=base, seeds=(41, 42, 43), budget_steps=count, budget_seconds=6.0, search_points=3, resources=TrialResources(cpus=1),
-                      oat={"tau": (0.9, 0.999), "T": (max(1, count // 20), max(2, 2 * count // 5)), "lambda": (1e-4, 1e-1)}, grid={},
-                      step_seconds=0.065, other_seconds=3.0)
+        return Preset(
+            base=base,
+            seeds=(41, 42, 43),
+            budget_steps=count,
+            budget_seconds=6.0,
+            search_points=3,
+            resources=TrialResources(cpus=1),
+            oat={
+                "tau": (0.9, 0.999),
+                "T": (max(1, count // 20), max(2, 2 * count // 5)),
+                "lambda": (1e-4, 1e-1),
+            },
+            grid={},
+            step_seconds=0.065,
+            other_seconds=3.0,
+        )
     if name == "smoke":
-        return Preset(base=base, seeds=(41,), budget_steps=count, budget_seconds=1.6, search_points=1, resources=TrialResources(cpus=1),
-                      oat={"tau": (0.9,), "T": (max(2, 2 * count // 5),), "lambda": (1e-1,)}, grid={}, step_seconds=0.065, other_seconds=3.0)
-    # One A100 a trial. Seconds of a step were not measured (no A100 was at hand): guessed from the tokens of a step.
-    step_seconds = {"llama-3.2-3b": 1.2, "llama-3.1-8b": 2.6}[name] * base.micro_batch * base.accumulation * base.max_length / (32 * 1024)
+        return Preset(
+            base=base,
+            seeds=(41,),
+            budget_steps=count,
+            budget_seconds=1.6,
+            search_points=1,
+            resources=TrialResources(cpus=1),
+            oat={"tau": (0.9,), "T": (max(2, 2 * count // 5),), "lambda": (1e-1,)},
+            grid={},
+            step_seconds=0.065,
+            other_seconds=3.0,
+        )
+    # One A100 a trial. Seconds of a step were not measured (no A100 was at hand): guessed from the tokens of
+    # a step.
+    step_seconds = (
+        {"llama-3.2-3b": 1.2, "llama-3.1-8b": 2.6}[name]
+        * base.micro_batch
+        * base.accumulation
+        * base.max_length
+        / (32 * 1024)
+    )
     return Preset(
-        base=base, seeds=(41, 42, 43), budget_steps=count, budget_seconds=count * step_seconds, search_points=24,
-        oat={"tau": (0.80, 0.90, 0.95, 0.999), "T": (75, 150, 600, 1200, None), "lambda": (1e-4, 1e-3, 1e-2, 1e-1)},
-        grid={"tau": (0.90, 0.99, 0.999), "T": (75, 300, 1200), "lambda": (1e-3, base.grit.kfac_damping, 1e-1)},
-        resources=TrialResources(cpus=8, gpus=1), step_seconds=step_seconds, other_seconds=900.0)
+        base=base,
+        seeds=(41, 42, 43),
+        budget_steps=count,
+        budget_seconds=count * step_seconds,
+        search_points=24,
+        oat={
+            "tau": (0.80, 0.90, 0.95, 0.999),
+            "T": (75, 150, 600, 1200, None),
+            "lambda": (1e-4, 1e-3, 1e-2, 1e-1),
+        },
+        grid={
+            "tau": (0.90, 0.99, 0.999),
+            "T": (75, 300, 1200),
+            "lambda": (1e-3, base.grit.kfac_damping, 1e-1),
+        },
+        resources=TrialResources(cpus=8, gpus=1),
+        step_seconds=step_seconds,
+        other_seconds=900.0,
+    )

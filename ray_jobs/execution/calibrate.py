@@ -1,7 +1,9 @@
-"""Measures the time budget that matches a step budget: how long the first-order control needs for it on this machine, as loaded as in a study.
+"""Measures the time budget that matches a step budget.
 
-`python -m ray_jobs.calibrate` reads a run's configuration from standard input and prints its median step time; `seconds_for` runs as many of these
-at once as the study will run trials.
+How long the first-order control needs for it on this machine, as loaded as in a study.
+
+`python -m ray_jobs.calibrate` reads a run's configuration from standard input and prints its median step
+time; `seconds_for` runs as many of these at once as the study will run trials.
 """
 
 from __future__ import annotations
@@ -21,15 +23,33 @@ STEPS, COUNTED = 8, 6
 
 
 def seconds_for(base: RunConfig, steps: int, concurrent: int) -> float:
-    """Training seconds of `steps` LoRA (or QLoRA) steps with `concurrent` runs at once, to two significant digits.
+    """Training seconds of `steps` LoRA (or QLoRA) steps with `concurrent` runs at once.
+
+    To two significant digits.
 
     Raises:
         ConfigError: the probe fails, as every trial would.
     """
-    probe = replace(base, method="qlora" if base.quantized else "lora", budget=Budget(regime="step", amount=STEPS), eval_examples=1,
-                    retention_documents=1, quality="answer_logprob", evaluations=1)
-    runs = [subprocess.Popen([sys.executable, "-m", "ray_jobs.execution.calibrate"], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE) for _ in range(concurrent)]
+    probe = replace(
+        base,
+        method="qlora" if base.quantized else "lora",
+        budget=Budget(regime="step", amount=STEPS),
+        eval_examples=1,
+        retention_documents=1,
+        quality="answer_logprob",
+        evaluations=1,
+    )
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ray_jobs.execution.calibrate"],
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(concurrent)
+    ]
     for run in runs:
         assert run.stdin is not None
         run.stdin.write(json.dumps(probe.to_dict()))

@@ -12,12 +12,18 @@ from ray_jobs.design.resources import TrialResources
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: For every process of a study. Train polls its workers often: its default of 2 s would be most of a short trial; a trial without a GPU
-#: sees none.
-ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-               "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
-               "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
-#: For a Ray that is started here: its workers would otherwise give way to every other process, and a clock would measure those.
+#: For every process of a study. Train polls its workers often: its default of 2 s would be most of a short
+#: trial; a trial without a GPU sees none.
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+}
+#: For a Ray that is started here: its workers would otherwise give way to every other process, and a clock
+#: would measure those.
 LOCAL_ENVIRONMENT = {"RAY_worker_niceness": "0"}
 
 
@@ -33,8 +39,12 @@ def check_concurrency(address: str | None, concurrent: int, resources: TrialReso
         ConfigError: with what a trial asks for and what is there.
     """
     if address is None and concurrent * resources.cpus > cores():
-        raise ConfigError("max-concurrent", concurrent,
-                          f"each trial needs {resources.cpus} core(s) to itself and this machine has {cores()}: at most {cores() // resources.cpus}")
+        raise ConfigError(
+            "max-concurrent",
+            concurrent,
+            f"each trial needs {resources.cpus} core(s) to itself and this machine has {cores()}: at most "
+            f"{cores() // resources.cpus}",
+        )
 
 
 def check_address(address: str) -> None:
@@ -50,7 +60,11 @@ def check_address(address: str) -> None:
         with socket.create_connection((host, int(port)), timeout=5):
             return
     except (OSError, ValueError) as error:
-        raise ConfigError("address", address, f"no Ray answers there ({error}); start one with `ray start --head`, or leave --address out") from error
+        raise ConfigError(
+            "address",
+            address,
+            f"no Ray answers there ({error}); start one with `ray start --head`, or leave --address out",
+        ) from error
 
 
 def connect(address: str | None, *, verbose: bool) -> None:
@@ -67,18 +81,30 @@ def connect(address: str | None, *, verbose: bool) -> None:
     if address is None:
         os.environ.update({key: value for key, value in LOCAL_ENVIRONMENT.items() if key not in os.environ})
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        ray.init(address="local", num_cpus=cores(), include_dashboard=False, log_to_driver=verbose, logging_level=level,
-                 runtime_env={"env_vars": {**chosen, "PYTHONPATH": path}})
+        ray.init(
+            address="local",
+            num_cpus=cores(),
+            include_dashboard=False,
+            log_to_driver=verbose,
+            logging_level=level,
+            runtime_env={"env_vars": {**chosen, "PYTHONPATH": path}},
+        )
         return
     check_address(address)
     try:
-        ray.init(address=address, log_to_driver=verbose, logging_level=level, runtime_env={"env_vars": chosen})
+        ray.init(
+            address=address, log_to_driver=verbose, logging_level=level, runtime_env={"env_vars": chosen}
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError("address", address, f"no Ray answers there: {str(error).strip().splitlines()[0]}") from error
+        raise ConfigError(
+            "address", address, f"no Ray answers there: {str(error).strip().splitlines()[0]}"
+        ) from error
 
 
 def check_resources(concurrent: int, resources: TrialResources, *, may_grow: bool) -> None:
-    """Refuses trials that the connected cluster cannot run, instead of hanging. `may_grow`: an autoscaler may add what is missing.
+    """Refuses trials that the connected cluster cannot run, instead of hanging.
+
+    `may_grow`: an autoscaler may add what is missing.
 
     Raises:
         ConfigError: with what the cluster has and what the trials ask for.
@@ -93,6 +119,9 @@ def check_resources(concurrent: int, resources: TrialResources, *, may_grow: boo
     if fitting < concurrent:
         asked = " and ".join(f"{amount:g} {name}" for name, amount in needs.items())
         have = "; ".join(" ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in nodes)
-        raise ConfigError("max-concurrent", concurrent,
-                          f"a trial needs {asked} on one node, and the cluster's nodes ({have}) have room for {fitting}; "
-                          "add --may-grow if it scales by itself")
+        raise ConfigError(
+            "max-concurrent",
+            concurrent,
+            f"a trial needs {asked} on one node, and the cluster's nodes ({have}) have room for {fitting}; "
+            "add --may-grow if it scales by itself",
+        )

@@ -1,4 +1,7 @@
-"""What a person sees while a study runs: a bar and one live line per running trial on a terminal, plain lines elsewhere."""
+"""What a person sees while a study runs.
+
+A bar and one live line per running trial on a terminal, plain lines elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,47 @@ from ray_jobs.records.describe import describe, duration
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.schedule.scheduler import StudyScheduler
 
-#: Seconds between looks at the board, and between plain lines about running trials where there is no terminal.
+#: Seconds between looks at the board, and between plain lines about running trials where there is no
+#: terminal.
 REFRESH_SECONDS, PLAIN_SECONDS = 1.0, 60.0
 
 
 class StudyDisplay:
-    """Progress of a study on standard error: trials ended, time left, and what each running trial is doing."""
+    """Progress of a study on standard error.
+
+    Trials ended, time left, and what each running trial is doing.
+    """
 
     def __init__(self, scheduler: StudyScheduler, slots: int) -> None:
         self._scheduler, self._terminal = scheduler, sys.stderr.isatty()
-        self._bar: Any = tqdm(total=scheduler.expected, initial=scheduler.ended, unit="trial", desc="starting workers", file=sys.stderr,
-                              disable=not self._terminal, dynamic_ncols=True)
-        self._lines: list[Any] = [tqdm(total=0, position=1 + i, bar_format="{desc}", leave=False, file=sys.stderr, disable=not self._terminal,
-                                       dynamic_ncols=True) for i in range(slots)]
+        self._bar: Any = tqdm(
+            total=scheduler.expected,
+            initial=scheduler.ended,
+            unit="trial",
+            desc="starting workers",
+            file=sys.stderr,
+            disable=not self._terminal,
+            dynamic_ncols=True,
+        )
+        self._lines: list[Any] = [
+            tqdm(
+                total=0,
+                position=1 + i,
+                bar_format="{desc}",
+                leave=False,
+                file=sys.stderr,
+                disable=not self._terminal,
+                dynamic_ncols=True,
+            )
+            for i in range(slots)
+        ]
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         if not self._terminal:
-            self._say(f"{scheduler.expected} trials, {scheduler.expected - scheduler.ended} to run; starting workers")
+            self._say(
+                f"{scheduler.expected} trials, {scheduler.expected - scheduler.ended} to run; starting "
+                "workers"
+            )
 
     def _say(self, line: str) -> None:
         if self._terminal:
@@ -68,8 +95,12 @@ class StudyDisplay:
         count = f"[{self._scheduler.ended}/{self._scheduler.expected}]"
         if record.status == "completed":
             if not self._terminal:
-                self._say(f"{count} {describe(record)}  quality {record.quality:.3f}  retention {record.retention:.3f}  "
-                          f"overhead {record.overhead:.1%}  footprint {record.footprint:.0%}  {record.steps} steps in {record.train_seconds:.1f} s")
+                self._say(
+                    f"{count} {describe(record)}  quality {record.quality:.3f}  retention "
+                    f"{record.retention:.3f}  "
+                    f"overhead {record.overhead:.1%}  footprint {record.footprint:.0%}  {record.steps} "
+                    f"steps in {record.train_seconds:.1f} s"
+                )
             return
         self._say(f"{count} {describe(record)}  {record.status}: {record.error}")
 
@@ -86,7 +117,8 @@ class StudyDisplay:
 def running_line(trial_id: str, progress: dict[str, Any]) -> str:
     """One running trial: step, share of the budget, what is left of it, loss and mean rank."""
     left = "" if progress["left"] is None else f", {duration(progress['left'])} left"
-    return (f"  {trial_id[:14]} {progress['method']} {progress['regime']} seed {progress['seed']}: step {progress['step']} "
-            f"({progress['share']:.0%}{left}), loss {progress['loss']:.3f}, rank {progress['rank']:.1f}")
-
-
+    return (
+        f"  {trial_id[:14]} {progress['method']} {progress['regime']} seed {progress['seed']}: step "
+        f"{progress['step']} "
+        f"({progress['share']:.0%}{left}), loss {progress['loss']:.3f}, rank {progress['rank']:.1f}"
+    )

@@ -18,6 +18,11 @@ def describe(record: TrialRecord) -> str:
     if record.tau is None:
         knobs = "control"
     else:
-        knobs = f"tau={record.tau:.4g} T={record.T if record.T is not None else 'none'} lambda={record.lambda_:.3g}"
-    other = "".join(f" {name}={value}" for name, value in record.overrides.items() if name not in (*KNOBS, *KNOBS.values()))
+        cadence = "none" if record.T is None else record.T
+        knobs = f"tau={record.tau:.4g} T={cadence} lambda={record.lambda_:.3g}"
+    other = "".join(
+        f" {name}={value}"
+        for name, value in record.overrides.items()
+        if name not in (*KNOBS, *KNOBS.values())
+    )
     return f"{record.method:5} {record.regime} seed {record.seed} {record.design:7} {knobs}{other}"

@@ -18,7 +18,8 @@ ENVIRONMENT_KEYS = ("platform", "cpu_count", "python", "versions", "execution")
 class Neighbours:
     """Results of other studies in the same store: the folders beside this one.
 
-    A result counts only where it was made under the same versions, on the same kind of machine, with as many trials at once: a time-matched
+    A result counts only where it was made under the same versions, on the same kind of machine, with as many
+    trials at once: a time-matched
     trial is a measurement of its machine.
 
     Args:
@@ -32,7 +33,9 @@ class Neighbours:
         for path in sorted(folder.absolute().parent.glob(f"*/{STUDY_FILE}")):
             if path.parent == folder.absolute():
                 continue
-            with contextlib.suppress(ConfigError, OSError):  # somebody else's folder, or one being made: nothing to take from it
+            with contextlib.suppress(
+                ConfigError, OSError
+            ):  # somebody else's folder, or one being made: nothing to take from it
                 calls = read_study(path.parent).get("calls", [])
                 if calls and all([made.get(key) for key in ENVIRONMENT_KEYS] == wanted for made in calls):
                     for record in read_trials(path.parent):
@@ -40,8 +43,13 @@ class Neighbours:
                             self._found.setdefault(record.trial_id, (path.parent, record))
 
     def find(self, record: TrialRecord) -> tuple[Path, TrialRecord] | None:
-        """Where the trial of a planned `record` has been run, and its outcome under the names of this plan."""
+        """Where the trial of a planned `record` has been run.
+
+        And its outcome under the names of this plan.
+        """
         found = self._found.get(record.trial_id)
         if found is None:
             return None
-        return found[0], replace(found[1], design=record.design, also_designs=record.also_designs, overrides=record.overrides)
+        return found[0], replace(
+            found[1], design=record.design, also_designs=record.also_designs, overrides=record.overrides
+        )

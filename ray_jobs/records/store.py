@@ -1,4 +1,7 @@
-"""The study's folder: its configuration, one record per trial, and the tables of each. Every file is written whole or not at all."""
+"""The study's folder: its configuration, one record per trial, and the tables of each.
+
+Every file is written whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,8 @@ class StudyStore:
         resume: whether a folder that holds this study may be continued.
 
     Raises:
-        ConfigError: the folder belongs to another study, holds this one and `resume` is off, or cannot be written.
+        ConfigError: the folder belongs to another study, holds this one and `resume` is off, or cannot be
+            written.
     """
 
     def __init__(self, folder: Path, fingerprint: str, *, resume: bool) -> None:
@@ -58,14 +62,24 @@ class StudyStore:
             self._earlier = read_study(folder)
             if self._earlier.get("fingerprint") != fingerprint:
                 made = " ".join(self._earlier.get("command_line", []))
-                raise ConfigError("output", str(folder),
-                                  f"holds another study: resume it with the options it was made with ({made}), or choose an empty folder")
+                raise ConfigError(
+                    "output",
+                    str(folder),
+                    f"holds another study: resume it with the options it was made with ({made}), or choose "
+                    "an empty folder",
+                )
             if not resume:
-                raise ConfigError("output", str(folder), "holds this study already; add --resume to continue it, or choose another folder")
+                raise ConfigError(
+                    "output",
+                    str(folder),
+                    "holds this study already; add --resume to continue it, or choose another folder",
+                )
             if (folder / TRIALS_FILE).exists():
                 self.records = {record.trial_id: record for record in read_trials(folder)}
         elif folder.exists() and any(folder.iterdir()):
-            raise ConfigError("output", str(folder), "is not empty and holds no study; choose an empty folder")
+            raise ConfigError(
+                "output", str(folder), "is not empty and holds no study; choose an empty folder"
+            )
         elif resume:
             raise ConfigError("output", str(folder), "holds no study to resume")
         #: Names this folder's study among others with the same settings.
@@ -74,8 +88,9 @@ class StudyStore:
     def open(self, description: dict[str, Any], call: dict[str, Any]) -> None:
         """Creates the folder and writes `study.json`; call it once the plan stands.
 
-        `description` is what all calls of the study share, and stays as the first call wrote it; `call` (time, commit, versions, machine,
-        command line) is added to the list of calls, so that every record can be traced to the code that made it.
+        `description` is what all calls of the study share, and stays as the first call wrote it; `call`
+        (time, commit, versions, machine, command line) is added to the list of calls, so that every record
+        can be traced to the code that made it.
 
         Raises:
             ConfigError: the folder cannot be written.
@@ -83,7 +98,13 @@ class StudyStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
-            shared = self._earlier or {"study_id": self.study_id, "fingerprint": self._fingerprint, **description, **call, "calls": []}
+            shared = self._earlier or {
+                "study_id": self.study_id,
+                "fingerprint": self._fingerprint,
+                **description,
+                **call,
+                "calls": [],
+            }
             shared["calls"].append(call)
             write_atomically(self.folder / STUDY_FILE, json.dumps(shared, indent=2, ensure_ascii=False))
         except OSError as error:
@@ -106,10 +127,17 @@ class StudyStore:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.release()
-            raise ConfigError("output", str(self.folder), "is being written by another run of this study: wait for it, or end it first") from None
+            raise ConfigError(
+                "output",
+                str(self.folder),
+                "is being written by another run of this study: wait for it, or end it first",
+            ) from None
 
     def adopt(self, source: Path, record: TrialRecord) -> TrialRecord:
-        """Takes over a trial that the study in `source` has run: its rows are copied, and the record says where it comes from."""
+        """Takes over a trial that the study in `source` has run.
+
+        Its rows are copied, and the record says where it comes from.
+        """
         for kind in TABLES:
             rows = source / kind / f"{record.trial_id}.parquet"
             if rows.exists():
@@ -122,7 +150,9 @@ class StudyStore:
     def write_trunks(self, trunks: Iterable[dict[str, Any]]) -> None:
         """`trunks.jsonl`: the shared beginnings that have run in all calls, one line each."""
         known = {trunk["trunk_id"]: trunk for trunk in [*read_trunks(self.folder), *trunks]}
-        write_atomically(self.folder / TRUNKS_FILE, "".join(json.dumps(trunk) + "\n" for trunk in known.values()))
+        write_atomically(
+            self.folder / TRUNKS_FILE, "".join(json.dumps(trunk) + "\n" for trunk in known.values())
+        )
 
     def trunk(self, trunk_id: str) -> dict[str, Any] | None:
         """What an earlier call knew of a trunk whose checkpoint still exists, or None."""
@@ -136,7 +166,10 @@ class StudyStore:
         shutil.rmtree(self.checkpoints / job_id, ignore_errors=True)
 
     def withdraw(self) -> None:
-        """Takes a study that was refused before its first trial off the disk again, unless an earlier call made it or a trial has ended."""
+        """Takes a study that was refused before its first trial off the disk again.
+
+        Unless an earlier call made it or a trial has ended.
+        """
         if not self._earlier and not any(record.ended for record in self.records.values()):
             shutil.rmtree(self.folder)
 
@@ -168,5 +201,3 @@ class StudyStore:
             return
         (self.folder / kind).mkdir(exist_ok=True)
         write_table(self.folder / kind / f"{trial_id}.parquet", rows)
-
-

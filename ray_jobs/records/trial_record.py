@@ -1,4 +1,7 @@
-"""The record of one trial: the border between running and analysing. Reading and writing it needs neither Ray nor torch."""
+"""The record of one trial: the border between running and analysing.
+
+Reading and writing it needs neither Ray nor torch.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ from grit.config.registry import Method
 from grit.errors import ConfigError
 from grit.io.files import finite, read_object, write_atomically
 
-#: `planned`: not run yet. `completed`: its budget was spent. `stopped`: ended cleanly before. `diverged`: by the rule of
-#: grit/training/divergence.py. `failed`: it raised, or its worker died more often than it is retried.
+#: `planned`: not run yet. `completed`: its budget was spent. `stopped`: ended cleanly before. `diverged`: by
+#: the rule of grit/training/divergence.py. `failed`: it raised, or its worker died more often than it is
+#: retried.
 Status = Literal["planned", "completed", "diverged", "failed", "stopped"]
 ENDED: tuple[Status, ...] = ("completed", "diverged", "failed", "stopped")
 
@@ -29,10 +33,12 @@ TRUNK_OUTCOME = ("steps", "train_seconds", "eval_seconds")
 class TrialRecord:
     """One planned trial and, once it has run, its outcome. Numbers that were not measured are None.
 
-    `tau`, `T` and `lambda_` (key `lambda` in files) are None for a control, and `T` is None as well where reprojection is off (`overrides`
-    then says so). `reused_from` names the study in the same store that ran it; `forked_from` the trunk whose first `forked_at_step` steps and
-    `fork_seconds` training seconds it shares with other trials. `setup_seconds` pass between a worker's taking the trial and its first step
-    (evaluation of the untuned model included, the first time). Units: seconds, milliseconds (`*_ms`), bytes, nats per token (`forgetting`, losses).
+    `tau`, `T` and `lambda_` (key `lambda` in files) are None for a control, and `T` is None as well where
+    reprojection is off (`overrides` then says so). `reused_from` names the study in the same store that ran
+    it; `forked_from` the trunk whose first `forked_at_step` steps and `fork_seconds` training seconds it
+    shares with other trials. `setup_seconds` pass between a worker's taking the trial and its first step
+    (evaluation of the untuned model included, the first time). Units: seconds, milliseconds (`*_ms`), bytes,
+    nats per token (`forgetting`, losses).
     """
 
     trial_id: str
@@ -107,7 +113,9 @@ class TrialRecord:
     def usable(self) -> bool:
         """Whether its objectives may enter statistics: it spent its budget and all four are finite."""
         values = (self.quality, self.retention, self.overhead, self.footprint)
-        return self.status == "completed" and all(value is not None and math.isfinite(value) for value in values)
+        return self.status == "completed" and all(
+            value is not None and math.isfinite(value) for value in values
+        )
 
     def to_json(self) -> str:
         """One line of strict JSON; a number that is not finite becomes null."""
@@ -138,20 +146,29 @@ def read_trials(folder: Path) -> list[TrialRecord]:
     try:
         lines = path.read_text(encoding="utf8").splitlines()
     except OSError as error:
-        raise ConfigError("study folder", str(folder), f"holds no readable {TRIALS_FILE}: {error.strerror}") from error
+        raise ConfigError(
+            "study folder", str(folder), f"holds no readable {TRIALS_FILE}: {error.strerror}"
+        ) from error
     records = []
     for number, line in enumerate(lines, 1):
         try:
             records.append(TrialRecord.from_json(line))
         except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError("study folder", str(path), f"line {number} is not a trial record: {error}") from error
+            raise ConfigError(
+                "study folder", str(path), f"line {number} is not a trial record: {error}"
+            ) from error
     return records
 
 
 def read_trunks(folder: Path) -> list[dict[str, Any]]:
-    """The shared beginnings that have run: `trunk_id`, `parent`, `members` and what `TRUNK_OUTCOME` names. None where nothing was shared."""
+    """The shared beginnings that have run: `trunk_id`, `parent`, `members` and what `TRUNK_OUTCOME` names.
+
+    None where nothing was shared.
+    """
     path = folder / TRUNKS_FILE
-    return [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()] if path.exists() else []
+    )
 
 
 def read_study(folder: Path) -> dict[str, Any]:

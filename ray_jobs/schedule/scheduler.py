@@ -1,4 +1,7 @@
-"""Decides which trial runs next, on plain data: the plan first, then searched points. Executing them is somebody else's job."""
+"""Decides which trial runs next, on plain data: the plan first, then searched points.
+
+Executing them is somebody else's job.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ from ray_jobs.schedule.search import OptunaSearch
 
 #: Searched points under way at once in one regime: more would be suggested from older knowledge.
 OPEN_POINTS = 2
-#: How often a search may suggest what has been measured before (a genetic sampler may copy a parent) until its turn is used up.
+#: How often a search may suggest what has been measured before (a genetic sampler may copy a parent) until
+#: its turn is used up.
 MAX_REPEATS = 20
 
 
@@ -38,7 +42,8 @@ class Job:
         job_id: the trial's id, or the trunk's.
         trunk_steps: None for a trial; the steps a trunk trains.
         fork_from: id of the trunk whose checkpoint it starts from, or None.
-        may_stop: whether it may stop early when it is dominated; None where no trial of the study may, and standings need not be told.
+        may_stop: whether it may stop early when it is dominated; None where no trial of the study may, and
+            standings need not be told.
     """
 
     job_id: str
@@ -50,7 +55,9 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Elsewhere:
-    """What lies outside the plan: results of earlier studies, and trunks of an earlier call. The defaults know of nothing.
+    """What lies outside the plan: results of earlier studies, and trunks of an earlier call.
+
+    The defaults know of nothing.
 
     Attributes:
         result: the record of a trial that another study in the same store has run under the same id, or None.
@@ -62,7 +69,9 @@ class Elsewhere:
     result: Callable[[TrialRecord], TrialRecord | None] = lambda record: None
     trunk: Callable[[str], dict[str, Any] | None] = lambda trunk_id: None
     share: bool = False
-    search: Callable[[Search, Budget, int], OptunaSearch] = lambda search, budget, before: OptunaSearch(search, asked_before=before)
+    search: Callable[[Search, Budget, int], OptunaSearch] = lambda search, budget, before: OptunaSearch(
+        search, asked_before=before
+    )
 
 
 @dataclass
@@ -78,13 +87,19 @@ class StudyScheduler:
     """The queue of one study.
 
     Args:
-        known: records of trials that were planned before (a resumed study, or searched points of an earlier call).
+        known: records of trials that were planned before (a resumed study, or searched points of an earlier
+            call).
         changed: called with every record that is new or has changed.
         elsewhere: what may be taken over instead of being run.
     """
 
-    def __init__(self, study: Study, known: Iterable[TrialRecord] = (), changed: Callable[[TrialRecord], None] = lambda record: None,
-                 elsewhere: Elsewhere | None = None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        known: Iterable[TrialRecord] = (),
+        changed: Callable[[TrialRecord], None] = lambda record: None,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         self.study, self._changed, self._elsewhere = study, changed, elsewhere or Elsewhere()
         self.records: dict[str, TrialRecord] = {}
         self._trunks: dict[str, _TrunkState] = {}
@@ -93,9 +108,19 @@ class StudyScheduler:
         self._running: dict[str, TrialSpec] = {}
         self._tickets: dict[tuple[str, str], tuple[_RegimeSearch, str]] = {}
         earlier = {record.trial_id: record for record in known}
-        self._searches = [] if study.search is None else [
-            _RegimeSearch(budget=budget, optuna=self._elsewhere.search(study.search, budget, len(_searched(earlier.values(), budget))))
-            for budget in study.budgets]
+        self._searches = (
+            []
+            if study.search is None
+            else [
+                _RegimeSearch(
+                    budget=budget,
+                    optuna=self._elsewhere.search(
+                        study.search, budget, len(_searched(earlier.values(), budget))
+                    ),
+                )
+                for budget in study.budgets
+            ]
+        )
         for trial in plan(study):
             self._admit(trial, earlier.pop(trial.trial_id, None))
         self._readmit(list(earlier.values()))
@@ -109,7 +134,9 @@ class StudyScheduler:
         self._forks = dict(shared.fork_of)
         for trunk in shared.trunks:
             found = self._elsewhere.trunk(trunk.trunk_id)
-            self._trunks[trunk.trunk_id] = _TrunkState(trunk, "waiting" if found is None else "ready", found or {})
+            self._trunks[trunk.trunk_id] = _TrunkState(
+                trunk, "waiting" if found is None else "ready", found or {}
+            )
 
     def _admit(self, trial: TrialSpec, earlier: TrialRecord | None) -> None:
         if trial.trial_id in self.records:
@@ -132,7 +159,9 @@ class StudyScheduler:
                 self._enqueue_point(overrides, search.budget, earlier)
 
     def _enqueue_point(self, overrides: Overrides, budget: Budget, earlier: Mapping[str, TrialRecord]) -> str:
-        trials = [make_trial(self.study, Point.of("search", overrides), seed, budget) for seed in self.study.seeds]
+        trials = [
+            make_trial(self.study, Point.of("search", overrides), seed, budget) for seed in self.study.seeds
+        ]
         for trial in trials:
             self._admit(trial, earlier.get(trial.trial_id))
         return trials[0].record.point_id
@@ -140,7 +169,11 @@ class StudyScheduler:
     @property
     def expected(self) -> int:
         """Trials that the study will have in the end, searched ones included."""
-        to_ask = 0 if self.study.search is None else sum(max(0, self.study.search.points - s.asked) for s in self._searches)
+        to_ask = (
+            0
+            if self.study.search is None
+            else sum(max(0, self.study.search.points - s.asked) for s in self._searches)
+        )
         return len(self.records) + to_ask * len(self.study.seeds)
 
     @property
@@ -151,7 +184,12 @@ class StudyScheduler:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to start or to wait for."""
-        return not self._queue and not self._running and not self.busy_trunks and not any(self._can_ask(search) for search in self._searches)
+        return (
+            not self._queue
+            and not self._running
+            and not self.busy_trunks
+            and not any(self._can_ask(search) for search in self._searches)
+        )
 
     @property
     def busy_trunks(self) -> bool:
@@ -159,7 +197,10 @@ class StudyScheduler:
         return any(state.status == "running" for state in self._trunks.values())
 
     def next(self) -> Job | None:
-        """The next thing to start; None when there is none now (look at `finished` to tell waiting from the end)."""
+        """The next thing to start.
+
+        None when there is none now (look at `finished` to tell waiting from the end).
+        """
         if not self._queue:
             self._ask()
         for trial in self._queue:
@@ -193,22 +234,41 @@ class StudyScheduler:
         if above is not None and above.status == "running":
             return None
         state.status = "running"
-        return Job(job_id=state.trunk.trunk_id, config=state.trunk.config, trunk_steps=state.trunk.steps, fork_from=parent)
+        return Job(
+            job_id=state.trunk.trunk_id,
+            config=state.trunk.config,
+            trunk_steps=state.trunk.steps,
+            fork_from=parent,
+        )
 
     def trunk_ended(self, trunk_id: str, outcome: dict[str, Any] | None) -> None:
-        """Takes what a trunk left: `steps` and `train_seconds`; None when it failed, and its trials run without it."""
+        """Takes what a trunk left: `steps` and `train_seconds`.
+
+        None when it failed, and its trials run without it.
+        """
         state = self._trunks[trunk_id]
         state.status, state.outcome = ("lost", {}) if outcome is None else ("ready", outcome)
 
     def trunks(self) -> list[dict[str, Any]]:
         """The trunks that have run, for the store."""
-        return [{"trunk_id": state.trunk.trunk_id, "parent": self._fork(state.trunk.parent), "members": list(state.trunk.members), **state.outcome}
-                for state in self._trunks.values() if state.status == "ready"]
+        return [
+            {
+                "trunk_id": state.trunk.trunk_id,
+                "parent": self._fork(state.trunk.parent),
+                "members": list(state.trunk.members),
+                **state.outcome,
+            }
+            for state in self._trunks.values()
+            if state.status == "ready"
+        ]
 
     def spent_trunks(self) -> list[str]:
         """Trunks that nobody will go on from any more: all their trials have ended."""
-        return [trunk_id for trunk_id, state in self._trunks.items()
-                if all(self.records[member].ended for member in state.trunk.members)]
+        return [
+            trunk_id
+            for trunk_id, state in self._trunks.items()
+            if all(self.records[member].ended for member in state.trunk.members)
+        ]
 
     def complete(self, record: TrialRecord) -> None:
         """Takes the outcome of a started trial, and tells the search once a point has all its seeds."""
@@ -218,7 +278,10 @@ class StudyScheduler:
         self._tell(record.point_id, record.regime)
 
     def _tell(self, point_id: str, regime: str) -> None:
-        """Tells the regime's search a point whose trials have all ended: as an answer if it asked, else as a gift."""
+        """Tells the regime's search a point whose trials have all ended.
+
+        As an answer if it asked, else as a gift.
+        """
         siblings = self._siblings(point_id, regime)
         if not all(sibling.ended for sibling in siblings):
             return
@@ -231,7 +294,9 @@ class StudyScheduler:
         for search in self._searches:
             if search.budget.regime == regime and first.tau is not None:
                 knobs = self._knobs(first)
-                if with_overrides(self.study.base, first.overrides) == with_overrides(self.study.base, knobs):  # nothing else is moved
+                if with_overrides(self.study.base, first.overrides) == with_overrides(
+                    self.study.base, knobs
+                ):  # nothing else is moved
                     search.optuna.add(knobs, siblings)
 
     def _knobs(self, record: TrialRecord) -> dict[str, Any]:
@@ -239,7 +304,10 @@ class StudyScheduler:
         assert self.study.search is not None
         config = with_overrides(self.study.base, record.overrides)
         fields = {name: KNOBS.get(name, name) for name in self.study.search.space}
-        return {name: getattr(config.grit if hasattr(config.grit, field) else config, field) for name, field in fields.items()}
+        return {
+            name: getattr(config.grit if hasattr(config.grit, field) else config, field)
+            for name, field in fields.items()
+        }
 
     def close(self) -> None:
         """Ends the searches: nothing stays RUNNING in Optuna when a study is interrupted."""
@@ -276,7 +344,9 @@ class StudyScheduler:
                 if not all(record.ended for record in siblings):
                     self._tickets[point_id, search.budget.regime] = (search, ticket)
                     break
-                search.optuna.tell(ticket, siblings)  # it was measured before: answer at once, and ask for another
+                search.optuna.tell(
+                    ticket, siblings
+                )  # it was measured before: answer at once, and ask for another
 
 
 def _searched(records: Iterable[TrialRecord], budget: Budget) -> dict[str, Overrides]:

@@ -1,4 +1,7 @@
-"""Optuna behind ask and tell: four objectives, designed results as a warm start. The only importer of optuna."""
+"""Optuna behind ask and tell: four objectives, designed results as a warm start.
+
+The only importer of optuna.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,11 @@ from ray_jobs.records.trial_record import TrialRecord
 
 #: What is searched: record field and direction. The order is that of Optuna's values.
 OBJECTIVES: tuple[tuple[str, Literal["maximize", "minimize"]], ...] = (
-    ("quality", "maximize"), ("retention", "maximize"), ("overhead", "minimize"), ("footprint", "minimize"))
+    ("quality", "maximize"),
+    ("retention", "maximize"),
+    ("overhead", "minimize"),
+    ("footprint", "minimize"),
+)
 SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "qmc", "random")
 
 
@@ -28,7 +35,8 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         "nsga3": lambda: optuna.samplers.NSGAIIISampler(seed=seed),
         "gp": lambda: optuna.samplers.GPSampler(seed=seed, n_startup_trials=8),
         "qmc": lambda: optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_asynchronous_seeding=False),
-        "random": lambda: optuna.samplers.RandomSampler(seed=seed)}
+        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
+    }
     if name not in makers:
         raise ConfigError("sampler", name, f"must be one of {', '.join(SAMPLERS)}")
     with warnings.catch_warnings():
@@ -37,7 +45,10 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def open_storage(uri: str) -> optuna.storages.BaseStorage:
-    """An Optuna storage: `sqlite:///...`, a database server's URL, or `journal:PATH` (for network file systems, which SQLite does not survive).
+    """An Optuna storage.
+
+    `sqlite:///...`, a database server's URL, or `journal:PATH` (for network file systems, which SQLite does
+    not survive).
 
     Raises:
         ConfigError: it cannot be opened.
@@ -47,7 +58,9 @@ def open_storage(uri: str) -> optuna.storages.BaseStorage:
             return optuna.storages.JournalStorage(JournalFileBackend(uri.removeprefix("journal:")))
         return optuna.storages.RDBStorage(uri)
     except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
-        raise ConfigError("optuna-storage", uri, f"cannot be opened: {str(error).strip().splitlines()[0]}") from error
+        raise ConfigError(
+            "optuna-storage", uri, f"cannot be opened: {str(error).strip().splitlines()[0]}"
+        ) from error
 
 
 def _distribution(interval: Interval) -> optuna.distributions.BaseDistribution:
@@ -57,13 +70,20 @@ def _distribution(interval: Interval) -> optuna.distributions.BaseDistribution:
 
 
 def objectives(records: Sequence[TrialRecord]) -> list[float] | None:
-    """Means over seeds of the four objectives of one point; None when one of its trials failed, was stopped, or left a number that is none.
+    """Means over seeds of the four objectives of one point.
 
-    A diverged trial has numbers, and they count: the point is told as infeasible, which says more to a sampler than a failure.
+    None when one of its trials failed, was stopped, or left a number that is none.
+
+    A diverged trial has numbers, and they count: the point is told as infeasible, which says more to a
+    sampler than a failure.
     """
     values = [[getattr(record, name) for name, _ in OBJECTIVES] for record in records]
     measured = all(record.status in ("completed", "diverged") for record in records)
-    if not records or not measured or not all(value is not None and math.isfinite(value) for row in values for value in row):
+    if (
+        not records
+        or not measured
+        or not all(value is not None and math.isfinite(value) for row in values for value in row)
+    ):
         return None
     return [math.fsum(column) / len(records) for column in zip(*values, strict=True)]
 
@@ -81,25 +101,38 @@ def constraints(search: Search, records: Sequence[TrialRecord], values: Sequence
 class OptunaSearch:
     """One multi-objective Optuna study over a space of knobs, for one regime.
 
-    The records are the truth: an Optuna study is rebuilt from them when a study resumes, so it can neither lose nor double a trial, and what a
+    The records are the truth: an Optuna study is rebuilt from them when a study resumes, so it can neither
+    lose nor double a trial, and what a
     killed driver left RUNNING in a storage is gone.
 
     Args:
         search: what to search.
-        asked_before: points that an earlier call of this study asked for. They move the seed on: a sampler that started again from the same
-            seed would suggest them again.
+        asked_before: points that an earlier call of this study asked for. They move the seed on: a sampler
+            that started again from the same seed would suggest them again.
         storage: where Optuna keeps its study, for people to look at; None keeps it in memory.
         name: the study's name in the storage.
     """
 
-    def __init__(self, search: Search, *, asked_before: int = 0, storage: optuna.storages.BaseStorage | None = None, name: str = "search") -> None:
+    def __init__(
+        self,
+        search: Search,
+        *,
+        asked_before: int = 0,
+        storage: optuna.storages.BaseStorage | None = None,
+        name: str = "search",
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._search, self._space = search, search.space
         self._distributions = {name: _distribution(interval) for name, interval in search.space.items()}
         sampler = _sampler(search.sampler, search.seed + 7919 * asked_before)
         if storage is not None and name in optuna.get_all_study_names(storage):
             optuna.delete_study(study_name=name, storage=storage)
-        self._study = optuna.create_study(directions=[direction for _, direction in OBJECTIVES], sampler=sampler, storage=storage, study_name=name)
+        self._study = optuna.create_study(
+            directions=[direction for _, direction in OBJECTIVES],
+            sampler=sampler,
+            storage=storage,
+            study_name=name,
+        )
         self._open: dict[str, optuna.trial.Trial] = {}
 
     def ask(self) -> tuple[str, dict[str, Any]]:
@@ -121,27 +154,48 @@ class OptunaSearch:
         self._study.tell(trial, values)
 
     def close(self) -> None:
-        """Tells every point that is still open as failed: nothing stays RUNNING when a study is interrupted. Resuming asks for them again."""
+        """Tells every point that is still open as failed: nothing stays RUNNING when a study is interrupted.
+
+        Resuming asks for them again.
+        """
         for trial in self._open.values():
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
         self._open = {}
 
     def add(self, knobs: Mapping[str, Any], records: Sequence[TrialRecord]) -> bool:
-        """A point that was measured without being asked for; False when it lies outside the space or has no outcome to tell."""
+        """A point that was measured without being asked for.
+
+        False when it lies outside the space or has no outcome to tell.
+        """
         values = objectives(records)
         if any(knobs.get(name) is None for name in self._space):
             return False
         params = {name: self._encode(name, knobs[name]) for name in self._space}
-        if not all(self._space[name].low <= value <= self._space[name].high for name, value in params.items()):
+        if not all(
+            self._space[name].low <= value <= self._space[name].high for name, value in params.items()
+        ):
             return False
         statuses = {"statuses": [record.status for record in records]}
         if values is None:
-            self._study.add_trial(optuna.trial.create_trial(params=params, distributions=self._distributions, user_attrs=statuses,
-                                                            state=optuna.trial.TrialState.FAIL))
+            self._study.add_trial(
+                optuna.trial.create_trial(
+                    params=params,
+                    distributions=self._distributions,
+                    user_attrs=statuses,
+                    state=optuna.trial.TrialState.FAIL,
+                )
+            )
             return False
         broken = constraints(self._search, records, values)
-        self._study.add_trial(optuna.trial.create_trial(params=params, distributions=self._distributions, values=values, constraints=broken,
-                                                        user_attrs=statuses))
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                params=params,
+                distributions=self._distributions,
+                values=values,
+                constraints=broken,
+                user_attrs=statuses,
+            )
+        )
         return True
 
     def states(self) -> list[str]:

@@ -1,7 +1,9 @@
-"""When a running trial may stop: another one, at the same share of the same budget and seed, is better beyond noise and no dearer.
+"""When a running trial may stop.
 
-Multi-objective and paired: quality is compared example by example and forgetting document by document, since both trials have seen the same data.
-Pure; the trainer asks at its own evaluations and stops by itself.
+Another one, at the same share of the same budget and seed, is better beyond noise and no dearer.
+
+Multi-objective and paired: quality is compared example by example and forgetting document by document, since
+both trials have seen the same data. Pure; the trainer asks at its own evaluations and stops by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ BEYOND_NOISE = 2.0
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a trial stands at an evaluation: scores per example (higher is better), losses per held-out document (lower), and its costs."""
+    """Where a trial stands at an evaluation.
+
+    Scores per example (higher is better), losses per held-out document (lower), and its costs.
+    """
 
     scores: tuple[float, ...]
     document_losses: tuple[float, ...]
@@ -26,16 +31,26 @@ class Standing:
 
 
 def certainly_above(values: Sequence[float]) -> bool:
-    """Whether the mean of paired differences is above zero by more than `BEYOND_NOISE` standard errors; never with fewer than two."""
+    """Whether the mean of paired differences is above zero by more than `BEYOND_NOISE` standard errors.
+
+    Never with fewer than two.
+    """
     if len(values) < 2:
         return False
     return statistics.fmean(values) > BEYOND_NOISE * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def dominated(standing: Standing, others: Iterable[Standing]) -> bool:
-    """Whether one of `others` has better quality and retention beyond noise, and neither more footprint nor more overhead."""
+    """Whether one of `others` has better quality and retention beyond noise.
+
+    And neither more footprint nor more overhead.
+    """
     return any(
-        other.footprint <= standing.footprint and other.overhead <= standing.overhead
+        other.footprint <= standing.footprint
+        and other.overhead <= standing.overhead
         and certainly_above([a - b for a, b in zip(other.scores, standing.scores, strict=True)])
-        and certainly_above([b - a for a, b in zip(other.document_losses, standing.document_losses, strict=True)])
-        for other in others)
+        and certainly_above(
+            [b - a for a, b in zip(other.document_losses, standing.document_losses, strict=True)]
+        )
+        for other in others
+    )

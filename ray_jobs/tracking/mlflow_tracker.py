@@ -1,7 +1,9 @@
-"""MLflow, and the only importer of it: one experiment per study name, one parent run per study, one nested run per trial.
+"""MLflow, and the only importer of it.
 
-One thread writes, in batches, so that a slow server never holds up a trial, and tries again what a lost server did not take. Runs are found again by
-tag, so that neither a second try nor resuming doubles anything.
+One experiment per study name, one parent run per study, one nested run per trial.
+
+One thread writes, in batches, so that a slow server never holds up a trial, and tries again what a lost
+server did not take. Runs are found again by tag, so that neither a second try nor resuming doubles anything.
 """
 
 from __future__ import annotations
@@ -38,13 +40,25 @@ DESCRIPTION_ROOM = 7500
 BATCH = 500
 #: Seconds between tries while the store does not answer, and how long the end of a study waits for it.
 RETRY_SECONDS, GIVE_UP_SECONDS = 5.0, 30.0
-#: MLflow's own patience with a server, unless the user set one: ours is above it, and keeps what was not delivered.
+#: MLflow's own patience with a server, unless the user set one: ours is above it, and keeps what was not
+#: delivered.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 _Job = tuple[TrialRecord, Sequence[dict[str, Any]]]
 _TERMINAL = {"completed": "FINISHED", "diverged": "FAILED", "failed": "FAILED", "stopped": "KILLED"}
-_SCALARS = ("forgetting", "answer_loss", "steps", "tokens", "train_seconds", "effective_parameters", "peak_memory_bytes", "disturbance",
-            "reprojections", "rank_events", "skipped_steps")
+_SCALARS = (
+    "forgetting",
+    "answer_loss",
+    "steps",
+    "tokens",
+    "train_seconds",
+    "effective_parameters",
+    "peak_memory_bytes",
+    "disturbance",
+    "reprojections",
+    "rank_events",
+    "skipped_steps",
+)
 _CURVES = ("loss", "learning_rate", "grad_norm", "mean_rank", "effective_parameters", "ms_step")
 
 
@@ -73,7 +87,15 @@ class MlflowTracker:
         ConfigError: the store cannot be opened.
     """
 
-    def __init__(self, uri: str, experiment: str, study_id: str, *, params: dict[str, Any], artifacts: Path | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        study_id: str,
+        *,
+        params: dict[str, Any],
+        artifacts: Path | None = None,
+    ) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self.uri = uri
@@ -84,7 +106,11 @@ class MlflowTracker:
                 self._client = MlflowClient(tracking_uri=uri)
                 found = self._client.get_experiment_by_name(experiment)
                 location = None if artifacts is None else artifacts.absolute().as_uri()
-                self.experiment_id: str = found.experiment_id if found is not None else self._client.create_experiment(experiment, location)
+                self.experiment_id: str = (
+                    found.experiment_id
+                    if found is not None
+                    else self._client.create_experiment(experiment, location)
+                )
             self._adopt(study_id, params)
         except (MlflowException, OSError) as error:
             raise ConfigError("tracking-uri", uri, f"cannot be used: {str(error).splitlines()[0]}") from error
@@ -98,9 +124,13 @@ class MlflowTracker:
     def _adopt(self, study_id: str, params: dict[str, Any]) -> None:
         """Finds the parent run of an earlier call, or makes one, and learns which trials it holds."""
         self._runs: dict[str, Run] = {}
-        parents = self._client.search_runs([self.experiment_id], f"tags.study_id = '{study_id}' and tags.kind = 'study'")
+        parents = self._client.search_runs(
+            [self.experiment_id], f"tags.study_id = '{study_id}' and tags.kind = 'study'"
+        )
         if not parents:
-            parent = self._client.create_run(self.experiment_id, tags={"study_id": study_id, "kind": "study"}, run_name="study")
+            parent = self._client.create_run(
+                self.experiment_id, tags={"study_id": study_id, "kind": "study"}, run_name="study"
+            )
             self._client.log_batch(parent.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
             self.parent_id = parent.info.run_id
             return
@@ -108,18 +138,23 @@ class MlflowTracker:
         self._client.update_run(self.parent_id, status="RUNNING")
         token: str | None = None
         while True:
-            page = self._client.search_runs([self.experiment_id], f"tags.`mlflow.parentRunId` = '{self.parent_id}'", page_token=token)
+            page = self._client.search_runs(
+                [self.experiment_id], f"tags.`mlflow.parentRunId` = '{self.parent_id}'", page_token=token
+            )
             self._runs.update({run.data.tags["trial_id"]: run for run in page})
             token = page.token
             if not token:
                 return
 
     def page(self) -> str:
-        """The part of the UI's address, after the host, that shows the study; its description links to the compare pages."""
+        """The part of the UI's address, after the host, that shows the study.
+
+        Its description links to the compare pages.
+        """
         return f"#/experiments/{self.experiment_id}/runs/{self.parent_id}"
 
     def _compare_links(self) -> str:
-        """Markdown links that open each regime's trials of the method (not the control) in the compare page."""
+        """Markdown links that open each regime's trials, without the control, in the compare page."""
         lines: list[str] = []
         compared = dict[tuple[str, str], list[str]]()
         for run in self._runs.values():
@@ -133,7 +168,9 @@ class MlflowTracker:
             if sum(len(known) for known in lines) + len(line) < DESCRIPTION_ROOM:
                 lines.append(line)
         left = len(compared) - len(lines)
-        return "\n".join([*lines, *([f"- {left} more methods: choose their runs by the tag `method`"] if left else [])])
+        return "\n".join(
+            [*lines, *([f"- {left} more methods: choose their runs by the tag `method`"] if left else [])]
+        )
 
     def log_trial(self, record: TrialRecord, telemetry: Sequence[dict[str, Any]]) -> None:
         """Queues an ended trial; returns at once."""
@@ -144,7 +181,9 @@ class MlflowTracker:
         deadline: float | None = None
         while deadline is None or (backlog and time.monotonic() < deadline):
             try:
-                job = self._jobs.get(timeout=None if not backlog else RETRY_SECONDS if deadline is None else 1.0)
+                job = self._jobs.get(
+                    timeout=None if not backlog else RETRY_SECONDS if deadline is None else 1.0
+                )
                 if job is None:
                     deadline = time.monotonic() + GIVE_UP_SECONDS
                 else:
@@ -156,7 +195,10 @@ class MlflowTracker:
             self.failure = f"{len(backlog)} trials are not in it ({self.failure})"
 
     def _deliver(self, backlog: deque[_Job]) -> None:
-        """Logs what can be logged; what cannot goes to the end of the line, and the rest waits for the next try."""
+        """Logs what can be logged.
+
+        What cannot goes to the end of the line, and the rest waits for the next try.
+        """
         self.failure = None
         while backlog:
             try:
@@ -169,7 +211,10 @@ class MlflowTracker:
             backlog.popleft()
 
     def _clear(self, trial_id: str) -> None:
-        """Takes out what a broken try may have left of this trial, even where the server never told that it had taken it."""
+        """Takes out what a broken try may have left of this trial.
+
+        Even where the server never told that it had taken it.
+        """
         where = f"tags.`mlflow.parentRunId` = '{self.parent_id}' and tags.trial_id = '{trial_id}'"
         for run in self._client.search_runs([self.experiment_id], where):
             self._client.delete_run(run.info.run_id)
@@ -182,26 +227,55 @@ class MlflowTracker:
         if known is not None:
             if known.info.status == _TERMINAL[record.status] and known.data.tags["status"] == record.status:
                 return
-            self._client.delete_run(known.info.run_id)  # half written, or of an attempt that a later one has replaced
-        tags = {"mlflow.parentRunId": self.parent_id, "trial_id": record.trial_id, "point_id": record.point_id, "regime": record.regime,
-                "design": record.design, "seed": str(record.seed), "task": record.task, "method": record.method, "status": record.status,
-                "pareto": "false", "kind": "trial"}
+            self._client.delete_run(
+                known.info.run_id
+            )  # half written, or of an attempt that a later one has replaced
+        tags = {
+            "mlflow.parentRunId": self.parent_id,
+            "trial_id": record.trial_id,
+            "point_id": record.point_id,
+            "regime": record.regime,
+            "design": record.design,
+            "seed": str(record.seed),
+            "task": record.task,
+            "method": record.method,
+            "status": record.status,
+            "pareto": "false",
+            "kind": "trial",
+        }
         name = f"{record.method} {record.regime} s{record.seed} {record.trial_id[:6]}"
         start = int(1000 * (record.started_at or record.ended_at or time.time()))
-        run_id = self._client.create_run(self.experiment_id, tags=tags, start_time=start, run_name=name).info.run_id
-        # Seed, regime and design are tags only: the compare page opens with the first parameters that differ, and those are the knobs.
+        run_id = self._client.create_run(
+            self.experiment_id, tags=tags, start_time=start, run_name=name
+        ).info.run_id
+        # Seed, regime and design are tags only: the compare page opens with the first parameters that differ,
+        # and those are the knobs.
         cadence = "none" if record.T is None and record.tau is not None else record.T
-        knobs = {"tau": record.tau, "T": cadence, "lambda": record.lambda_, "task": record.task, "model": record.model}
-        self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in knobs.items() if value is not None],
-                               tags=[RunTag("error", record.error[:500])] if record.error else [])
+        knobs = {
+            "tau": record.tau,
+            "T": cadence,
+            "lambda": record.lambda_,
+            "task": record.task,
+            "model": record.model,
+        }
+        self._client.log_batch(
+            run_id,
+            params=[Param(key, str(value)) for key, value in knobs.items() if value is not None],
+            tags=[RunTag("error", record.error[:500])] if record.error else [],
+        )
         metrics = _trial_metrics(record, telemetry, start)
         for first in range(0, len(metrics), BATCH):
             self._client.log_batch(run_id, metrics=metrics[first : first + BATCH])
-        self._client.set_terminated(run_id, _TERMINAL[record.status], end_time=int(1000 * (record.ended_at or time.time())))
+        self._client.set_terminated(
+            run_id, _TERMINAL[record.status], end_time=int(1000 * (record.ended_at or time.time()))
+        )
         self._runs[record.trial_id] = self._client.get_run(run_id)
 
     def finish(self, front: Iterable[str], artifacts: Iterable[Path], *, interrupted: bool) -> None:
-        """Waits for the writer, tags the front, stores artifacts with the parent run and closes it; what goes wrong is in `failure`."""
+        """Waits for the writer, tags the front, stores artifacts with the parent run and closes it.
+
+        What goes wrong is in `failure`.
+        """
         if self._closed:
             return
         self._jobs.put(None)
@@ -236,13 +310,24 @@ def _trial_metrics(record: TrialRecord, telemetry: Sequence[dict[str, Any]], sta
             metrics.append(Metric(name, float(value), int(1000 * (record.ended_at or 0)), end))
     further = {f"metric/{name}": found["value"] for name, found in (record.metrics or {}).items()}
     further |= {f"probe/{name}": found["accuracy"] for name, found in (record.probes or {}).items()}
-    metrics += [Metric(name, value, int(1000 * (record.ended_at or 0)), end) for name, value in further.items() if value is not None]
+    metrics += [
+        Metric(name, value, int(1000 * (record.ended_at or 0)), end)
+        for name, value in further.items()
+        if value is not None
+    ]
     for point in record.curve or []:
         for name in ("quality", "retention"):
             if point["step"] < end and point[name] is not None:
-                metrics.append(Metric(name, float(point[name]), start + int(1000 * point["train_seconds"]), point["step"]))
+                metrics.append(
+                    Metric(
+                        name, float(point[name]), start + int(1000 * point["train_seconds"]), point["step"]
+                    )
+                )
     stride = max(1, -(-len(telemetry) // CURVE_POINTS))
     for row in (*telemetry[::stride], *telemetry[-1:]):
-        metrics += [Metric(name, float(row[name]), start + int(1000 * row["train_seconds"]), row["step"])
-                    for name in _CURVES if row.get(name) is not None]
+        metrics += [
+            Metric(name, float(row[name]), start + int(1000 * row["train_seconds"]), row["step"])
+            for name in _CURVES
+            if row.get(name) is not None
+        ]
     return metrics

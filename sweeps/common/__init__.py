@@ -1,1 +1,4 @@
-"""What the study scripts share: options, the way from a command line to a finished study, series of studies."""
+"""What the study scripts share.
+
+Options, the way from a command line to a finished study, series of studies.
+"""

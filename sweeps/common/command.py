@@ -34,7 +34,18 @@ from sweeps.common.terminal_tables import departures_table, front_table, plan_ta
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 #: Options that say which points are measured.
-DESIGN_OPTIONS = ("tau", "T", "lambda_", "grid", "point", "small_batch", "search_points", "sampler", "space", "stop_dominated")
+DESIGN_OPTIONS = (
+    "tau",
+    "T",
+    "lambda_",
+    "grid",
+    "point",
+    "small_batch",
+    "search_points",
+    "sampler",
+    "space",
+    "stop_dominated",
+)
 
 Points = Callable[[Preset, SweepOptions], list[Point]]
 SearchOf = Callable[[Preset, SweepOptions], Search | None]
@@ -45,9 +56,18 @@ def nothing(_preset: Preset, _options: SweepOptions) -> Search | None:
     return None
 
 
-def main(name: str, description: str, points: Points, search: SearchOf = nothing, argv: Sequence[str] | None = None, *,
-         regimes: Sequence[Regime] = ("step", "time"), designs: Collection[str] = DESIGN_OPTIONS, presets: PresetOf = preset,
-         own: Callable[[argparse.ArgumentParser], None] = lambda parser: None) -> int:
+def main(
+    name: str,
+    description: str,
+    points: Points,
+    search: SearchOf = nothing,
+    argv: Sequence[str] | None = None,
+    *,
+    regimes: Sequence[Regime] = ("step", "time"),
+    designs: Collection[str] = DESIGN_OPTIONS,
+    presets: PresetOf = preset,
+    own: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> int:
     """Runs one study script.
 
     Args:
@@ -57,8 +77,10 @@ def main(name: str, description: str, points: Points, search: SearchOf = nothing
         search: what is searched after that.
         argv: the command line; None for the process's own.
         regimes: the default ones.
-        designs: which of `DESIGN_OPTIONS` mean something here; the others are refused, since this study designs its points itself.
-        presets: what the study starts from, by a preset's name; the script may have its own idea of seeds and budgets.
+        designs: which of `DESIGN_OPTIONS` mean something here; the others are refused, since this study
+            designs its points itself.
+        presets: what the study starts from, by a preset's name; the script may have its own idea of seeds and
+            budgets.
         own: adds the script's own options, which then stand in `SweepOptions.own`.
 
     Returns:
@@ -70,14 +92,19 @@ def main(name: str, description: str, points: Points, search: SearchOf = nothing
     try:
         for option in DESIGN_OPTIONS:
             if option not in designs and getattr(arguments, option) != known.get_default(option):
-                raise ConfigError(option.strip("_").replace("_", "-"), getattr(arguments, option),
-                                  "has no meaning here: this study's points are its own")
+                raise ConfigError(
+                    option.strip("_").replace("_", "-"),
+                    getattr(arguments, option),
+                    "has no meaning here: this study's points are its own",
+                )
         return _run(name, resolve(arguments, os.environ, presets), points, search)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted before the first trial or after the last; records are as they were", file=sys.stderr)
+        print(
+            "interrupted before the first trial or after the last; records are as they were", file=sys.stderr
+        )
         return EXIT_INTERRUPTED
 
 
@@ -86,16 +113,42 @@ def _run(name: str, options: SweepOptions, points: Points, search: SearchOf) -> 
     content, details = _content(options)
     memory = _check_memory(options, execution)
     if options.dry_run:
-        study = _study(name, options, points, search, content, options.budget_seconds or options.preset.step_seconds * options.budget_steps)
-        done = StudyStore(options.output, fingerprint(study), resume=options.resume).records if options.output else {}
-        print(plan_table(study, plan(study), options.preset, execution.concurrent, share=options.share, usd_per_gpu_hour=options.usd_per_gpu_hour))
+        study = _study(
+            name,
+            options,
+            points,
+            search,
+            content,
+            options.budget_seconds or options.preset.step_seconds * options.budget_steps,
+        )
+        done = (
+            StudyStore(options.output, fingerprint(study), resume=options.resume).records
+            if options.output
+            else {}
+        )
+        print(
+            plan_table(
+                study,
+                plan(study),
+                options.preset,
+                execution.concurrent,
+                share=options.share,
+                usd_per_gpu_hour=options.usd_per_gpu_hour,
+            )
+        )
         print(memory)
         if rows := departures(options.preset_name):
             print("\nwhere this preset is not what the paper prints:\n" + departures_table(rows))
         if done:
-            print(f"{sum(record.ended for record in done.values())} of these have ended already and will not run again")
+            print(
+                f"{sum(record.ended for record in done.values())} of these have ended already and will not "
+                "run again"
+            )
         if options.budget_seconds is None and "time" in options.regimes:
-            print("the time budget shown is a guess: it is measured before the first trial, or give --budget-seconds")
+            print(
+                "the time budget shown is a guess: it is measured before the first trial, or give "
+                "--budget-seconds"
+            )
         return 0
     if options.address:
         check_address(options.address)
@@ -106,24 +159,44 @@ def _run(name: str, options: SweepOptions, points: Points, search: SearchOf) -> 
     store = StudyStore(output, fingerprint(study), resume=options.resume)
     budgets = {budget.regime: budget.amount for budget in study.budgets}
     call = {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "search_points": options.search_points, "sampler": options.sampler,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "search_points": options.search_points,
+        "sampler": options.sampler,
         "caps": {"overhead": options.max_overhead, "footprint": options.max_footprint},
-        "execution": {"concurrent": execution.concurrent, "resources": execution.resources.as_dict(), "workers": execution.workers,
-                      "address": options.address},
-        **provenance(ROOT, STUDY_PACKAGES)}
+        "execution": {
+            "concurrent": execution.concurrent,
+            "resources": execution.resources.as_dict(),
+            "workers": execution.workers,
+            "address": options.address,
+        },
+        **provenance(ROOT, STUDY_PACKAGES),
+    }
     store.open({"name": name, "config": study.base.to_dict(), "budgets": budgets, **details}, call)
-    return _execute(options, study, execution, store, Neighbours(store.folder, call) if options.reuse else None)
+    return _execute(
+        options, study, execution, store, Neighbours(store.folder, call) if options.reuse else None
+    )
 
 
-def _execute(options: SweepOptions, study: Study, execution: RunOptions, store: StudyStore, neighbours: Neighbours | None) -> int:
-    """Runs the study; what is refused before its first trial leaves nothing behind, and no MLflow run is left open."""
+def _execute(
+    options: SweepOptions,
+    study: Study,
+    execution: RunOptions,
+    store: StudyStore,
+    neighbours: Neighbours | None,
+) -> int:
+    """Runs the study.
+
+    What is refused before its first trial leaves nothing behind, and no MLflow run is left open.
+    """
     try:
         tracker = _tracker(options, study, store)
     except ConfigError:
         store.withdraw()
         raise
     try:
-        return _conclude(store.folder, StudyRunner(study, execution, store, tracker, neighbours).run(), tracker)
+        return _conclude(
+            store.folder, StudyRunner(study, execution, store, tracker, neighbours).run(), tracker
+        )
     except ConfigError:
         tracker.finish([], [], interrupted=True)
         store.withdraw()
@@ -136,45 +209,96 @@ def _execute(options: SweepOptions, study: Study, execution: RunOptions, store: 
 def _execution(options: SweepOptions) -> RunOptions:
     resources = replace(options.preset.resources, accelerator=options.accelerator)
     if options.preset.base.threads > resources.cpus:
-        raise ConfigError("threads", options.preset.base.threads, f"must be at most the {resources.cpus} core(s) that a trial of this preset has")
+        raise ConfigError(
+            "threads",
+            options.preset.base.threads,
+            f"must be at most the {resources.cpus} core(s) that a trial of this preset has",
+        )
     room = cores() // (resources.cpus * options.workers)
     if options.address is None and resources.gpus:
         import torch
 
         room = min(room, torch.cuda.device_count() // (resources.gpus * options.workers))
         if room < 1 and not options.dry_run:
-            raise ConfigError("preset", options.preset.base.model, f"needs {resources.gpus} GPU(s) a trial and this machine has "
-                              f"{torch.cuda.device_count()}; give the cluster's --address, or look at the plan with --dry-run")
+            raise ConfigError(
+                "preset",
+                options.preset.base.model,
+                f"needs {resources.gpus} GPU(s) a trial and this machine has "
+                f"{torch.cuda.device_count()}; give the cluster's --address, or look at the plan with "
+                "--dry-run",
+            )
     concurrent = options.concurrent or (1 if options.address else max(1, room))
     if not options.dry_run:
         check_concurrency(options.address, concurrent * options.workers, resources)
         if options.address and options.output is None:
-            raise ConfigError("output", None, "must be given with a cluster: a folder that every node can reach")
-    return RunOptions(concurrent=concurrent, resources=resources, address=options.address, may_grow=options.may_grow, share=options.share,
-                      workers=options.workers, optuna_storage=options.optuna_storage, verbose=options.verbose)
+            raise ConfigError(
+                "output", None, "must be given with a cluster: a folder that every node can reach"
+            )
+    return RunOptions(
+        concurrent=concurrent,
+        resources=resources,
+        address=options.address,
+        may_grow=options.may_grow,
+        share=options.share,
+        workers=options.workers,
+        optuna_storage=options.optuna_storage,
+        verbose=options.verbose,
+    )
 
 
 def _check_memory(options: SweepOptions, execution: RunOptions) -> str:
     base, gpu = options.preset.base, execution.resources.gpus > 0
     shape = shape_of(base.model, model_folder(base.model))
-    return check_memory(base, shape, gpu=gpu, concurrent=execution.concurrent, machine_bytes=None if options.address else machine_memory())
+    return check_memory(
+        base,
+        shape,
+        gpu=gpu,
+        concurrent=execution.concurrent,
+        machine_bytes=None if options.address else machine_memory(),
+    )
 
 
 def _content(options: SweepOptions) -> tuple[dict[str, str], dict[str, Any]]:
-    """Loads task, documents and model far enough to refuse what cannot be used; their hashes, and what `study.json` says of them."""
+    """Loads task, documents and model far enough to refuse what cannot be used.
+
+    Their hashes, and what `study.json` says of them.
+    """
     base = options.preset.base
     task, documents = load_task(base.task), load_documents(base.task)
     check_probes(base.probes)
     check_model(base, task, ask_hub=not options.dry_run)
     content = content_hashes(task, documents, base, model_folder(base.model), ask_hub=not options.dry_run)
-    sizes = {"train": len(task.train), "rows_without_answer": task.left_out, "evaluation": min(len(task.evaluation), base.eval_examples),
-             "retention_documents": min(len(documents), base.retention_documents)}
-    return content, {"seeds": list(options.seeds), "content": content, "task_metric": task.metric, "sizes": sizes}
+    sizes = {
+        "train": len(task.train),
+        "rows_without_answer": task.left_out,
+        "evaluation": min(len(task.evaluation), base.eval_examples),
+        "retention_documents": min(len(documents), base.retention_documents),
+    }
+    return content, {
+        "seeds": list(options.seeds),
+        "content": content,
+        "task_metric": task.metric,
+        "sizes": sizes,
+    }
 
 
-def _study(name: str, options: SweepOptions, points: Points, search: SearchOf, content: dict[str, str], seconds: float) -> Study:
-    study = Study(name=name, base=options.preset.base, points=tuple(points(options.preset, options)), seeds=options.seeds,
-                 budgets=options.budgets(seconds), content=content, search=search(options.preset, options))
+def _study(
+    name: str,
+    options: SweepOptions,
+    points: Points,
+    search: SearchOf,
+    content: dict[str, str],
+    seconds: float,
+) -> Study:
+    study = Study(
+        name=name,
+        base=options.preset.base,
+        points=tuple(points(options.preset, options)),
+        seeds=options.seeds,
+        budgets=options.budgets(seconds),
+        content=content,
+        search=search(options.preset, options),
+    )
     _check_trials(study, options)
     return study
 
@@ -185,11 +309,25 @@ def _check_trials(study: Study, options: SweepOptions) -> None:
     for trial in plan(study):
         config = trial.config
         if config.accumulation % options.workers:
-            raise ConfigError("workers-per-trial", options.workers, f"must divide the accumulation of every trial, and one has {config.accumulation}")
+            raise ConfigError(
+                "workers-per-trial",
+                options.workers,
+                f"must divide the accumulation of every trial, and one has {config.accumulation}",
+            )
         if options.workers > 1 and (config.beside or not config.grit.accumulated_statistics):
-            raise ConfigError("workers-per-trial", options.workers, "must be 1 in this study: a trial of it is about one process")
+            raise ConfigError(
+                "workers-per-trial",
+                options.workers,
+                "must be 1 in this study: a trial of it is about one process",
+            )
         if config.beside:
-            check_memory(config, shape, gpu=gpu, concurrent=1, machine_bytes=None if options.address else machine_memory())
+            check_memory(
+                config,
+                shape,
+                gpu=gpu,
+                concurrent=1,
+                machine_bytes=None if options.address else machine_memory(),
+            )
 
 
 def _budget_seconds(options: SweepOptions, concurrent: int) -> float:
@@ -201,11 +339,19 @@ def _budget_seconds(options: SweepOptions, concurrent: int) -> float:
         if known is not None:
             return float(known)
     if options.address is not None:
-        raise ConfigError("budget-seconds", None, f"must be given: how long {options.budget_steps} steps of this take there is not known")
+        raise ConfigError(
+            "budget-seconds",
+            None,
+            f"must be given: how long {options.budget_steps} steps of this take there is not known",
+        )
     from ray_jobs.execution.calibrate import seconds_for
 
-    print(f"measuring how long {options.budget_steps} first-order steps take here, {concurrent} at once, for the time budget ...",
-          file=sys.stderr, flush=True)
+    print(
+        f"measuring how long {options.budget_steps} first-order steps take here, {concurrent} at once, for "
+        "the time budget ...",
+        file=sys.stderr,
+        flush=True,
+    )
     seconds = seconds_for(options.preset.base, options.budget_steps, concurrent)
     print(f"time budget: {seconds:g} s (set --budget-seconds to choose it)", file=sys.stderr, flush=True)
     return seconds
@@ -216,9 +362,22 @@ def _tracker(options: SweepOptions, study: Study, store: StudyStore) -> Any:
 
     base, beside = study.base, options.tracking_uri is None
     uri = options.tracking_uri or f"sqlite:///{(store.folder / 'mlflow.db').absolute()}"
-    params = {"model": base.model, "task": base.task.name, "method": base.method, "rank": base.rank, "learning_rate": base.learning_rate,
-              "seeds": " ".join(map(str, study.seeds)), **{f"budget_{b.regime}": b.amount for b in study.budgets}}
-    return MlflowTracker(uri, study.name, store.study_id, params=params, artifacts=store.folder / "mlartifacts" if beside else None)
+    params = {
+        "model": base.model,
+        "task": base.task.name,
+        "method": base.method,
+        "rank": base.rank,
+        "learning_rate": base.learning_rate,
+        "seeds": " ".join(map(str, study.seeds)),
+        **{f"budget_{b.regime}": b.amount for b in study.budgets},
+    }
+    return MlflowTracker(
+        uri,
+        study.name,
+        store.study_id,
+        params=params,
+        artifacts=store.folder / "mlartifacts" if beside else None,
+    )
 
 
 def _conclude(output: Path, outcome: StudyOutcome, tracker: Any) -> int:
@@ -227,7 +386,11 @@ def _conclude(output: Path, outcome: StudyOutcome, tracker: Any) -> int:
 
     if outcome.broken is not None:
         tracker.finish([], [], interrupted=True)
-        print(f"error: {outcome.broken}; what was recorded before is whole: make room, then go on with --output {output} --resume", file=sys.stderr)
+        print(
+            f"error: {outcome.broken}; what was recorded before is whole: make room, then go on with "
+            f"--output {output} --resume",
+            file=sys.stderr,
+        )
         return 1
     completed = any(record.status == "completed" for record in outcome.records)
     front: list[str] = []
@@ -235,20 +398,40 @@ def _conclude(output: Path, outcome: StudyOutcome, tracker: Any) -> int:
         report = rebuild(output)  # under the caps of this call, which study.json holds
         front = report.front_trials if isinstance(report, Report) else []
         print(front_table(report.front) if isinstance(report, Report) else "\n" + report.terminal())
-    artifacts = [path for name in ("report.html", "report.md", "pareto.csv", "recommendation.json", "study.json", "trials.jsonl", "figures", "tables")
-                 if (path := output / name).exists()]
+    artifacts = [
+        path
+        for name in (
+            "report.html",
+            "report.md",
+            "pareto.csv",
+            "recommendation.json",
+            "study.json",
+            "trials.jsonl",
+            "figures",
+            "tables",
+        )
+        if (path := output / name).exists()
+    ]
     tracker.finish(front, artifacts, interrupted=outcome.interrupted)
     if tracker.failure:
-        print(f"warning: MLflow lost contact: {tracker.failure}; --resume delivers what is missing", file=sys.stderr)
+        print(
+            f"warning: MLflow lost contact: {tracker.failure}; --resume delivers what is missing",
+            file=sys.stderr,
+        )
     counts = Counter(record.status for record in outcome.records)
-    print(f"\n{', '.join(f'{count} {status}' for status, count in counts.items())} in {outcome.seconds:.0f} s"
-          + (f"; {outcome.reused} reused" if outcome.reused else ""))
+    print(
+        f"\n{', '.join(f'{count} {status}' for status, count in counts.items())} in {outcome.seconds:.0f} s"
+        + (f"; {outcome.reused} reused" if outcome.reused else "")
+    )
     if completed:
         print(f"report:  xdg-open {output / 'report.html'}")
         if tracker.uri.startswith("http"):
             print(f"MLflow:  {tracker.uri}/{tracker.page()}")
         else:
-            print(f"MLflow:  {Path(sys.executable).parent / 'mlflow'} ui --workers 1 --backend-store-uri {tracker.uri}")
+            print(
+                f"MLflow:  {Path(sys.executable).parent / 'mlflow'} ui --workers 1 --backend-store-uri "
+                f"{tracker.uri}"
+            )
             print(f"         then open http://127.0.0.1:5000/{tracker.page()}")
     if outcome.interrupted:
         print(f"interrupted: continue with the same command and --output {output} --resume", file=sys.stderr)

@@ -1,4 +1,7 @@
-"""The command line that all sweeps share, as one frozen object: parsed and validated before anything is launched."""
+"""The command line that all sweeps share, as one frozen object.
+
+Parsed and validated before anything is launched.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ PresetOf = Callable[[str, Method, int | None, str | None], Preset]
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """What the user asked for. `budget_seconds` None: to be measured on this machine (a model or task the preset does not know).
+    """What the user asked for.
+
+    `budget_seconds` None: to be measured on this machine (a model or task the preset does not know).
 
     `own` holds the whole command line by name, for the options that one script adds.
     """
@@ -62,54 +67,158 @@ class SweepOptions:
 
     def budgets(self, seconds: float) -> tuple[Budget, ...]:
         """One budget per regime."""
-        return tuple(Budget(regime=r, amount=self.budget_steps if r == "step" else seconds) for r in self.regimes)
+        return tuple(
+            Budget(regime=r, amount=self.budget_steps if r == "step" else seconds) for r in self.regimes
+        )
 
 
 def parser(description: str, regimes: Sequence[Regime] = ("step", "time")) -> argparse.ArgumentParser:
     """The common command line."""
     p = OneLineParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = p.add_argument
-    add("--preset", choices=PRESETS, default="embedded", help="starting point for every setting (default: embedded)")
+    add(
+        "--preset",
+        choices=PRESETS,
+        default="embedded",
+        help="starting point for every setting (default: embedded)",
+    )
     add("--model", metavar="ID_OR_PATH", help="backbone: `embedded`, a folder, or a hub id")
     add_data_options(p)
-    add("--method", choices=("grit", "qgrit"), default="grit", help="qgrit keeps the backbone in 4-bit NF4; the control is then QLoRA")
-    add("--regimes", nargs="+", choices=("step", "time"), default=list(regimes),
-        help=f"budgets that are matched (default: {' '.join(regimes)})")
+    add(
+        "--method",
+        choices=("grit", "qgrit"),
+        default="grit",
+        help="qgrit keeps the backbone in 4-bit NF4; the control is then QLoRA",
+    )
+    add(
+        "--regimes",
+        nargs="+",
+        choices=("step", "time"),
+        default=list(regimes),
+        help=f"budgets that are matched (default: {' '.join(regimes)})",
+    )
     add("--budget-steps", type=int, metavar="N", help="optimizer steps of a step-matched trial")
-    add("--budget-seconds", type=float, metavar="S", help="training seconds of a time-matched trial (evaluation excluded)")
+    add(
+        "--budget-seconds",
+        type=float,
+        metavar="S",
+        help="training seconds of a time-matched trial (evaluation excluded)",
+    )
     add("--seeds", nargs="+", type=int, metavar="SEED", help="every setting is run with each of them")
     add("--tau", nargs="+", type=float, metavar="V", help="energy thresholds of the one-at-a-time design")
     add("--T", nargs="+", metavar="V", help="reprojection cadences in steps, or `none`")
     add("--lambda", nargs="+", type=float, metavar="V", dest="lambda_", help="dampings")
-    add("--grid", action="store_true", help="add the coarse grid: every combination of each knob's lowest, default and highest value")
-    add("--point", nargs="+", action="append", default=[], metavar="FIELD=VALUE",
-        help="one more setting to measure (repeat for more), e.g. tau=0.9 T=25")
-    add("--small-batch", type=int, metavar="N", help="repeat the one-at-a-time design with micro-batches of N and no accumulation")
+    add(
+        "--grid",
+        action="store_true",
+        help="add the coarse grid: every combination of each knob's lowest, default and highest value",
+    )
+    add(
+        "--point",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="one more setting to measure (repeat for more), e.g. tau=0.9 T=25",
+    )
+    add(
+        "--small-batch",
+        type=int,
+        metavar="N",
+        help="repeat the one-at-a-time design with micro-batches of N and no accumulation",
+    )
     add("--search-points", type=int, metavar="N", help="points of the multi-objective search in each regime")
     add("--sampler", choices=SAMPLERS, default="tpe", help="Optuna's sampler (default: tpe)")
-    add("--space", nargs="+", action="extend", default=[], metavar="FIELD=LOW:HIGH[:log][:int]",
-        help="ranges of the search, instead of tau, T and lambda: any field of the configuration")
-    add("--max-overhead", type=float, metavar="SHARE", help="the search keeps below this overhead (0.05 is 5%% of a step)")
-    add("--max-footprint", type=float, metavar="SHARE", help="the search keeps below this share of the full adapter's parameters")
-    add("--stop-dominated", action="store_true", help="searched trials may stop at an evaluation where another is better beyond noise and no dearer")
-    add("--optuna-storage", metavar="URI", help="Optuna's storage: sqlite:///..., a server's URL, journal:PATH (default: optuna.db in --output)")
-    add("--max-concurrent", type=int, metavar="N", help="trials at once (default: what this machine allows; on a cluster 1)")
+    add(
+        "--space",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=LOW:HIGH[:log][:int]",
+        help="ranges of the search, instead of tau, T and lambda: any field of the configuration",
+    )
+    add(
+        "--max-overhead",
+        type=float,
+        metavar="SHARE",
+        help="the search keeps below this overhead (0.05 is 5%% of a step)",
+    )
+    add(
+        "--max-footprint",
+        type=float,
+        metavar="SHARE",
+        help="the search keeps below this share of the full adapter's parameters",
+    )
+    add(
+        "--stop-dominated",
+        action="store_true",
+        help="searched trials may stop at an evaluation where another is better beyond noise and no dearer",
+    )
+    add(
+        "--optuna-storage",
+        metavar="URI",
+        help="Optuna's storage: sqlite:///..., a server's URL, journal:PATH (default: optuna.db in --output)",
+    )
+    add(
+        "--max-concurrent",
+        type=int,
+        metavar="N",
+        help="trials at once (default: what this machine allows; on a cluster 1)",
+    )
     add("--output", type=Path, metavar="DIR", help="where everything goes (default: results/<study>-<time>)")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in the output folder)")
-    add("--address", metavar="ADDR", help="a running Ray, e.g. auto or host:6379 (default: RAY_ADDRESS, else one is started here)")
-    add("--may-grow", action="store_true", help="the cluster scales by itself: wait for nodes instead of refusing what does not fit now")
+    add(
+        "--address",
+        metavar="ADDR",
+        help="a running Ray, e.g. auto or host:6379 (default: RAY_ADDRESS, else one is started here)",
+    )
+    add(
+        "--may-grow",
+        action="store_true",
+        help="the cluster scales by itself: wait for nodes instead of refusing what does not fit now",
+    )
     add("--resume", action="store_true", help="continue the study in --output")
-    add("--no-reuse", action="store_false", dest="reuse", help="do not take results from other studies beside --output")
-    add("--no-share", action="store_false", dest="share", help="do not run shared beginnings once: every trial from its first step")
-    add("--workers-per-trial", type=int, default=1, metavar="N", help="data-parallel processes for each trial, each with the preset's resources")
-    add("--accelerator", metavar="TYPE", help="nodes that trials must run on, by Ray's name for their kind, e.g. A100")
-    add("--usd-per-gpu-hour", type=float, default=USD_PER_GPU_HOUR, metavar="USD", help="for the cost that --dry-run predicts (default: 2.5)")
-    add("--dry-run", action="store_true", help="print every trial with its estimated cost, and launch nothing")
+    add(
+        "--no-reuse",
+        action="store_false",
+        dest="reuse",
+        help="do not take results from other studies beside --output",
+    )
+    add(
+        "--no-share",
+        action="store_false",
+        dest="share",
+        help="do not run shared beginnings once: every trial from its first step",
+    )
+    add(
+        "--workers-per-trial",
+        type=int,
+        default=1,
+        metavar="N",
+        help="data-parallel processes for each trial, each with the preset's resources",
+    )
+    add(
+        "--accelerator",
+        metavar="TYPE",
+        help="nodes that trials must run on, by Ray's name for their kind, e.g. A100",
+    )
+    add(
+        "--usd-per-gpu-hour",
+        type=float,
+        default=USD_PER_GPU_HOUR,
+        metavar="USD",
+        help="for the cost that --dry-run predicts (default: 2.5)",
+    )
+    add(
+        "--dry-run", action="store_true", help="print every trial with its estimated cost, and launch nothing"
+    )
     add("-v", "--verbose", action="store_true", help="show Ray's own logs")
     return p
 
 
-def resolve(arguments: argparse.Namespace, environment: Mapping[str, str], presets: PresetOf = preset) -> SweepOptions:
+def resolve(
+    arguments: argparse.Namespace, environment: Mapping[str, str], presets: PresetOf = preset
+) -> SweepOptions:
     """Lays the command line over the preset.
 
     Raises:
@@ -121,25 +230,46 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str], prese
     chosen = presets(arguments.preset, method, arguments.budget_steps, arguments.task)
     base, usual = chosen.base, presets(arguments.preset, method, None, None).base.task.name
     base = with_data_options(base, arguments)
-    known = arguments.model in (None, chosen.base.model) and (base.task.name == usual or chosen.resources.gpus > 0)
+    known = arguments.model in (None, chosen.base.model) and (
+        base.task.name == usual or chosen.resources.gpus > 0
+    )
     oat = {**chosen.oat, **{name: tuple(values) for name, values in _grids(arguments).items()}}
     for knob, values in oat.items():
         for value in values:
             with_overrides(base, {knob: value})
     grid = _coarse_grid(base.grit, oat) if arguments.grid and not chosen.grid else chosen.grid
     options = SweepOptions(
-        preset=replace(chosen, base=base, oat=oat, grid=grid), preset_name=arguments.preset, regimes=tuple(dict.fromkeys(arguments.regimes)),
+        preset=replace(chosen, base=base, oat=oat, grid=grid),
+        preset_name=arguments.preset,
+        regimes=tuple(dict.fromkeys(arguments.regimes)),
         budget_steps=chosen.budget_steps,
-        budget_seconds=arguments.budget_seconds or (chosen.budget_seconds * _scale(chosen, arguments, presets) if known else None),
+        budget_seconds=arguments.budget_seconds
+        or (chosen.budget_seconds * _scale(chosen, arguments, presets) if known else None),
         seeds=tuple(dict.fromkeys(arguments.seeds or chosen.seeds)),
-        search_points=chosen.search_points if arguments.search_points is None else arguments.search_points, sampler=arguments.sampler,
-        space=dict(parse_range(text) for text in arguments.space), max_overhead=arguments.max_overhead, max_footprint=arguments.max_footprint,
-        stop_dominated=arguments.stop_dominated, optuna_storage=arguments.optuna_storage,
-        concurrent=arguments.max_concurrent, output=arguments.output, tracking_uri=arguments.tracking_uri,
-        address=arguments.address or environment.get("RAY_ADDRESS"), may_grow=arguments.may_grow, resume=arguments.resume, dry_run=arguments.dry_run,
-        verbose=arguments.verbose, reuse=arguments.reuse, share=arguments.share, workers=arguments.workers_per_trial,
-        small_batch=arguments.small_batch, usd_per_gpu_hour=arguments.usd_per_gpu_hour, accelerator=arguments.accelerator,
-        listed=tuple(dict(parse_setting(text) for text in point) for point in arguments.point), own=vars(arguments))
+        search_points=chosen.search_points if arguments.search_points is None else arguments.search_points,
+        sampler=arguments.sampler,
+        space=dict(parse_range(text) for text in arguments.space),
+        max_overhead=arguments.max_overhead,
+        max_footprint=arguments.max_footprint,
+        stop_dominated=arguments.stop_dominated,
+        optuna_storage=arguments.optuna_storage,
+        concurrent=arguments.max_concurrent,
+        output=arguments.output,
+        tracking_uri=arguments.tracking_uri,
+        address=arguments.address or environment.get("RAY_ADDRESS"),
+        may_grow=arguments.may_grow,
+        resume=arguments.resume,
+        dry_run=arguments.dry_run,
+        verbose=arguments.verbose,
+        reuse=arguments.reuse,
+        share=arguments.share,
+        workers=arguments.workers_per_trial,
+        small_batch=arguments.small_batch,
+        usd_per_gpu_hour=arguments.usd_per_gpu_hour,
+        accelerator=arguments.accelerator,
+        listed=tuple(dict(parse_setting(text) for text in point) for point in arguments.point),
+        own=vars(arguments),
+    )
     _check(options, arguments)
     return options
 
@@ -148,7 +278,10 @@ def _scale(chosen: Preset, arguments: argparse.Namespace, presets: PresetOf) -> 
     """How much longer than the preset's own step budget the user's is: the preset's seconds grow with it."""
     if arguments.budget_steps is None:
         return 1.0
-    return float(arguments.budget_steps) / presets(arguments.preset, arguments.method, None, arguments.task).budget_steps
+    return (
+        float(arguments.budget_steps)
+        / presets(arguments.preset, arguments.method, None, arguments.task).budget_steps
+    )
 
 
 def _check(options: SweepOptions, arguments: argparse.Namespace) -> None:
@@ -167,18 +300,27 @@ def _check(options: SweepOptions, arguments: argparse.Namespace) -> None:
 def _check_designs(options: SweepOptions) -> None:
     check_count("workers-per-trial", options.workers, minimum=1)
     if options.preset.base.accumulation % options.workers:
-        raise ConfigError("workers-per-trial", options.workers,
-                          f"must divide accumulation = {options.preset.base.accumulation}, whose micro-batches they share (see --set accumulation=N)")
+        raise ConfigError(
+            "workers-per-trial",
+            options.workers,
+            f"must divide accumulation = {options.preset.base.accumulation}, whose micro-batches they "
+            "share (see --set accumulation=N)",
+        )
     if options.small_batch is not None:
         check_count("small-batch", options.small_batch, minimum=1)
         if options.workers > 1:
-            raise ConfigError("small-batch", options.small_batch, "has no accumulation for several workers to share")
+            raise ConfigError(
+                "small-batch", options.small_batch, "has no accumulation for several workers to share"
+            )
     for name in ("max_overhead", "max_footprint"):
         if getattr(options, name) is not None:
             check_positive(name.replace("_", "-"), getattr(options, name))
     for name, interval in options.space.items():
         for value in (interval.low, interval.high):
-            with_overrides(options.preset.base, {name: 1 - value if interval.complement else int(value) if interval.integer else value})
+            with_overrides(
+                options.preset.base,
+                {name: 1 - value if interval.complement else int(value) if interval.integer else value},
+            )
     for point in options.listed:
         with_overrides(options.preset.base, point)
 
@@ -218,7 +360,9 @@ def parse_range(text: str) -> tuple[str, Interval]:
         if not low < high or not flags <= {"log", "int"} or ("log" in flags and low <= 0):
             raise ValueError
     except (ValueError, IndexError):
-        raise ConfigError("space", text, "must look like field=low:high[:log][:int], with low < high (above 0 for log)") from None
+        raise ConfigError(
+            "space", text, "must look like field=low:high[:log][:int], with low < high (above 0 for log)"
+        ) from None
     if name == "tau":
         if not 0 < low < high <= 1:
             raise ConfigError("space", text, "must keep tau (rank_adaptation_threshold) in (0, 1]")

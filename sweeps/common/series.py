@@ -1,4 +1,7 @@
-"""Several studies, one after the other, each in a folder of its own below one: over tasks, over backbones, or one audit after another."""
+"""Several studies, one after the other, each in a folder of its own below one.
+
+Over tasks, over backbones, or one audit after another.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,24 @@ from sweeps.common.command import EXIT_BAD_INPUT
 
 
 class Member(NamedTuple):
-    """One study of a series: what the terminal calls it, its folder's name, and what runs it on a command line."""
+    """One study of a series.
+
+    What the terminal calls it, its folder's name, and what runs it on a command line.
+    """
 
     label: str
     place: str
     run: Callable[[list[str]], int]
 
 
-def in_turn(name: str, kind: str, members: Sequence[Member], output: Path | None, rest: Sequence[str], conclude: Callable[[Path], None]) -> int:
+def in_turn(
+    name: str,
+    kind: str,
+    members: Sequence[Member],
+    output: Path | None,
+    rest: Sequence[str],
+    conclude: Callable[[Path], None],
+) -> int:
     """Runs the studies, then what they come to together; stops at the first that does not end well.
 
     Args:

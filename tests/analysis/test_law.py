@@ -1,26 +1,80 @@
-"""The law against data made with known coefficients: both stages, LoRA's limit, what cannot be identified, and prediction."""
+"""The law against data made with known coefficients.
+
+Both stages, LoRA's limit, what cannot be identified, and prediction.
+"""
 
 import numpy as np
 import pytest
 
-from analysis.stats.forgetting_fit import ALPHA, Runs, bootstrap, error, fit_budget, fit_gains, log_multiplier, predict, profile
+from analysis.stats.forgetting_fit import (
+    ALPHA,
+    Runs,
+    bootstrap,
+    error,
+    fit_budget,
+    fit_gains,
+    log_multiplier,
+    predict,
+    profile,
+)
 
 C, BETA, CAPACITY, GAINS = 3.0, 0.6, 0.4, np.array([0.3, 1.5, 0.8])
 
 
-def _runs(count, *, gains=GAINS, noise=0.01, sizes=(1e6, 1e7, 1e8), geometry=True, alpha=CAPACITY, features=None, seed=0):
+def _runs(
+    count,
+    *,
+    gains=GAINS,
+    noise=0.01,
+    sizes=(1e6, 1e7, 1e8),
+    geometry=True,
+    alpha=CAPACITY,
+    features=None,
+    seed=0,
+):
     generator = np.random.default_rng(seed)
     neutral = np.tile([12.0, 0.25, 1.0], (count, 1))
     if features is None:
-        features = np.stack([generator.uniform(3, 12, count), generator.uniform(0.1, 0.9, count), generator.uniform(0.3, 1, count)], 1)
+        features = np.stack(
+            [
+                generator.uniform(3, 12, count),
+                generator.uniform(0.1, 0.9, count),
+                generator.uniform(0.3, 1, count),
+            ],
+            1,
+        )
     tokens, parameters = np.exp(generator.uniform(8, 12, count)), generator.choice(sizes, count)
-    ranks, budgets, settings = np.where(np.arange(count) % 2, 8.0, 16.0), np.round(np.log(tokens)), np.arange(count) // 2.0
-    empty = Runs(tokens=tokens, parameters=parameters, ranks=ranks, budgets=budgets, settings=settings, forgetting=np.ones(count),
-                 features=features if geometry else neutral, neutral=neutral)
-    log = np.log(np.where(ranks == 8, C, 2 * C)) + BETA * np.log(tokens) - alpha * (np.log(parameters) + log_multiplier(gains, empty))
+    ranks, budgets, settings = (
+        np.where(np.arange(count) % 2, 8.0, 16.0),
+        np.round(np.log(tokens)),
+        np.arange(count) // 2.0,
+    )
+    empty = Runs(
+        tokens=tokens,
+        parameters=parameters,
+        ranks=ranks,
+        budgets=budgets,
+        settings=settings,
+        forgetting=np.ones(count),
+        features=features if geometry else neutral,
+        neutral=neutral,
+    )
+    log = (
+        np.log(np.where(ranks == 8, C, 2 * C))
+        + BETA * np.log(tokens)
+        - alpha * (np.log(parameters) + log_multiplier(gains, empty))
+    )
     log += noise * generator.normal(size=count)
-    return Runs(tokens=tokens, parameters=parameters, ranks=ranks, budgets=budgets, settings=settings, forgetting=np.exp(log),
-                features=empty.features, neutral=neutral)
+    return Runs(
+        tokens=tokens,
+        parameters=parameters,
+        ranks=ranks,
+        budgets=budgets,
+        settings=settings,
+        forgetting=np.exp(log),
+        features=empty.features,
+        neutral=neutral,
+    )
 
 
 def test_both_stages_find_known_coefficients():
@@ -40,7 +94,10 @@ def test_both_stages_find_known_coefficients():
 
 
 def test_without_geometry_the_law_is_loras():
-    """Features at their neutral values, or gains of zero: the whole law predicts exactly what the budget law does."""
+    """Features at their neutral values, or gains of zero.
+
+    The whole law predicts exactly what the budget law does.
+    """
     lora = _runs(30, geometry=False)
     law = fit_budget(lora)
     assert predict(law, GAINS, lora) == pytest.approx(law.predict(lora), abs=1e-12)

@@ -9,12 +9,19 @@ from analysis.stats.pareto import dominance_share, hypervolume, knee, non_domina
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 4])
 def test_front_equals_its_slow_twin(seed, dimensions):
     generator = np.random.default_rng(seed)
-    cost = generator.integers(0, 4, size=(30, dimensions)).astype(float)  # small integers: many ties and duplicates
+    cost = generator.integers(0, 4, size=(30, dimensions)).astype(
+        float
+    )  # small integers: many ties and duplicates
     assert np.flatnonzero(non_dominated(cost)).tolist() == slow_front(cost.tolist())
 
 
 def test_duplicates_of_a_front_point_are_all_on_the_front():
-    assert non_dominated(np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])).tolist() == [True, True, True, False]
+    assert non_dominated(np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])).tolist() == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_nan_is_never_on_the_front_and_dominates_nothing():
@@ -41,7 +48,9 @@ def test_hypervolume_closed_forms():
 @pytest.mark.parametrize("dimensions", [2, 3, 4])
 def test_hypervolume_equals_the_grid_count(seed, dimensions):
     generator = np.random.default_rng(seed)
-    cost = generator.integers(0, 6, size=(9, dimensions)) / 5 + (generator.random((9, dimensions)) if seed % 2 else 0)
+    cost = generator.integers(0, 6, size=(9, dimensions)) / 5 + (
+        generator.random((9, dimensions)) if seed % 2 else 0
+    )
     reference = np.full(dimensions, 1.1)
     assert hypervolume(cost, reference) == pytest.approx(grid_hypervolume(cost.tolist(), reference.tolist()))
 
@@ -49,7 +58,11 @@ def test_hypervolume_equals_the_grid_count(seed, dimensions):
 def test_the_knee_of_known_fronts():
     corner = np.array([[0.0, 1.0], [0.1, 0.1], [1.0, 0.0], [0.9, 0.9]])
     assert knee(corner) == 1 and knee(corner * [1.0, 1000.0]) == 1  # units do not matter
-    assert knee(np.array([[2.0, 5.0]])) == 0 and knee(np.empty((0, 3))) is None and knee(np.array([[np.nan, 0.0]])) is None
+    assert (
+        knee(np.array([[2.0, 5.0]])) == 0
+        and knee(np.empty((0, 3))) is None
+        and knee(np.array([[np.nan, 0.0]])) is None
+    )
     assert knee(np.array([[1.0, 3.0], [1.0, 3.0]])) == 0  # duplicates, and no range at all
 
 

@@ -25,8 +25,10 @@ def _study(folder, name, scores):
     for record in records:
         path = folder / "predictions" / f"{record.trial_id}.parquet"
         rows = [row for row in pq.read_table(path).to_pylist() if row["kind"] == "retention"]
-        task = [{**rows[0], "kind": "task", "example_id": f"e{i}", "score": float(s), "base_score": 0.0}
-                for i, s in enumerate(scores(record, generator))]
+        task = [
+            {**rows[0], "kind": "task", "example_id": f"e{i}", "score": float(s), "base_score": 0.0}
+            for i, s in enumerate(scores(record, generator))
+        ]
         pq.write_table(pa.Table.from_pylist([*task, *rows]), path)
     file = folder / "study.json"
     known = json.loads(file.read_text())
@@ -36,8 +38,18 @@ def _study(folder, name, scores):
 
 
 def test_a_real_gain_is_found_and_luck_is_not(tmp_path):
-    real = judge(_study(tmp_path / "real", "real", lambda r, g: (g.random(120) < (0.9 if r.tau == 0.9 else 0.4)).astype(float)))
-    assert real.chosen.tau == 0.9 and real.verdict == "tuning-sensitive" and real.gain.mean == pytest.approx(0.5, abs=0.12)
+    real = judge(
+        _study(
+            tmp_path / "real",
+            "real",
+            lambda r, g: (g.random(120) < (0.9 if r.tau == 0.9 else 0.4)).astype(float),
+        )
+    )
+    assert (
+        real.chosen.tau == 0.9
+        and real.verdict == "tuning-sensitive"
+        and real.gain.mean == pytest.approx(0.5, abs=0.12)
+    )
     equal = judge(_study(tmp_path / "equal", "equal", lambda r, _: np.full(120, 0.5)))
     assert equal.verdict == "portable" and equal.gain.mean == 0
     noise = judge(_study(tmp_path / "noise", "noise", lambda r, g: (g.random(120) < 0.5).astype(float)))
@@ -46,8 +58,10 @@ def test_a_real_gain_is_found_and_luck_is_not(tmp_path):
 
 def test_choosing_and_judging_use_different_examples(tmp_path):
     """A setting that is perfect on the choosing half alone gains nothing on the other."""
+
     def scores(record, _):
         return np.where(np.arange(120) % 2 == 0, 1.0 if record.tau == 0.9 else 0.5, 0.5)
+
     found = judge(_study(tmp_path, "half", scores))
     assert found.chosen.tau == 0.9 and found.gain.mean == 0 and found.verdict == "portable"
 
@@ -57,12 +71,19 @@ def test_one_page_for_all_tasks(tmp_path):
         _study(tmp_path / name, f"<{name}>", lambda r, _: np.full(120, 0.5))
     found = build(tmp_path)
     page = (tmp_path / "portability.html").read_text()
-    assert len(found) == 2 and "2 portable" in page and "&lt;a&gt;" in page and (tmp_path / "tables" / "portability.tex").exists()
+    assert (
+        len(found) == 2
+        and "2 portable" in page
+        and "&lt;a&gt;" in page
+        and (tmp_path / "tables" / "portability.tex").exists()
+    )
     with pytest.raises(ConfigError, match="holds no study"):
         build(tmp_path / "a")
 
 
 def test_a_setting_that_lost_a_seed_is_no_candidate(tmp_path):
     data = _study(tmp_path, "lost", lambda r, _: np.full(120, 1.0 if r.tau == 0.9 else 0.5))
-    data.records[:] = [replace(r, status="diverged") if r.tau == 0.9 and r.seed == 41 else r for r in data.records]
+    data.records[:] = [
+        replace(r, status="diverged") if r.tau == 0.9 and r.seed == 41 else r for r in data.records
+    ]
     assert judge(data).chosen.tau != 0.9

@@ -27,7 +27,10 @@ def test_replicated_means_equal_the_plain_resample():
 
 def test_seeds_are_drawn_alike_whatever_the_items():
     """The joint bootstrap of the front relies on it: one draw of seeds for examples and documents."""
-    assert (Resampling.draw(3, 10, replicates=50).seeds == Resampling.draw(3, 99, np.arange(1.0, 100.0), replicates=50).seeds).all()
+    assert (
+        Resampling.draw(3, 10, replicates=50).seeds
+        == Resampling.draw(3, 99, np.arange(1.0, 100.0), replicates=50).seeds
+    ).all()
 
 
 def test_constant_differences_have_no_width_and_a_verdict():
@@ -40,13 +43,20 @@ def test_constant_differences_have_no_width_and_a_verdict():
 @pytest.mark.parametrize("seeds, items", [(3, 200), (5, 50)])
 @pytest.mark.parametrize("by_seed", [0.02, 0.05, 0.1])
 def test_intervals_cover_the_truth(seeds, items, by_seed):
-    """Paired differences of 0.01 with effects of seeds, examples and both, as large as real ones: 93% to 97% of the intervals hold it.
+    """Paired differences of 0.01 with effects of seeds, examples and both, as large as real ones.
+
+    93% to 97% of the intervals hold it.
 
     Satterthwaite's degrees of freedom are an approximation, and 1,200 rounds have a standard error of 0.6%.
     """
     generator, hits, rounds = np.random.default_rng(7), 0, 1200
     for number in range(rounds):
-        matrix = 0.01 + generator.normal(0, by_seed, (seeds, 1)) + generator.normal(0, 0.3, (1, items)) + generator.normal(0, 0.3, (seeds, items))
+        matrix = (
+            0.01
+            + generator.normal(0, by_seed, (seeds, 1))
+            + generator.normal(0, 0.3, (1, items))
+            + generator.normal(0, 0.3, (seeds, items))
+        )
         found = estimate(matrix, seed=number, replicates=200)
         hits += found.low <= 0.01 <= found.high
     assert 0.93 <= hits / rounds <= 0.97
@@ -70,8 +80,13 @@ def test_standard_errors_have_closed_forms():
     error, freedom = standard_error(np.tile(columns, (3, 1)))
     assert error == pytest.approx(columns.std(ddof=1) / 40**0.5) and freedom == pytest.approx(39)
     weighted = standard_error(np.tile(columns, (3, 1)), np.repeat([1.0, 0.0], 20))
-    assert weighted[0] == pytest.approx(columns[:20].std(ddof=1) / 20**0.5) and weighted[1] == pytest.approx(19)
-    assert standard_error(np.full((2, 5), 3.0))[0] < 1e-12 and standard_error(np.zeros((2, 5))) == (0.0, float("inf"))
+    assert weighted[0] == pytest.approx(columns[:20].std(ddof=1) / 20**0.5) and weighted[1] == pytest.approx(
+        19
+    )
+    assert standard_error(np.full((2, 5), 3.0))[0] < 1e-12 and standard_error(np.zeros((2, 5))) == (
+        0.0,
+        float("inf"),
+    )
 
 
 def test_p_values_are_students_on_one_seed():

@@ -8,7 +8,11 @@ from analysis.stats.step_times import amortized, creep, ratio_interval, scaling_
 
 def test_windows_share_out_the_steps():
     parts = window_of(50)
-    assert [range(50)[parts[name]] for name in ("warm-up", "steady", "cooldown")] == [range(0, 5), range(5, 45), range(45, 50)]
+    assert [range(50)[parts[name]] for name in ("warm-up", "steady", "cooldown")] == [
+        range(0, 5),
+        range(5, 45),
+        range(45, 50),
+    ]
     assert [len(range(4)[part]) for part in window_of(4).values()] == [1, 2, 1]
 
 
@@ -30,7 +34,11 @@ def test_a_ratio_holds_under_common_disturbance():
 def test_a_known_scaling_is_found():
     ranks, layers = np.array([4.0, 8, 16, 32, 32, 32, 32]), np.array([28.0, 28, 28, 28, 4, 8, 16])
     fit = scaling_fit(ranks, layers, 0.02 * layers * ranks + 0.001 * layers * ranks**2 + 3.0)
-    assert (fit.linear, fit.quadratic, fit.constant) == (pytest.approx(0.02), pytest.approx(0.001), pytest.approx(3.0))
+    assert (fit.linear, fit.quadratic, fit.constant) == (
+        pytest.approx(0.02),
+        pytest.approx(0.001),
+        pytest.approx(3.0),
+    )
     assert np.abs(fit.residuals).max() < 1e-6 and fit.layers == pytest.approx(0, abs=1e-6)
 
 
@@ -42,5 +50,7 @@ def test_creep_is_told_from_none():
 
 
 def test_amortized_cost_spreads_events_over_all_steps():
-    rows = [{"ms_reprojection": 40.0 if i == 3 else 0.0, "ms_rank": 4.0 if i == 3 else 0.0} for i in range(10)]
+    rows = [
+        {"ms_reprojection": 40.0 if i == 3 else 0.0, "ms_rank": 4.0 if i == 3 else 0.0} for i in range(10)
+    ]
     assert amortized(rows, ("reprojection", "rank")) == pytest.approx(44 / 10)

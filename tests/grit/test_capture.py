@@ -20,15 +20,22 @@ def _compare(handle, expected, rtol):
     expected_a, expected_g, tokens, labelled = expected
     for index, (sigma_a, sigma_g, seen_a, seen_g) in enumerate(handle.factors().values()):
         assert (seen_a, seen_g) == (tokens, labelled)
-        torch.testing.assert_close(sigma_a.double(), expected_a[index], rtol=rtol, atol=rtol * float(expected_a[index].abs().max()))
-        torch.testing.assert_close(sigma_g.double(), expected_g[index], rtol=rtol, atol=rtol * float(expected_g[index].abs().max()))
+        torch.testing.assert_close(
+            sigma_a.double(), expected_a[index], rtol=rtol, atol=rtol * float(expected_a[index].abs().max())
+        )
+        torch.testing.assert_close(
+            sigma_g.double(), expected_g[index], rtol=rtol, atol=rtol * float(expected_g[index].abs().max())
+        )
 
 
 @pytest.mark.parametrize("checkpointing", [None, "reentrant", "not reentrant"])
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("loss", ["mean", "sum", "mean over the step"])
 def test_factors_equal_the_dense_definition(tiny_llama, token_batches, checkpointing, side, loss):
-    """Accumulation 4, padding, masked labels, dropout 0.1, in float64; the second backward pass of checkpointing must not count twice."""
+    """Accumulation 4, padding, masked labels, dropout 0.1, in float64.
+
+    The second backward pass of checkpointing must not count twice.
+    """
     model, batches = tiny_llama(dropout=0.1), token_batches(side)
     layers = adapted_layers(model)
     model.train()
@@ -37,7 +44,9 @@ def test_factors_equal_the_dense_definition(tiny_llama, token_batches, checkpoin
     model.zero_grad()
     if checkpointing is not None:
         model.enable_input_require_grads()
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": checkpointing == "reentrant"})
+        model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs={"use_reentrant": checkpointing == "reentrant"}
+        )
     optimizer = _sgd(model)
     handle = attach(model, optimizer, WATCH)
     torch.manual_seed(3)
@@ -52,7 +61,10 @@ def test_factors_equal_the_dense_definition(tiny_llama, token_batches, checkpoin
 
 
 def test_bf16_factors_are_float32_and_near_the_definition(tiny_llama, token_batches):
-    """Against the same z and u in float64: products and sums that were rounded to bf16 would be off by a hundredth."""
+    """Against the same z and u in float64.
+
+    Products and sums that were rounded to bf16 would be off by a hundredth.
+    """
     model, batches = tiny_llama(dropout=0.0, dtype=torch.bfloat16), token_batches()
     layers = adapted_layers(model)
     model.train()
@@ -64,9 +76,16 @@ def test_bf16_factors_are_float32_and_near_the_definition(tiny_llama, token_batc
         (1e-5 * model(**batch).loss / len(batches)).backward()
     optimizer.step()
     assert all(factor.dtype == torch.float32 for entry in handle.factors().values() for factor in entry[:2])
-    for index, (layer, (sigma_a, sigma_g, count_a, count_g)) in enumerate(zip(layers, handle.factors().values(), strict=True)):
-        z = torch.cat([o.activations[index].flatten(0, -2)[o.positions.tokens["main"] > 0] for o in seen]).double()
-        arrived = [o.gradients[index].flatten(0, -2)[o.positions.labels["main"] > 0].double() / float(o.loss_weight) for o in seen]
+    for index, (layer, (sigma_a, sigma_g, count_a, count_g)) in enumerate(
+        zip(layers, handle.factors().values(), strict=True)
+    ):
+        z = torch.cat(
+            [o.activations[index].flatten(0, -2)[o.positions.tokens["main"] > 0] for o in seen]
+        ).double()
+        arrived = [
+            o.gradients[index].flatten(0, -2)[o.positions.labels["main"] > 0].double() / float(o.loss_weight)
+            for o in seen
+        ]
         u = torch.cat(arrived) / layer.scaling
         for sigma, samples, count in ((sigma_a, z, count_a), (sigma_g, u, count_g)):
             assert len(samples) == count and samples.abs().max() > 0
@@ -77,7 +96,10 @@ def test_bf16_factors_are_float32_and_near_the_definition(tiny_llama, token_batc
 def test_positional_inputs_are_understood(tiny_llama, token_batches):
     model, batch = tiny_llama(dropout=0.0), token_batches(count=1)[0]
     seen = []
-    for call in (lambda: model(**batch), lambda: model(batch["input_ids"], batch["attention_mask"], labels=batch["labels"])):
+    for call in (
+        lambda: model(**batch),
+        lambda: model(batch["input_ids"], batch["attention_mask"], labels=batch["labels"]),
+    ):
         optimizer = _sgd(model)
         handle = attach(model.train(), optimizer, WATCH)
         call().loss.backward()
@@ -90,9 +112,15 @@ def test_positional_inputs_are_understood(tiny_llama, token_batches):
 
 
 def test_encoder_and_decoder_count_their_own_positions(tiny_t5):
-    """Encoder layers and the keys and values of cross-attention see source tokens, all else target tokens; u from the summed loss."""
+    """Encoder layers and the keys and values of cross-attention see source tokens, all else target tokens.
+
+    U from the summed loss.
+    """
     generator = torch.Generator().manual_seed(1)
-    source, target = torch.randint(3, 50, (2, 7), generator=generator), torch.randint(3, 50, (2, 7), generator=generator)
+    source, target = (
+        torch.randint(3, 50, (2, 7), generator=generator),
+        torch.randint(3, 50, (2, 7), generator=generator),
+    )
     mask, labels = torch.ones_like(source), target.clone()
     mask[1, 5:], labels[0, 4:] = 0, -100
     optimizer = _sgd(tiny_t5)
@@ -100,13 +128,19 @@ def test_encoder_and_decoder_count_their_own_positions(tiny_t5):
     layers = {layer.name: layer for layer in adapted_layers(tiny_t5)}
     z, arrived = {}, {}
     for name, layer in layers.items():
+
         def keep(module, inputs, output, name=name):
             z[name] = output.detach()
             output.register_hook(lambda gradient: arrived.__setitem__(name, gradient))
+
         layer.down.register_forward_hook(keep)
     (0.25 * tiny_t5(input_ids=source, attention_mask=mask, labels=labels).loss).backward()
     optimizer.step()
-    encoder = [name for name in layers if ".encoder." in name or name.endswith(("EncDecAttention.k", "EncDecAttention.v"))]
+    encoder = [
+        name
+        for name in layers
+        if ".encoder." in name or name.endswith(("EncDecAttention.k", "EncDecAttention.v"))
+    ]
     assert 0 < len(encoder) < len(layers)
     count = int((labels != -100).sum())
     for name, (sigma_a, sigma_g, seen_a, seen_g) in handle.factors().items():
@@ -124,7 +158,9 @@ def test_a_sequence_classifier_counts_all_tokens_of_labelled_sequences(tiny_clas
     mask[2, 4:] = 0
     optimizer = _sgd(tiny_classifier)
     handle = attach(tiny_classifier.train(), optimizer, WATCH)
-    tiny_classifier(input_ids=tokens * mask, attention_mask=mask, labels=torch.tensor([0, 2, 1])).loss.backward()
+    tiny_classifier(
+        input_ids=tokens * mask, attention_mask=mask, labels=torch.tensor([0, 2, 1])
+    ).loss.backward()
     optimizer.step()
     assert {entry[2:] for entry in handle.factors().values()} == {(16, 16)}
 
@@ -137,8 +173,21 @@ def test_every_architecture_learns_with_all_of_grit(request, name):
     tokens = torch.randint(3, 50, (4, 8), generator=generator)
     labels = torch.tensor([0, 1, 2, 0]) if name == "tiny_classifier" else tokens
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-2)
-    handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, kfac_update_freq=2, T=5, kfac_min_samples=8, min_lora_rank=1, tau=0.9,
-                                                         damping_scale="relative", lambda_=0.1, max_grad_norm=1.0))
+    handle = attach(
+        model.train(),
+        optimizer,
+        GritConfig(
+            cov_update_freq=1,
+            kfac_update_freq=2,
+            T=5,
+            kfac_min_samples=8,
+            min_lora_rank=1,
+            tau=0.9,
+            damping_scale="relative",
+            lambda_=0.1,
+            max_grad_norm=1.0,
+        ),
+    )
     losses = []
     for _ in range(30):
         loss = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels).loss
@@ -148,12 +197,17 @@ def test_every_architecture_learns_with_all_of_grit(request, name):
         losses.append(float(loss.detach()))
     assert sum(losses[-5:]) / 5 < 0.99 * losses[0]
     assert sum(event["kind"] == "reprojection" for event in handle.events) == 6
-    assert handle.effective_parameters() < sum(p.numel() for p in model.parameters() if p.requires_grad) or name == "tiny_classifier"
+    assert (
+        handle.effective_parameters() < sum(p.numel() for p in model.parameters() if p.requires_grad)
+        or name == "tiny_classifier"
+    )
 
 
 def test_factors_do_not_depend_on_how_a_step_is_split(tiny_llama, token_batches):
     """Each backward pass is folded in when the next begins: four passes of two sequences are one of eight."""
-    whole = {key: torch.cat([b[key] for b in token_batches()]) for key in ("input_ids", "attention_mask", "labels")}
+    whole = {
+        key: torch.cat([b[key] for b in token_batches()]) for key in ("input_ids", "attention_mask", "labels")
+    }
     found = []
     for batches in (token_batches(), [whole]):
         model = tiny_llama(dropout=0.0)
@@ -224,7 +278,10 @@ def test_variants_of_lora_are_refused_by_name(tiny_llama, variant):
     from grit.adapters.peft_adapters import quiet_peft
 
     with quiet_peft():
-        model = get_peft_model(tiny_llama().unload(), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **variant))
+        model = get_peft_model(
+            tiny_llama().unload(),
+            LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **variant),
+        )
     with pytest.raises(ConfigError, match="q_proj.*another variant"):
         attach(model, _sgd(model), WATCH)
 
@@ -237,12 +294,20 @@ def test_detach_leaves_no_trace(tiny_llama, token_batches):
 
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     before = hooks(), len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks)
-    handle = attach(model.train(), optimizer, GritConfig(suppression="gate", T=1, cov_update_freq=1, kfac_min_samples=1, min_lora_rank=1, tau=0.5))
+    handle = attach(
+        model.train(),
+        optimizer,
+        GritConfig(suppression="gate", T=1, cov_update_freq=1, kfac_min_samples=1, min_lora_rank=1, tau=0.5),
+    )
     for _ in range(2):
         model(**batch).loss.backward()
         optimizer.step()
     assert handle.gates()
     logits = model.eval()(**batch).logits
     handle.detach()
-    assert (hooks(), len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks)) == before
+    assert (
+        hooks(),
+        len(optimizer._optimizer_step_pre_hooks),
+        len(optimizer._optimizer_step_post_hooks),
+    ) == before
     torch.testing.assert_close(model(**batch).logits, logits)

@@ -1,4 +1,7 @@
-"""The paper's tasks and the user's own: templates, normalization, files of every kind, what is held out, what is refused."""
+"""The paper's tasks and the user's own.
+
+Templates, normalization, files of every kind, what is held out, what is refused.
+"""
 
 import json
 import re
@@ -17,11 +20,24 @@ from grit.tasks.registry import hold_out, load_documents, load_task
 from grit.tasks.text import normalize
 
 ROWS = {
-    "alpaca": [{"instruction": f"Name  a\x00 colour {i}.", "input": "" if i % 2 else "warm", "output": "Red.\n\n\nOr orange."} for i in range(30)],
-    "dolly": [{"instruction": f"Who {i}?", "context": "A text.", "response": "Me.", "category": "x"} for i in range(30)],
+    "alpaca": [
+        {
+            "instruction": f"Name  a\x00 colour {i}.",
+            "input": "" if i % 2 else "warm",
+            "output": "Red.\n\n\nOr orange.",
+        }
+        for i in range(30)
+    ],
+    "dolly": [
+        {"instruction": f"Who {i}?", "context": "A text.", "response": "Me.", "category": "x"}
+        for i in range(30)
+    ],
     "boolq": [{"question": f"is it {i}", "answer": i % 2 == 0, "passage": "A passage."} for i in range(30)],
     "qnli": [{"question": f"Q{i}?", "sentence": "S.", "label": i % 2, "idx": i} for i in range(30)],
-    "gsm8k": [{"question": f"{i}+1?", "answer": f"It is <<{i}+1={i + 1}>>{i + 1}.\n#### {i + 1}"} for i in range(30)]}
+    "gsm8k": [
+        {"question": f"{i}+1?", "answer": f"It is <<{i}+1={i + 1}>>{i + 1}.\n#### {i + 1}"} for i in range(30)
+    ],
+}
 
 
 def _write(path, rows):
@@ -41,8 +57,16 @@ def _write(path, rows):
 
 @pytest.mark.parametrize("name", DECLARATIONS)
 def test_a_task_is_the_same_from_every_kind_of_file(tmp_path, name):
-    tasks = [load_task(TaskSource(name=name, train_file=_write(tmp_path / f"train{kind}", ROWS[name]),
-                                  eval_file=_write(tmp_path / f"eval{kind}", ROWS[name][:5]))) for kind in (".jsonl", ".csv", ".parquet")]
+    tasks = [
+        load_task(
+            TaskSource(
+                name=name,
+                train_file=_write(tmp_path / f"train{kind}", ROWS[name]),
+                eval_file=_write(tmp_path / f"eval{kind}", ROWS[name][:5]),
+            )
+        )
+        for kind in (".jsonl", ".csv", ".parquet")
+    ]
     first = tasks[0]
     for task in tasks[1:]:
         assert [(e.prompt, e.answer) for e in task.train] == [(e.prompt, e.answer) for e in first.train]
@@ -53,19 +77,42 @@ def test_a_task_is_the_same_from_every_kind_of_file(tmp_path, name):
 
 def test_templates_are_as_documented(tmp_path):
     def first(name):
-        return load_task(TaskSource(name=name, train_file=_write(tmp_path / f"{name}.jsonl", ROWS[name]))).train[0]
-    alpaca = load_task(TaskSource(name="alpaca", train_file=_write(tmp_path / "a.jsonl", ROWS["alpaca"]))).train
-    assert any("### Input:\nwarm\n" in e.prompt for e in alpaca) and any("### Input" not in e.prompt for e in alpaca)
-    assert all(e.prompt.endswith("### Response:") and e.answer == "\nRed.\nOr orange." and "\x00" not in e.prompt for e in alpaca)
-    assert first("boolq").prompt.startswith("Passage: A passage.\nQuestion: is it ") and first("boolq").labels == (" yes", " no")
-    assert re.fullmatch(r"Sentence: S\.\nQuestion: Q\d+\?\nDoes the sentence answer the question\?", first("qnli").prompt)
+        return load_task(
+            TaskSource(name=name, train_file=_write(tmp_path / f"{name}.jsonl", ROWS[name]))
+        ).train[0]
+
+    alpaca = load_task(
+        TaskSource(name="alpaca", train_file=_write(tmp_path / "a.jsonl", ROWS["alpaca"]))
+    ).train
+    assert any("### Input:\nwarm\n" in e.prompt for e in alpaca) and any(
+        "### Input" not in e.prompt for e in alpaca
+    )
+    assert all(
+        e.prompt.endswith("### Response:") and e.answer == "\nRed.\nOr orange." and "\x00" not in e.prompt
+        for e in alpaca
+    )
+    assert first("boolq").prompt.startswith("Passage: A passage.\nQuestion: is it ") and first(
+        "boolq"
+    ).labels == (" yes", " no")
+    assert re.fullmatch(
+        r"Sentence: S\.\nQuestion: Q\d+\?\nDoes the sentence answer the question\?", first("qnli").prompt
+    )
     assert first("gsm8k").answer.startswith(" It is")
 
 
-@pytest.mark.parametrize("raw, clean", [
-    ("a  b\t\tc", "a b c"), (" a \r\n \r\n b ", "a\nb"), ("a\x07b\x1b[0m", "ab[0m"), ("a\u00a0b\u2003c", "a b c"),
-    ("日本\u3000語", "日本 語"), ("", ""),
-    ("x\ud800y", "x���y"), ("one\ntwo", "one\ntwo")])
+@pytest.mark.parametrize(
+    "raw, clean",
+    [
+        ("a  b\t\tc", "a b c"),
+        (" a \r\n \r\n b ", "a\nb"),
+        ("a\x07b\x1b[0m", "ab[0m"),
+        ("a\u00a0b\u2003c", "a b c"),
+        ("日本\u3000語", "日本 語"),
+        ("", ""),
+        ("x\ud800y", "x���y"),
+        ("one\ntwo", "one\ntwo"),
+    ],
+)
 def test_text_is_normalized(raw, clean):
     assert normalize(raw) == clean and normalize(clean) == clean
 
@@ -73,7 +120,9 @@ def test_text_is_normalized(raw, clean):
 def test_held_out_examples_depend_on_their_text_alone(tmp_path):
     task = load_task(TaskSource(name="dolly", train_file=_write(tmp_path / "a.jsonl", ROWS["dolly"])))
     turned = load_task(TaskSource(name="dolly", train_file=_write(tmp_path / "b.jsonl", ROWS["dolly"][::-1])))
-    assert {e.prompt for e in task.evaluation} == {e.prompt for e in turned.evaluation} and len(task.evaluation) == 3
+    assert {e.prompt for e in task.evaluation} == {e.prompt for e in turned.evaluation} and len(
+        task.evaluation
+    ) == 3
     assert not {e.prompt for e in task.train} & {e.prompt for e in task.evaluation} and len(task.train) == 27
     with pytest.raises(ConfigError, match="eval-file.*none can be held out"):
         hold_out(task.train[:5])
@@ -82,19 +131,47 @@ def test_held_out_examples_depend_on_their_text_alone(tmp_path):
 def test_custom_tasks_follow_their_template(tmp_path):
     rows = [{"q": f"what is {i}", "a": str(i), "kind": "odd" if i % 2 else "even"} for i in range(20)]
     data = _write(tmp_path / "rows.csv", rows)
-    inline = load_task(TaskSource(name="custom", train_file=data, eval_file=data, template="Q: {q}\\nA: => {a}"))
-    assert (inline.train[3].prompt, inline.train[3].answer, inline.metric, inline.decoding) == ("Q: what is 3\nA:", " 3", "exact_match", "generate")
+    inline = load_task(
+        TaskSource(name="custom", train_file=data, eval_file=data, template="Q: {q}\\nA: => {a}")
+    )
+    assert (inline.train[3].prompt, inline.train[3].answer, inline.metric, inline.decoding) == (
+        "Q: what is 3\nA:",
+        " 3",
+        "exact_match",
+        "generate",
+    )
     path = tmp_path / "template.json"
-    path.write_text(json.dumps({"prompt": "{q}?", "answer": " {kind}", "labels": [" odd", " even"], "metrics": ["accuracy", "f1"]}))
+    path.write_text(
+        json.dumps(
+            {
+                "prompt": "{q}?",
+                "answer": " {kind}",
+                "labels": [" odd", " even"],
+                "metrics": ["accuracy", "f1"],
+            }
+        )
+    )
     labelled = load_task(TaskSource(name="custom", train_file=data, eval_file=data, template=str(path)))
-    assert labelled.decoding == "choose" and labelled.train[1].labels == (" odd", " even") and labelled.also == ("f1",)
+    assert (
+        labelled.decoding == "choose"
+        and labelled.train[1].labels == (" odd", " even")
+        and labelled.also == ("f1",)
+    )
     assert inline.content_hash() != labelled.content_hash()
 
 
-@pytest.mark.parametrize("template, said", [
-    (None, "template = None: must be given"), ("no arrow {q}", "prompt => answer"), ("nothing => here", "must name fields"),
-    ("{q => {a}", "malformed"),
-    ("{q} => {nope}", "lacks the field 'nope'"), ("/no/such.json", "cannot be read"), ("{q[0]} => {a}", "must name fields")])
+@pytest.mark.parametrize(
+    "template, said",
+    [
+        (None, "template = None: must be given"),
+        ("no arrow {q}", "prompt => answer"),
+        ("nothing => here", "must name fields"),
+        ("{q => {a}", "malformed"),
+        ("{q} => {nope}", "lacks the field 'nope'"),
+        ("/no/such.json", "cannot be read"),
+        ("{q[0]} => {a}", "must name fields"),
+    ],
+)
 def test_a_template_that_cannot_be_used_is_refused(tmp_path, template, said):
     data = _write(tmp_path / "rows.jsonl", [{"q": "x", "a": "y"}] * 3)
     with pytest.raises(ConfigError, match=said):
@@ -103,14 +180,19 @@ def test_a_template_that_cannot_be_used_is_refused(tmp_path, template, said):
         load_task(TaskSource(name="gsm8k", template="{q} => {a}"))
 
 
-@pytest.mark.parametrize("values, said", [
-    ({"prompt": "{q}"}, '"prompt" and "answer"'), ({"prompt": "{q}", "answer": "{a}", "colour": 1}, "unknown key 'colour'"),
-    ({"prompt": "{q}", "answer": "{a}", "metrics": ["f1"]}, "cannot be the first metric"),
-    ({"prompt": "{q}", "answer": "{a}", "metrics": ["meteor"]}, "must be among"),
-    ({"prompt": "{q}", "answer": "{a}", "labels": ["z"]}, "none of the labels"),
-    ({"prompt": "{q}", "answer": "{a}", "labels": "ab"}, "lists of texts"),
-    ({"prompt": "{q}", "answer": "{a}", "metrics": ["rougeL", ["x"]]}, "lists of texts"),
-    ({"prompt": "{q}", "answer": "{a}", "max_new_tokens": 0}, "whole number of at least 1")])
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        ({"prompt": "{q}"}, '"prompt" and "answer"'),
+        ({"prompt": "{q}", "answer": "{a}", "colour": 1}, "unknown key 'colour'"),
+        ({"prompt": "{q}", "answer": "{a}", "metrics": ["f1"]}, "cannot be the first metric"),
+        ({"prompt": "{q}", "answer": "{a}", "metrics": ["meteor"]}, "must be among"),
+        ({"prompt": "{q}", "answer": "{a}", "labels": ["z"]}, "none of the labels"),
+        ({"prompt": "{q}", "answer": "{a}", "labels": "ab"}, "lists of texts"),
+        ({"prompt": "{q}", "answer": "{a}", "metrics": ["rougeL", ["x"]]}, "lists of texts"),
+        ({"prompt": "{q}", "answer": "{a}", "max_new_tokens": 0}, "whole number of at least 1"),
+    ],
+)
 def test_a_template_file_that_cannot_be_used_is_refused(tmp_path, values, said):
     data = _write(tmp_path / "rows.jsonl", [{"q": "x", "a": "y"}] * 3)
     path = tmp_path / "t.json"
@@ -119,9 +201,14 @@ def test_a_template_file_that_cannot_be_used_is_refused(tmp_path, values, said):
         load_task(TaskSource(name="custom", train_file=data, eval_file=data, template=str(path)))
 
 
-@pytest.mark.parametrize("name, row, said", [
-    ("qnli", {"question": "a", "sentence": "b", "label": -1}, "neither 0"),
-    ("gsm8k", {"question": "a", "answer": "twelve"}, "no final number"), ("boolq", {"question": "a", "answer": "perhaps"}, "neither true nor false")])
+@pytest.mark.parametrize(
+    "name, row, said",
+    [
+        ("qnli", {"question": "a", "sentence": "b", "label": -1}, "neither 0"),
+        ("gsm8k", {"question": "a", "answer": "twelve"}, "no final number"),
+        ("boolq", {"question": "a", "answer": "perhaps"}, "neither true nor false"),
+    ],
+)
 def test_a_row_that_cannot_be_used_is_named(tmp_path, name, row, said):
     data = _write(tmp_path / "rows.jsonl", [*ROWS[name][:2], row])
     with pytest.raises(ConfigError, match=f"line 3.*{said}"):
@@ -129,8 +216,18 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, name, row, said):
 
 
 def test_rows_without_an_answer_are_left_out_and_counted(tmp_path):
-    rows = [*ROWS["alpaca"], {"instruction": "a", "input": "", "output": " \x00 "}, {"instruction": "b", "input": "", "output": ""}]
-    task = load_task(TaskSource(name="alpaca", train_file=_write(tmp_path / "a.jsonl", rows), eval_file=_write(tmp_path / "b.jsonl", rows[:4])))
+    rows = [
+        *ROWS["alpaca"],
+        {"instruction": "a", "input": "", "output": " \x00 "},
+        {"instruction": "b", "input": "", "output": ""},
+    ]
+    task = load_task(
+        TaskSource(
+            name="alpaca",
+            train_file=_write(tmp_path / "a.jsonl", rows),
+            eval_file=_write(tmp_path / "b.jsonl", rows[:4]),
+        )
+    )
     assert len(task.train) == 30 and task.left_out == 2
 
 
@@ -149,7 +246,13 @@ def test_an_empty_prompt_is_refused_and_a_byte_order_mark_is_not(tmp_path):
 
 def test_questions_have_one_question_mark(tmp_path):
     rows = [{"question": "is it so?", "answer": True}, {"question": "is it so", "answer": True}]
-    task = load_task(TaskSource(name="boolq", train_file=_write(tmp_path / "a.jsonl", rows), eval_file=_write(tmp_path / "a.jsonl", rows)))
+    task = load_task(
+        TaskSource(
+            name="boolq",
+            train_file=_write(tmp_path / "a.jsonl", rows),
+            eval_file=_write(tmp_path / "a.jsonl", rows),
+        )
+    )
     assert {e.prompt for e in task.train} == {"Question: is it so?\nAnswer:"}
 
 
@@ -159,9 +262,15 @@ def test_evaluation_alone_needs_no_training_examples(tmp_path):
     assert len(task.evaluation) == 3 and not task.train
 
 
-@pytest.mark.parametrize("suffix, content, said", [
-    (".csv", "a,b\n1,2,3\n", "more fields"), (".csv", "", "empty"), (".parquet", "not parquet", "cannot be read"),
-    (".csv", "question\nq\n", "lacks the field")])
+@pytest.mark.parametrize(
+    "suffix, content, said",
+    [
+        (".csv", "a,b\n1,2,3\n", "more fields"),
+        (".csv", "", "empty"),
+        (".parquet", "not parquet", "cannot be read"),
+        (".csv", "question\nq\n", "lacks the field"),
+    ],
+)
 def test_a_file_that_cannot_be_read_is_refused(tmp_path, suffix, content, said):
     path = tmp_path / f"x{suffix}"
     path.write_text(content)
@@ -174,7 +283,11 @@ def test_without_a_network_the_file_to_give_is_named_at_once(name, monkeypatch, 
     """The real library, with nothing in its cache and no way to the hub."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
     began = time.monotonic()
-    with pytest.raises(ConfigError, match=f"train-file = None: {DECLARATIONS[name].hub.repository} is neither cached here nor within reach"):
+    with pytest.raises(
+        ConfigError,
+        match=f"train-file = None: {DECLARATIONS[name].hub.repository} is neither cached here nor within "
+        "reach",
+    ):
         load_task(TaskSource(name=name))
     assert time.monotonic() - began < 60
 

@@ -5,15 +5,26 @@ from grit.config.run import Budget, RunConfig, TaskSource
 from grit.errors import ConfigError
 
 
-@pytest.mark.parametrize("field, value, words", [
-    ("rank_adaptation_threshold", 0.0, "tau .* must lie in"), ("rank_adaptation_threshold", 1.2, "tau .* must lie in"),
-    ("reprojection_freq", 0, "T .* at least 1"), ("reprojection_freq", 2.5, "T .* whole number"),
-    ("kfac_damping", 0.0, "lambda .* above 0"), ("kfac_damping", float("nan"), "lambda .* finite"), ("kfac_damping", -1e-3, "lambda"),
-    ("preconditioner", "adam", "paper, kfac, none"), ("basis", "svd", "fisher, balanced"), ("two_sided", "yes", "true or false"),
-    ("ema_decay", 1.0, "running mean"), ("min_lora_rank", 0, "at least 1"),
-    ("rank_hysteresis", -0.1, r"\[0, 1\)"), ("rank_hysteresis", None, "must be a number"),
-    ("ema_decay", "slow", "must be a number"),
-])
+@pytest.mark.parametrize(
+    "field, value, words",
+    [
+        ("rank_adaptation_threshold", 0.0, "tau .* must lie in"),
+        ("rank_adaptation_threshold", 1.2, "tau .* must lie in"),
+        ("reprojection_freq", 0, "T .* at least 1"),
+        ("reprojection_freq", 2.5, "T .* whole number"),
+        ("kfac_damping", 0.0, "lambda .* above 0"),
+        ("kfac_damping", float("nan"), "lambda .* finite"),
+        ("kfac_damping", -1e-3, "lambda"),
+        ("preconditioner", "adam", "paper, kfac, none"),
+        ("basis", "svd", "fisher, balanced"),
+        ("two_sided", "yes", "true or false"),
+        ("ema_decay", 1.0, "running mean"),
+        ("min_lora_rank", 0, "at least 1"),
+        ("rank_hysteresis", -0.1, r"\[0, 1\)"),
+        ("rank_hysteresis", None, "must be a number"),
+        ("ema_decay", "slow", "must be a number"),
+    ],
+)
 def test_bad_values_are_refused_by_name(field, value, words):
     with pytest.raises(ConfigError, match=words) as caught:
         GritConfig(**{field: value})
@@ -27,8 +38,18 @@ def test_unsupported_combinations_are_refused_by_name():
         RunConfig(task=TaskSource(name="x"), budget=Budget(regime="step", amount=1), rank=2)
 
 
-@pytest.mark.parametrize("field, value", [("dropout", "abc"), ("weight_decay", -5.0), ("weight_decay", "abc"), ("targets", "q_proj"), ("targets", ()),
-                                          ("learning_rate", True), ("model", 3)])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("dropout", "abc"),
+        ("weight_decay", -5.0),
+        ("weight_decay", "abc"),
+        ("targets", "q_proj"),
+        ("targets", ()),
+        ("learning_rate", True),
+        ("model", 3),
+    ],
+)
 def test_bad_run_settings_are_refused_by_name(short_run, field, value):
     with pytest.raises(ConfigError, match=f"^{field} = "):
         short_run(**{field: value})
@@ -38,7 +59,9 @@ def test_never_is_a_cadence():
     assert GritConfig(reprojection_freq=None).reprojection_freq is None
 
 
-@pytest.mark.parametrize("regime, amount", [("step", 0), ("step", 1.5), ("time", 0.0), ("time", float("inf"))])
+@pytest.mark.parametrize(
+    "regime, amount", [("step", 0), ("step", 1.5), ("time", 0.0), ("time", float("inf"))]
+)
 def test_bad_budgets_are_refused(regime, amount):
     with pytest.raises(ConfigError, match="budget-"):
         Budget(regime=regime, amount=amount)
@@ -63,4 +86,6 @@ def test_identity_counts_what_decides_and_nothing_else(short_run):
     assert short_run(seed=42).identity(content) != base
     assert short_run(grit=GritConfig()).identity(content) != base
     assert short_run().identity({**content, "model": "n"}) != base
-    assert short_run(method="lora", grit=GritConfig()).identity(content) == short_run(method="lora").identity(content)
+    assert short_run(method="lora", grit=GritConfig()).identity(content) == short_run(method="lora").identity(
+        content
+    )

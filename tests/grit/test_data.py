@@ -7,10 +7,14 @@ from grit.errors import ConfigError
 def test_only_the_answer_and_the_end_carry_labels(bench, short_run):
     tokenizer = bench.tokenizer(short_run())
     item = encode(tokenizer, "Problem: x", " 7", 64)
-    batch = collate([item, encode(tokenizer, "Problem: a much longer one than that", " 7", 64)], tokenizer.pad_token_id)
+    batch = collate(
+        [item, encode(tokenizer, "Problem: a much longer one than that", " 7", 64)], tokenizer.pad_token_id
+    )
     kept = [t for t in batch["labels"][0].tolist() if t != -100]
     assert tokenizer.decode(kept) == " 7<eos>"
-    assert batch["attention_mask"][0].tolist() == [1] * len(item.tokens) + [0] * (batch["input_ids"].shape[1] - len(item.tokens))
+    assert batch["attention_mask"][0].tolist() == [1] * len(item.tokens) + [0] * (
+        batch["input_ids"].shape[1] - len(item.tokens)
+    )
 
 
 @pytest.mark.parametrize("length", [8, 12, 20])

@@ -11,7 +11,15 @@ from grit.errors import ConfigError
 from grit.geometry.attach import attach
 from grit.geometry.export import export_adapter, truncated
 
-ACTIVE = GritConfig(cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=1, T=2, min_lora_rank=1, tau=0.8, max_grad_norm=1.0)
+ACTIVE = GritConfig(
+    cov_update_freq=1,
+    kfac_update_freq=1,
+    kfac_min_samples=1,
+    T=2,
+    min_lora_rank=1,
+    tau=0.8,
+    max_grad_norm=1.0,
+)
 
 
 def _trained(tiny_llama, token_batches, config, steps=5):
@@ -26,18 +34,38 @@ def _trained(tiny_llama, token_batches, config, steps=5):
     return model.eval(), handle, batches[0]
 
 
-@pytest.mark.parametrize("changes", [{}, {"two_sided": False}, {"basis": "balanced"}, {"suppression": "gate"}, {"rank_adaptation": False},
-                                     {"reprojection_mix": 0.5}, {"reprojection_freq": None}, {"subspace_mixing": 0.4}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"two_sided": False},
+        {"basis": "balanced"},
+        {"suppression": "gate"},
+        {"rank_adaptation": False},
+        {"reprojection_mix": 0.5},
+        {"reprojection_freq": None},
+        {"subspace_mixing": 0.4},
+    ],
+)
 def test_the_exported_adapter_is_the_trained_model(tiny_llama, token_batches, tmp_path, changes):
-    """Loaded by plain PEFT on the original backbone, it computes the same logits; its file is smaller by the ratio that is reported."""
-    model, handle, batch = _trained(tiny_llama, token_batches, replace(ACTIVE, **{"reprojection_k": 3, **changes}))
+    """Loaded by plain PEFT on the original backbone, it computes the same logits.
+
+    Its file is smaller by the ratio that is reported.
+    """
+    model, handle, batch = _trained(
+        tiny_llama, token_batches, replace(ACTIVE, **{"reprojection_k": 3, **changes})
+    )
     report = export_adapter(model, handle, tmp_path / "adapter")
     logits = model(**batch).logits
     with quiet_peft():
         backbone = tiny_llama(dropout=0.0, dtype=torch.float32, rank=8).unload()
         loaded = PeftModel.from_pretrained(backbone, tmp_path / "adapter").eval()
     torch.testing.assert_close(loaded(**batch).logits, logits, rtol=1e-5, atol=1e-5)
-    ranks = {name: module.lora_A["default"].weight.shape[0] for name, module in loaded.named_modules() if hasattr(module, "lora_A")}
+    ranks = {
+        name: module.lora_A["default"].weight.shape[0]
+        for name, module in loaded.named_modules()
+        if hasattr(module, "lora_A")
+    }
     assert ranks == report.ranks
     trains_all = changes in ({"reprojection_mix": 0.5}, {"reprojection_freq": None})
     assert (report.effective_parameters == report.parameters) == trains_all
@@ -75,8 +103,15 @@ def test_the_file_shrinks_in_the_ratio_of_effective_parameters(bench, short_run,
         model = bench.adapted(config)
         try:
             optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-            handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, T=1, kfac_min_samples=1, rank_adaptation=False, reprojection_k=k))
+            handle = attach(
+                model.train(),
+                optimizer,
+                GritConfig(
+                    cov_update_freq=1, T=1, kfac_min_samples=1, rank_adaptation=False, reprojection_k=k
+                ),
+            )
             from grit.data.encode import collate
+
             batch = collate(bench.training_data(config)[:4], bench.tokenizer(config).pad_token_id)
             model(**batch).loss.backward()
             optimizer.step()
@@ -93,7 +128,9 @@ def test_an_adapter_may_start_at_different_ranks_and_scalings(tiny_llama, token_
     model, handle, batch = _trained(tiny_llama, token_batches, ACTIVE)
     export_adapter(model, handle, tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert config["alpha_pattern"] == {name: k * 1.0 for name, k in config["rank_pattern"].items()}  # alpha / r = 1 before and after
+    assert config["alpha_pattern"] == {
+        name: k * 1.0 for name, k in config["rank_pattern"].items()
+    }  # alpha / r = 1 before and after
     assert config["use_rslora"] is False and len(config["rank_pattern"]) == 14
 
 
@@ -112,15 +149,22 @@ def test_an_initialization_that_changed_the_backbone_is_refused(tiny_llama, toke
 
     backbone = tiny_llama(dropout=0.0, dtype=torch.float32).unload()
     with quiet_peft():
-        model = get_peft_model(backbone, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa", task_type="CAUSAL_LM"))
-    handle = attach(model, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1), ACTIVE)
+        model = get_peft_model(
+            backbone,
+            LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa", task_type="CAUSAL_LM"),
+        )
+    handle = attach(
+        model, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1), ACTIVE
+    )
     with pytest.raises(ConfigError, match="^init_lora_weights = 'pissa'"):
         export_adapter(model, handle, tmp_path)
 
 
 def test_truncation_is_the_best_approximation_and_tells_its_loss():
     generator = torch.Generator().manual_seed(0)
-    a, b, g = (torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((4, 9), (7, 4), (4, 4)))
+    a, b, g = (
+        torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((4, 9), (7, 4), (4, 4))
+    )
     down, up, lost = truncated(a, b, g, 2)
     whole = b @ g @ a
     left, values, right = torch.linalg.svd(whole, full_matrices=False)

@@ -25,7 +25,10 @@ def _nonzero_up(layers):
 @pytest.mark.parametrize("reduction", ["token mean over the step", "mean per micro-batch"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_captured_factors_equal_the_dense_definition(bench, short_run, reduction, dropout):
-    """Padding, masked labels, accumulation 4: the loss's mean, the accumulation factor and the AMP scale are all undone."""
+    """Padding, masked labels, accumulation 4.
+
+    The loss's mean, the accumulation factor and the AMP scale are all undone.
+    """
     config = short_run(dropout=dropout)
     model = bench.adapted(config)
     try:
@@ -38,7 +41,9 @@ def test_captured_factors_equal_the_dense_definition(bench, short_run, reduction
         expected_a, expected_g, tokens, labelled = dense_factors(model, layers, batches)
         model.zero_grad()
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
-        handle = attach(model, optimizer, GritConfig(cov_update_freq=1, preconditioner="none", reprojection_freq=None))
+        handle = attach(
+            model, optimizer, GritConfig(cov_update_freq=1, preconditioner="none", reprojection_freq=None)
+        )
         torch.manual_seed(3)
         scale = 1024.0  # as an AMP scaler would
         for batch in batches:
@@ -50,7 +55,12 @@ def test_captured_factors_equal_the_dense_definition(bench, short_run, reduction
         for index, (sigma_a, sigma_g, seen_a, seen_g) in enumerate(handle.factors().values()):
             assert (seen_a, seen_g) == (tokens, labelled)
             torch.testing.assert_close(sigma_a.double(), expected_a[index], rtol=1e-4, atol=1e-7)
-            torch.testing.assert_close(sigma_g.double(), expected_g[index], rtol=2e-4, atol=1e-4 * float(expected_g[index].abs().max()))
+            torch.testing.assert_close(
+                sigma_g.double(),
+                expected_g[index],
+                rtol=2e-4,
+                atol=1e-4 * float(expected_g[index].abs().max()),
+            )
         handle.detach()
     finally:
         bench.release(model)

@@ -1,4 +1,7 @@
-"""Generated answers: the same however they are batched, drawn from the right distribution, read as labels by a stated rule."""
+"""Generated answers.
+
+The same however they are batched, drawn from the right distribution, read as labels by a stated rule.
+"""
 
 from dataclasses import replace
 
@@ -17,7 +20,10 @@ def prompts(bench):
     return examples
 
 
-@pytest.mark.parametrize("sampling", [Sampling(max_new_tokens=12), Sampling(max_new_tokens=12, temperature=0.7, top_p=0.95, seed=3)])
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(max_new_tokens=12), Sampling(max_new_tokens=12, temperature=0.7, top_p=0.95, seed=3)],
+)
 def test_outputs_do_not_depend_on_the_batch_size(bench, short_run, prompts, sampling):
     config = short_run()
     model, tokenizer = bench.adapted(config), bench.tokenizer(config)
@@ -26,7 +32,9 @@ def test_outputs_do_not_depend_on_the_batch_size(bench, short_run, prompts, samp
         names = [e.example_id for e in prompts]
         whole, told = None, []
         for size in (1, 7, 40):
-            made = generate(model.eval(), tokenizer, tokens, names, sampling, batch_size=size, bar=told.append)
+            made = generate(
+                model.eval(), tokenizer, tokens, names, sampling, batch_size=size, bar=told.append
+            )
             whole = made if whole is None else whole
             assert made == whole
         assert sum(told) == 3 * len(prompts) and len(set(whole)) > 5
@@ -38,9 +46,21 @@ def test_sampling_repeats_with_its_seed_and_only_with_it(bench, short_run, promp
     config = short_run()
     model, tokenizer = bench.adapted(config), bench.tokenizer(config)
     try:
-        tokens, names = [tokenizer(e.prompt)["input_ids"] for e in prompts[:8]], [e.example_id for e in prompts[:8]]
-        made = [generate(model.eval(), tokenizer, tokens, names, Sampling(max_new_tokens=8, temperature=1.0, seed=seed), batch_size=8)
-                for seed in (1, 1, 2)]
+        tokens, names = (
+            [tokenizer(e.prompt)["input_ids"] for e in prompts[:8]],
+            [e.example_id for e in prompts[:8]],
+        )
+        made = [
+            generate(
+                model.eval(),
+                tokenizer,
+                tokens,
+                names,
+                Sampling(max_new_tokens=8, temperature=1.0, seed=seed),
+                batch_size=8,
+            )
+            for seed in (1, 1, 2)
+        ]
         assert made[0] == made[1] != made[2]
     finally:
         bench.release(model)
@@ -54,7 +74,10 @@ def test_the_checkpoints_own_generation_settings_do_not_act(bench, short_run, pr
     inner = model.get_base_model()
     before = inner.generation_config
     try:
-        tokens, names = [tokenizer(e.prompt)["input_ids"] for e in prompts[:8]], [e.example_id for e in prompts[:8]]
+        tokens, names = (
+            [tokenizer(e.prompt)["input_ids"] for e in prompts[:8]],
+            [e.example_id for e in prompts[:8]],
+        )
         plain = generate(model.eval(), tokenizer, tokens, names, Sampling(max_new_tokens=12), batch_size=8)
         poisoned = GenerationConfig(repetition_penalty=5.0, no_repeat_ngram_size=1, min_new_tokens=9)
         inner.generation_config = poisoned
@@ -75,14 +98,27 @@ def test_noise_draws_from_the_softmax():
     assert float(((torch.bincount(drawn, minlength=4) - expected) ** 2 / expected).sum()) < 16.27
 
 
-@pytest.mark.parametrize("text, label", [
-    (" yes", " yes"), ("Yes, it is", " yes"), ("no.", " no"), ("nobody", ""), ("maybe", ""), ("", ""), (" not_entailment", " not_entailment")])
+@pytest.mark.parametrize(
+    "text, label",
+    [
+        (" yes", " yes"),
+        ("Yes, it is", " yes"),
+        ("no.", " no"),
+        ("nobody", ""),
+        ("maybe", ""),
+        ("", ""),
+        (" not_entailment", " not_entailment"),
+    ],
+)
 def test_a_label_is_what_the_text_begins_with(text, label):
     assert named_label(text, (" yes", " no", " not", " not_entailment")) == label
 
 
 def test_classification_by_likelihood_and_by_generation(bench, short_run):
-    """Likelihood always names a label; generation may name none, and where it names one both follow the same model."""
+    """Likelihood always names a label.
+
+    Generation may name none, and where it names one both follow the same model.
+    """
     from grit.config.run import TaskSource
 
     config = short_run(task=TaskSource(name="reading"))
@@ -91,8 +127,14 @@ def test_classification_by_likelihood_and_by_generation(bench, short_run):
     try:
         tokenizer, examples = bench.tokenizer(config), task.evaluation[:12]
         chosen = Evaluator(model.eval(), tokenizer, config).task(task, examples, "primary")
-        written = Evaluator(model, tokenizer, replace(config, label_scoring="generate")).task(task, examples, "primary")
-        assert {p.prediction for p in chosen} <= {" yes", " no"} and {p.prediction for p in written} <= {" yes", " no", ""}
+        written = Evaluator(model, tokenizer, replace(config, label_scoring="generate")).task(
+            task, examples, "primary"
+        )
+        assert {p.prediction for p in chosen} <= {" yes", " no"} and {p.prediction for p in written} <= {
+            " yes",
+            " no",
+            "",
+        }
         assert [p.answer_loss for p in chosen] == [p.answer_loss for p in written]
     finally:
         bench.release(model)

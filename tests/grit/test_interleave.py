@@ -13,12 +13,22 @@ from grit.training.side_by_side import train
 def test_turns_change_nothing(bench, short_run):
     alone, together = train(short_run(), bench), train(short_run(beside=("lora", "dora", "qgrit")), bench)
     assert [r["loss"] for r in alone.telemetry] == [r["loss"] for r in together.telemetry]
-    assert (alone.quality, alone.forgetting, alone.final_ranks) == (together.quality, together.forgetting, together.final_ranks)
-    assert not alone.interleaved and Counter(row["method"] for row in together.interleaved) == dict.fromkeys(("grit", "lora", "dora", "qgrit"), 10)
+    assert (alone.quality, alone.forgetting, alone.final_ranks) == (
+        together.quality,
+        together.forgetting,
+        together.final_ranks,
+    )
+    assert not alone.interleaved and Counter(row["method"] for row in together.interleaved) == dict.fromkeys(
+        ("grit", "lora", "dora", "qgrit"), 10
+    )
     row = together.interleaved[0]
     assert sum(row[f"ms_{name}"] for name in SECTIONS) == pytest.approx(row["ms_step"])
-    assert [row["step"] for row in together.interleaved if row["method"] == "grit" and row["reprojected"]] == [4, 8]
-    assert not any(row["reprojected"] or row["ms_fisher"] for row in together.interleaved if row["method"] == "lora")
+    assert [
+        row["step"] for row in together.interleaved if row["method"] == "grit" and row["reprojected"]
+    ] == [4, 8]
+    assert not any(
+        row["reprojected"] or row["ms_fisher"] for row in together.interleaved if row["method"] == "lora"
+    )
     assert train(short_run(), bench).quality == alone.quality  # the bench is as it was
 
 
@@ -30,14 +40,22 @@ def test_one_that_diverges_is_told(bench, short_run, monkeypatch):
     def third_is_bad(self, loss, *, skipped):
         calls.append(self)
         return "made to" if len(calls) == 3 else None
+
     monkeypatch.setattr(DivergenceRule, "update", third_is_bad)
     result = train(short_run(beside=("lora",)), bench)
     assert result.status == "diverged" and result.reason == "lora, step 2: made to"
 
 
 def test_the_probe_of_memory_reaches_everything_that_takes_memory(short_run):
-    found = probe(short_run(beside=("lora",), memory=True, checkpoint_steps=2, budget=Budget(regime="step", amount=500)))
-    assert found.budget.amount == 4 and found.grit.reprojection_freq == 2 and found.beside == () and not found.memory
+    found = probe(
+        short_run(beside=("lora",), memory=True, checkpoint_steps=2, budget=Budget(regime="step", amount=500))
+    )
+    assert (
+        found.budget.amount == 4
+        and found.grit.reprojection_freq == 2
+        and found.beside == ()
+        and not found.memory
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,8 @@
-"""What GRIT is compared with: every method trains, is counted, leaves the shared backbone as it was, and goes on from a checkpoint bit for bit."""
+"""What GRIT is compared with.
+
+Every method trains, is counted, leaves the shared backbone as it was, and goes on from a checkpoint bit for
+bit.
+"""
 
 from dataclasses import replace
 from typing import get_args
@@ -18,12 +22,20 @@ OTHERS = [name for name in METHODS if not METHODS[name].geometry and not METHODS
 
 @pytest.fixture
 def method_run(short_run):
-    base = short_run(eval_examples=4, retention_documents=2, quality="answer_logprob", budget=Budget(regime="step", amount=6), dropout=0.0)
+    base = short_run(
+        eval_examples=4,
+        retention_documents=2,
+        quality="answer_logprob",
+        budget=Budget(regime="step", amount=6),
+        dropout=0.0,
+    )
     return lambda method, **changes: replace(base, method=method, **changes)
 
 
 def test_the_registry_holds_every_name():
-    assert set(METHODS) == set(get_args(Method)) and all(isinstance(spec, MethodSpec) for spec in METHODS.values())
+    assert set(METHODS) == set(get_args(Method)) and all(
+        isinstance(spec, MethodSpec) for spec in METHODS.values()
+    )
 
 
 @pytest.mark.parametrize("method", OTHERS)
@@ -34,15 +46,26 @@ def test_a_method_trains_and_leaves_the_backbone_as_it_was(bench, method_run, me
     tokens = torch.arange(12)[None]
     logits = backbone.eval()(tokens).logits
     result = train(config, bench)
-    assert result.status == "completed" and result.steps == 6 and 0 < result.effective_parameters <= result.adapter_parameters
+    assert (
+        result.status == "completed"
+        and result.steps == 6
+        and 0 < result.effective_parameters <= result.adapter_parameters
+    )
     assert result.backbone_parameters == sum(p.numel() for p in backbone.parameters())
     assert result.modules and bool(result.geometry) is METHODS[method].factors
     after = backbone.state_dict()
-    assert before.keys() == after.keys() and all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert torch.equal(backbone.eval()(tokens).logits, logits) and not any(p.requires_grad for p in backbone.parameters())
+    assert before.keys() == after.keys() and all(
+        torch.equal(after[name], tensor) for name, tensor in before.items()
+    )
+    assert torch.equal(backbone.eval()(tokens).logits, logits) and not any(
+        p.requires_grad for p in backbone.parameters()
+    )
 
 
-@pytest.mark.parametrize("method", ["adalora", "lora_fa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shampoo", "osf"))])
+@pytest.mark.parametrize(
+    "method",
+    ["adalora", "lora_fa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shampoo", "osf"))],
+)
 def test_interrupted_equals_uninterrupted(bench, method_run, tmp_path, method):
     config = method_run(method, budget=Budget(regime="step", amount=14), checkpoint_steps=1)
     whole = train(config, bench)
@@ -50,7 +73,9 @@ def test_interrupted_equals_uninterrupted(bench, method_run, tmp_path, method):
         with pytest.raises(Killed):
             train(config, bench, checkpoints=tmp_path, hooks=Hooks(progress=killed_at(kill)))
     resumed = train(config, bench, checkpoints=tmp_path)
-    assert resumed.resumed_from_step == 11 and [r["loss"] for r in resumed.telemetry] == [r["loss"] for r in whole.telemetry]
+    assert resumed.resumed_from_step == 11 and [r["loss"] for r in resumed.telemetry] == [
+        r["loss"] for r in whole.telemetry
+    ]
     assert resumed.quality == whole.quality and resumed.forgetting == whole.forgetting
 
 
@@ -66,7 +91,11 @@ def test_each_optimizer_keeps_its_own_rates(bench, method_run):
     from grit.adapters.optimizers import build_optimizer
 
     with adapted(method_run("lora_plus"), bench) as model:
-        rates = {group["lr"] for group in build_optimizer(method_run("lora_plus"), model).param_groups if group["params"]}
+        rates = {
+            group["lr"]
+            for group in build_optimizer(method_run("lora_plus"), model).param_groups
+            if group["params"]
+        }
     assert rates == {2e-3, 2e-3 * 16}
 
 
@@ -80,28 +109,45 @@ def test_a_dropped_gradient_skips_the_step_of_any_optimizer(bench, method_run, m
         if self.calls == 2:
             next(p for p in self._parameters if p.grad is not None).grad.fill_(float("nan"))
         real(self, *args)
+
     monkeypatch.setattr(GradientGuard, "__call__", poisoned)
     for method in ("lora_fa", "adalora", "shampoo"):
         result = train(method_run(method), bench)
         assert result.skipped_steps == 1 and result.status == "completed"
 
 
-@pytest.mark.parametrize("changes, said", [
-    ({"method": "adalora", "budget": Budget(regime="time", amount=1.0)}, "needs to know its number of steps"),
-    ({"method": "adalora", "budget": Budget(regime="step", amount=2)}, "must be at least 3"),
-    ({"method": "orthogonal", "rank": 7}, "must be even"), ({"method": "vera", "layer_ranks": (4, 8)}, "one rank for all layers"),
-    ({"method": "lora", "stability": True}, "needs the statistics"), ({"method": "lora", "truncations": (2,)}, "needs the statistics"),
-    ({"method": "dora", "exported": True}, "no plain LoRA"), ({"truncations": (9,)}, "at most the rank"),
-    ({"beside": ("grit",)}, "not the run's own"),
-    ({"beside": ("lora",), "budget": Budget(regime="time", amount=1.0)}, "share their seconds"), ({"beside": ("x",)}, "list of methods")])
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        (
+            {"method": "adalora", "budget": Budget(regime="time", amount=1.0)},
+            "needs to know its number of steps",
+        ),
+        ({"method": "adalora", "budget": Budget(regime="step", amount=2)}, "must be at least 3"),
+        ({"method": "orthogonal", "rank": 7}, "must be even"),
+        ({"method": "vera", "layer_ranks": (4, 8)}, "one rank for all layers"),
+        ({"method": "lora", "stability": True}, "needs the statistics"),
+        ({"method": "lora", "truncations": (2,)}, "needs the statistics"),
+        ({"method": "dora", "exported": True}, "no plain LoRA"),
+        ({"truncations": (9,)}, "at most the rank"),
+        ({"beside": ("grit",)}, "not the run's own"),
+        ({"beside": ("lora",), "budget": Budget(regime="time", amount=1.0)}, "share their seconds"),
+        ({"beside": ("x",)}, "list of methods"),
+    ],
+)
 def test_what_cannot_be_is_refused(short_run, changes, said):
     with pytest.raises(ConfigError, match=said):
         short_run(**changes)
 
 
 def test_watched_lora_is_lora(bench, short_run):
-    """Without preconditioning and reprojection GRIT trains as LoRA does, bit for bit: what the audits take for a LoRA whose curvature is watched."""
+    """Without preconditioning and reprojection GRIT trains as LoRA does, bit for bit.
+
+    What the audits take for a LoRA whose curvature is watched.
+    """
     grit = GritConfig(preconditioner="none", reprojection_freq=None, cov_update_freq=1)
     watched = train(short_run(grit=grit, stability=True, truncations=(2,)), bench)
     plain = train(short_run(method="lora"), bench)
-    assert [r["loss"] for r in watched.telemetry] == [r["loss"] for r in plain.telemetry] and watched.forgetting == plain.forgetting
+    assert [r["loss"] for r in watched.telemetry] == [
+        r["loss"] for r in plain.telemetry
+    ] and watched.forgetting == plain.forgetting

@@ -7,7 +7,13 @@ from grit.adapters.quantization import code_noise, noise_to_signal
 from grit.config.method import GritConfig
 from grit.errors import ConfigError
 from grit.geometry.cadence import CadenceController, indicators, verdict
-from grit.rank_space.mitigations import entropy_share, mixed_selection, pooled, spectral_snr, with_entropy_floor
+from grit.rank_space.mitigations import (
+    entropy_share,
+    mixed_selection,
+    pooled,
+    spectral_snr,
+    with_entropy_floor,
+)
 from grit.rank_space.regularizers import penalty_matrices, ramp
 
 
@@ -44,7 +50,9 @@ def test_an_exponential_mean_is_worth_the_tokens_it_remembers():
 
 
 def test_entropy_floor_is_reached_exactly_and_costs_no_energy():
-    values = torch.tensor([[8.0, 1.0, 0.5, 0.5], [1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    values = torch.tensor(
+        [[8.0, 1.0, 0.5, 0.5], [1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]], dtype=torch.float64
+    )
     floored = with_entropy_floor(values, 0.7)
     torch.testing.assert_close(floored.sum(-1), values.sum(-1))
     assert entropy_share(values)[0] < 0.7 and entropy_share(floored)[0] == pytest.approx(0.7, abs=1e-9)
@@ -61,14 +69,28 @@ def test_mixing_leaves_directions_out_and_keeps_the_rank():
     kept = mixed_selection(ranks, 4, 0.5, uniform)
     assert kept.sum(-1).tolist() == [1, 3, 4]
     assert kept.tolist() == [[True, False, False, False], [True, False, True, True], [True] * 4]
-    share = torch.stack([mixed_selection(torch.tensor([2]), 4, 0.25, torch.rand(1, 4, generator=torch.Generator().manual_seed(s)))[0]
-                         for s in range(2000)]).double().mean(0)
-    assert share[0] == pytest.approx(0.75 + 0.0, abs=0.03)  # dropped with probability 1/4, and never needed to fill up: two are below
+    share = (
+        torch.stack(
+            [
+                mixed_selection(
+                    torch.tensor([2]), 4, 0.25, torch.rand(1, 4, generator=torch.Generator().manual_seed(s))
+                )[0]
+                for s in range(2000)
+            ]
+        )
+        .double()
+        .mean(0)
+    )
+    assert share[0] == pytest.approx(
+        0.75 + 0.0, abs=0.03
+    )  # dropped with probability 1/4, and never needed to fill up: two are below
     assert share[2] > share[3] > 0
 
 
 def test_pooling_adds_sums_and_weights_over_a_group():
-    sums, weights = pooled(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([1.0, 1.0, 3.0]), torch.tensor([0, 1, 0]))
+    sums, weights = pooled(
+        torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([1.0, 1.0, 3.0]), torch.tensor([0, 1, 0])
+    )
     assert sums.tolist() == [[5.0], [2.0], [5.0]] and weights.tolist() == [4.0, 1.0, 4.0]
 
 
@@ -79,7 +101,10 @@ def test_regularizer_gradients_equal_autograd(lambda_k, lambda_r):
     x, y = _random(2, 9, 4, seed=3), _random(2, 9, 4, seed=4)
     sigma_a, sigma_g, p_a, p_b = x.mT @ x, y.mT @ y, _random(2, 4, 4, seed=5), _random(2, 4, 4, seed=6)
     eye = torch.eye(4, dtype=torch.float64)
-    value = lambda_k * ((a.mT @ sigma_a @ a).diagonal(dim1=-2, dim2=-1).sum() + (b @ sigma_g @ b.mT).diagonal(dim1=-2, dim2=-1).sum())
+    value = lambda_k * (
+        (a.mT @ sigma_a @ a).diagonal(dim1=-2, dim2=-1).sum()
+        + (b @ sigma_g @ b.mT).diagonal(dim1=-2, dim2=-1).sum()
+    )
     value = value + lambda_r * (((eye - p_a) @ a).square().sum() + (b @ (eye - p_b)).square().sum())
     grad_a, grad_b = torch.autograd.grad(value, (a, b))
     left, right = penalty_matrices(sigma_a, sigma_g, p_a, p_b, lambda_k, lambda_r)
@@ -93,7 +118,10 @@ def test_the_ramp_is_linear():
 
 def test_indicators_by_hand_and_their_verdicts():
     calm = indicators([1.0, 1.1, 0.9, 1.0], [2.0, 2.0, 1.95, 1.95], [0.2, 0.3, 0.1, 0.2])
-    assert (calm.change, calm.cosine) == (pytest.approx(-0.025), pytest.approx(0.2)) and calm.spread == pytest.approx(math.sqrt(0.005))
+    assert (calm.change, calm.cosine) == (
+        pytest.approx(-0.025),
+        pytest.approx(0.2),
+    ) and calm.spread == pytest.approx(math.sqrt(0.005))
     assert verdict(calm) == "stable"
     assert verdict(indicators([1.0, 1.0, 1.0, 9.0], [2.0] * 4, [0.1] * 4)) == "unstable"
     assert verdict(indicators([1.0] * 4, [2.0, 2.0, 3.0, 3.0], [0.1] * 4)) == "unstable"
@@ -122,11 +150,16 @@ def test_the_controller_stretches_while_stable_and_snaps_back():
 
 
 def test_quantization_noise_is_what_rounding_does():
-    """Expected from the codes alone, against the real error of quantizing known weights: within a fifth (weights are not uniform in a cell)."""
+    """Expected from the codes alone, against the real error of quantizing known weights.
+
+    Within a fifth (weights are not uniform in a cell).
+    """
     bitsandbytes = pytest.importorskip("bitsandbytes")
     weight = torch.randn(256, 128, generator=torch.Generator().manual_seed(0))
     layer = bitsandbytes.nn.Linear4bit(128, 256, bias=False, quant_type="nf4", compress_statistics=True)
-    layer.weight = bitsandbytes.nn.Params4bit(weight.clone(), requires_grad=False, quant_type="nf4", compress_statistics=True)
+    layer.weight = bitsandbytes.nn.Params4bit(
+        weight.clone(), requires_grad=False, quant_type="nf4", compress_statistics=True
+    )
     layer.to("cpu")
     if layer.weight.quant_state is None:
         layer.weight = layer.weight._quantize("cpu")
@@ -137,12 +170,20 @@ def test_quantization_noise_is_what_rounding_does():
     assert code_noise(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([1 / 12, 1 / 12])
 
 
-@pytest.mark.parametrize("changes, name", [
-    ({"reprojection_trigger": "adaptive", "T": None}, "reprojection_trigger"), ({"lambda_r": 1e-4, "T": None}, "lambda_r"),
-    ({"subspace_mixing": 0.1, "T": None}, "subspace_mixing"), ({"cadence": "adaptive", "preconditioner": "none"}, "cadence"),
-    ({"basis": "balanced", "two_sided": False}, "two_sided"), ({"rank_policy": "growth", "rank_adaptation": False}, "rank_policy"),
-    ({"rank_policy": "growth", "rank_hysteresis": 0.001}, "rank_hysteresis"),
-    ({"tau": 0.99, "rank_hysteresis": 0.01}, "rank_hysteresis"), ({"suppression": "gate", "reprojection_mix": 0.5}, "reprojection_mix")])
+@pytest.mark.parametrize(
+    "changes, name",
+    [
+        ({"reprojection_trigger": "adaptive", "T": None}, "reprojection_trigger"),
+        ({"lambda_r": 1e-4, "T": None}, "lambda_r"),
+        ({"subspace_mixing": 0.1, "T": None}, "subspace_mixing"),
+        ({"cadence": "adaptive", "preconditioner": "none"}, "cadence"),
+        ({"basis": "balanced", "two_sided": False}, "two_sided"),
+        ({"rank_policy": "growth", "rank_adaptation": False}, "rank_policy"),
+        ({"rank_policy": "growth", "rank_hysteresis": 0.001}, "rank_hysteresis"),
+        ({"tau": 0.99, "rank_hysteresis": 0.01}, "rank_hysteresis"),
+        ({"suppression": "gate", "reprojection_mix": 0.5}, "reprojection_mix"),
+    ],
+)
 def test_combinations_that_mean_nothing_are_refused_by_name(changes, name):
     with pytest.raises(ConfigError, match=f"^{name} = "):
         GritConfig(**changes)
@@ -150,7 +191,11 @@ def test_combinations_that_mean_nothing_are_refused_by_name(changes, name):
 
 def test_the_knobs_have_aliases():
     config = GritConfig(tau=0.9, T=None, lambda_=0.1)
-    assert (config.rank_adaptation_threshold, config.reprojection_freq, config.kfac_damping) == (0.9, None, 0.1)
+    assert (config.rank_adaptation_threshold, config.reprojection_freq, config.kfac_damping) == (
+        0.9,
+        None,
+        0.1,
+    )
     assert (config.tau, config.T, config.lambda_) == (0.9, None, 0.1)
     assert GritConfig(**{"lambda": 0.1, "tau": 0.9, "T": None}) == config
     with pytest.raises(ConfigError, match="^rank_adaptation_threshold = .* once"):

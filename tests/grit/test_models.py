@@ -1,4 +1,7 @@
-"""Any causal LM: other architectures and projection names, tied embeddings, no pad token; safetensors only, no foreign code."""
+"""Any causal LM: other architectures and projection names, tied embeddings, no pad token.
+
+Safetensors only, no foreign code.
+"""
 
 import shutil
 
@@ -13,31 +16,55 @@ from grit.errors import ConfigError
 from grit.training.trainer import train
 from grit.training.workbench import Workbench
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 1024,
-         "max_position_embeddings": 256}
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "vocab_size": 1024,
+    "max_position_embeddings": 256,
+}
 #: Architecture, its changes, and names of its projections.
 ARCHITECTURES = {
     "GPTNeoX": ({}, {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}),
-    "Qwen2": ({"num_key_value_heads": 2, "tie_word_embeddings": True}, {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
-    "Gemma": ({"num_key_value_heads": 2, "head_dim": 8}, {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+    "Qwen2": (
+        {"num_key_value_heads": 2, "tie_word_embeddings": True},
+        {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+    ),
+    "Gemma": (
+        {"num_key_value_heads": 2, "head_dim": 8},
+        {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+    ),
     "Phi": ({}, {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"}),
 }
 
 
 @pytest.fixture
 def saved(tmp_path):
-    """A model of that architecture with random weights, in a folder, with a tokenizer that has no pad token."""
+    """A model of that architecture with random weights, in a folder.
+
+    With a tokenizer that has no pad token.
+    """
+
     def make(name):
         import transformers
 
         changes, _ = ARCHITECTURES[name]
         tokenizer = AutoTokenizer.from_pretrained(WEIGHTS)
         torch.manual_seed(0)
-        config = getattr(transformers, f"{name}Config")(**{**SMALL, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-                                                           "pad_token_id": None, **changes})
+        config = getattr(transformers, f"{name}Config")(
+            **{
+                **SMALL,
+                "bos_token_id": tokenizer.bos_token_id,
+                "eos_token_id": tokenizer.eos_token_id,
+                "pad_token_id": None,
+                **changes,
+            }
+        )
         getattr(transformers, f"{name}ForCausalLM")(config).save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
         return tmp_path
+
     return make
 
 
@@ -46,9 +73,15 @@ def test_every_projection_is_found_and_trained(saved, short_run, name):
     folder, bench = saved(name), Workbench()
     config = short_run(model=str(folder), budget=short_run().budget.__class__(regime="step", amount=5))
     result = train(config, bench)
-    assert result.status == "completed" and result.reprojections == 1 and result.answer_loss < result.base_answer_loss
+    assert (
+        result.status == "completed"
+        and result.reprojections == 1
+        and result.answer_loss < result.base_answer_loss
+    )
     assert {module.rsplit(".", 1)[-1] for module in result.modules} == ARCHITECTURES[name][1]
-    assert len(result.modules) == 2 * len(ARCHITECTURES[name][1]) and not any("lm_head" in m or "embed_out" in m for m in result.modules)
+    assert len(result.modules) == 2 * len(ARCHITECTURES[name][1]) and not any(
+        "lm_head" in m or "embed_out" in m for m in result.modules
+    )
 
 
 def test_projections_may_be_asked_for_by_name(saved, short_run):
@@ -108,7 +141,10 @@ class OwnForCausalLM(Qwen2ForCausalLM):
     config_class = OwnConfig
 """)
     values = json.loads((folder / "config.json").read_text())
-    values |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}}
+    values |= {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"},
+    }
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(ConfigError, match="cannot be read as a causal LM"):
         load_backbone(str(folder), quantized=False, dtype="float32", device="cpu")

@@ -15,7 +15,9 @@ TINY_LAMBDA = 1e-12
 
 def _orthonormal(count, width, seed):
     """`count` vectors of `width` whose second moment is exactly the identity."""
-    q, _ = torch.linalg.qr(torch.randn(count, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))
+    q, _ = torch.linalg.qr(
+        torch.randn(count, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    )
     return q * math.sqrt(count)
 
 
@@ -27,7 +29,9 @@ def _independent_tokens(d_in=6, d_out=5):
 
 
 def test_kfac_step_is_the_exact_natural_gradient_step(one_layer):
-    """With x and g independent and white, the Fisher of A is E[u u^T] (x) I and that of B is I (x) E[z z^T]: K-FAC is exact.
+    """With x and g independent and white, the Fisher of A is E[u u^T] (x) I and that of B is I (x) E[z z^T].
+
+    K-FAC is exact.
 
     The Fisher is built token by token from autograd, for A and B apart, and solved densely.
     """
@@ -35,16 +39,31 @@ def test_kfac_step_is_the_exact_natural_gradient_step(one_layer):
     labels = torch.zeros(x.shape[:2], dtype=torch.int64)
     layer = adapted_layers(one_layer)[0]
     parameters = {"A": layer.down.weight, "B": layer.up.weight}
-    # White noise has a zero mean gradient: give the loss a direction of its own, which is no part of the Fisher.
-    target = {name: torch.randn(p.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9)) for name, p in parameters.items()}
+    # White noise has a zero mean gradient: give the loss a direction of its own, which is no part of the
+    # Fisher.
+    target = {
+        name: torch.randn(p.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+        for name, p in parameters.items()
+    }
     exact = {}
     for name, parameter in parameters.items():
         fisher = exact_fisher(one_layer, parameter, x, g, scale=1 / layer.scaling)
         damped = fisher + TINY_LAMBDA * torch.eye(len(fisher), dtype=torch.float64)
         exact[name] = torch.linalg.solve(damped, target[name].flatten()).view_as(parameter)
     optimizer = torch.optim.SGD([p for p in one_layer.parameters() if p.requires_grad], lr=1.0)
-    attach(one_layer.train(), optimizer, GritConfig(preconditioner="kfac", lambda_=TINY_LAMBDA, cov_update_freq=1, kfac_update_freq=1,
-                                                    kfac_min_samples=1, T=None), labels="aligned")
+    attach(
+        one_layer.train(),
+        optimizer,
+        GritConfig(
+            preconditioner="kfac",
+            lambda_=TINY_LAMBDA,
+            cov_update_freq=1,
+            kfac_update_freq=1,
+            kfac_min_samples=1,
+            T=None,
+        ),
+        labels="aligned",
+    )
     one_layer(inputs_embeds=x, labels=labels, gradients=g).loss.backward()
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
@@ -56,13 +75,26 @@ def test_kfac_step_is_the_exact_natural_gradient_step(one_layer):
 
 
 def test_kfac_is_the_natural_gradient_through_a_gate(one_layer):
-    """y = B G A x: the gradient of A lives in G^T u and that of B in G z, and so must the factors that are inverted."""
+    """y = B G A x.
+
+    The gradient of A lives in G^T u and that of B in G z, and so must the factors that are inverted.
+    """
     x, g = _independent_tokens()
     labels = torch.zeros(x.shape[:2], dtype=torch.int64)
     layer = adapted_layers(one_layer)[0]
     damping = 1e-3
-    config = GritConfig(preconditioner="kfac", lambda_=damping, cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=1, T=None, suppression="gate",
-                        rank_adaptation=False, reprojection_k=2, min_lora_rank=1)
+    config = GritConfig(
+        preconditioner="kfac",
+        lambda_=damping,
+        cov_update_freq=1,
+        kfac_update_freq=1,
+        kfac_min_samples=1,
+        T=None,
+        suppression="gate",
+        rank_adaptation=False,
+        reprojection_k=2,
+        min_lora_rank=1,
+    )
     optimizer = torch.optim.SGD([p for p in one_layer.parameters() if p.requires_grad], lr=0.0)
     handle = attach(one_layer.train(), optimizer, config, labels="aligned")
     one_layer(inputs_embeds=x, labels=labels, gradients=g).loss.backward()
@@ -72,12 +104,20 @@ def test_kfac_is_the_natural_gradient_through_a_gate(one_layer):
     for name, parameter in (("A", layer.down.weight), ("B", layer.up.weight)):
         fisher = exact_fisher(one_layer, parameter, x, g, scale=1 / layer.scaling)
         target = torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
-        exact = torch.linalg.solve(fisher + damping * torch.eye(len(fisher), dtype=torch.float64), target.flatten()).view_as(parameter)
+        exact = torch.linalg.solve(
+            fisher + damping * torch.eye(len(fisher), dtype=torch.float64), target.flatten()
+        ).view_as(parameter)
         optimizer.zero_grad()
         one_layer(inputs_embeds=x, labels=labels, gradients=g).loss.backward()
         parameter.grad.copy_(target)
         optimizer.step()
-        torch.testing.assert_close(parameter.grad, exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()), msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(
+            parameter.grad,
+            exact,
+            rtol=1e-6,
+            atol=1e-6 * float(exact.abs().max()),
+            msg=lambda text, name=name: name + text,
+        )
 
 
 def test_the_paper_pairing_is_not_the_natural_gradient(one_layer):
@@ -87,9 +127,21 @@ def test_the_paper_pairing_is_not_the_natural_gradient(one_layer):
     steps = []
     for preconditioner in ("paper", "kfac"):
         optimizer = torch.optim.SGD([p for p in one_layer.parameters() if p.requires_grad], lr=0.0)
-        handle = attach(one_layer.train(), optimizer, GritConfig(preconditioner=preconditioner, cov_update_freq=1, kfac_update_freq=1,
-                                                                 kfac_min_samples=1, T=None), labels="aligned")
-        one_layer(inputs_embeds=x, labels=torch.zeros(x.shape[:2], dtype=torch.int64), gradients=g).loss.backward()
+        handle = attach(
+            one_layer.train(),
+            optimizer,
+            GritConfig(
+                preconditioner=preconditioner,
+                cov_update_freq=1,
+                kfac_update_freq=1,
+                kfac_min_samples=1,
+                T=None,
+            ),
+            labels="aligned",
+        )
+        one_layer(
+            inputs_embeds=x, labels=torch.zeros(x.shape[:2], dtype=torch.int64), gradients=g
+        ).loss.backward()
         layer.down.weight.grad.copy_(torch.ones_like(layer.down.weight))
         optimizer.step()
         steps.append(layer.down.weight.grad.clone())
@@ -108,7 +160,14 @@ def _train(model, batches, config, steps=6, lr=1e-2):
     return handle, [p.detach().clone() for p in model.parameters() if p.requires_grad]
 
 
-ACTIVE = {"cov_update_freq": 1, "kfac_update_freq": 1, "kfac_min_samples": 1, "T": 2, "min_lora_rank": 1, "tau": 0.8}
+ACTIVE = {
+    "cov_update_freq": 1,
+    "kfac_update_freq": 1,
+    "kfac_min_samples": 1,
+    "T": 2,
+    "min_lora_rank": 1,
+    "tau": 0.8,
+}
 
 
 def test_none_is_lora_bit_for_bit(tiny_llama, token_batches):
@@ -119,7 +178,9 @@ def test_none_is_lora_bit_for_bit(tiny_llama, token_batches):
 
 @pytest.mark.parametrize("lambda_", [1e-4, 3e-3, 0.5])
 @pytest.mark.parametrize("scale", ["absolute", "relative"])
-def test_the_lambda_that_is_set_is_the_lambda_of_every_step(tiny_llama, token_batches, monkeypatch, lambda_, scale):
+def test_the_lambda_that_is_set_is_the_lambda_of_every_step(
+    tiny_llama, token_batches, monkeypatch, lambda_, scale
+):
     """Losses vary, steps pass: nothing may overwrite the damping (the authors' code does after ten steps)."""
     from grit.geometry import inverse_state as curvature
 
@@ -131,14 +192,22 @@ def test_the_lambda_that_is_set_is_the_lambda_of_every_step(tiny_llama, token_ba
         return plain(factors, damping)
 
     monkeypatch.setattr(curvature, "damped_inverse", watch)
-    _train(tiny_llama(), token_batches(), GritConfig(**{**ACTIVE, "lambda": lambda_}, damping_scale=scale), steps=14)
+    _train(
+        tiny_llama(),
+        token_batches(),
+        GritConfig(**{**ACTIVE, "lambda": lambda_}, damping_scale=scale),
+        steps=14,
+    )
     assert len(used) == 2 * 14
     for damping in used:
         torch.testing.assert_close(damping, torch.full_like(damping, lambda_), rtol=1e-12, atol=0)
 
 
 def test_batch_aware_damping_grows_as_batches_shrink(tiny_llama, token_batches):
-    """lambda * reference / B below the reference (two micro-batches of two sequences), lambda as it is above."""
+    """lambda * reference / B below the reference (two micro-batches of two sequences).
+
+    Lambda as it is above.
+    """
     for reference, multiple in ((None, 1.0), (2, 1.0), (4, 1.0), (16, 4.0)):
         model, batches = tiny_llama(), token_batches()
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
@@ -150,10 +219,15 @@ def test_batch_aware_damping_grows_as_batches_shrink(tiny_llama, token_batches):
 
 
 def test_the_order_of_modules_does_not_matter(tiny_llama, token_batches, monkeypatch):
-    """The same modules handed over in reverse: the same training, module by module. Mixing draws by name, so it may be on."""
+    """The same modules handed over in reverse: the same training, module by module.
+
+    Mixing draws by name, so it may be on.
+    """
     from grit.geometry import attach as module
 
-    config = GritConfig(**ACTIVE, subspace_mixing=0.3, lambda_k=1e-3, share_statistics="projection", damping_scale="relative")
+    config = GritConfig(
+        **ACTIVE, subspace_mixing=0.3, lambda_k=1e-3, share_statistics="projection", damping_scale="relative"
+    )
     forward, weights = _train(tiny_llama(), token_batches(), config)
     found = adapted_layers
     monkeypatch.setattr(module, "adapted_layers", lambda model, adapter: found(model, adapter)[::-1])
@@ -165,18 +239,32 @@ def test_the_order_of_modules_does_not_matter(tiny_llama, token_batches, monkeyp
 
 
 def test_two_sided_falls_back_before_its_gate_and_switches_at_it(tiny_llama, token_batches):
-    """24 labels a step against 55 tokens: with a gate of 60, A's side is open after two steps and B's after three."""
+    """24 labels a step against 55 tokens.
+
+    With a gate of 60, A's side is open after two steps and B's after three.
+    """
     model, batches = tiny_llama(dropout=0.0), token_batches()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    config = GritConfig(cov_update_freq=1, preconditioner="none", T=1, kfac_min_samples=60, tau=0.7, min_lora_rank=1)
+    config = GritConfig(
+        cov_update_freq=1, preconditioner="none", T=1, kfac_min_samples=60, tau=0.7, min_lora_rank=1
+    )
     handle = attach(model.train(), optimizer, config)
     for _ in range(4):
         for batch in batches:
             model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    kinds = [(event["kind"], event.get("two_sided")) for event in handle.events if event["kind"].startswith("reprojection")]
-    assert kinds == [("reprojection_skipped", None), ("reprojection", False), ("reprojection", True), ("reprojection", True)]
+    kinds = [
+        (event["kind"], event.get("two_sided"))
+        for event in handle.events
+        if event["kind"].startswith("reprojection")
+    ]
+    assert kinds == [
+        ("reprojection_skipped", None),
+        ("reprojection", False),
+        ("reprojection", True),
+        ("reprojection", True),
+    ]
 
 
 def _update(layer):
@@ -185,26 +273,47 @@ def _update(layer):
 
 @pytest.mark.parametrize("changes", [{}, {"two_sided": False}, {"basis": "balanced"}])
 def test_a_projection_keeps_its_rank_and_adds_no_energy(tiny_llama, token_batches, changes):
-    """After a reprojection each update has the rank that is counted, the recorded mass is what is left, and doing it again changes nothing."""
+    """After a reprojection each update has the rank that is counted, the recorded mass is what is left.
+
+    And doing it again changes nothing.
+    """
     model, batches = tiny_llama(dropout=0.0), token_batches()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    config = GritConfig(cov_update_freq=1, preconditioner="none", T=None, kfac_min_samples=1, tau=0.7, min_lora_rank=1, **changes)
+    config = GritConfig(
+        cov_update_freq=1,
+        preconditioner="none",
+        T=None,
+        kfac_min_samples=1,
+        tau=0.7,
+        min_lora_rank=1,
+        **changes,
+    )
     handle = attach(model.train(), optimizer, config)
     for batch in batches:
         model(**batch).loss.backward()
     optimizer.step()
     before = {layer.name: _update(layer) for layer in handle.layers}
-    norms = {layer.name: (layer.down.weight.norm().item(), layer.up.weight.norm().item()) for layer in handle.layers}
+    norms = {
+        layer.name: (layer.down.weight.norm().item(), layer.up.weight.norm().item())
+        for layer in handle.layers
+    }
     handle.reproject(trigger="test")
     masses = []
     for layer in handle.layers:
         after = _update(layer)
         assert torch.linalg.matrix_rank(after, rtol=1e-10) == handle.ranks()[layer.name] < 4
         masses.append(float(after.square().sum() / before[layer.name].square().sum()))
-        if changes.get("basis") != "balanced":  # orthogonal projectors: neither factor can grow. The oblique one promises it of no factor.
-            assert layer.down.weight.norm().item() < norms[layer.name][0] and layer.up.weight.norm().item() < norms[layer.name][1]
+        if (
+            changes.get("basis") != "balanced"
+        ):  # orthogonal projectors: neither factor can grow. The oblique one promises it of no factor.
+            assert (
+                layer.down.weight.norm().item() < norms[layer.name][0]
+                and layer.up.weight.norm().item() < norms[layer.name][1]
+            )
     event = handle.events[0]
-    assert event["retained_mass"] == pytest.approx(sum(masses) / len(masses)) and event["retained_mass_min"] == pytest.approx(min(masses))
+    assert event["retained_mass"] == pytest.approx(sum(masses) / len(masses)) and event[
+        "retained_mass_min"
+    ] == pytest.approx(min(masses))
     settled = {layer.name: _update(layer) for layer in handle.layers}
     handle.reproject(trigger="again", adapt_rank=False)
     for layer in handle.layers:
@@ -212,18 +321,37 @@ def test_a_projection_keeps_its_rank_and_adds_no_energy(tiny_llama, token_batche
 
 
 def test_a_suppressed_direction_comes_back_through_a_gate(tiny_llama, token_batches):
-    """Re-entry: a direction is suppressed, the data then speak for it, and the gate lets it in again; overwritten weights cannot."""
+    """Re-entry: a direction is suppressed, the data then speak for it, and the gate lets it in again.
+
+    Overwritten weights cannot.
+    """
     ranks = {}
     for suppression in ("gate", "project"):
         model, batches = tiny_llama(dropout=0.0), token_batches()
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)  # the weights stay: only suppression acts
-        handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, preconditioner="none", T=None, kfac_min_samples=1, tau=0.9,
-                                                             min_lora_rank=1, ema_decay=0.01, suppression=suppression))
+        optimizer = torch.optim.SGD(
+            [p for p in model.parameters() if p.requires_grad], lr=0.0
+        )  # the weights stay: only suppression acts
+        handle = attach(
+            model.train(),
+            optimizer,
+            GritConfig(
+                cov_update_freq=1,
+                preconditioner="none",
+                T=None,
+                kfac_min_samples=1,
+                tau=0.9,
+                min_lora_rank=1,
+                ema_decay=0.01,
+                suppression=suppression,
+            ),
+        )
         seen = []
         for scale in ("narrow", "wide"):
             for batch in batches:  # one token repeated spans one direction; all tokens span all
                 tokens = torch.full_like(batch["input_ids"], 5) if scale == "narrow" else batch["input_ids"]
-                model(input_ids=tokens, attention_mask=batch["attention_mask"], labels=batch["labels"]).loss.backward()
+                model(
+                    input_ids=tokens, attention_mask=batch["attention_mask"], labels=batch["labels"]
+                ).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             handle.reproject(trigger="test")
@@ -239,8 +367,13 @@ def test_a_gate_computes_what_projecting_would(tiny_llama, token_batches):
     for suppression in ("gate", "project"):
         model, batches = tiny_llama(dropout=0.0), token_batches()
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-        handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, T=1, kfac_min_samples=1, tau=0.7, min_lora_rank=1,
-                                                             suppression=suppression))
+        handle = attach(
+            model.train(),
+            optimizer,
+            GritConfig(
+                cov_update_freq=1, T=1, kfac_min_samples=1, tau=0.7, min_lora_rank=1, suppression=suppression
+            ),
+        )
         for batch in batches:
             model(**batch).loss.backward()
         optimizer.step()
@@ -253,15 +386,22 @@ def test_a_gate_computes_what_projecting_would(tiny_llama, token_batches):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_non_finite_values_never_reach_the_weights(tiny_llama, token_batches, where, value, clip):
-    """With and without clipping: the poisoned step is dropped, or the poisoned factor left out; both are recorded, and training goes on."""
+    """With and without clipping: the poisoned step is dropped, or the poisoned factor left out.
+
+    Both are recorded, and training goes on.
+    """
     model, batches = tiny_llama(dropout=0.0), token_batches()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     handle = attach(model.train(), optimizer, GritConfig(**ACTIVE, max_grad_norm=clip))
     layer = handle.layers[3]
     for step in range(4):
         poison = None
-        if step == 2 and where == "factor":  # in the forward pass of one position: activations and all that follows them
-            poison = layer.base.register_forward_hook(lambda m, i, o: o.index_fill(1, torch.tensor([1]), value))
+        if (
+            step == 2 and where == "factor"
+        ):  # in the forward pass of one position: activations and all that follows them
+            poison = layer.base.register_forward_hook(
+                lambda m, i, o: o.index_fill(1, torch.tensor([1]), value)
+            )
         model(**batches[step]).loss.backward()
         if poison is not None:
             poison.remove()
@@ -283,14 +423,20 @@ def test_timings_and_ranks_are_told(tiny_llama, token_batches):
     handle, _ = _train(tiny_llama(), token_batches(), GritConfig(**ACTIVE), steps=4)
     told = handle.timings()
     assert told["steps"] == 4 and all(told[name] > 0 for name in ("fisher", "reprojection", "rank"))
-    assert handle.effective_parameters() == sum(k * layer.width for k, layer in zip(handle.ranks().values(), handle.layers, strict=True))
+    assert handle.effective_parameters() == sum(
+        k * layer.width for k, layer in zip(handle.ranks().values(), handle.layers, strict=True)
+    )
 
 
 def test_a_saved_state_is_not_changed_by_going_on(tiny_llama, token_batches):
     """Restored twice, the same state is the same state: gates that were closed are closed again."""
     model, batches = tiny_llama(dropout=0.0), token_batches()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
-    handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=10, T=None))
+    handle = attach(
+        model.train(),
+        optimizer,
+        GritConfig(cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=10, T=None),
+    )
     saved, norms = handle.state_dict(), []
     for steps in (3, 1):
         handle.load_state_dict(saved)
@@ -309,8 +455,19 @@ def test_a_module_whose_gate_closes_again_keeps_its_projector(tiny_llama, token_
     """Rank and projector stay together: else the parameters that are counted are not those that are used."""
     model, batches = tiny_llama(dropout=0.0), token_batches()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
-    handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, preconditioner="none", T=1, kfac_min_samples=1, tau=0.7, min_lora_rank=1,
-                                                         suppression="gate"))
+    handle = attach(
+        model.train(),
+        optimizer,
+        GritConfig(
+            cov_update_freq=1,
+            preconditioner="none",
+            T=1,
+            kfac_min_samples=1,
+            tau=0.7,
+            min_lora_rank=1,
+            suppression="gate",
+        ),
+    )
     model(**batches[0]).loss.backward()
     optimizer.step()
     gates, ranks = handle.gates(), handle.ranks()
@@ -326,8 +483,16 @@ def test_a_module_whose_gate_closes_again_keeps_its_projector(tiny_llama, token_
 def test_an_optimizer_whose_momentum_is_not_known_is_told_of(tiny_llama, token_batches, name, projected):
     model, batches = tiny_llama(dropout=0.0), token_batches()
     options = {"momentum": 0.9} if name == "SGD" else {}
-    optimizer = getattr(torch.optim, name)([p for p in model.parameters() if p.requires_grad], lr=1e-3, **options)
-    handle = attach(model.train(), optimizer, GritConfig(cov_update_freq=1, preconditioner="none", T=1, kfac_min_samples=1, tau=0.7, min_lora_rank=1))
+    optimizer = getattr(torch.optim, name)(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-3, **options
+    )
+    handle = attach(
+        model.train(),
+        optimizer,
+        GritConfig(
+            cov_update_freq=1, preconditioner="none", T=1, kfac_min_samples=1, tau=0.7, min_lora_rank=1
+        ),
+    )
     for batch in batches[:2]:
         model(**batch).loss.backward()
         optimizer.step()
@@ -336,4 +501,7 @@ def test_an_optimizer_whose_momentum_is_not_known_is_told_of(tiny_llama, token_b
     key = {"AdamW": "exp_avg", "SGD": "momentum_buffer"}.get(name)
     if key is not None:
         for layer in handle.layers:
-            assert torch.linalg.matrix_rank(optimizer.state[layer.down.weight][key], rtol=1e-9) <= handle.ranks()[layer.name]
+            assert (
+                torch.linalg.matrix_rank(optimizer.state[layer.down.weight][key], rtol=1e-9)
+                <= handle.ranks()[layer.name]
+            )

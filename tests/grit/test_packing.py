@@ -15,14 +15,23 @@ from grit.training.trainer import train
 
 def _examples(lengths, vocab=50):
     generator = torch.Generator().manual_seed(3)
-    return [Encoded(tokens=tuple(torch.randint(3, vocab, (n,), generator=generator).tolist()), answer_start=n // 2, truncated=False) for n in lengths]
+    return [
+        Encoded(
+            tokens=tuple(torch.randint(3, vocab, (n,), generator=generator).tolist()),
+            answer_start=n // 2,
+            truncated=False,
+        )
+        for n in lengths
+    ]
 
 
 def test_packs_hold_every_example_once_and_fit():
     rows = _examples([9, 3, 12, 5, 5, 4, 12, 2, 1])
     packs = pack(rows, 12)
     assert sorted(item.tokens for members in packs for item in members) == sorted(row.tokens for row in rows)
-    assert all(sum(len(item.tokens) for item in members) <= 12 for members in packs) and len(packs) == 5  # 53 tokens: five is the least
+    assert (
+        all(sum(len(item.tokens) for item in members) <= 12 for members in packs) and len(packs) == 5
+    )  # 53 tokens: five is the least
     assert packs == pack(rows, 12)
 
 
@@ -34,7 +43,11 @@ def test_packed_loss_gradients_and_statistics_are_those_of_separate_rows(tiny_ll
     for batch in (collate(rows, 0), collate_packs(packs, 0)):
         model = tiny_llama(dropout=0.0)
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
-        handle = attach(model, optimizer, GritConfig(cov_update_freq=1, kfac_min_samples=4, kfac_update_freq=1, reprojection_freq=None))
+        handle = attach(
+            model,
+            optimizer,
+            GritConfig(cov_update_freq=1, kfac_min_samples=4, kfac_update_freq=1, reprojection_freq=None),
+        )
         labels = int((batch["labels"] != -100).sum())
         loss = model(**batch, num_items_in_batch=labels, use_cache=False).loss
         loss.backward()
@@ -48,13 +61,19 @@ def test_packed_loss_gradients_and_statistics_are_those_of_separate_rows(tiny_ll
     for name, (a, g, n_a, n_g) in factors.items():
         b = packed_factors[name]
         assert (b[2], b[3]) == (n_a, n_g)
-        assert torch.allclose(b[0], a, rtol=1e-5, atol=1e-9) and torch.allclose(b[1], g, rtol=1e-5, atol=1e-12), name
+        assert torch.allclose(b[0], a, rtol=1e-5, atol=1e-9) and torch.allclose(
+            b[1], g, rtol=1e-5, atol=1e-12
+        ), name
 
 
 def test_a_packed_run_trains_and_repeats(bench, short_run):
     config = replace(short_run(), packing=True, max_length=128, micro_batch=2)
     first, again = train(config, bench), train(config, bench)
-    assert first.status == "completed" and first.quality == again.quality and first.predictions == again.predictions
+    assert (
+        first.status == "completed"
+        and first.quality == again.quality
+        and first.predictions == again.predictions
+    )
     assert first.tokens > 10 * 4 * 64  # 10 steps of 4 packs, each more than half full
 
 

@@ -10,7 +10,10 @@ from grit.training.trainer import train
 def _ranks(bench, config):
     model = bench.adapted(config)
     try:
-        return {layer.name.removeprefix("base_model.model."): (layer.rank, layer.scaling) for layer in adapted_layers(model)}
+        return {
+            layer.name.removeprefix("base_model.model."): (layer.rank, layer.scaling)
+            for layer in adapted_layers(model)
+        }
     finally:
         bench.release(model)
 
@@ -18,9 +21,16 @@ def _ranks(bench, config):
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 
 
-@pytest.mark.parametrize("changes, parts, share", [
-    ({}, ATTENTION + MLP, 1.0), ({"placement": "attention"}, ATTENTION, 4 / 7), ({"placement": "mlp"}, MLP, 3 / 7),
-    ({"targets": ("v_proj", "down_proj")}, ("v_proj", "down_proj"), 2 / 7), ({"placement": "auto", "placement_share": 0.5}, ATTENTION + MLP, 0.5)])
+@pytest.mark.parametrize(
+    "changes, parts, share",
+    [
+        ({}, ATTENTION + MLP, 1.0),
+        ({"placement": "attention"}, ATTENTION, 4 / 7),
+        ({"placement": "mlp"}, MLP, 3 / 7),
+        ({"targets": ("v_proj", "down_proj")}, ("v_proj", "down_proj"), 2 / 7),
+        ({"placement": "auto", "placement_share": 0.5}, ATTENTION + MLP, 0.5),
+    ],
+)
 def test_layers_are_placed_by_kind_and_by_list(bench, short_run, changes, parts, share):
     everywhere, found = _ranks(bench, short_run()), _ranks(bench, short_run(**changes))
     assert {name.rpartition(".")[2] for name in found} <= set(parts)
@@ -40,15 +50,26 @@ def test_each_layer_may_have_its_own_rank(bench, short_run):
     layers = 1 + max(int(name.split(".")[2]) for name in _ranks(bench, short_run()))
     ranks = tuple(4 + 2 * i for i in range(layers))
     found = _ranks(bench, short_run(layer_ranks=ranks))
-    assert all(rank == ranks[int(name.split(".")[2])] and scaling == 2.0 for name, (rank, scaling) in found.items())
+    assert all(
+        rank == ranks[int(name.split(".")[2])] and scaling == 2.0 for name, (rank, scaling) in found.items()
+    )
     result = train(short_run(layer_ranks=ranks), bench)
     assert result.status == "completed" and result.reprojections == 2
-    assert all(kept <= found[name.removeprefix("base_model.model.")][0] for name, kept in zip(result.modules, result.final_ranks, strict=True))
+    assert all(
+        kept <= found[name.removeprefix("base_model.model.")][0]
+        for name, kept in zip(result.modules, result.final_ranks, strict=True)
+    )
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"layer_ranks": (8,)}, "layer_ranks .* one rank for each"), ({"last_layers": 99}, "last_layers .* at most the model's"),
-    ({"targets": ("w_pack",)}, "no layer named w_pack"), ({"targets": ("q_proj",), "placement": "mlp"}, "placement = 'mlp': leaves none")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"layer_ranks": (8,)}, "layer_ranks .* one rank for each"),
+        ({"last_layers": 99}, "last_layers .* at most the model's"),
+        ({"targets": ("w_pack",)}, "no layer named w_pack"),
+        ({"targets": ("q_proj",), "placement": "mlp"}, "placement = 'mlp': leaves none"),
+    ],
+)
 def test_a_placement_that_does_not_fit_the_model_is_refused(bench, short_run, changes, words):
     with pytest.raises(ConfigError, match=words):
         bench.adapted(short_run(**changes))
@@ -56,17 +77,24 @@ def test_a_placement_that_does_not_fit_the_model_is_refused(bench, short_run, ch
     bench.release(model)
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"layer_ranks": [8, 8]}, "layer_ranks .* list"), ({"layer_ranks": (8, 0)}, "at least 1"), ({"placement_share": 0.0}, "placement_share"),
-    ({"layer_ranks": (2, 8)}, "min_lora_rank .* at most the rank, 2"), ({"last_layers": 0}, "last_layers"),
-    ({"placement": "everywhere"}, "placement .* all, attention, mlp, auto")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"layer_ranks": [8, 8]}, "layer_ranks .* list"),
+        ({"layer_ranks": (8, 0)}, "at least 1"),
+        ({"placement_share": 0.0}, "placement_share"),
+        ({"layer_ranks": (2, 8)}, "min_lora_rank .* at most the rank, 2"),
+        ({"last_layers": 0}, "last_layers"),
+        ({"placement": "everywhere"}, "placement .* all, attention, mlp, auto"),
+    ],
+)
 def test_bad_placements_are_refused_before_a_model_is_loaded(short_run, changes, words):
     with pytest.raises(ConfigError, match=words):
         short_run(**changes)
 
 
 def test_importance_is_the_trace_of_the_fisher(tiny_llama, token_batches):
-    """Against gradients of W taken one sequence at a time... of one label each, so that a token's own gradient is the sequence's."""
+    """Against gradients of W, one sequence of one label at a time: a token's gradient is the sequence's."""
     backbone = tiny_llama(dropout=0.0, dtype=torch.float32).unload().eval()
     name = "model.layers.1.mlp.down_proj"  # the last layer's MLP: no other position sees its output
     batch = token_batches(count=1)[0]
@@ -78,11 +106,16 @@ def test_importance_is_the_trace_of_the_fisher(tiny_llama, token_batches):
     weight = backbone.get_submodule(name).weight.requires_grad_(True)
     expected = 0.0
     for row in range(2):
-        loss = backbone(input_ids=batch["input_ids"][row : row + 1], attention_mask=batch["attention_mask"][row : row + 1],
-                        labels=labels[row : row + 1]).loss
+        loss = backbone(
+            input_ids=batch["input_ids"][row : row + 1],
+            attention_mask=batch["attention_mask"][row : row + 1],
+            labels=labels[row : row + 1],
+        ).loss
         expected += float(torch.autograd.grad(loss, weight)[0].square().sum())
     assert scores[name] == pytest.approx(expected, rel=1e-4)
-    assert not backbone.get_submodule(name)._forward_hooks and not backbone.get_input_embeddings()._forward_hooks
+    assert (
+        not backbone.get_submodule(name)._forward_hooks and not backbone.get_input_embeddings()._forward_hooks
+    )
 
 
 def test_the_most_important_keep_their_order():

@@ -1,4 +1,4 @@
-"""The presets against the paper's tables, as read from the paper (Tables 5, 6 and 7 and the long-run controls)."""
+"""The presets against the paper's Tables 5, 6 and 7 and its long-run controls, as read from it."""
 
 import pytest
 
@@ -7,8 +7,12 @@ from grit.training.run_presets import DEPARTURES, configuration, departures
 
 #: steps, warm-up steps, sequence length, batch, accumulation, damping (Tables 6, 5, 7).
 PAPER = {
-    "alpaca": (4000, 200, 2048, 8, 4, 0.003), "dolly": (2000, 100, 2048, 8, 4, 0.003), "boolq": (1200, 60, 512, 8, 4, 0.005),
-    "qnli": (1200, 60, 512, 32, 4, 0.005), "gsm8k": (3000, 150, 1024, 8, 4, 0.005)}
+    "alpaca": (4000, 200, 2048, 8, 4, 0.003),
+    "dolly": (2000, 100, 2048, 8, 4, 0.003),
+    "boolq": (1200, 60, 512, 8, 4, 0.005),
+    "qnli": (1200, 60, 512, 32, 4, 0.005),
+    "gsm8k": (3000, 150, 1024, 8, 4, 0.005),
+}
 MODELS = {"llama-3.2-3b": ("meta-llama/Llama-3.2-3B", 16), "llama-3.1-8b": ("meta-llama/Llama-3.1-8B", 32)}
 
 
@@ -18,26 +22,59 @@ MODELS = {"llama-3.2-3b": ("meta-llama/Llama-3.2-3B", 16), "llama-3.1-8b": ("met
 def test_llama_presets_are_the_papers(model, task, method):
     config = configuration(model, method, task=task)
     steps, warmup, length, batch, accumulation, damping = PAPER[task]
-    assert config.budget == Budget(regime="step", amount=steps) and config.warmup_fraction * steps == pytest.approx(warmup)
+    assert config.budget == Budget(
+        regime="step", amount=steps
+    ) and config.warmup_fraction * steps == pytest.approx(warmup)
     assert (config.max_length, config.micro_batch, config.accumulation) == (length, batch, accumulation)
-    assert (config.model, config.rank) == MODELS[model] and config.alpha == 16 and config.dropout == 0 and config.max_grad_norm == 1.0
+    assert (
+        (config.model, config.rank) == MODELS[model]
+        and config.alpha == 16
+        and config.dropout == 0
+        and config.max_grad_norm == 1.0
+    )
     assert config.dtype == "bfloat16" and config.quantized == method.startswith("q") and config.seed == 42
     grit = config.grit
     assert (grit.kfac_min_samples, grit.kfac_update_freq, grit.kfac_damping) == (256, 150, damping)
     expected = min(500, steps // 6)
     assert grit.reprojection_warmup_steps == grit.rank_adaptation_start_step == expected and expected >= 200
-    assert grit.rank_adaptation_threshold == 0.99 and grit.min_lora_rank == 4 and grit.ng_warmup_steps == (300 if task == "dolly" else 0)
-    assert config.temperature == 0.0 and set(config.targets) == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert (
+        grit.rank_adaptation_threshold == 0.99
+        and grit.min_lora_rank == 4
+        and grit.ng_warmup_steps == (300 if task == "dolly" else 0)
+    )
+    assert config.temperature == 0.0 and set(config.targets) == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
 
 
 def test_departures_are_listed_with_reasons_and_only_for_the_paper():
-    assert departures("llama-3.2-3b") and not departures("embedded") and all(len(row) == 4 and row[3] for row in DEPARTURES)
+    assert (
+        departures("llama-3.2-3b")
+        and not departures("embedded")
+        and all(len(row) == 4 and row[3] for row in DEPARTURES)
+    )
 
 
 def test_parameter_counts_are_the_papers():
-    """24.31 M trained parameters on 3B at rank 16 (Table 1): the seven projections of 28 layers, at Llama 3.2-3B's widths."""
+    """24.31 M trained parameters on 3B at rank 16 (Table 1).
+
+    The seven projections of 28 layers, at Llama 3.2-3B's widths.
+    """
     width, kv, inner, layers = 3072, 1024, 8192, 28
-    per_direction = {"q_proj": 2 * width, "k_proj": width + kv, "v_proj": width + kv, "o_proj": 2 * width, "gate_proj": width + inner,
-                     "up_proj": width + inner, "down_proj": width + inner}
+    per_direction = {
+        "q_proj": 2 * width,
+        "k_proj": width + kv,
+        "v_proj": width + kv,
+        "o_proj": 2 * width,
+        "gate_proj": width + inner,
+        "up_proj": width + inner,
+        "down_proj": width + inner,
+    }
     config = configuration("llama-3.2-3b", "lora", task="gsm8k")
     assert round(layers * config.rank * sum(per_direction[name] for name in config.targets) / 1e6, 2) == 24.31

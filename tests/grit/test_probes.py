@@ -1,4 +1,7 @@
-"""Zero-shot probes through lm-evaluation-harness, against a slow twin; the base model's answers are computed once and kept."""
+"""Zero-shot probes through lm-evaluation-harness, against a slow twin.
+
+The base model's answers are computed once and kept.
+"""
 
 import json
 from dataclasses import replace
@@ -11,8 +14,23 @@ from grit.evaluation.probes import check_probes, parse, run_probe
 from grit.training.trainer import train
 from grit.training.workbench import Workbench
 
-ITEMS = [{"question": "What colour is the door?", "choices": ["red", "a very long blue answer", "green", "no"], "gold": i % 4} for i in range(5)]
-PAIRS = [{"sentence": "Ann was older than Eve so _ went first.", "option1": "Ann", "option2": "Eve", "answer": 1 + i % 2} for i in range(4)]
+ITEMS = [
+    {
+        "question": "What colour is the door?",
+        "choices": ["red", "a very long blue answer", "green", "no"],
+        "gold": i % 4,
+    }
+    for i in range(5)
+]
+PAIRS = [
+    {
+        "sentence": "Ann was older than Eve so _ went first.",
+        "option1": "Ann",
+        "option2": "Eve",
+        "answer": 1 + i % 2,
+    }
+    for i in range(4)
+]
 
 
 @pytest.fixture
@@ -39,12 +57,24 @@ def test_local_probes_are_what_their_likelihoods_say(bench, short_run, files):
     try:
         arc = run_probe(model, tokenizer, files["arc_challenge"], items=5, batch_size=4)
         gaps = run_probe(model, tokenizer, files["winogrande"], items=3, batch_size=4)
-        normal = [_log_likelihood(model, tokenizer, "Question: What colour is the door?\nAnswer:", f" {c}") / len(c) for c in ITEMS[0]["choices"]]
+        normal = [
+            _log_likelihood(model, tokenizer, "Question: What colour is the door?\nAnswer:", f" {c}") / len(c)
+            for c in ITEMS[0]["choices"]
+        ]
         best = normal.index(max(normal))
         assert [a.correct for a in arc] == [float(item["gold"] == best) for item in ITEMS]
-        assert [a.item for a in gaps] == ["winogrande-0", "winogrande-1", "winogrande-2"]  # the first three, as asked for
-        twin = [_log_likelihood(model, tokenizer, f"Ann was older than Eve so {name}", " went first.") for name in ("Ann", "Eve")]
-        assert [a.correct for a in gaps] == [float(1 + twin.index(max(twin)) == pair["answer"]) for pair in PAIRS[:3]]
+        assert [a.item for a in gaps] == [
+            "winogrande-0",
+            "winogrande-1",
+            "winogrande-2",
+        ]  # the first three, as asked for
+        twin = [
+            _log_likelihood(model, tokenizer, f"Ann was older than Eve so {name}", " went first.")
+            for name in ("Ann", "Eve")
+        ]
+        assert [a.correct for a in gaps] == [
+            float(1 + twin.index(max(twin)) == pair["answer"]) for pair in PAIRS[:3]
+        ]
     finally:
         bench.release(model)
 
@@ -62,8 +92,12 @@ def test_a_run_reports_probes_and_keeps_the_base_models_answers(short_run, files
     original = again.score
     monkeypatch.setattr(again, "score", lambda *a, **k: scored.append(1) or original(*a, **k))
     second = train(config, again)
-    assert len(scored) == 1 and second.predictions == first.predictions  # the trained model only: the untuned one came from the cache
-    (tmp_path / "arc_challenge.jsonl").write_text("".join(json.dumps({**row, "gold": 0}) + "\n" for row in ITEMS))
+    assert (
+        len(scored) == 1 and second.predictions == first.predictions
+    )  # the trained model only: the untuned one came from the cache
+    (tmp_path / "arc_challenge.jsonl").write_text(
+        "".join(json.dumps({**row, "gold": 0}) + "\n" for row in ITEMS)
+    )
     train(config, Workbench(base_cache=tmp_path / "base"))
     assert len(list((tmp_path / "base").iterdir())) == 2  # other content, other answers
 
@@ -75,8 +109,12 @@ def test_probes_that_cannot_be_used_are_refused(bench, short_run, tmp_path):
     bad.write_text('{"question": "a"}\n')
     with pytest.raises(ConfigError, match="lacks the field 'choices'"):
         parse(f"arc_challenge={bad}")
-    for name, row in (("arc_challenge", {**ITEMS[0], "gold": 9}), ("arc_challenge", {**ITEMS[0], "choices": "abc"}),
-                      ("winogrande", {**PAIRS[0], "sentence": "no gap"}), ("winogrande", {**PAIRS[0], "answer": "B"})):
+    for name, row in (
+        ("arc_challenge", {**ITEMS[0], "gold": 9}),
+        ("arc_challenge", {**ITEMS[0], "choices": "abc"}),
+        ("winogrande", {**PAIRS[0], "sentence": "no gap"}),
+        ("winogrande", {**PAIRS[0], "answer": "B"}),
+    ):
         bad.write_text(json.dumps(row) + "\n")
         with pytest.raises(ConfigError, match="line 1: "):
             parse(f"{name}={bad}")

@@ -1,4 +1,7 @@
-"""Real text and a pretrained backbone, where they lie beside the checkout: each task trains, evaluates and repeats, in bf16 and on NF4."""
+"""Real text and a pretrained backbone, where they lie beside the checkout.
+
+Each task trains, evaluates and repeats, in bf16 and on NF4.
+"""
 
 import pytest
 
@@ -8,17 +11,43 @@ from grit.tasks.registry import load_task
 from grit.training.trainer import train
 
 pytestmark = pytest.mark.shared
-FILES = {"gsm8k": ("gsm8k_train.jsonl", "gsm8k_test.jsonl"), "alpaca": ("alpaca_en_1k.jsonl", None),
-         "boolq": ("boolq_nopassage_train.jsonl", "boolq_nopassage_test.jsonl")}
+FILES = {
+    "gsm8k": ("gsm8k_train.jsonl", "gsm8k_test.jsonl"),
+    "alpaca": ("alpaca_en_1k.jsonl", None),
+    "boolq": ("boolq_nopassage_train.jsonl", "boolq_nopassage_test.jsonl"),
+}
 
 
 def _config(shared_data, task, method, dtype):
-    train_file, eval_file = (None if name is None else str(shared_data / "data" / name) for name in FILES[task])
-    source = TaskSource(name=task, train_file=train_file, eval_file=eval_file, retention_file=str(shared_data / "data/general_text_heldout.jsonl"))
+    train_file, eval_file = (
+        None if name is None else str(shared_data / "data" / name) for name in FILES[task]
+    )
+    source = TaskSource(
+        name=task,
+        train_file=train_file,
+        eval_file=eval_file,
+        retention_file=str(shared_data / "data/general_text_heldout.jsonl"),
+    )
     grit = GritConfig(cov_update_freq=1, kfac_update_freq=2, reprojection_freq=2, kfac_min_samples=64)
-    return RunConfig(model=str(shared_data / "backbone"), method=method, task=source, budget=Budget(regime="step", amount=4), rank=8, alpha=16.0,
-                     dropout=0.1, dtype=dtype, learning_rate=2e-3, micro_batch=2, accumulation=4, max_length=128, eval_examples=4, eval_batch=4,
-                     retention_documents=3, max_new_tokens=12, grit=grit)
+    return RunConfig(
+        model=str(shared_data / "backbone"),
+        method=method,
+        task=source,
+        budget=Budget(regime="step", amount=4),
+        rank=8,
+        alpha=16.0,
+        dropout=0.1,
+        dtype=dtype,
+        learning_rate=2e-3,
+        micro_batch=2,
+        accumulation=4,
+        max_length=128,
+        eval_examples=4,
+        eval_batch=4,
+        retention_documents=3,
+        max_new_tokens=12,
+        grit=grit,
+    )
 
 
 @pytest.mark.parametrize("task", FILES)
@@ -26,7 +55,11 @@ def _config(shared_data, task, method, dtype):
 def test_every_task_trains_and_is_measured(bench, shared_data, task, method, dtype):
     config = _config(shared_data, task, method, dtype)
     result = train(config, bench)
-    assert result.status == "completed" and result.answer_loss < result.base_answer_loss and result.reprojections >= 1
+    assert (
+        result.status == "completed"
+        and result.answer_loss < result.base_answer_loss
+        and result.reprojections >= 1
+    )
     assert 0 < result.retention < 1.2 and result.skipped_steps == 0
     wanted = set(load_task(config.task).also)
     assert set(result.metrics) == wanted
@@ -44,6 +77,9 @@ def test_the_same_seed_makes_the_same_predictions(bench, shared_data):
 def test_files_of_the_field_are_read_whole(shared_data):
     tasks = {name: load_task(_config(shared_data, name, "grit", "float32").task) for name in FILES}
     assert {name: (len(task.train), len(task.evaluation)) for name, task in tasks.items()} == {
-        "gsm8k": (7473, 1319), "alpaca": (900, 99), "boolq": (9427, 3270)}
+        "gsm8k": (7473, 1319),
+        "alpaca": (900, 99),
+        "boolq": (9427, 3270),
+    }
     for task in tasks.values():
         assert all(task.score(e.answer, e) == 1 for e in task.evaluation[:20])

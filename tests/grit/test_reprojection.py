@@ -41,7 +41,10 @@ def test_projection_never_adds_energy_and_the_gram_formula_is_the_norm():
 
 def _invertible(rank, seed):
     """Random, with singular values from 0.1 to 10."""
-    left, right = torch.linalg.qr(_random(rank, rank, seed=seed))[0], torch.linalg.qr(_random(rank, rank, seed=seed + 1000))[0]
+    left, right = (
+        torch.linalg.qr(_random(rank, rank, seed=seed))[0],
+        torch.linalg.qr(_random(rank, rank, seed=seed + 1000))[0],
+    )
     return left @ torch.diag(torch.logspace(-1, 1, rank, dtype=torch.float64)) @ right
 
 
@@ -54,7 +57,12 @@ def _transformed(a, b, x, g, m):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_balanced_ranks_and_function_do_not_depend_on_the_factorization(seed):
-    a, b, x, g = _random(5, 12, seed=seed), _random(9, 5, seed=seed + 50), _random(30, 12, seed=seed + 100), _random(30, 9, seed=seed + 150)
+    a, b, x, g = (
+        _random(5, 12, seed=seed),
+        _random(9, 5, seed=seed + 50),
+        _random(30, 12, seed=seed + 100),
+        _random(30, 9, seed=seed + 150),
+    )
     results = []
     for m in (torch.eye(5, dtype=torch.float64), _invertible(5, seed + 200), _invertible(5, seed + 250)):
         ma, mb, sigma_a, sigma_g = _transformed(a, b, x, g, m)
@@ -72,7 +80,10 @@ def test_balanced_ranks_and_function_do_not_depend_on_the_factorization(seed):
 def test_the_fisher_basis_does_depend_on_the_factorization():
     a, b, x, g = _random(5, 12), _random(9, 5, seed=50), _random(30, 12, seed=100), _random(30, 9, seed=150)
     functions = []
-    for m in (torch.eye(5, dtype=torch.float64), torch.diag(torch.tensor([10.0, 1, 1, 1, 0.1], dtype=torch.float64))):
+    for m in (
+        torch.eye(5, dtype=torch.float64),
+        torch.diag(torch.tensor([10.0, 1, 1, 1, 0.1], dtype=torch.float64)),
+    ):
         ma, mb, sigma_a, _ = _transformed(a, b, x, g, m)
         p = projector(spectrum(sigma_a).vectors, leading(torch.tensor([2]), 5))[0]
         functions.append(mb @ p @ ma)
@@ -81,7 +92,10 @@ def test_the_fisher_basis_does_depend_on_the_factorization():
 
 def test_full_rank_balanced_projection_changes_nothing():
     basis = balanced_basis(_gram(3, 4), _gram(3, 4, seed=9))
-    torch.testing.assert_close(basis.projector(leading(torch.tensor([4, 4, 4]), 4)), torch.eye(4, dtype=torch.float64).repeat(3, 1, 1))
+    torch.testing.assert_close(
+        basis.projector(leading(torch.tensor([4, 4, 4]), 4)),
+        torch.eye(4, dtype=torch.float64).repeat(3, 1, 1),
+    )
 
 
 def test_balanced_basis_takes_a_singular_activation_factor():
@@ -94,7 +108,11 @@ def test_balanced_basis_takes_a_singular_activation_factor():
 def test_coverage_rank_by_hand():
     values = torch.tensor([[5.0, 3.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     assert coverage(values)[0].tolist() == pytest.approx([0.5, 0.8, 0.9, 1.0])
-    assert coverage_rank(values, 0.5, 1).tolist() == [1, 1, 4]  # without energy nothing is known, and all directions stay
+    assert coverage_rank(values, 0.5, 1).tolist() == [
+        1,
+        1,
+        4,
+    ]  # without energy nothing is known, and all directions stay
     assert coverage_rank(values, 0.85, 1).tolist() == [3, 1, 4]
     assert coverage_rank(values, 0.85, 2).tolist() == [3, 2, 4]
     assert coverage_rank(values, 1.0, 1)[0] == 4

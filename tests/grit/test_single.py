@@ -16,7 +16,15 @@ from transformers import AutoModelForCausalLM
 from grit.__main__ import main, parser, run_configuration
 from grit.cli.single_run import read_run
 
-SHORT = ("--budget-steps", "20", "--set", "eval_examples=12", "retention_documents=6", "dropout=0.1", "checkpoint_steps=4")
+SHORT = (
+    "--budget-steps",
+    "20",
+    "--set",
+    "eval_examples=12",
+    "retention_documents=6",
+    "dropout=0.1",
+    "checkpoint_steps=4",
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +37,21 @@ def trained(tmp_path_factory):
 
 def test_a_run_leaves_what_a_trial_leaves(trained):
     record = read_run(trained)
-    assert record["status"] == "completed" and record["steps"] == 20 and record["config"]["grit"]["rank_adaptation_threshold"] == 0.9
-    assert {"quality", "retention", "overhead", "footprint", "final_ranks", "step_time_ms", "git_commit", "versions"} <= set(record)
+    assert (
+        record["status"] == "completed"
+        and record["steps"] == 20
+        and record["config"]["grit"]["rank_adaptation_threshold"] == 0.9
+    )
+    assert {
+        "quality",
+        "retention",
+        "overhead",
+        "footprint",
+        "final_ranks",
+        "step_time_ms",
+        "git_commit",
+        "versions",
+    } <= set(record)
     assert pq.read_table(trained / "telemetry.parquet").num_rows == 20
     kinds = pq.read_table(trained / "predictions.parquet")["kind"].to_pylist()
     assert (kinds.count("task"), kinds.count("retention")) == (12, 6)
@@ -39,11 +60,15 @@ def test_a_run_leaves_what_a_trial_leaves(trained):
 def test_evaluating_again_gives_the_same_predictions(trained, capsys):
     assert main(["eval", str(trained)]) == 0
     columns = ["example_id", "prediction", "score", "loss", "base_loss"]
-    assert pq.read_table(trained / "eval-predictions.parquet", columns=columns) == pq.read_table(trained / "predictions.parquet", columns=columns)
+    assert pq.read_table(trained / "eval-predictions.parquet", columns=columns) == pq.read_table(
+        trained / "predictions.parquet", columns=columns
+    )
     assert "retention" in capsys.readouterr().out
     assert main(["eval", str(trained), "--task", "instruction", "--set", "eval_examples=5"]) == 0
     assert json.loads((trained / "eval.json").read_text())["config"]["task"]["name"] == "instruction"
-    assert pq.read_table(trained / "eval-predictions.parquet")["example_id"][0].as_py().startswith("instruction")
+    assert (
+        pq.read_table(trained / "eval-predictions.parquet")["example_id"][0].as_py().startswith("instruction")
+    )
 
 
 def test_exports_compute_what_was_trained(trained, tmp_path):
@@ -69,8 +94,26 @@ def test_exports_compute_what_was_trained(trained, tmp_path):
 def test_a_killed_run_goes_on_where_it_was(tmp_path, trained):
     """SIGKILL in mid-run, then --resume: bit for bit what an uninterrupted run measured."""
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "grit", "train", "--output", str(folder), "--tau", "0.9", "--T", "5", *SHORT]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "grit",
+        "train",
+        "--output",
+        str(folder),
+        "--tau",
+        "0.9",
+        "--T",
+        "5",
+        *SHORT,
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     deadline = time.time() + 120
     while not (folder / "state" / "run.pt").exists() and time.time() < deadline and process.poll() is None:
         time.sleep(0.005)
@@ -90,7 +133,10 @@ def _untimed(value):
     """Without the clock's readings."""
     if not isinstance(value, list):
         return value
-    return [{k: v for k, v in row.items() if k != "train_seconds"} if isinstance(row, dict) else row for row in value]
+    return [
+        {k: v for k, v in row.items() if k != "train_seconds"} if isinstance(row, dict) else row
+        for row in value
+    ]
 
 
 def test_a_start_that_failed_leaves_room_for_another(tmp_path, monkeypatch):
@@ -98,12 +144,16 @@ def test_a_start_that_failed_leaves_room_for_another(tmp_path, monkeypatch):
 
     def fail(*_args, **_kwargs):
         raise RuntimeError("lost")
+
     folder = str(tmp_path / "run")
     with monkeypatch.context() as broken:
         broken.setattr(grit.single, "train", fail)
         with pytest.raises(RuntimeError, match="lost"):
             main(["train", "--output", folder, *SHORT])
-    assert main(["train", "--output", folder, "--method", "lora", *SHORT]) == 0 and read_run(tmp_path / "run")["config"]["method"] == "lora"
+    assert (
+        main(["train", "--output", folder, "--method", "lora", *SHORT]) == 0
+        and read_run(tmp_path / "run")["config"]["method"] == "lora"
+    )
 
 
 def test_export_and_evaluation_need_no_training_file(tmp_path):
@@ -113,8 +163,28 @@ def test_export_and_evaluation_need_no_training_file(tmp_path):
     held.write_text("\n".join(rows[:5]))
     general = tmp_path / "general.txt"
     general.write_text("Some text.\n\nAnother text.")
-    assert main(["train", "--output", str(tmp_path / "run"), "--task", "custom", "--template", "{q} => {a}", "--train-file", str(data),
-                 "--eval-file", str(held), "--retention-file", str(general), "--budget-steps", "4"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "--output",
+                str(tmp_path / "run"),
+                "--task",
+                "custom",
+                "--template",
+                "{q} => {a}",
+                "--train-file",
+                str(data),
+                "--eval-file",
+                str(held),
+                "--retention-file",
+                str(general),
+                "--budget-steps",
+                "4",
+            ]
+        )
+        == 0
+    )
     data.unlink()
     assert main(["eval", str(tmp_path / "run")]) == 0 and main(["export", str(tmp_path / "run")]) == 0
     assert main(["eval", str(tmp_path / "run"), "--task", "instruction", "--set", "eval_examples=2"]) == 0
@@ -126,13 +196,20 @@ def test_a_run_that_diverged_can_be_looked_at_again(tmp_path, capsys):
     assert "diverged" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--task", "poetry"], "task = 'poetry'"), (["--task", "gsm8k"], "train-file = None"),
-    (["--method", "lora", "--tau", "0.9"], "knob of GRIT"),
-    (["--tau", "1.5"], r"tau \(rank_adaptation_threshold\) = 1.5"), (["--set", "colour=red"], "knob = 'colour'"),
-    (["--resume"], "holds no run to resume"),
-    (["--probes", "arc_challenge=/no/file"], "cannot be read"),
-    (["--set", "temperature=-1"], "temperature = -1"), (["--set", "top_p=0"], "top_p = 0")])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--task", "poetry"], "task = 'poetry'"),
+        (["--task", "gsm8k"], "train-file = None"),
+        (["--method", "lora", "--tau", "0.9"], "knob of GRIT"),
+        (["--tau", "1.5"], r"tau \(rank_adaptation_threshold\) = 1.5"),
+        (["--set", "colour=red"], "knob = 'colour'"),
+        (["--resume"], "holds no run to resume"),
+        (["--probes", "arc_challenge=/no/file"], "cannot be read"),
+        (["--set", "temperature=-1"], "temperature = -1"),
+        (["--set", "top_p=0"], "top_p = 0"),
+    ],
+)
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys, arguments, said):
     assert main(["train", "--output", str(tmp_path / "run"), *arguments]) == 2
     errors = capsys.readouterr().err.strip()
@@ -147,6 +224,24 @@ def test_a_run_may_not_change_what_was_trained(trained, capsys):
 
 
 def test_options_become_the_configuration():
-    given = ["train", "--output", "x", "--T", "none", "--lambda", "0.1", "--seed", "7", "--budget-seconds", "3"]
+    given = [
+        "train",
+        "--output",
+        "x",
+        "--T",
+        "none",
+        "--lambda",
+        "0.1",
+        "--seed",
+        "7",
+        "--budget-seconds",
+        "3",
+    ]
     config = run_configuration(parser().parse_args(given))
-    assert (config.grit.T, config.grit.lambda_, config.seed, config.budget.regime, config.budget.amount) == (None, 0.1, 7, "time", 3)
+    assert (config.grit.T, config.grit.lambda_, config.seed, config.budget.regime, config.budget.amount) == (
+        None,
+        0.1,
+        7,
+        "time",
+        3,
+    )

@@ -24,15 +24,35 @@ def test_embedded_tasks_are_fixed_disjoint_and_self_consistent(name):
 def test_scoring_is_exact():
     words = Example(example_id="a", prompt="", answer=" plum cake")
     task = embedded.load("instruction")
-    assert [task.score(text, words) for text in ("plum cake", " plum  cake \n", "plum", "", "Plum cake", "plum cakes")] == [1, 1, 0, 0, 0, 0]
+    assert [
+        task.score(text, words)
+        for text in ("plum cake", " plum  cake \n", "plum", "", "Plum cake", "plum cakes")
+    ] == [1, 1, 0, 0, 0, 0]
     number = Example(example_id="b", prompt="", answer=" 4 + 7 = 11 #### 11")
-    assert [embedded.number_match(text, number) for text in ("#### 11", "so #### 12 no #### 11", "#### 1", "11", "", "####")] == [1, 1, 0, 0, 0, 0]
+    assert [
+        embedded.number_match(text, number)
+        for text in ("#### 11", "so #### 12 no #### 11", "#### 1", "11", "", "####")
+    ] == [1, 1, 0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("prediction, score", [
-    ("#### 1234", 1), ("#### 1,234", 1), ("text #### 1,234 more", 1), ("#### $1234", 0), ("1234", 0), ("", 0), ("#### 1234.0", 0), ("#### -1234", 0)])
+@pytest.mark.parametrize(
+    "prediction, score",
+    [
+        ("#### 1234", 1),
+        ("#### 1,234", 1),
+        ("text #### 1,234 more", 1),
+        ("#### $1234", 0),
+        ("1234", 0),
+        ("", 0),
+        ("#### 1234.0", 0),
+        ("#### -1234", 0),
+    ],
+)
 def test_gsm8k_reads_the_official_marker(prediction, score):
-    assert catalog.gsm8k_exact_match(prediction, Example(example_id="", prompt="", answer="so\n#### 1,234")) == score
+    assert (
+        catalog.gsm8k_exact_match(prediction, Example(example_id="", prompt="", answer="so\n#### 1,234"))
+        == score
+    )
 
 
 def test_held_out_text_is_disjoint_from_the_training_text():
@@ -61,10 +81,16 @@ def _file(tmp_path, name, text):
     return str(path)
 
 
-@pytest.mark.parametrize("text, words", [
-    ('{"question": "q", "answer": "#### 1"}\nnot json\n', "line 2 is not JSON"), ('{"question": "q"}\n', "line 1 lacks the field 'answer'"),
-    ('\n{"question": "q", "answer": "#### 1"}\n[1]\n', "line 3 lacks"),
-    ('{"question": "q", "answer": "a"}\n', "line 1: answer has no final number"), ("", "is empty")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ('{"question": "q", "answer": "#### 1"}\nnot json\n', "line 2 is not JSON"),
+        ('{"question": "q"}\n', "line 1 lacks the field 'answer'"),
+        ('\n{"question": "q", "answer": "#### 1"}\n[1]\n', "line 3 lacks"),
+        ('{"question": "q", "answer": "a"}\n', "line 1: answer has no final number"),
+        ("", "is empty"),
+    ],
+)
 def test_malformed_files_are_refused_with_their_line(tmp_path, text, words):
     good = _file(tmp_path, "good.jsonl", '{"question": "q", "answer": "#### 1"}\n')
     bad = _file(tmp_path, "bad.jsonl", text)

@@ -9,14 +9,26 @@ from grit.config.run import Budget, TaskSource
 from grit.training.trainer import Hooks, learning_rate_factor, train
 
 #: What a clock measured: everything else of a result must be equal, bit for bit.
-TIMED = {"train_seconds", "adapter_seconds", "cpu_seconds", "eval_seconds", "step_time_ms", "components_ms", "overhead", "peak_memory_bytes",
-         "resumed_from_step"}
+TIMED = {
+    "train_seconds",
+    "adapter_seconds",
+    "cpu_seconds",
+    "eval_seconds",
+    "step_time_ms",
+    "components_ms",
+    "overhead",
+    "peak_memory_bytes",
+    "resumed_from_step",
+}
 
 
 def _comparable(result):
     values = {name: getattr(result, name) for name in result.__dataclass_fields__ if name not in TIMED}
     timed = ("train_seconds", "events")
-    values["telemetry"] = [{k: v for k, v in row.items() if k not in timed and not k.startswith("ms_")} for row in result.telemetry]
+    values["telemetry"] = [
+        {k: v for k, v in row.items() if k not in timed and not k.startswith("ms_")}
+        for row in result.telemetry
+    ]
     values["curve"] = [{k: v for k, v in row.items() if k != "train_seconds"} for row in result.curve]
     return values
 
@@ -30,7 +42,10 @@ def test_same_seed_same_result_bit_for_bit(bench, short_run):
 @pytest.mark.parametrize("suppression", ["project", "gate"])
 @pytest.mark.parametrize("kill", [3, 4, 5, 9])
 def test_interrupted_equals_uninterrupted(bench, short_run, tmp_path, kill, suppression):
-    """Killed around the reprojection of step 4, resumed from the last checkpoint (every step): the same bits in the end."""
+    """Killed around the reprojection of step 4, resumed from the last checkpoint (every step).
+
+    The same bits in the end.
+    """
     grit = replace(short_run().grit, suppression=suppression, rank_adaptation_threshold=0.8, min_lora_rank=2)
     config = short_run(grit=grit, checkpoint_steps=1)
     whole = train(config, bench)
@@ -57,8 +72,17 @@ def test_grit_without_its_parts_is_lora_bit_for_bit(bench, short_run):
     assert plain.predictions == disabled.predictions
 
 
-@pytest.mark.parametrize("knob, value", [("rank_adaptation_threshold", 0.95), ("rank_adaptation_threshold", 0.999), ("reprojection_freq", 3),
-                                         ("reprojection_freq", 5), ("kfac_damping", 1e-4), ("kfac_damping", 3e-3)])
+@pytest.mark.parametrize(
+    "knob, value",
+    [
+        ("rank_adaptation_threshold", 0.95),
+        ("rank_adaptation_threshold", 0.999),
+        ("reprojection_freq", 3),
+        ("reprojection_freq", 5),
+        ("kfac_damping", 1e-4),
+        ("kfac_damping", 3e-3),
+    ],
+)
 def test_every_knob_changes_training(bench, short_run, knob, value):
     """From the default to its neighbours on the sensitivity study's grid."""
     grit = replace(short_run().grit, min_lora_rank=1)
@@ -72,7 +96,10 @@ def test_time_budget_is_kept_and_its_schedule_follows_the_clock(bench, short_run
     slowest = max(row["ms_step"] for row in result.telemetry) / 1e3
     assert abs(result.train_seconds - 1.0) <= slowest
     rates = [row["learning_rate"] for row in result.telemetry]
-    expected = [2e-3 * learning_rate_factor(seconds / 1.0, 0.05) for seconds in (0.0, *[row["train_seconds"] for row in result.telemetry[:-1]])]
+    expected = [
+        2e-3 * learning_rate_factor(seconds / 1.0, 0.05)
+        for seconds in (0.0, *[row["train_seconds"] for row in result.telemetry[:-1]])
+    ]
     assert rates == pytest.approx(expected)
 
 
@@ -81,13 +108,23 @@ def test_components_are_exclusive_and_complete(bench, short_run):
     for row in result.telemetry:
         parts = sum(value for name, value in row.items() if name.startswith("ms_") and name != "ms_step")
         assert parts == pytest.approx(row["ms_step"])
-    assert result.components_ms["fisher"] > 0 and result.components_ms["reprojection"] > 0 and 0 < result.overhead < 1
+    assert (
+        result.components_ms["fisher"] > 0
+        and result.components_ms["reprojection"] > 0
+        and 0 < result.overhead < 1
+    )
     assert train(short_run(method="lora"), bench).overhead == 0
 
 
 @pytest.mark.parametrize("method", ["qlora", "qgrit"])
 def test_nf4_learns_on_the_cpu_by_the_same_code(bench, short_run, method):
-    config = short_run(method=method, budget=Budget(regime="step", amount=30), quality="answer_logprob", dtype="bfloat16", eval_examples=16)
+    config = short_run(
+        method=method,
+        budget=Budget(regime="step", amount=30),
+        quality="answer_logprob",
+        dtype="bfloat16",
+        eval_examples=16,
+    )
     result = train(config, bench)
     assert result.status == "completed"
     assert result.answer_loss < result.base_answer_loss - 1.0
@@ -97,23 +134,39 @@ def test_nf4_learns_on_the_cpu_by_the_same_code(bench, short_run, method):
 
 
 def test_q_grit_has_switches_of_its_own(bench, short_run):
-    """Damping by the noise of the 4-bit weights, and statistics from passes in float32: each changes training, and bf16 stays what is stored."""
+    """Damping by the noise of the 4-bit weights, and statistics from passes in float32.
+
+    Each changes training, and bf16 stays what is stored.
+    """
     base = short_run(method="qgrit", dtype="bfloat16")
     losses = {}
-    for name, changes in {"default": {}, "damping": {"quantization_damping": 100.0}, "refresh": {"dequantized_refresh": True}}.items():
-        losses[name] = [row["loss"] for row in train(replace(base, grit=replace(base.grit, **changes)), bench).telemetry]
+    for name, changes in {
+        "default": {},
+        "damping": {"quantization_damping": 100.0},
+        "refresh": {"dequantized_refresh": True},
+    }.items():
+        losses[name] = [
+            row["loss"] for row in train(replace(base, grit=replace(base.grit, **changes)), bench).telemetry
+        ]
     assert losses["damping"] != losses["default"] != losses["refresh"]
     assert train(base, bench).telemetry[0]["loss"] == losses["default"][0]  # the layers compute in bf16 again
 
 
 def test_lora_learns_and_forgets(bench, short_run):
-    result = train(short_run(method="lora", budget=Budget(regime="step", amount=40), quality="answer_logprob"), bench)
+    result = train(
+        short_run(method="lora", budget=Budget(regime="step", amount=40), quality="answer_logprob"), bench
+    )
     assert result.quality > result.base_quality + 1.0 and result.forgetting > 0.02
     assert result.footprint == 1.0 and result.final_ranks == []
 
 
 def test_a_run_that_blows_up_is_called_diverged(bench, short_run):
-    result = train(short_run(method="lora", learning_rate=3.0, budget=Budget(regime="step", amount=60), max_grad_norm=1e6), bench)
+    result = train(
+        short_run(
+            method="lora", learning_rate=3.0, budget=Budget(regime="step", amount=60), max_grad_norm=1e6
+        ),
+        bench,
+    )
     assert result.status == "diverged"
     assert result.reason is not None and "step" in result.reason
 
@@ -127,8 +180,13 @@ def test_a_non_finite_gradient_never_reaches_the_weights(bench, short_run):
     try:
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=1e-2)
-        handle = attach(model, optimizer, GritConfig(max_grad_norm=1.0, cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=1))
+        handle = attach(
+            model,
+            optimizer,
+            GritConfig(max_grad_norm=1.0, cov_update_freq=1, kfac_update_freq=1, kfac_min_samples=1),
+        )
         from grit.data.encode import collate
+
         batch = collate(bench.training_data(config)[:4], bench.tokenizer(config).pad_token_id)
         model.train()
         for step in range(4):
@@ -146,7 +204,10 @@ def test_a_non_finite_gradient_never_reaches_the_weights(bench, short_run):
 
 
 def test_what_is_scored_has_the_rank_that_is_counted(bench, short_run, monkeypatch):
-    """T = 4 of 10 steps: the optimizer refills discarded directions in steps 9 and 10, and the end of the run truncates them again."""
+    """T = 4 of 10 steps.
+
+    The optimizer refills discarded directions in steps 9 and 10, and the end of the run truncates them again.
+    """
     from grit.training import trainer
 
     seen = {}
@@ -154,7 +215,9 @@ def test_what_is_scored_has_the_rank_that_is_counted(bench, short_run, monkeypat
     def look(run, status, reason):
         for layer in run.handle.layers:
             update = layer.up.weight.detach().double() @ layer.down.weight.detach().double()
-            seen[layer.name] = int((torch.linalg.svdvals(update) > 1e-6 * torch.linalg.matrix_norm(update, 2)).sum())
+            seen[layer.name] = int(
+                (torch.linalg.svdvals(update) > 1e-6 * torch.linalg.matrix_norm(update, 2)).sum()
+            )
         return summarize(run, status, reason)
 
     summarize = trainer.summarize
@@ -167,30 +230,78 @@ def test_what_is_scored_has_the_rank_that_is_counted(bench, short_run, monkeypat
     assert 0 < result.footprint < 1
 
 
-@pytest.mark.parametrize("changes", [
-    {"preconditioner": "kfac"}, {"preconditioner": "none"}, {"damping_scale": "relative"}, {"basis": "balanced"}, {"two_sided": False},
-    {"suppression": "gate"}, {"project_momentum": False}, {"rank_policy": "growth"}, {"rank_adaptation": False}, {"ema_decay": 0.9},
-    {"reprojection_mix": 0.5}, {"inversion_device": "model"}, {"damping_reference_batch": 64}, {"ng_warmup_steps": 5}, {"kfac_update_freq": 5},
-    {"kfac_min_samples": 2000}, {"cov_update_freq": 3}, {"reprojection_warmup_steps": 5}, {"rank_adaptation_start_step": 6}, {"min_lora_rank": 6},
-    {"reprojection_trigger": "adaptive", "reprojection_band": 0.5}, {"rank_energy_ema": 0.99, "reprojection_freq": 2}, {"rank_hysteresis": 0.09},
-    {"lambda_k": 0.01}, {"lambda_r": 0.1}, {"lambda_k": 0.01, "regularizer_warmup_steps": 5}, {"spectral_snr_min": 5.0}, {"entropy_floor": 0.95},
-    {"subspace_mixing": 0.5}, {"share_statistics": "projection"}, {"cadence": "adaptive", "cadence_window": 4}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"preconditioner": "kfac"},
+        {"preconditioner": "none"},
+        {"damping_scale": "relative"},
+        {"basis": "balanced"},
+        {"two_sided": False},
+        {"suppression": "gate"},
+        {"project_momentum": False},
+        {"rank_policy": "growth"},
+        {"rank_adaptation": False},
+        {"ema_decay": 0.9},
+        {"reprojection_mix": 0.5},
+        {"inversion_device": "model"},
+        {"damping_reference_batch": 64},
+        {"ng_warmup_steps": 5},
+        {"kfac_update_freq": 5},
+        {"kfac_min_samples": 2000},
+        {"cov_update_freq": 3},
+        {"reprojection_warmup_steps": 5},
+        {"rank_adaptation_start_step": 6},
+        {"min_lora_rank": 6},
+        {"reprojection_trigger": "adaptive", "reprojection_band": 0.5},
+        {"rank_energy_ema": 0.99, "reprojection_freq": 2},
+        {"rank_hysteresis": 0.09},
+        {"lambda_k": 0.01},
+        {"lambda_r": 0.1},
+        {"lambda_k": 0.01, "regularizer_warmup_steps": 5},
+        {"spectral_snr_min": 5.0},
+        {"entropy_floor": 0.95},
+        {"subspace_mixing": 0.5},
+        {"share_statistics": "projection"},
+        {"cadence": "adaptive", "cadence_window": 4},
+    ],
+)
 def test_every_switch_acts_and_trains(bench, short_run, changes):
     base = train(short_run(), bench)
     grit = replace(short_run().grit, rank_adaptation_threshold=0.9, min_lora_rank=2)
     if "rank_energy_ema" in changes or "cadence" in changes:  # each needs several occasions to differ
         grit = replace(grit, reprojection_freq=2, kfac_update_freq=1, rank_adaptation_threshold=0.8)
-    default, switched = train(short_run(grit=grit), bench), train(short_run(grit=replace(grit, **changes)), bench)
+    default, switched = (
+        train(short_run(grit=grit), bench),
+        train(short_run(grit=replace(grit, **changes)), bench),
+    )
     assert switched.status == "completed" and switched.answer_loss < switched.base_answer_loss
     same = [row["loss"] for row in switched.telemetry] == [row["loss"] for row in default.telemetry]
     assert same == (changes == {"inversion_device": "model"})
     assert base.modules == switched.modules
 
 
-@pytest.mark.parametrize("changes", [
-    {"basis": "balanced", "suppression": "gate"}, {"rank_policy": "growth", "reprojection_freq": 2},
-    {"cadence": "adaptive", "cadence_window": 4, "lambda_r": 0.1, "lambda_k": 1e-3, "regularizer_warmup_steps": 8},
-    {"reprojection_trigger": "adaptive", "reprojection_band": 0.01, "reprojection_freq": 2, "rank_energy_ema": 0.5, "subspace_mixing": 0.3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"basis": "balanced", "suppression": "gate"},
+        {"rank_policy": "growth", "reprojection_freq": 2},
+        {
+            "cadence": "adaptive",
+            "cadence_window": 4,
+            "lambda_r": 0.1,
+            "lambda_k": 1e-3,
+            "regularizer_warmup_steps": 8,
+        },
+        {
+            "reprojection_trigger": "adaptive",
+            "reprojection_band": 0.01,
+            "reprojection_freq": 2,
+            "rank_energy_ema": 0.5,
+            "subspace_mixing": 0.3,
+        },
+    ],
+)
 def test_runs_with_more_state_resume_bit_for_bit(bench, short_run, tmp_path, changes):
     grit = replace(short_run().grit, **{"rank_adaptation_threshold": 0.8, "min_lora_rank": 2, **changes})
     config = short_run(grit=grit, checkpoint_steps=1)
@@ -227,7 +338,11 @@ def test_targets_that_do_not_exist_are_named(bench, short_run):
 
 def test_stop_on_request_is_clean(bench, short_run):
     steps = []
-    result = train(short_run(), bench, hooks=Hooks(should_stop=lambda: len(steps) >= 3, progress=lambda step, *_: steps.append(step)))
+    result = train(
+        short_run(),
+        bench,
+        hooks=Hooks(should_stop=lambda: len(steps) >= 3, progress=lambda step, *_: steps.append(step)),
+    )
     assert (result.status, result.steps) == ("stopped", 3)
     assert len(result.predictions) == 12
 

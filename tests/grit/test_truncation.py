@@ -1,4 +1,7 @@
-"""Truncation after training against dense algebra: what is kept, what it is equal to, and that the model is as it was."""
+"""Truncation after training against dense algebra.
+
+What is kept, what it is equal to, and that the model is as it was.
+"""
 
 from dataclasses import replace
 
@@ -13,7 +16,9 @@ from grit.training.trainer import Run, adapted, train
 @pytest.fixture
 def trained(bench, short_run, monkeypatch):
     """A run that has been trained, with its handle, while its adapter is in place."""
-    config = short_run(dropout=0.0, grit=replace(short_run().grit, preconditioner="none", reprojection_freq=None))
+    config = short_run(
+        dropout=0.0, grit=replace(short_run().grit, preconditioner="none", reprojection_freq=None)
+    )
     with adapted(config, bench) as model:
         run = Run(config, bench, model, None)
         while run.step < 6:
@@ -36,15 +41,21 @@ def test_ways_against_dense_algebra(trained):
         basis_a, basis_g = (torch.linalg.eigh(sigma).eigenvectors[:, -3:] for sigma in (sigma_a, sigma_g))
         u, s, v = torch.linalg.svd(layer.scaling * up @ down)
         root_values, root_vectors = torch.linalg.eigh(sigma_a)
-        root, inverse = (root_vectors * root_values.clamp(min=0).pow(power) @ root_vectors.T for power in (0.5, -0.5))
+        root, inverse = (
+            root_vectors * root_values.clamp(min=0).pow(power) @ root_vectors.T for power in (0.5, -0.5)
+        )
         inner = torch.linalg.eigh(root @ sigma_g @ root).eigenvectors[:, -3:]
         expected = {
-            "svd": u[:, :3] * s[:3] @ v[:3], "one_sided": layer.scaling * up @ basis_a @ basis_a.T @ down,
+            "svd": u[:, :3] * s[:3] @ v[:3],
+            "one_sided": layer.scaling * up @ basis_a @ basis_a.T @ down,
             "two_sided": layer.scaling * up @ basis_g @ basis_g.T @ basis_a @ basis_a.T @ down,
-            "balanced": layer.scaling * up @ root @ inner @ inner.T @ inverse @ down}
+            "balanced": layer.scaling * up @ root @ inner @ inner.T @ inverse @ down,
+        }
         scale = float(s[0])
         for way, dense in expected.items():
-            torch.testing.assert_close(_delta(found[way], layer), dense, atol=2e-5 * scale, rtol=1e-3, msg=f"{way} {layer.name}")
+            torch.testing.assert_close(
+                _delta(found[way], layer), dense, atol=2e-5 * scale, rtol=1e-3, msg=f"{way} {layer.name}"
+            )
             assert found[way][layer.name][0].shape[0] == 3
 
 
@@ -53,22 +64,33 @@ def test_all_directions_are_the_adapter_itself(trained):
     for way in WAYS:
         for layer in trained.handle.layers[:3]:
             whole = layer.scaling * layer.up.weight.detach().double() @ layer.down.weight.detach().double()
-            torch.testing.assert_close(_delta(truncated_factors(trained.handle, way, ranks), layer), whole, atol=1e-6, rtol=1e-4)
+            torch.testing.assert_close(
+                _delta(truncated_factors(trained.handle, way, ranks), layer), whole, atol=1e-6, rtol=1e-4
+            )
 
 
 def test_pefts_conversion_at_a_rank_is_the_svd(trained):
     handle = trained.handle
     scalings = {layer.name: layer.scaling for layer in handle.layers}
-    ours, theirs = truncated_factors(handle, "svd", dict.fromkeys(scalings, 4)), converted(trained.model, 4, scalings)
+    ours, theirs = (
+        truncated_factors(handle, "svd", dict.fromkeys(scalings, 4)),
+        converted(trained.model, 4, scalings),
+    )
     for layer in handle.layers:
         torch.testing.assert_close(_delta(ours, layer), _delta(theirs, layer), atol=1e-6, rtol=1e-3)
 
 
 def test_the_model_is_as_it_was_afterwards(trained):
     before = [layer.down.weight.detach().clone() for layer in trained.handle.layers]
-    with replaced(trained.handle, truncated_factors(trained.handle, "svd", dict.fromkeys((x.name for x in trained.handle.layers), 1))):
+    with replaced(
+        trained.handle,
+        truncated_factors(trained.handle, "svd", dict.fromkeys((x.name for x in trained.handle.layers), 1)),
+    ):
         assert not torch.equal(trained.handle.layers[0].down.weight, before[0])
-    assert all(torch.equal(layer.down.weight, kept) for layer, kept in zip(trained.handle.layers, before, strict=True))
+    assert all(
+        torch.equal(layer.down.weight, kept)
+        for layer, kept in zip(trained.handle.layers, before, strict=True)
+    )
 
 
 def test_ranks_by_the_rule_follow_tau(trained):
@@ -84,7 +106,8 @@ def test_the_table_of_a_run(bench, short_run):
     assert set(keys) == {(way, k) for way in WAYS for k in ("2", "8", "tau")} | {("peft", "tau")}
     whole = [row for row in result.truncated if row["way"] == "svd" and row["k"] == "8"]
     assert [row["loss"] for row in whole if row["kind"] == "task"] == pytest.approx(
-        [row["loss"] for row in result.predictions if row["kind"] == "task"], abs=1e-4)
+        [row["loss"] for row in result.predictions if row["kind"] == "task"], abs=1e-4
+    )
     sizes = {row["k"]: row["bytes"] for row in result.truncated if row["way"] == "svd"}
     assert sizes["2"] < sizes["tau"] <= sizes["8"] and sizes["8"] == result.exported_bytes
     assert {row["parameters"] for row in whole} == {result.adapter_parameters}

@@ -23,6 +23,7 @@ def test_trials_go_out_in_order_and_outcomes_come_back():
         assert outcome["result"] == {"x": "b"} and outcome["worker"] == "slot-0"
         assert outcome["ended_at"] >= outcome["started_at"] >= outcome["queued_at"]
         assert await board.collect("b") is None
+
     _play(scene)
 
 
@@ -39,6 +40,7 @@ def test_a_worker_that_died_gets_its_trial_again_until_it_has_died_too_often():
         assert outcome["attempts"] == MAX_ATTEMPTS and "died 3 times" in outcome["error"]
         await board.close()
         assert await after is None
+
     _play(scene)
 
 
@@ -53,6 +55,7 @@ def test_two_slots_never_share_a_trial():
         for slot, job in (("slot-0", first), ("slot-1", second)):
             await board.finish(slot, job["trial_id"], {"status": "completed"})
         await asyncio.gather(*waits)
+
     _play(scene)
 
 
@@ -70,6 +73,7 @@ def test_losing_the_last_slot_fails_what_waits_instead_of_hanging():
         late = await board.run("d", {})
         assert late["status"] == "failed"
         assert "node lost" in (await board.collect("d"))["error"]
+
     _play(scene)
 
 
@@ -89,6 +93,7 @@ def test_a_second_driver_of_a_running_trial_waits_for_the_same_run():
         assert (await second)["status"] == "completed"
         await board.close()
         await idle
+
     _play(scene)
 
 
@@ -100,6 +105,7 @@ def test_a_closed_board_sends_idle_workers_home():
         assert not idle.done()
         await board.close()
         assert await idle is None
+
     _play(scene)
 
 
@@ -112,4 +118,5 @@ def test_an_outcome_that_does_not_exist_is_none(unknown):
         assert await board.collect("a") is None and await board.collect(unknown) is None
         await board.take("s")
         await board.finish("s", "a", {"status": "completed"})
+
     _play(scene)

@@ -13,36 +13,74 @@ from ray_jobs.records.describe import duration
 def test_shapes_come_from_the_hub_id_or_the_folder(tmp_path):
     assert shape_of("meta-llama/Llama-3.1-8B", "nowhere") == KNOWN["meta-llama/Llama-3.1-8B"]
     assert shape_of("x", str(tmp_path)) is None
-    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 2, "hidden_size": 8, "vocab_size": 11, "dtype": "bfloat16"}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"num_hidden_layers": 2, "hidden_size": 8, "vocab_size": 11, "dtype": "bfloat16"})
+    )
     (tmp_path / "model.safetensors").write_bytes(b"\0" * 400)
     assert shape_of("x", str(tmp_path)) == ModelShape(parameters=200, layers=2, width=8, vocabulary=11)
 
 
 def test_memory_by_hand():
-    base = replace(preset("embedded", "grit", None).base, dtype="bfloat16", rank=4, micro_batch=2, max_length=10, targets=("q_proj", "v_proj"))
+    base = replace(
+        preset("embedded", "grit", None).base,
+        dtype="bfloat16",
+        rank=4,
+        micro_batch=2,
+        max_length=10,
+        targets=("q_proj", "v_proj"),
+    )
     shape = ModelShape(parameters=1000, layers=3, width=8, vocabulary=50)
     expected = 2 * 1000 + 16 * (2 * 4 * 8 * 2 * 3) + 34 * 20 * 8 * 3 + 10 * 20 * 50
     assert memory_bytes(base, shape, gpu=True) == expected
     assert memory_bytes(replace(base, method="qgrit"), shape, gpu=True) == expected - 2 * 1000 + 550
 
 
-@pytest.mark.parametrize("name, method", [("llama-3.2-3b", "grit"), ("llama-3.2-3b", "qgrit"), ("llama-3.1-8b", "grit"), ("llama-3.1-8b", "qgrit")])
+@pytest.mark.parametrize(
+    "name, method",
+    [
+        ("llama-3.2-3b", "grit"),
+        ("llama-3.2-3b", "qgrit"),
+        ("llama-3.1-8b", "grit"),
+        ("llama-3.1-8b", "qgrit"),
+    ],
+)
 def test_the_presets_fit_the_gpu_they_are_for(name, method):
     base = preset(name, method, None).base
     said = check_memory(base, shape_of(base.model, "nowhere"), gpu=True, concurrent=1, machine_bytes=None)
     assert "of 80 GB a trial" in said
-    with pytest.raises(ConfigError, match=r"micro_batch = 64: would need about \d+ GB a trial and there are 80 GB"):
-        check_memory(replace(base, micro_batch=64), shape_of(base.model, "nowhere"), gpu=True, concurrent=1, machine_bytes=None)
+    with pytest.raises(
+        ConfigError, match=r"micro_batch = 64: would need about \d+ GB a trial and there are 80 GB"
+    ):
+        check_memory(
+            replace(base, micro_batch=64),
+            shape_of(base.model, "nowhere"),
+            gpu=True,
+            concurrent=1,
+            machine_bytes=None,
+        )
 
 
 def test_what_is_not_known_is_said():
-    assert "not predicted" in check_memory(preset("embedded", "grit", None).base, None, gpu=False, concurrent=1, machine_bytes=None)
+    assert "not predicted" in check_memory(
+        preset("embedded", "grit", None).base, None, gpu=False, concurrent=1, machine_bytes=None
+    )
     memory = machine_memory()
     assert memory is None or memory > 1 << 20
 
 
 def test_a_running_trial_is_one_line():
-    line = running_line("0123456789abcdef", {"method": "grit", "regime": "step", "seed": 41, "step": 50, "share": 0.5, "left": 600.0, "loss": 1.25,
-                                             "rank": 7.5})
+    line = running_line(
+        "0123456789abcdef",
+        {
+            "method": "grit",
+            "regime": "step",
+            "seed": 41,
+            "step": 50,
+            "share": 0.5,
+            "left": 600.0,
+            "loss": 1.25,
+            "rank": 7.5,
+        },
+    )
     assert line == "  0123456789abcd grit step seed 41: step 50 (50%, 10 min left), loss 1.250, rank 7.5"
     assert [duration(x) for x in (5, 89, 600, 7200)] == ["5 s", "89 s", "10 min", "2.0 h"]

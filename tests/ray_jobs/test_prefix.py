@@ -5,7 +5,12 @@ from dataclasses import replace
 import pytest
 from builders import CONTENT, ended
 
-from grit.config.first_effect import CURVATURE_FIELDS, REPROJECTION_FIELDS, curvature_onset, reprojection_onset
+from grit.config.first_effect import (
+    CURVATURE_FIELDS,
+    REPROJECTION_FIELDS,
+    curvature_onset,
+    reprojection_onset,
+)
 from grit.config.method import GritConfig
 from grit.config.run import Budget, RunConfig, TaskSource
 from grit.training.trainer import Hooks, train, train_trunk
@@ -15,30 +20,65 @@ from ray_jobs.execution.warm.worker import run_job
 from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 
 #: method.md's long-run defaults, a tenth as long: warm-ups of 50 steps, kfac update 15, T 30.
-GRIT = GritConfig(cov_update_freq=5, kfac_update_freq=15, kfac_min_samples=16, ng_warmup_steps=30, reprojection_freq=30,
-                  reprojection_warmup_steps=50, rank_adaptation_start_step=50, min_lora_rank=2)
+GRIT = GritConfig(
+    cov_update_freq=5,
+    kfac_update_freq=15,
+    kfac_min_samples=16,
+    ng_warmup_steps=30,
+    reprojection_freq=30,
+    reprojection_warmup_steps=50,
+    rank_adaptation_start_step=50,
+    min_lora_rank=2,
+)
 CENTER = {"tau": 0.99, "T": 30, "lambda": 3e-3}
 OAT = {"tau": (0.8, 0.9), "T": (15, 120, None), "lambda": (1e-4, 1e-1)}
 
 
 def _study(*, amount=300, seeds=(41,), regimes=("step",), grit=GRIT, oat=OAT, cadence=30):
-    base = RunConfig(task=TaskSource(name="arithmetic"), budget=Budget(regime="step", amount=amount), grit=grit, rank=8, alpha=16.0, dropout=0.1,
-                     micro_batch=4, accumulation=2, max_length=96, learning_rate=2e-3, eval_examples=8, retention_documents=4, evaluations=3)
-    return Study(name="t", base=base, points=tuple(one_at_a_time({**CENTER, "T": cadence}, oat)), seeds=tuple(seeds),
-                 budgets=tuple(Budget(regime=r, amount=amount if r == "step" else 5.0) for r in regimes), content=CONTENT)
+    base = RunConfig(
+        task=TaskSource(name="arithmetic"),
+        budget=Budget(regime="step", amount=amount),
+        grit=grit,
+        rank=8,
+        alpha=16.0,
+        dropout=0.1,
+        micro_batch=4,
+        accumulation=2,
+        max_length=96,
+        learning_rate=2e-3,
+        eval_examples=8,
+        retention_documents=4,
+        evaluations=3,
+    )
+    return Study(
+        name="t",
+        base=base,
+        points=tuple(one_at_a_time({**CENTER, "T": cadence}, oat)),
+        seeds=tuple(seeds),
+        budgets=tuple(Budget(regime=r, amount=amount if r == "step" else 5.0) for r in regimes),
+        content=CONTENT,
+    )
 
 
 def test_the_tree_of_the_one_at_a_time_plan():
-    """All share the steps before the first inverse (29); then those of one lambda until the first reprojection (59); then T = 120 and none go on."""
+    """All share the steps before the first inverse (29).
+
+    Then those of one lambda until the first reprojection (59); then T = 120 and none go on.
+    """
     trials = {t.trial_id: t for t in plan(_study())}
     shared = plan_trunks(trials.values())
     grit = [t for t in trials.values() if t.config.uses_grit]
     shape = sorted((trunk.steps, len(trunk.members)) for trunk in shared.trunks)
-    # 8 settings: lambda parts them at step 29 (6 stay together); tau = .8, .9 and T = 15 act at 59 (T = 15: first multiple past 50 is 60).
+    # 8 settings: lambda parts them at step 29 (6 stay together); tau = .8, .9 and T = 15 act at 59 (T = 15:
+    # first multiple past 50 is 60).
     assert shape == [(29, 8), (59, 6), (119, 2)]
     assert len(grit) == 8 and all(trial.trial_id in shared.fork_of for trial in grit)
     by_steps = {trunk.steps: trunk for trunk in shared.trunks}
-    assert by_steps[29].parent is None and by_steps[59].parent == by_steps[29].trunk_id and by_steps[119].parent == by_steps[59].trunk_id
+    assert (
+        by_steps[29].parent is None
+        and by_steps[59].parent == by_steps[29].trunk_id
+        and by_steps[119].parent == by_steps[59].trunk_id
+    )
     assert not any(t.trial_id in shared.fork_of for t in trials.values() if not t.config.uses_grit)
 
 
@@ -47,28 +87,61 @@ def test_seeds_budgets_and_methods_share_nothing():
     assert len(shared.trunks) == 3 * 2 * 2
     for trunk in shared.trunks:
         assert len({(shared.fork_of[m] is not None) for m in trunk.members}) == 1
-    assert plan_trunks(plan(_study(grit=replace(GRIT, cadence="adaptive")))).trunks[0].steps >= 10  # only what reprojects later is shared
+    assert (
+        plan_trunks(plan(_study(grit=replace(GRIT, cadence="adaptive")))).trunks[0].steps >= 10
+    )  # only what reprojects later is shared
 
 
 def test_beginnings_too_short_to_pay_are_not_shared():
-    assert plan_trunks(plan(_study(amount=100, grit=GritConfig(kfac_update_freq=10), oat={"tau": (0.9,)}, cadence=10))).trunks == ()
-    assert plan_trunks(plan(_study(amount=2000))).trunks[0].steps == 119  # 29 and 59 are less than a twentieth
+    assert (
+        plan_trunks(
+            plan(_study(amount=100, grit=GritConfig(kfac_update_freq=10), oat={"tau": (0.9,)}, cadence=10))
+        ).trunks
+        == ()
+    )
+    assert (
+        plan_trunks(plan(_study(amount=2000))).trunks[0].steps == 119
+    )  # 29 and 59 are less than a twentieth
 
 
 @pytest.mark.parametrize("field", sorted({*CURVATURE_FIELDS, *REPROJECTION_FIELDS} - {"mixing_seed"}))
 def test_a_late_field_does_nothing_before_its_onset(bench, short_run, field):
-    """What the planner assumes and what the method does are one: the losses agree up to the onset, for every field that is planned with."""
-    values = {"preconditioner": "kfac", "damping_scale": "relative", "damping_reference_batch": 64, "quantization_damping": 1.0, "two_sided": False,
-              "reprojection_trigger": "adaptive", "basis": "balanced", "suppression": "gate", "project_momentum": False, "rank_adaptation": False,
-              "rank_policy": "growth", "rank_energy_ema": 0.5, "rank_hysteresis": 0.005}
-    grit = replace(short_run().grit, kfac_update_freq=6, ng_warmup_steps=7, reprojection_freq=8, min_lora_rank=2)
+    """What the planner assumes and what the method does are one.
+
+    The losses agree up to the onset, for every field that is planned with.
+    """
+    values = {
+        "preconditioner": "kfac",
+        "damping_scale": "relative",
+        "damping_reference_batch": 64,
+        "quantization_damping": 1.0,
+        "two_sided": False,
+        "reprojection_trigger": "adaptive",
+        "basis": "balanced",
+        "suppression": "gate",
+        "project_momentum": False,
+        "rank_adaptation": False,
+        "rank_policy": "growth",
+        "rank_energy_ema": 0.5,
+        "rank_hysteresis": 0.005,
+    }
+    grit = replace(
+        short_run().grit, kfac_update_freq=6, ng_warmup_steps=7, reprojection_freq=8, min_lora_rank=2
+    )
     changed = replace(grit, **{field: values[field] if field in values else _another(getattr(grit, field))})
     if field == "quantization_damping":
         pytest.skip("needs a 4-bit backbone: tests/grit/test_trainer.py")
-    kinds = [onset for fields, onset in ((CURVATURE_FIELDS, curvature_onset), (REPROJECTION_FIELDS, reprojection_onset)) if field in fields]
+    kinds = [
+        onset
+        for fields, onset in ((CURVATURE_FIELDS, curvature_onset), (REPROJECTION_FIELDS, reprojection_onset))
+        if field in fields
+    ]
     shared = int(min(onset(config) for onset in kinds for config in (grit, changed)))
     assert shared >= 3
-    runs = [train(short_run(grit=config, budget=Budget(regime="step", amount=10)), bench) for config in (grit, changed)]
+    runs = [
+        train(short_run(grit=config, budget=Budget(regime="step", amount=10)), bench)
+        for config in (grit, changed)
+    ]
     losses = [[row["loss"] for row in run.telemetry][:shared] for run in runs]
     assert losses[0] == losses[1]
 
@@ -80,16 +153,26 @@ def _another(value):
 @pytest.mark.parametrize("suppression", ["project", "gate"])
 def test_a_forked_trial_is_what_it_would_have_been_alone(bench, tmp_path, suppression):
     """Every trial of a small tree, through the worker's own code, against the same trial run whole."""
-    grit = replace(GRIT, kfac_update_freq=6, ng_warmup_steps=12, reprojection_warmup_steps=0, suppression=suppression)
+    grit = replace(
+        GRIT, kfac_update_freq=6, ng_warmup_steps=12, reprojection_warmup_steps=0, suppression=suppression
+    )
     study = _study(amount=40, grit=grit, oat={"tau": (0.8,), "T": (None,), "lambda": (1e-1,)}, cadence=24)
     scheduler = StudyScheduler(study, elsewhere=Elsewhere(share=True))
     forked = {}
     while (job := scheduler.next()) is not None:
-        work = {"trial_id": job.job_id, "config": job.config.to_dict(), "trunk_steps": job.trunk_steps, "fork_from": job.fork_from,
-                "may_stop": job.may_stop, "attempt": 1}
+        work = {
+            "trial_id": job.job_id,
+            "config": job.config.to_dict(),
+            "trunk_steps": job.trunk_steps,
+            "fork_from": job.fork_from,
+            "may_stop": job.may_stop,
+            "attempt": 1,
+        }
         outcome = run_job(work, bench, None, str(tmp_path))
         if outcome["status"] == "trunk":
-            scheduler.trunk_ended(job.job_id, {key: outcome[key] for key in ("steps", "train_seconds", "eval_seconds")})
+            scheduler.trunk_ended(
+                job.job_id, {key: outcome[key] for key in ("steps", "train_seconds", "eval_seconds")}
+            )
         else:
             scheduler.complete(ended(scheduler.records[job.job_id], status=outcome["status"]))
             forked[job.job_id] = (job, outcome["result"])
@@ -101,8 +184,12 @@ def test_a_forked_trial_is_what_it_would_have_been_alone(bench, tmp_path, suppre
         assert [row["loss"] for row in result["telemetry"]] == [row["loss"] for row in alone.telemetry]
         assert [point["quality"] for point in result["curve"]] == [point["quality"] for point in alone.curve]
         if job.fork_from is not None:
-            assert result["forked_at_step"] in (11, 23) and 0 < result["fork_seconds"] < result["train_seconds"]
-    assert {path.parent.name for path in tmp_path.glob("*/run.pt")} == {trunk["trunk_id"] for trunk in scheduler.trunks()}
+            assert (
+                result["forked_at_step"] in (11, 23) and 0 < result["fork_seconds"] < result["train_seconds"]
+            )
+    assert {path.parent.name for path in tmp_path.glob("*/run.pt")} == {
+        trunk["trunk_id"] for trunk in scheduler.trunks()
+    }
 
 
 def test_a_time_budget_counts_the_trunk(bench, tmp_path):
@@ -112,7 +199,10 @@ def test_a_time_budget_counts_the_trunk(bench, tmp_path):
     result = train(config, bench, checkpoints=tmp_path)
     assert result.resumed_from_step == 6
     slowest = max(row["ms_step"] for row in result.telemetry) / 1e3
-    assert abs(result.train_seconds - 1.5) <= slowest and result.telemetry[5]["train_seconds"] == trunk.train_seconds
+    assert (
+        abs(result.train_seconds - 1.5) <= slowest
+        and result.telemetry[5]["train_seconds"] == trunk.train_seconds
+    )
 
 
 def test_a_trunk_that_spends_its_budget_early_is_its_last_step(bench, tmp_path):
@@ -120,7 +210,11 @@ def test_a_trunk_that_spends_its_budget_early_is_its_last_step(bench, tmp_path):
     trunk = train_trunk(config, bench, steps=10_000, checkpoints=tmp_path)
     assert trunk.steps < 10_000
     result = train(config, bench, checkpoints=tmp_path)
-    assert (result.steps, result.train_seconds, result.status) == (trunk.steps, trunk.train_seconds, "completed")
+    assert (result.steps, result.train_seconds, result.status) == (
+        trunk.steps,
+        trunk.train_seconds,
+        "completed",
+    )
 
 
 def test_a_trunk_that_diverges_leaves_nothing_to_go_on_from(bench, tmp_path):
@@ -137,7 +231,12 @@ def test_a_lost_trunk_leaves_its_trials_to_run_alone():
     while (job := scheduler.next()) is not None:
         jobs.append(job)
         if job.trunk_steps is not None:
-            scheduler.trunk_ended(job.job_id, None if job.trunk_steps == 59 else {"steps": job.trunk_steps, "train_seconds": 1.0 * job.trunk_steps})
+            scheduler.trunk_ended(
+                job.job_id,
+                None
+                if job.trunk_steps == 59
+                else {"steps": job.trunk_steps, "train_seconds": 1.0 * job.trunk_steps},
+            )
     trials = [job for job in jobs if job.trunk_steps is None]
     assert len(trials) == 9
     first = next(job.job_id for job in jobs if job.trunk_steps == 29)
@@ -171,19 +270,30 @@ def test_a_trunk_that_waits_keeps_nobody_else_from_starting():
     started = []
     while (job := scheduler.next()) is not None:
         started.append(job)
-    assert sorted(job.trunk_steps or 0 for job in started) == [0, 0, 29, 29]  # two controls, and a trunk in each regime
+    assert sorted(job.trunk_steps or 0 for job in started) == [
+        0,
+        0,
+        29,
+        29,
+    ]  # two controls, and a trunk in each regime
 
 
 def test_trunks_of_an_earlier_call_are_not_run_again():
     known = {"steps": 29, "train_seconds": 3.0, "eval_seconds": 1.0}
     first = plan_trunks(plan(_study())).trunks[0]
-    scheduler = StudyScheduler(_study(), elsewhere=Elsewhere(share=True, trunk=lambda trunk_id: known if trunk_id == first.trunk_id else None))
+    scheduler = StudyScheduler(
+        _study(),
+        elsewhere=Elsewhere(share=True, trunk=lambda trunk_id: known if trunk_id == first.trunk_id else None),
+    )
     started = [scheduler.next() for _ in range(2)]
     assert first.trunk_id not in {job.job_id for job in started}
 
 
 def test_the_seconds_saved_by_hand():
-    trunks = [{"trunk_id": "a", "parent": None, "train_seconds": 10.0}, {"trunk_id": "b", "parent": "a", "train_seconds": 25.0}]
+    trunks = [
+        {"trunk_id": "a", "parent": None, "train_seconds": 10.0},
+        {"trunk_id": "b", "parent": "a", "train_seconds": 25.0},
+    ]
     assert seconds_saved(trunks, [10.0, 25.0, 25.0]) == 60.0 - 25.0
     assert seconds_saved([], []) == 0
 

@@ -26,13 +26,36 @@ def test_a_record_survives_a_round_trip_and_uses_the_contract_names():
     record = ended(_records()[2])
     values = json.loads(record.to_json())
     assert TrialRecord.from_json(record.to_json()) == record
-    assert {"trial_id", "point_id", "design", "regime", "seed", "method", "tau", "T", "lambda", "status", "error", "steps", "train_seconds",
-            "quality", "retention", "forgetting", "overhead", "footprint", "step_time_ms", "peak_memory_bytes", "final_ranks"} <= set(values)
+    assert {
+        "trial_id",
+        "point_id",
+        "design",
+        "regime",
+        "seed",
+        "method",
+        "tau",
+        "T",
+        "lambda",
+        "status",
+        "error",
+        "steps",
+        "train_seconds",
+        "quality",
+        "retention",
+        "forgetting",
+        "overhead",
+        "footprint",
+        "step_time_ms",
+        "peak_memory_bytes",
+        "final_ranks",
+    } <= set(values)
 
 
 def test_not_finite_becomes_null_and_is_not_usable():
     record = ended(_records()[2], quality=float("nan"), step_time_ms={"mean": float("inf")})
-    assert json.loads(record.to_json())["quality"] is None and json.loads(record.to_json())["step_time_ms"] == {"mean": None}
+    assert json.loads(record.to_json())["quality"] is None and json.loads(record.to_json())[
+        "step_time_ms"
+    ] == {"mean": None}
     assert not TrialRecord.from_json(record.to_json()).usable and not record.usable
 
 
@@ -47,12 +70,19 @@ def test_malformed_lines_are_named(tmp_path):
 
 
 def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
-    """SIGKILLs a process that rewrites the records without pause, again and again: every time the file reads."""
-    code = ("import sys; sys.path.insert(0, 'tests'); from builders import *; from pathlib import Path\n"
-            "records = [t.record for t in plan(study(seeds=range(40)))]\n"
-            "while True: write_trials(Path(sys.argv[1]), records); print('x', flush=True)")
+    """SIGKILLs a process that rewrites the records without pause, again and again.
+
+    Every time the file reads.
+    """
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from builders import *; from pathlib import Path\n"
+        "records = [t.record for t in plan(study(seeds=range(40)))]\n"
+        "while True: write_trials(Path(sys.argv[1]), records); print('x', flush=True)"
+    )
     for wait in (0.0, 0.013, 0.031):
-        child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
+        )
         child.stdout.readline()
         time.sleep(wait)
         os.kill(child.pid, signal.SIGKILL)
@@ -90,7 +120,9 @@ def test_a_later_call_is_added_and_the_first_stays(tmp_path):
 
 def test_two_runs_of_one_study_never_write_one_folder(tmp_path):
     first = StudyStore(tmp_path / "s", "one", resume=False)
-    second = StudyStore(tmp_path / "s", "one", resume=False)  # begun at the same moment: the folder was still empty
+    second = StudyStore(
+        tmp_path / "s", "one", resume=False
+    )  # begun at the same moment: the folder was still empty
     first.open({"name": "x"}, {})
     with pytest.raises(ConfigError, match="being written by another run"):
         second.open({"name": "x"}, {})
@@ -101,7 +133,13 @@ def test_two_runs_of_one_study_never_write_one_folder(tmp_path):
     third.open({"name": "x"}, {})
 
 
-CALL = {"platform": "p", "cpu_count": 2, "python": "3", "versions": {"torch": "2"}, "execution": {"concurrent": 2}}
+CALL = {
+    "platform": "p",
+    "cpu_count": 2,
+    "python": "3",
+    "versions": {"torch": "2"},
+    "execution": {"concurrent": 2},
+}
 
 
 def _neighbour(folder, call, status="completed"):
@@ -122,12 +160,20 @@ def test_a_trial_that_another_study_has_run_is_taken_over(tmp_path):
     neighbours = Neighbours(store.folder, CALL)
     planned = replace(plan(study())[1].record, design="other", also_designs=["grid"])
     taken = store.adopt(*neighbours.find(planned))
-    assert (taken.status, taken.quality, taken.design, taken.also_designs) == ("completed", record.quality, "other", ["grid"])
+    assert (taken.status, taken.quality, taken.design, taken.also_designs) == (
+        "completed",
+        record.quality,
+        "other",
+        ["grid"],
+    )
     assert taken.reused_from == "a" and store.read_rows("telemetry", taken.trial_id) == [{"step": 1}]
     assert neighbours.find(plan(study())[2].record) is None
 
 
-@pytest.mark.parametrize("changes", [{"cpu_count": 4}, {"versions": {"torch": "3"}}, {"execution": {"concurrent": 1}}, {"platform": "q"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"cpu_count": 4}, {"versions": {"torch": "3"}}, {"execution": {"concurrent": 1}}, {"platform": "q"}],
+)
 def test_what_was_measured_elsewhere_does_not_count(tmp_path, changes):
     _neighbour(tmp_path / "a", {**CALL, **changes})
     assert Neighbours(tmp_path / "b", CALL).find(plan(study())[1].record) is None

@@ -12,7 +12,10 @@ from ray_jobs.schedule.search import OptunaSearch, open_storage
 
 
 def _run(scheduler, outcome=ended, slots=2, stop_after=None, seed=0):
-    """Executes a scheduler with `slots` trials at once, ending in random order; returns the ended records in order."""
+    """Executes a scheduler with `slots` trials at once, ending in random order.
+
+    Returns the ended records in order.
+    """
     rng, running, done = random.Random(seed), [], []
     while True:
         while len(running) < slots and (trial := scheduler.next()) is not None:
@@ -31,7 +34,9 @@ def _run(scheduler, outcome=ended, slots=2, stop_after=None, seed=0):
 
 def _by_knobs(record):
     tau = record.tau or 1.0
-    return ended(record, quality=0.4 + 0.1 * tau, forgetting=0.1, overhead=1 / (10 + (record.T or 0)), footprint=tau)
+    return ended(
+        record, quality=0.4 + 0.1 * tau, forgetting=0.1, overhead=1 / (10 + (record.T or 0)), footprint=tau
+    )
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3", "gp", "qmc", "random"])
@@ -45,7 +50,9 @@ def test_a_study_with_search_runs_every_trial_once(sampler, seed):
     assert len(searched) == 6 * 2 * 2
     for search in scheduler._searches:
         assert search.optuna.states().count("RUNNING") == 0
-        assert search.optuna.states().count("COMPLETE") == 4 + 6  # the one-at-a-time points were given to it first
+        assert (
+            search.optuna.states().count("COMPLETE") == 4 + 6
+        )  # the one-at-a-time points were given to it first
 
 
 def test_designed_points_come_before_searched_ones():
@@ -66,12 +73,18 @@ def test_no_more_points_are_open_than_the_search_should_guess():
 @pytest.mark.parametrize("status, state", [("failed", "FAIL"), ("stopped", "FAIL"), ("diverged", "COMPLETE")])
 def test_points_that_lost_a_trial_are_told_as_such_and_never_left_running(status, state):
     """A failed or stopped point is a failure; a diverged one has numbers, and is told as infeasible."""
+
     def outcome(record):
-        return ended(record, status=status) if record.design == "search" and record.seed == 42 else ended(record)
+        return (
+            ended(record, status=status) if record.design == "search" and record.seed == 42 else ended(record)
+        )
+
     scheduler = StudyScheduler(study(search_points=3))
     _run(scheduler, outcome)
     for search in scheduler._searches:
-        trials = [trial for trial in search.optuna._study.get_trials() if status in trial.user_attrs["statuses"]]
+        trials = [
+            trial for trial in search.optuna._study.get_trials() if status in trial.user_attrs["statuses"]
+        ]
         assert [trial.state.name for trial in trials] == [state] * 3
         assert search.optuna.states().count("RUNNING") == 0
         if state == "COMPLETE":
@@ -86,22 +99,37 @@ def test_caps_are_constraints_for_the_search():
     for search in scheduler._searches:
         for trial in search.optuna._study.get_trials():
             expected = 0.01 if 1 - trial.params["tau"] > 0.95 else -0.01
-            assert trial.constraints["overhead"] == pytest.approx(expected) and trial.constraints["footprint"] == pytest.approx(-0.1)
+            assert trial.constraints["overhead"] == pytest.approx(expected) and trial.constraints[
+                "footprint"
+            ] == pytest.approx(-0.1)
 
 
 def _stored(uri, name="s"):
-    return lambda search, budget, before: OptunaSearch(search, asked_before=before, storage=open_storage(uri), name=f"{name}-{budget.regime}")
+    return lambda search, budget, before: OptunaSearch(
+        search, asked_before=before, storage=open_storage(uri), name=f"{name}-{budget.regime}"
+    )
 
 
 @pytest.mark.parametrize("kind", ["sqlite:///{}/optuna.db", "journal:{}/optuna.log"])
 def test_the_storage_follows_the_records_through_an_interruption(tmp_path, kind):
-    """Killed with points open, then resumed with more asked for: every point once, nothing RUNNING, whatever the kill left behind."""
+    """Killed with points open, then resumed with more asked for.
+
+    Every point once, nothing RUNNING, whatever the kill left behind.
+    """
     uri = kind.format(tmp_path)
     first = StudyScheduler(study(search_points=3), elsewhere=Elsewhere(search=_stored(uri)))
-    done = _run(first, _by_knobs, stop_after=21)  # 20 designed trials, then inside the first searched points; and no close: SIGKILL
-    states = {t.state.name for r in ("step", "time") for t in optuna.load_study(study_name=f"s-{r}", storage=open_storage(uri)).trials}
+    done = _run(
+        first, _by_knobs, stop_after=21
+    )  # 20 designed trials, then inside the first searched points; and no close: SIGKILL
+    states = {
+        t.state.name
+        for r in ("step", "time")
+        for t in optuna.load_study(study_name=f"s-{r}", storage=open_storage(uri)).trials
+    }
     assert "RUNNING" in states
-    second = StudyScheduler(study(search_points=5), first.records.values(), elsewhere=Elsewhere(search=_stored(uri)))
+    second = StudyScheduler(
+        study(search_points=5), first.records.values(), elsewhere=Elsewhere(search=_stored(uri))
+    )
     more = _run(second, _by_knobs)
     second.close()
     assert not {r.trial_id for r in done} & {r.trial_id for r in more}
@@ -117,7 +145,10 @@ def test_an_interruption_that_ends_cleanly_leaves_nothing_running(tmp_path):
     _run(scheduler, _by_knobs, stop_after=21)
     scheduler.close()
     for regime in ("step", "time"):
-        assert "RUNNING" not in [t.state.name for t in optuna.load_study(study_name=f"s-{regime}", storage=open_storage(uri)).trials]
+        assert "RUNNING" not in [
+            t.state.name
+            for t in optuna.load_study(study_name=f"s-{regime}", storage=open_storage(uri)).trials
+        ]
 
 
 def test_a_storage_that_cannot_be_opened_is_refused():
@@ -132,7 +163,9 @@ def test_any_field_may_be_searched():
     scheduler = StudyScheduler(replace(made, search=Search(space=space, points=3)))
     done = _run(scheduler)
     searched = [r for r in done if r.design == "search"]
-    assert len(searched) == 12 and all(set(r.overrides) == {"rank", "learning_rate"} and 4 <= r.overrides["rank"] <= 16 for r in searched)
+    assert len(searched) == 12 and all(
+        set(r.overrides) == {"rank", "learning_rate"} and 4 <= r.overrides["rank"] <= 16 for r in searched
+    )
     assert scheduler._searches[0].optuna.states().count("COMPLETE") >= 3
 
 

@@ -21,7 +21,12 @@ def test_grid_is_every_combination():
 def test_a_setting_that_two_designs_ask_for_is_one_trial():
     made = study()
     both = study()
-    both = type(made)(**{**made.__dict__, "points": (*made.points, Point.of("grid", CENTER), Point.of("grid", {**CENTER, "tau": 0.95}))})
+    both = type(made)(
+        **{
+            **made.__dict__,
+            "points": (*made.points, Point.of("grid", CENTER), Point.of("grid", {**CENTER, "tau": 0.95})),
+        }
+    )
     trials = plan(both)
     assert len(trials) == len(plan(made)) + 2 * 2
     shared = [t.record for t in trials if t.record.also_designs]
@@ -55,14 +60,20 @@ def test_seeds_share_data_order_and_regimes_share_seeds():
     trials = plan(study())
     by_seed = {}
     for t in trials:
-        by_seed.setdefault(t.record.seed, set()).add((t.config.seed, t.config.micro_batch, t.config.accumulation))
+        by_seed.setdefault(t.record.seed, set()).add(
+            (t.config.seed, t.config.micro_batch, t.config.accumulation)
+        )
     assert all(len(found) == 1 for found in by_seed.values())
 
 
 def test_overrides_take_knobs_and_any_field_and_refuse_others():
     base = study().base
     changed = with_overrides(base, {"T": None, "preconditioner": "kfac", "learning_rate": 1e-2})
-    assert (changed.grit.reprojection_freq, changed.grit.preconditioner, changed.learning_rate) == (None, "kfac", 1e-2)
+    assert (changed.grit.reprojection_freq, changed.grit.preconditioner, changed.learning_rate) == (
+        None,
+        "kfac",
+        1e-2,
+    )
     with pytest.raises(ConfigError, match="knob = 'Tau'"):
         with_overrides(base, {"Tau": 0.9})
     with pytest.raises(ConfigError, match="tau .*= 1.5"):
@@ -70,6 +81,12 @@ def test_overrides_take_knobs_and_any_field_and_refuse_others():
 
 
 def test_trial_ids_are_stable():
-    """An id that changes between versions would pay for every finished trial again: change METHOD_VERSION knowingly."""
+    """An id that changes between versions would pay for every finished trial again.
+
+    Change METHOD_VERSION knowingly.
+    """
     made = study()
-    assert make_trial(made, made.points[0], 41, made.budgets[0]).trial_id == make_trial(study(), study().points[0], 41, study().budgets[0]).trial_id
+    assert (
+        make_trial(made, made.points[0], 41, made.budgets[0]).trial_id
+        == make_trial(study(), study().points[0], 41, study().budgets[0]).trial_id
+    )

@@ -16,7 +16,9 @@ from grit.errors import ConfigError
 from ray_jobs.design.study import plan
 from ray_jobs.tracking.mlflow_tracker import CURVE_POINTS, MlflowTracker
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 
 @pytest.fixture
@@ -30,7 +32,9 @@ def _open(uri):
 
 def _all_runs(uri):
     client = MlflowClient(tracking_uri=uri)
-    return client, client.search_runs([client.get_experiment_by_name("tau_T_lambda").experiment_id], max_results=1000)
+    return client, client.search_runs(
+        [client.get_experiment_by_name("tau_T_lambda").experiment_id], max_results=1000
+    )
 
 
 def test_a_study_is_a_parent_with_one_nested_run_per_trial(uri, tmp_path, monkeypatch):
@@ -51,11 +55,18 @@ def test_a_study_is_a_parent_with_one_nested_run_per_trial(uri, tmp_path, monkey
     assert {r.data.tags["mlflow.parentRunId"] for r in trials.values()} == {parents[0].info.run_id}
     for record in records:
         run = trials[record.trial_id]
-        assert run.data.metrics["quality"] == record.quality and run.data.metrics["footprint"] == record.footprint
+        assert (
+            run.data.metrics["quality"] == record.quality
+            and run.data.metrics["footprint"] == record.footprint
+        )
         assert run.info.status == ("FAILED" if record.status == "diverged" else "FINISHED")
         assert run.data.tags["pareto"] == str(record is records[0]).lower()
         if record.tau is not None:
-            assert (run.data.params["tau"], run.data.params["T"], run.data.params["lambda"]) == (str(record.tau), str(record.T), str(record.lambda_))
+            assert (run.data.params["tau"], run.data.params["T"], run.data.params["lambda"]) == (
+                str(record.tau),
+                str(record.T),
+                str(record.lambda_),
+            )
     history = client.get_metric_history(trials[records[2].trial_id].info.run_id, "loss")
     assert sorted({(m.step, m.value) for m in history}) == [(s, 1.0 / s) for s in range(1, 21)]
     assert [a.path for a in client.list_artifacts(parents[0].info.run_id)] == ["report.md"]
@@ -85,8 +96,16 @@ def test_a_later_attempt_replaces_the_failed_one_and_half_written_runs_go(uri, t
     first.log_trial(ended(records[0], status="failed", error="oom"), [])
     first.finish([], [], interrupted=True)
     client, runs = _all_runs(uri)
-    half = client.create_run(runs[0].info.experiment_id, tags={"mlflow.parentRunId": first.parent_id, "trial_id": records[1].trial_id,
-                                                               "kind": "trial", "status": "completed", "design": "oat"})
+    half = client.create_run(
+        runs[0].info.experiment_id,
+        tags={
+            "mlflow.parentRunId": first.parent_id,
+            "trial_id": records[1].trial_id,
+            "kind": "trial",
+            "status": "completed",
+            "design": "oat",
+        },
+    )
     second = _open(uri)
     for record in records[:2]:
         second.log_trial(ended(record), telemetry_rows(record))
@@ -137,7 +156,10 @@ def test_an_unusable_store_is_refused():
 
 
 class Server:
-    """A real `mlflow server` on a database, in a process group of its own; may be killed and started again on the same port."""
+    """A real `mlflow server` on a database, in a process group of its own.
+
+    May be killed and started again on the same port.
+    """
 
     def __init__(self, folder):
         with socket.socket() as probe:
@@ -146,13 +168,32 @@ class Server:
         self.uri, self._folder, self._process = f"http://127.0.0.1:{self.port}", folder, None
 
     def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(self.port),
-                   "--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}", "--default-artifact-root", str(self._folder / "artifacts")]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--workers",
+            "1",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--backend-store-uri",
+            f"sqlite:///{self._folder / 'server.db'}",
+            "--default-artifact-root",
+            str(self._folder / "artifacts"),
+        ]
         with (self._folder / "server.log").open("a") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=self._folder)
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True, cwd=self._folder
+            )
         deadline = time.time() + 90
         while time.time() < deadline:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer,
+            ):
                 if answer.status == 200:
                     return self
             time.sleep(0.2)
@@ -174,7 +215,10 @@ def server(tmp_path):
 
 @pytest.mark.ray  # it opens sockets and starts a server
 def test_a_server_that_is_away_for_a_while_gets_everything_later(server, tmp_path, monkeypatch):
-    """SIGKILL between two trials; what ended meanwhile is delivered once it is back, each trial once, and nothing is left running."""
+    """SIGKILL between two trials.
+
+    What ended meanwhile is delivered once it is back, each trial once, and nothing is left running.
+    """
     from ray_jobs.tracking import mlflow_tracker as tracking
 
     monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.5)
@@ -225,10 +269,18 @@ def test_a_server_that_never_comes_back_is_told_of_and_resuming_delivers(server,
 @pytest.mark.ray
 def test_many_processes_may_open_a_fresh_database_at_once(tmp_path):
     """SQLite's migration breaks when two run it: one at a time, by a lock."""
-    code = ("import sys; from ray_jobs.tracking import MlflowTracker; t = MlflowTracker(sys.argv[1], 'x', sys.argv[2], params={}); "
-            "t.finish([], [], interrupted=False); sys.exit(t.failure or 0)")
+    code = (
+        "import sys; from ray_jobs.tracking import MlflowTracker; t = MlflowTracker(sys.argv[1], 'x', "
+        "sys.argv[2], params={}); "
+        "t.finish([], [], interrupted=False); sys.exit(t.failure or 0)"
+    )
     uri = f"sqlite:///{tmp_path / 'fresh.db'}"
-    runs = [subprocess.Popen([sys.executable, "-c", code, uri, str(i)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for i in range(3)]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, uri, str(i)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        for i in range(3)
+    ]
     said = [run.communicate(timeout=120)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0, 0], said
     client = MlflowClient(tracking_uri=uri)

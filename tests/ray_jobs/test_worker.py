@@ -9,17 +9,30 @@ from ray_jobs.execution.warm.worker import explain, held_bytes, run_job
 
 
 def _job(config):
-    return {"trial_id": "t", "config": config.to_dict(), "trunk_steps": None, "fork_from": None, "may_stop": False, "attempt": 1}
+    return {
+        "trial_id": "t",
+        "config": config.to_dict(),
+        "trunk_steps": None,
+        "fork_from": None,
+        "may_stop": False,
+        "attempt": 1,
+    }
 
 
 def test_the_fiftieth_trial_is_the_first_bit_for_bit_and_memory_is_flat(bench, short_run):
     """Fifty trials of all methods on one worker, learning rates that blow up included."""
     from grit.config.run import Budget
 
-    base = short_run(budget=Budget(regime="step", amount=4), eval_examples=4, retention_documents=2, dropout=0.1)
-    others = [replace(base, method="lora"), replace(base, method="qgrit", dtype="bfloat16"), replace(base, learning_rate=10.0),
-              replace(base, grit=replace(base.grit, suppression="gate")),
-              replace(base, placement="attention", seed=42)]
+    base = short_run(
+        budget=Budget(regime="step", amount=4), eval_examples=4, retention_documents=2, dropout=0.1
+    )
+    others = [
+        replace(base, method="lora"),
+        replace(base, method="qgrit", dtype="bfloat16"),
+        replace(base, learning_rate=10.0),
+        replace(base, grit=replace(base.grit, suppression="gate")),
+        replace(base, placement="attention", seed=42),
+    ]
     first = run_job(_job(base), bench, None, None)["result"]
     sizes = []
     for number in range(1, 49):
@@ -32,11 +45,23 @@ def test_the_fiftieth_trial_is_the_first_bit_for_bit_and_memory_is_flat(bench, s
     assert late - early < 32 << 20
 
 
-@pytest.mark.parametrize("error, words", [
-    (MemoryError("cannot allocate"), "out of memory .*lower micro_batch"),
-    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), "out of memory .*lower micro_batch"),
-    (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore"), "out of memory .*lower micro_batch"),
-    (ValueError("rank\nmore"), "^ValueError: rank$")])
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (MemoryError("cannot allocate"), "out of memory .*lower micro_batch"),
+        (
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"
+            ),
+            "out of memory .*lower micro_batch",
+        ),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore"),
+            "out of memory .*lower micro_batch",
+        ),
+        (ValueError("rank\nmore"), "^ValueError: rank$"),
+    ],
+)
 def test_what_went_wrong_is_one_line(error, words):
     import re
 

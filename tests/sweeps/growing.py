@@ -1,4 +1,6 @@
-"""For test_clusters: a study on a cluster that Ray's fake autoscaler grows. Run it in a process namespace: it calls `ray stop`.
+"""For test_clusters: a study on a cluster that Ray's fake autoscaler grows.
+
+Run it in a process namespace: it calls `ray stop`.
 
 Arguments: the folder for the study.
 """
@@ -29,12 +31,36 @@ class Autoscaling(AutoscalingCluster):
     """Ray's own, with the configuration file that its wheel lacks."""
 
     def _generate_config(self, head_resources, worker_node_types, autoscaler_v2=False, **config):
-        types = {**worker_node_types, "ray.head.default": {"resources": head_resources, "node_config": {}, "max_workers": 0}}
-        lists = ("cluster_synced_files", "file_mounts_sync_continuously", "initialization_commands", "setup_commands", "head_setup_commands",
-                 "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands", "rsync_exclude", "rsync_filter")
-        return {**{name: [] for name in lists}, "file_mounts": {}, "auth": {}, "docker": {}, "cluster_name": "fake", "max_workers": 8,
-                "provider": {"type": "fake_multinode", "disable_node_updaters": True, "use_node_id_as_ip": True},
-                "available_node_types": types, "head_node_type": "ray.head.default", "upscaling_speed": 1.0, "idle_timeout_minutes": 0.2, **config}
+        types = {
+            **worker_node_types,
+            "ray.head.default": {"resources": head_resources, "node_config": {}, "max_workers": 0},
+        }
+        lists = (
+            "cluster_synced_files",
+            "file_mounts_sync_continuously",
+            "initialization_commands",
+            "setup_commands",
+            "head_setup_commands",
+            "worker_setup_commands",
+            "head_start_ray_commands",
+            "worker_start_ray_commands",
+            "rsync_exclude",
+            "rsync_filter",
+        )
+        return {
+            **{name: [] for name in lists},
+            "file_mounts": {},
+            "auth": {},
+            "docker": {},
+            "cluster_name": "fake",
+            "max_workers": 8,
+            "provider": {"type": "fake_multinode", "disable_node_updaters": True, "use_node_id_as_ip": True},
+            "available_node_types": types,
+            "head_node_type": "ray.head.default",
+            "upscaling_speed": 1.0,
+            "idle_timeout_minutes": 0.2,
+            **config,
+        }
 
 
 def a100_nodes():
@@ -47,20 +73,47 @@ def study(folder):
     from grit.backbone import resolve
 
     content = content_hashes(task, documents, chosen.base, resolve("embedded"))
-    points = one_at_a_time({"tau": 0.99, "T": 4, "lambda": 1e-3}, {"tau": (0.9,), "T": (8,), "lambda": (1e-1,)})
+    points = one_at_a_time(
+        {"tau": 0.99, "T": 4, "lambda": 1e-3}, {"tau": (0.9,), "T": (8,), "lambda": (1e-1,)}
+    )
     from dataclasses import replace
 
     base = replace(chosen.base, checkpoint_steps=None)
-    made = Study(name="tau_T_lambda", base=base, points=tuple(points), seeds=(41,), budgets=(chosen.base.budget,), content=content)
+    made = Study(
+        name="tau_T_lambda",
+        base=base,
+        points=tuple(points),
+        seeds=(41,),
+        budgets=(chosen.base.budget,),
+        content=content,
+    )
     store = StudyStore(folder / "study", fingerprint(made), resume=False)
-    store.open({"name": made.name, "config": base.to_dict(), "seeds": [41], "budgets": {"step": 30}, "content": content, "sizes": {}},
-               {"created": "now", "execution": {"concurrent": 2}, **provenance(ROOT, STUDY_PACKAGES)})
+    store.open(
+        {
+            "name": made.name,
+            "config": base.to_dict(),
+            "seeds": [41],
+            "budgets": {"step": 30},
+            "content": content,
+            "sizes": {},
+        },
+        {"created": "now", "execution": {"concurrent": 2}, **provenance(ROOT, STUDY_PACKAGES)},
+    )
     return made, store
 
 
 def main(folder):
-    cluster = Autoscaling({"CPU": 0}, {"a100": {"resources": {"CPU": 1, "accelerator_type:A100": 1}, "node_config": {}, "min_workers": 0,
-                                                "max_workers": 2}})
+    cluster = Autoscaling(
+        {"CPU": 0},
+        {
+            "a100": {
+                "resources": {"CPU": 1, "accelerator_type:A100": 1},
+                "node_config": {},
+                "min_workers": 0,
+                "max_workers": 2,
+            }
+        },
+    )
     cluster.start()
     seen, stop = [], threading.Event()
 
@@ -71,7 +124,9 @@ def main(folder):
 
     made, store = study(folder)
     tracker = MlflowTracker(f"sqlite:///{folder / 'mlflow.db'}", made.name, store.study_id, params={})
-    options = RunOptions(concurrent=2, resources=TrialResources(cpus=1, accelerator="A100"), address="auto", may_grow=True)
+    options = RunOptions(
+        concurrent=2, resources=TrialResources(cpus=1, accelerator="A100"), address="auto", may_grow=True
+    )
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:

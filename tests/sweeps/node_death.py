@@ -1,4 +1,7 @@
-"""For test_clusters: a study on a cluster of fake nodes, one of which dies under a running trial. Arguments: the folder for the study."""
+"""For test_clusters: a study on a cluster of fake nodes, one of which dies under a running trial.
+
+Arguments: the folder for the study.
+"""
 
 import subprocess
 import sys
@@ -16,12 +19,25 @@ def main(folder):
     first = cluster.add_node(num_cpus=1)
     process = None
     try:
-        process = start(folder, *FIVE, "--budget-steps", "150", "--set", "checkpoint_steps=5", "--address", cluster.address, "--max-concurrent", "1")
+        process = start(
+            folder,
+            *FIVE,
+            "--budget-steps",
+            "150",
+            "--set",
+            "checkpoint_steps=5",
+            "--address",
+            cluster.address,
+            "--max-concurrent",
+            "1",
+        )
         after_trials(folder / "study", 1, process)
         cluster.add_node(num_cpus=1)  # a spare first: somewhere to go on
         checkpoints = folder / "study" / "checkpoints"
         earlier = set(checkpoints.glob("*/run.pt"))
-        while not set(checkpoints.glob("*/run.pt")) - earlier:  # a trial that has just begun: it will not end before its node does
+        while (
+            not set(checkpoints.glob("*/run.pt")) - earlier
+        ):  # a trial that has just begun: it will not end before its node does
             if process.poll() is not None:
                 raise TimeoutError(f"the study ended before its node did: {process.communicate()}")
             time.sleep(0.02)

@@ -13,18 +13,26 @@ from grit.training.run_presets import configuration
 from sweeps.ablation import SWITCHES, check_acts, grids
 
 
-@pytest.mark.parametrize("preset, method", [("embedded", "grit"), ("embedded", "qgrit"), ("llama-3.2-3b", "qgrit"), ("llama-3.1-8b", "grit")])
+@pytest.mark.parametrize(
+    "preset, method",
+    [("embedded", "grit"), ("embedded", "qgrit"), ("llama-3.2-3b", "qgrit"), ("llama-3.1-8b", "grit")],
+)
 def test_every_switch_acts_on_every_preset(preset, method):
     base = configuration(preset, method)
     for name, overrides in (*SWITCHES.items(), *((str(o), o) for o in grids(base))):
         check_acts(base, name, overrides)
 
 
-@pytest.mark.parametrize("changes, overrides, said", [
-    ({}, {"preconditioner": "paper"}, "is the default here already"), ({}, {"T": 10}, "is the default here already"),
-    ({"reprojection_freq": 200}, {"basis": "balanced"}, "reprojection acts after 199 steps"),
-    ({"reprojection_freq": None}, {"suppression": "gate"}, "reprojection acts after inf steps"),
-    ({"ng_warmup_steps": 500}, {"damping_scale": "relative"}, "the preconditioner acts after")])
+@pytest.mark.parametrize(
+    "changes, overrides, said",
+    [
+        ({}, {"preconditioner": "paper"}, "is the default here already"),
+        ({}, {"T": 10}, "is the default here already"),
+        ({"reprojection_freq": 200}, {"basis": "balanced"}, "reprojection acts after 199 steps"),
+        ({"reprojection_freq": None}, {"suppression": "gate"}, "reprojection acts after inf steps"),
+        ({"ng_warmup_steps": 500}, {"damping_scale": "relative"}, "the preconditioner acts after"),
+    ],
+)
 def test_a_switch_that_changes_nothing_is_refused(changes, overrides, said):
     base = replace(configuration("embedded", "grit"), budget=Budget(regime="step", amount=100))
     base = replace(base, grit=replace(base.grit, **changes))
@@ -34,8 +42,23 @@ def test_a_switch_that_changes_nothing_is_refused(changes, overrides, said):
 
 def test_bad_input_is_one_line_and_the_plan_needs_nothing():
     def run(*more):
-        return subprocess.run([sys.executable, str(ROOT / "sweeps" / "ablation.py"), *more], capture_output=True, text=True, env=environment())
+        return subprocess.run(
+            [sys.executable, str(ROOT / "sweeps" / "ablation.py"), *more],
+            capture_output=True,
+            text=True,
+            env=environment(),
+        )
+
     refused = run("--set", "reprojection_freq=1000", "--dry-run")
-    assert refused.returncode == 2 and refused.stderr.startswith("error: ablation = ") and refused.stderr.count("\n") == 1
+    assert (
+        refused.returncode == 2
+        and refused.stderr.startswith("error: ablation = ")
+        and refused.stderr.count("\n") == 1
+    )
     planned = run("--dry-run")
-    assert planned.returncode == 0 and "qgrit" in planned.stdout and "78 trials" in planned.stdout and " time " not in planned.stdout
+    assert (
+        planned.returncode == 0
+        and "qgrit" in planned.stdout
+        and "78 trials" in planned.stdout
+        and " time " not in planned.stdout
+    )

@@ -1,4 +1,7 @@
-"""What people see in a browser: the runs table, the compare page with parallel coordinates, the report. Screenshots go to $GRIT_SCREENSHOTS."""
+"""What people see in a browser: the runs table, the compare page with parallel coordinates, the report.
+
+Screenshots go to $GRIT_SCREENSHOTS.
+"""
 
 import os
 import re
@@ -16,8 +19,17 @@ import pytest
 from launching import FIVE, runs, start
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--hide-scrollbars")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +47,20 @@ def ui(study):
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port),
-               "--backend-store-uri", f"sqlite:///{study / 'mlflow.db'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--workers",
+        "1",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--backend-store-uri",
+        f"sqlite:///{study / 'mlflow.db'}",
+    ]
     with (study / "server.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=study)
     deadline = time.time() + 90
@@ -61,12 +85,23 @@ def look(tmp_path):
     screenshots.mkdir(exist_ok=True)
 
     def go(name, url):
-        command = [chromium, *FLAGS, f"--user-data-dir={tmp_path / name}", "--window-size=1500,1100", "--virtual-time-budget=25000"]
+        command = [
+            chromium,
+            *FLAGS,
+            f"--user-data-dir={tmp_path / name}",
+            "--window-size=1500,1100",
+            "--virtual-time-budget=25000",
+        ]
         picture = screenshots / f"{name}.png"
-        subprocess.run([*command, f"--screenshot={picture}", url], capture_output=True, timeout=180, check=True)
-        document = subprocess.run([*command, "--dump-dom", url], capture_output=True, timeout=180, check=True, text=True).stdout
+        subprocess.run(
+            [*command, f"--screenshot={picture}", url], capture_output=True, timeout=180, check=True
+        )
+        document = subprocess.run(
+            [*command, "--dump-dom", url], capture_output=True, timeout=180, check=True, text=True
+        ).stdout
         assert picture.stat().st_size > 10_000
         return document
+
     return go
 
 
@@ -80,10 +115,15 @@ def test_the_runs_table_shows_knobs_and_objectives(study, ui, look):
 def test_the_compare_page_draws_parallel_coordinates(study, ui, look):
     chosen = [run for run in runs(f"sqlite:///{study / 'mlflow.db'}") if run.data.tags.get("kind") == "trial"]
     ids = quote("[" + ",".join(f'"{run.info.run_id}"' for run in chosen) + "]")
-    document = look("compare", f"{ui}/#/compare-runs?runs={ids}&experiments={quote('[%22' + chosen[0].info.experiment_id + '%22]', safe='%')}")
+    experiments = quote(f"[%22{chosen[0].info.experiment_id}%22]", safe="%")
+    document = look("compare", f"{ui}/#/compare-runs?runs={ids}&experiments={experiments}")
     assert "Parallel Coordinates" in document and "retention" in document and "footprint" in document
 
 
 def test_the_report_stands_alone(study, look):
     document = look("report", (study / "study" / "report.html").as_uri())
-    assert "What this does not show" in document and "<svg" in document and not re.search(r"ERR_|not found", document)
+    assert (
+        "What this does not show" in document
+        and "<svg" in document
+        and not re.search(r"ERR_|not found", document)
+    )

@@ -1,4 +1,7 @@
-"""On clusters, for real: a job submitted to a head with token authentication, a node that dies, nodes that come and go."""
+"""On clusters, for real.
+
+A job submitted to a head with token authentication, a node that dies, nodes that come and go.
+"""
 
 import os
 import shutil
@@ -12,16 +15,26 @@ import pytest
 from conftest import ROOT
 from launching import assert_nothing_lies, environment
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning",
-                                                          "ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning",
+        "ignore::ResourceWarning",
+        "ignore::pytest.PytestUnraisableExceptionWarning",
+    ),
+]
 
-#: A namespace of processes: what is started inside ends with it, whatever happens, and nobody else's Ray can be seen or stopped from there.
+#: A namespace of processes: what is started inside ends with it, whatever happens, and nobody else's Ray can
+#: be seen or stopped from there.
 ISOLATED = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child=KILL"]
 
 
 def _isolation():
     for command in (ISOLATED, ["unshare", "--user", "--map-root-user", *ISOLATED[1:]]):
-        if shutil.which("unshare") and subprocess.run([*command, "true"], capture_output=True).returncode == 0:
+        if (
+            shutil.which("unshare")
+            and subprocess.run([*command, "true"], capture_output=True).returncode == 0
+        ):
             return command
     pytest.skip("this machine lets nobody make a process namespace")
 
@@ -35,8 +48,15 @@ def _port():
 def _run(command, folder, timeout, **more):
     """Runs to its end, or ends it with all it started."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    process = subprocess.Popen(command, cwd=folder, env={**environment(), "PATH": path, **more}, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**environment(), "PATH": path, **more},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     try:
         said, _ = process.communicate(timeout=timeout)
     finally:
@@ -50,50 +70,85 @@ SUBMIT = """
 set -e
 mkdir -p $HOME/.ray
 ray get-auth-token --generate > /dev/null
-ray start --head --port={port} --dashboard-port={dashboard} --dashboard-host=127.0.0.1 --num-cpus=2 --disable-usage-stats > {out}/head.txt 2>&1
-submit=(ray job submit --address http://127.0.0.1:{dashboard} --working-dir {root} --runtime-env-json '{excludes}' --)
+ray start --head --port={port} --dashboard-port={dashboard} --dashboard-host=127.0.0.1 --num-cpus=2 \\
+    --disable-usage-stats > {out}/head.txt 2>&1
+submit=(ray job submit --address http://127.0.0.1:{dashboard} --working-dir {root}
+    --runtime-env-json '{excludes}' --)
 set +e
-"${{submit[@]}}" python sweeps/tau_T_lambda.py --preset smoke --regimes step --budget-steps 12 --search-points 0 --max-concurrent 2 \\
-    --output {out}/study --tracking-uri sqlite:///{out}/mlflow.db > {out}/job.txt 2>&1
+"${{submit[@]}}" python sweeps/tau_T_lambda.py --preset smoke --regimes step --budget-steps 12 \\
+    --search-points 0 --max-concurrent 2 --output {out}/study \\
+    --tracking-uri sqlite:///{out}/mlflow.db > {out}/job.txt 2>&1
 echo $? > {out}/job.rc
 "${{submit[@]}}" python sweeps/tau_T_lambda.py --tau 7 --output {out}/bad > {out}/bad.txt 2>&1
 echo $? > {out}/bad.rc
-env -u RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH=/nowhere ray job list --address http://127.0.0.1:{dashboard} > {out}/stranger.txt 2>&1
+env -u RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH=/nowhere \\
+    ray job list --address http://127.0.0.1:{dashboard} > {out}/stranger.txt 2>&1
 echo $? > {out}/stranger.rc
 """
 
 
 def test_a_job_submitted_as_the_readme_says(tmp_path):
-    """`ray start --head`, then `ray job submit`: the study runs on that head, bad input fails its job, a stranger without the token gets nothing."""
+    """`ray start --head`, then `ray job submit`.
+
+    The study runs on that head, bad input fails its job, a stranger without the token gets nothing.
+    """
     isolation = _isolation()
-    script = SUBMIT.format(port=_port(), dashboard=_port(), out=tmp_path, root=ROOT, excludes='{"excludes":[".git",".venv","results"]}')
+    script = SUBMIT.format(
+        port=_port(),
+        dashboard=_port(),
+        out=tmp_path,
+        root=ROOT,
+        excludes='{"excludes":[".git",".venv","results"]}',
+    )
     home = tmp_path / "home"
     home.mkdir()
-    code, said = _run([*isolation, "bash", "-c", script], tmp_path, 400, HOME=str(home), RAY_AUTH_MODE="token")
+    code, said = _run(
+        [*isolation, "bash", "-c", script], tmp_path, 400, HOME=str(home), RAY_AUTH_MODE="token"
+    )
     assert code == 0, said + (tmp_path / "head.txt").read_text()
     job = (tmp_path / "job.txt").read_text()
     assert (tmp_path / "job.rc").read_text().strip() == "0", job
-    assert_nothing_lies(tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5)
+    assert_nothing_lies(
+        tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
+    )
     assert "Pareto front" in job and "succeeded" in job
-    assert (tmp_path / "bad.rc").read_text().strip() != "0" and "tau (rank_adaptation_threshold) = 7" in (tmp_path / "bad.txt").read_text()
+    assert (tmp_path / "bad.rc").read_text().strip() != "0" and "tau (rank_adaptation_threshold) = 7" in (
+        tmp_path / "bad.txt"
+    ).read_text()
     assert not (tmp_path / "bad").exists()
     assert (tmp_path / "stranger.rc").read_text().strip() != "0"
 
 
 def test_a_node_that_dies_takes_no_trial_with_it(tmp_path):
-    """The node under the running worker is killed; the trial goes on from its checkpoint on another node, and every record is whole."""
-    code, said = _run([sys.executable, str(Path(__file__).with_name("node_death.py")), str(tmp_path)], tmp_path, 400)
+    """The node under the running worker is killed.
+
+    The trial goes on from its checkpoint on another node, and every record is whole.
+    """
+    code, said = _run(
+        [sys.executable, str(Path(__file__).with_name("node_death.py")), str(tmp_path)], tmp_path, 400
+    )
     assert code == 0, said
-    records = assert_nothing_lies(tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5)
+    records = assert_nothing_lies(
+        tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
+    )
     hit = [r for r in records if r.attempts > 1]
     assert len(hit) == 1 and hit[0].resumed_from_step >= 5
 
 
 @pytest.mark.slow
 def test_a_cluster_grows_for_waiting_trials(tmp_path):
-    """Ray's fake autoscaler: trials that ask for an A100 each make two nodes come, run spread over them, and let them go."""
-    code, said = _run([*_isolation(), sys.executable, str(Path(__file__).with_name("growing.py")), str(tmp_path)], tmp_path, 500)
+    """Ray's fake autoscaler.
+
+    Trials that ask for an A100 each make two nodes come, run spread over them, and let them go.
+    """
+    code, said = _run(
+        [*_isolation(), sys.executable, str(Path(__file__).with_name("growing.py")), str(tmp_path)],
+        tmp_path,
+        500,
+    )
     assert code == 0, said
-    records = assert_nothing_lies(tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5)
+    records = assert_nothing_lies(
+        tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
+    )
     assert len({r.worker for r in records}) == 2
     assert "nodes with an A100: 0 -> 2 -> 0" in said

@@ -40,18 +40,42 @@ def rows(tmp_path):
 
 
 CASES = [
-    (["--tau", "1.2"], "tau .*= 1.2"), (["--tau", "0"], "tau .*= 0"), (["--T", "0"], "T .*= 0"), (["--T", "often"], "T .*= 'often'"),
-    (["--lambda", "0"], "lambda .*= 0"), (["--lambda", "-1"], "lambda"), (["--lambda", "nan"], "lambda .*nan"),
-    (["--set", "Tau=0.5"], "knob = 'Tau'"), (["--set", "preconditioner=adam"], "preconditioner = 'adam'"), (["--set", "rank"], "field=value"),
-    (["--set", "targets=[\"q_proj\"]", "rank=0"], "rank = 0"),
-    (["--task", "poetry"], "task = 'poetry'"), (["--task", "gsm8k"], "train-file = None"),
-    (["--task", "gsm8k", "--train-file", "{}/none.jsonl", "--eval-file", "{}/good.jsonl"], "train-file = .*cannot be read"),
-    (["--task", "gsm8k", "--train-file", "{}/good.jsonl", "--eval-file", "{}/bad.jsonl"], "eval-file = .*line 2 is not JSON"),
-    (["--task", "gsm8k", "--train-file", "{}/empty.jsonl", "--eval-file", "{}/good.jsonl"], "train-file = .*is empty"),
-    (["--task", "gsm8k", "--train-file", "{}/good.jsonl", "--eval-file", "{}/good.jsonl"], "retention-file = None"),
-    (["--model", "{}/nomodel"], "model = .*no config.json"), (["--model", "./nowhere"], "model = './nowhere'"),
-    (["--budget-steps", "0"], "budget-steps = 0"), (["--budget-seconds", "-1"], "budget-seconds = -1"), (["--seeds", "-3"], "seeds = -3"),
-    (["--max-concurrent", "0"], "max-concurrent = 0"), (["--max-concurrent", "999"], "max-concurrent = 999.*core"),
+    (["--tau", "1.2"], "tau .*= 1.2"),
+    (["--tau", "0"], "tau .*= 0"),
+    (["--T", "0"], "T .*= 0"),
+    (["--T", "often"], "T .*= 'often'"),
+    (["--lambda", "0"], "lambda .*= 0"),
+    (["--lambda", "-1"], "lambda"),
+    (["--lambda", "nan"], "lambda .*nan"),
+    (["--set", "Tau=0.5"], "knob = 'Tau'"),
+    (["--set", "preconditioner=adam"], "preconditioner = 'adam'"),
+    (["--set", "rank"], "field=value"),
+    (["--set", 'targets=["q_proj"]', "rank=0"], "rank = 0"),
+    (["--task", "poetry"], "task = 'poetry'"),
+    (["--task", "gsm8k"], "train-file = None"),
+    (
+        ["--task", "gsm8k", "--train-file", "{}/none.jsonl", "--eval-file", "{}/good.jsonl"],
+        "train-file = .*cannot be read",
+    ),
+    (
+        ["--task", "gsm8k", "--train-file", "{}/good.jsonl", "--eval-file", "{}/bad.jsonl"],
+        "eval-file = .*line 2 is not JSON",
+    ),
+    (
+        ["--task", "gsm8k", "--train-file", "{}/empty.jsonl", "--eval-file", "{}/good.jsonl"],
+        "train-file = .*is empty",
+    ),
+    (
+        ["--task", "gsm8k", "--train-file", "{}/good.jsonl", "--eval-file", "{}/good.jsonl"],
+        "retention-file = None",
+    ),
+    (["--model", "{}/nomodel"], "model = .*no config.json"),
+    (["--model", "./nowhere"], "model = './nowhere'"),
+    (["--budget-steps", "0"], "budget-steps = 0"),
+    (["--budget-seconds", "-1"], "budget-seconds = -1"),
+    (["--seeds", "-3"], "seeds = -3"),
+    (["--max-concurrent", "0"], "max-concurrent = 0"),
+    (["--max-concurrent", "999"], "max-concurrent = 999.*core"),
     (["--resume"], "resume = True.*needs --output"),
     (["--output", "{}/full"], "output = .*is not empty"),
     (["--address", "127.0.0.1:1", "--output", "{}/new"], "address = '127.0.0.1:1'.*no Ray answers"),
@@ -61,10 +85,16 @@ CASES = [
     (["--output", "{}/general.txt"], "is a file"),
     (["--tracking-uri", "ftp://x"], "tracking-uri = 'ftp://x'"),
     (["--preset", "llama-3.2-3b"], "preset = .*needs 1 GPU"),
-    (["--space", "rank=9:4"], "space = 'rank=9:4'.*low < high"), (["--space", "nothing=1:2"], "knob = 'nothing'"), (["--space", "tau=0.5:2"], "tau"),
-    (["--max-overhead", "-1"], "max-overhead = -1"), (["--max-footprint", "0"], "max-footprint = 0"), (["--point", "tau=3"], "tau .*= 3"),
-    (["--small-batch", "0"], "small-batch = 0"), (["--workers-per-trial", "2"], "workers-per-trial = 2.*must divide accumulation = 1"),
-    (["--optuna-storage", "nonsense"], "optuna-storage = 'nonsense'"), (["--set", "micro_batch=1000000"], "micro_batch = 1000000.* GB"),
+    (["--space", "rank=9:4"], "space = 'rank=9:4'.*low < high"),
+    (["--space", "nothing=1:2"], "knob = 'nothing'"),
+    (["--space", "tau=0.5:2"], "tau"),
+    (["--max-overhead", "-1"], "max-overhead = -1"),
+    (["--max-footprint", "0"], "max-footprint = 0"),
+    (["--point", "tau=3"], "tau .*= 3"),
+    (["--small-batch", "0"], "small-batch = 0"),
+    (["--workers-per-trial", "2"], "workers-per-trial = 2.*must divide accumulation = 1"),
+    (["--optuna-storage", "nonsense"], "optuna-storage = 'nonsense'"),
+    (["--set", "micro_batch=1000000"], "micro_batch = 1000000.* GB"),
     (["--set", "lambda_r=0.1", "--T", "none"], "lambda_r = 0.1: must be 0 with T = none"),
 ]
 
@@ -81,11 +111,14 @@ def test_bad_input_is_one_line_and_two(rows, capsys, monkeypatch, argv, words):
     said = capsys.readouterr()
     assert said.err.startswith("error: ") and said.err.count("\n") == 1, said.err
     import re
+
     assert re.search(words, said.err), said.err
     assert [p for p in sorted(rows.rglob("*")) if p not in before and p.name != "results"] == []
 
 
-@pytest.mark.parametrize("argv", [["--preset", "huge"], ["--regimes", "calendar"], ["--method", "sgd"], ["--nonsense"]])
+@pytest.mark.parametrize(
+    "argv", [["--preset", "huge"], ["--regimes", "calendar"], ["--method", "sgd"], ["--nonsense"]]
+)
 def test_unknown_options_are_one_line_too(capsys, argv):
     with pytest.raises(SystemExit) as left:
         _main(*argv)
@@ -95,20 +128,50 @@ def test_unknown_options_are_one_line_too(capsys, argv):
 
 def test_dry_run_prints_every_trial_and_launches_nothing(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    done = subprocess.run([sys.executable, str(SCRIPT), "--preset", "embedded", "--dry-run", "--output", str(tmp_path / "o")], cwd=tmp_path,
-                          capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--preset", "embedded", "--dry-run", "--output", str(tmp_path / "o")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
     lines = done.stdout.splitlines()
-    assert sum(" step " in line or " time " in line for line in lines if line[:1] in "0123456789abcdef") == (7 + 1) * 2 * 3
-    assert "18 searched trials: 3 points x 2 regimes x 3 seeds" in done.stdout and "66 trials; about" in lines[-2]
+    assert (
+        sum(" step " in line or " time " in line for line in lines if line[:1] in "0123456789abcdef")
+        == (7 + 1) * 2 * 3
+    )
+    assert (
+        "18 searched trials: 3 points x 2 regimes x 3 seeds" in done.stdout
+        and "66 trials; about" in lines[-2]
+    )
     assert lines[-1].startswith("memory: about")
     assert list(tmp_path.iterdir()) == [] and done.stderr == ""
 
 
 def test_the_coarse_grid_shares_its_trials_with_the_sweeps(capsys, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert _main("--preset", "embedded", "--grid", "--seeds", "41", "--regimes", "step", "--search-points", "0", "--dry-run") == 0
+    assert (
+        _main(
+            "--preset",
+            "embedded",
+            "--grid",
+            "--seeds",
+            "41",
+            "--regimes",
+            "step",
+            "--search-points",
+            "0",
+            "--dry-run",
+        )
+        == 0
+    )
     lines = [line for line in capsys.readouterr().out.splitlines() if " step seed 41 " in line]
-    assert len(lines) == 1 + 27 and sum(" oat " in line for line in lines) == 7 and sum(" grid " in line for line in lines) == 20
+    assert (
+        len(lines) == 1 + 27
+        and sum(" oat " in line for line in lines) == 7
+        and sum(" grid " in line for line in lines) == 20
+    )
 
 
 def test_dry_run_of_an_a100_preset_counts_gpu_hours(tmp_path, capsys, monkeypatch):
@@ -125,14 +188,39 @@ def test_help_names_every_promised_option(capsys):
     with pytest.raises(SystemExit):
         _main("--help")
     text = capsys.readouterr().out
-    for option in ("preset", "model", "task", "train-file", "eval-file", "retention-file", "method", "regimes", "budget-steps", "budget-seconds",
-                   "seeds", "max-concurrent", "output", "address", "resume", "dry-run", "tracking-uri"):
+    for option in (
+        "preset",
+        "model",
+        "task",
+        "train-file",
+        "eval-file",
+        "retention-file",
+        "method",
+        "regimes",
+        "budget-steps",
+        "budget-seconds",
+        "seeds",
+        "max-concurrent",
+        "output",
+        "address",
+        "resume",
+        "dry-run",
+        "tracking-uri",
+    ):
         assert f"--{option}" in text
 
 
 def test_settings_are_read_as_json_or_text():
-    assert [parse_setting(text) for text in ("rank=8", "basis=balanced", "ema_decay=none", "two_sided=false", 'targets=["q_proj"]')] == [
-        ("rank", 8), ("basis", "balanced"), ("ema_decay", None), ("two_sided", False), ("targets", ("q_proj",))]
+    assert [
+        parse_setting(text)
+        for text in ("rank=8", "basis=balanced", "ema_decay=none", "two_sided=false", 'targets=["q_proj"]')
+    ] == [
+        ("rank", 8),
+        ("basis", "balanced"),
+        ("ema_decay", None),
+        ("two_sided", False),
+        ("targets", ("q_proj",)),
+    ]
 
 
 def test_budget_steps_scales_what_is_a_share_of_the_run():
@@ -161,6 +249,16 @@ def test_designs_are_summed(capsys, monkeypatch):
     more = ("--small-batch", "2", "--point", "tau=0.7", "rank=8")
     assert _main("--preset", "smoke", "--regimes", "step", "--search-points", "0", *more, "--dry-run") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if " step seed 41 " in line]
-    counts = {design: sum(f" {design} " in line for line in lines) for design in ("control", "oat", "small-batch", "list")}
-    assert counts == {"control": 2, "oat": 4, "small-batch": 5, "list": 1}  # the control again in small batches says so twice
-    assert sum("micro_batch=2" in line for line in lines) == 5 and sum("rank=8" in line for line in lines) == 1
+    counts = {
+        design: sum(f" {design} " in line for line in lines)
+        for design in ("control", "oat", "small-batch", "list")
+    }
+    assert counts == {
+        "control": 2,
+        "oat": 4,
+        "small-batch": 5,
+        "list": 1,
+    }  # the control again in small batches says so twice
+    assert (
+        sum("micro_batch=2" in line for line in lines) == 5 and sum("rank=8" in line for line in lines) == 1
+    )

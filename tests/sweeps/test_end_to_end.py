@@ -1,4 +1,7 @@
-"""The main job with the real parts: Ray Train workers under Ray Tune, Optuna, MLflow on SQLite, a report. Small, isolated, cleaned up."""
+"""The main job with the real parts: Ray Train workers under Ray Tune, Optuna, MLflow on SQLite, a report.
+
+Small, isolated, cleaned up.
+"""
 
 import json
 import os
@@ -11,8 +14,14 @@ from launching import runs as runs_of
 
 from ray_jobs.records.trial_record import read_trials
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning",
-                                                          "ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning",
+        "ignore::ResourceWarning",
+        "ignore::pytest.PytestUnraisableExceptionWarning",
+    ),
+]
 
 
 SHORT = ("--budget-steps", "12", "--budget-seconds", "0.6", "--search-points", "1")
@@ -25,7 +34,12 @@ def test_one_command_leaves_the_whole_contract(launch, tmp_path):
     output = tmp_path / "study"
     records = read_trials(output)
     assert len(records) == 12 and {r.status for r in records} == {"completed"}
-    assert {(r.method, r.regime) for r in records} == {("lora", "step"), ("lora", "time"), ("grit", "step"), ("grit", "time")}
+    assert {(r.method, r.regime) for r in records} == {
+        ("lora", "step"),
+        ("lora", "time"),
+        ("grit", "step"),
+        ("grit", "time"),
+    }
     assert sum(r.design == "search" for r in records) == 2
     assert all(r.steps == 12 for r in records if r.regime == "step")
     assert all(abs(r.train_seconds - 0.6) < 0.4 for r in records if r.regime == "time")
@@ -46,7 +60,9 @@ def test_one_command_leaves_the_whole_contract(launch, tmp_path):
 
 
 def test_ctrl_c_leaves_valid_records_and_resume_finishes_without_repeating(launch, tmp_path):
-    process = launch("--search-points", "0", "--budget-steps", "40", "--budget-seconds", "2", "--regimes", "step")
+    process = launch(
+        "--search-points", "0", "--budget-steps", "40", "--budget-seconds", "2", "--regimes", "step"
+    )
     after_trials(tmp_path / "study")
     path = tmp_path / "study" / "trials.jsonl"
     os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
@@ -58,7 +74,17 @@ def test_ctrl_c_leaves_valid_records_and_resume_finishes_without_repeating(launc
     assert 0 < len(done) < len(first) == 5
     assert {r.status for r in first.values()} == {"completed", "planned"}
 
-    again = launch("--search-points", "0", "--budget-steps", "40", "--budget-seconds", "2", "--regimes", "step", "--resume")
+    again = launch(
+        "--search-points",
+        "0",
+        "--budget-steps",
+        "40",
+        "--budget-seconds",
+        "2",
+        "--regimes",
+        "step",
+        "--resume",
+    )
     _, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
     second = {r.trial_id: r for r in read_trials(path.parent)}
@@ -73,8 +99,17 @@ def test_ctrl_c_leaves_valid_records_and_resume_finishes_without_repeating(launc
 def test_real_input_learns_and_forgets(launch, tmp_path, shared_data):
     """GSM8K on a pretrained Llama: the command of the README, as it stands."""
     files = {"train": "gsm8k_train", "eval": "gsm8k_test", "retention": "general_text_heldout"}
-    process = launch("--model", str(shared_data / "backbone"), "--task", "gsm8k",
-                     *(part for option, name in files.items() for part in (f"--{option}-file", str(shared_data / "data" / f"{name}.jsonl"))))
+    process = launch(
+        "--model",
+        str(shared_data / "backbone"),
+        "--task",
+        "gsm8k",
+        *(
+            part
+            for option, name in files.items()
+            for part in (f"--{option}-file", str(shared_data / "data" / f"{name}.jsonl"))
+        ),
+    )
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     records = read_trials(tmp_path / "study")

@@ -1,4 +1,7 @@
-"""The failure matrix: each failure is made to happen, and records, Optuna and MLflow must tell the same truth afterwards."""
+"""The failure matrix.
+
+Each failure is made to happen, and records, Optuna and MLflow must tell the same truth afterwards.
+"""
 
 import os
 import shutil
@@ -9,33 +12,65 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
-from launching import COMMAND, FIVE, after_trials, assert_nothing_lies, descendants, environment, runs, workers
+from launching import (
+    COMMAND,
+    FIVE,
+    after_trials,
+    assert_nothing_lies,
+    descendants,
+    environment,
+    runs,
+    workers,
+)
 
 from grit.config.overrides import with_overrides
 from grit.config.run import Budget, RunConfig
 from grit.training.trainer import train
 from ray_jobs.records.trial_record import read_study, read_trials
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning",
-                                                          "ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning",
+        "ignore::ResourceWarning",
+        "ignore::pytest.PytestUnraisableExceptionWarning",
+    ),
+]
 
 
 def _alone(study, record, bench):
     """The same trial, run whole in this process."""
     described = read_study(study)
     base = RunConfig.from_dict(described["config"])
-    config = replace(base, method=record.method, seed=record.seed, budget=Budget(regime="step", amount=described["budgets"]["step"]))
+    config = replace(
+        base,
+        method=record.method,
+        seed=record.seed,
+        budget=Budget(regime="step", amount=described["budgets"]["step"]),
+    )
     return train(with_overrides(config, record.overrides), bench)
 
 
 def test_a_trial_that_raises_and_one_that_runs_out_of_memory_take_nobody_with_them(launch, tmp_path):
-    """A rank per layer that the model does not have raises; an adapter of a petabyte cannot be allocated. Both say so, the others complete."""
-    process = launch(*FIVE, "--point", "layer_ranks=[4]", "--point", "rank=1000000000000", "--budget-steps", "20")
+    """A rank per layer that the model does not have raises; an adapter of a petabyte cannot be allocated.
+
+    Both say so, the others complete.
+    """
+    process = launch(
+        *FIVE, "--point", "layer_ranks=[4]", "--point", "rank=1000000000000", "--budget-steps", "20"
+    )
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    records = assert_nothing_lies(tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5 + ["failed"] * 2)
+    records = assert_nothing_lies(
+        tmp_path / "study",
+        uri=f"sqlite:///{tmp_path / 'mlflow.db'}",
+        statuses=["completed"] * 5 + ["failed"] * 2,
+    )
     raised, starved = (next(r for r in records if name in r.overrides) for name in ("layer_ranks", "rank"))
-    assert "one rank for each of the model's" in raised.error and (tmp_path / "study" / f"traceback-{raised.trial_id}.txt").exists()
+    assert (
+        "one rank for each of the model's" in raised.error
+        and (tmp_path / "study" / f"traceback-{raised.trial_id}.txt").exists()
+    )
     assert "out of memory" in starved.error and "lower micro_batch" in starved.error
     assert errors.count("failed:") == 2
 
@@ -53,18 +88,32 @@ def test_a_worker_that_is_killed_mid_trial_goes_on_from_its_checkpoint_bit_for_b
     os.kill(killed[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    records = assert_nothing_lies(study, uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5)
+    records = assert_nothing_lies(
+        study, uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
+    )
     hit = next(r for r in records if r.attempts == 2)
     assert sorted(r.attempts for r in records) == [1, 1, 1, 1, 2] and hit.resumed_from_step >= 5
     whole = _alone(study, hit, bench)
-    assert (hit.quality, hit.forgetting, hit.final_ranks) == (whole.quality, whole.forgetting, whole.final_ranks)
-    assert pq.read_table(study / "telemetry" / f"{hit.trial_id}.parquet")["loss"].to_pylist() == [row["loss"] for row in whole.telemetry]
+    assert (hit.quality, hit.forgetting, hit.final_ranks) == (
+        whole.quality,
+        whole.forgetting,
+        whole.final_ranks,
+    )
+    assert pq.read_table(study / "telemetry" / f"{hit.trial_id}.parquet")["loss"].to_pylist() == [
+        row["loss"] for row in whole.telemetry
+    ]
     assert not list((study / "checkpoints").glob("*"))
 
 
 def test_a_driver_that_is_killed_loses_no_finished_trial(launch, tmp_path):
-    """SIGKILL: its Ray dies with it. Resumed, with a search on its way: every trial once, nothing running in Optuna or MLflow."""
-    study, more = tmp_path / "study", ("--regimes", "step", "--budget-steps", "30", "--search-points", "2", "--no-reuse")
+    """SIGKILL: its Ray dies with it.
+
+    Resumed, with a search on its way: every trial once, nothing running in Optuna or MLflow.
+    """
+    study, more = (
+        tmp_path / "study",
+        ("--regimes", "step", "--budget-steps", "30", "--search-points", "2", "--no-reuse"),
+    )
     process = launch(*more)
     after_trials(study, 4, process)
     below = descendants(process.pid)
@@ -75,7 +124,9 @@ def test_a_driver_that_is_killed_loses_no_finished_trial(launch, tmp_path):
     again = launch(*more, "--resume")
     _, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
-    records = assert_nothing_lies(study, uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 7)
+    records = assert_nothing_lies(
+        study, uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 7
+    )
     second = {r.trial_id: r for r in records}
     assert len(done) >= 4 and all(second[trial_id] == first[trial_id] for trial_id in done)
     left = [child for child in below if child.is_running() and child.status() != "zombie"]
@@ -87,11 +138,19 @@ def test_a_driver_that_is_killed_loses_no_finished_trial(launch, tmp_path):
 
 @pytest.mark.slow
 def test_two_studies_at_once_on_one_store(launch, tmp_path):
-    """Both create the same fresh MLflow database, side by side; each keeps its own trials. A second run in the same folder is refused."""
+    """Both create the same fresh MLflow database, side by side; each keeps its own trials.
+
+    A second run in the same folder is refused.
+    """
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    both = [launch(*FIVE, "--max-concurrent", "1", "--budget-steps", "12", "--tau", tau, name=name) for name, tau in (("a", "0.9"), ("b", "0.95"))]
+    both = [
+        launch(*FIVE, "--max-concurrent", "1", "--budget-steps", "12", "--tau", tau, name=name)
+        for name, tau in (("a", "0.9"), ("b", "0.95"))
+    ]
     after_trials(tmp_path / "a", process=both[0])
-    third = launch(*FIVE, "--max-concurrent", "1", "--budget-steps", "12", "--tau", "0.9", "--resume", name="a")
+    third = launch(
+        *FIVE, "--max-concurrent", "1", "--budget-steps", "12", "--tau", "0.9", "--resume", name="a"
+    )
     _, refused = third.communicate(timeout=120)
     assert third.returncode == 2 and "being written by another run" in refused
     for process in both:
@@ -107,11 +166,18 @@ def test_a_second_study_pays_for_nothing_that_the_first_has_run(launch, tmp_path
     """Beside it in the same store: what both ask for is taken over, and said so; the rest runs."""
     first = launch(*FIVE, "--budget-steps", "12", name="one")
     assert first.wait(timeout=300) == 0
-    second = launch("--regimes", "step", "--budget-steps", "12", "--search-points", "0", "--tau", "0.8", name="two")
+    second = launch(
+        "--regimes", "step", "--budget-steps", "12", "--search-points", "0", "--tau", "0.8", name="two"
+    )
     said, errors = second.communicate(timeout=300)
     assert second.returncode == 0, errors
-    records = assert_nothing_lies(tmp_path / "two", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5)
-    assert sorted(r.reused_from or "" for r in records) == ["", "one", "one", "one", "one"] and "4 reused" in said
+    records = assert_nothing_lies(
+        tmp_path / "two", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
+    )
+    assert (
+        sorted(r.reused_from or "" for r in records) == ["", "one", "one", "one", "one"]
+        and "4 reused" in said
+    )
     assert "taken over from other studies" in (tmp_path / "two" / "report.md").read_text()
 
 
@@ -119,7 +185,9 @@ FULL_DISK = """
 mount -t tmpfs -o size=4m tmpfs {disk} || exit 77
 {command} > {out}/first.out 2> {out}/first.err &
 pid=$!
-until grep -q '"status": "completed"' {disk}/study/trials.jsonl 2>/dev/null; do sleep 0.1; kill -0 $pid || exit 3; done
+until grep -q '"status": "completed"' {disk}/study/trials.jsonl 2>/dev/null; do
+    sleep 0.1; kill -0 $pid || exit 3
+done
 dd if=/dev/zero of={disk}/filler bs=4k 2>/dev/null
 wait $pid; echo $? > {out}/first.rc
 cp {disk}/study/trials.jsonl {out}/between.jsonl
@@ -133,15 +201,22 @@ cp -r {disk}/study {out}/study
 @pytest.mark.slow
 def test_a_full_disk_stops_the_study_and_spoils_nothing(tmp_path):
     """A real one: a file system of 4 MB in a namespace of its own. With room again, --resume finishes."""
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode
+    ):
         pytest.skip("this machine lets nobody mount a file system of their own")
     disk, out = tmp_path / "disk", tmp_path / "out"
     disk.mkdir()
     out.mkdir()
     uri = f"sqlite:///{out / 'mlflow.db'}"
-    command = " ".join([*COMMAND, "--tracking-uri", uri, "--output", str(disk / "study"), *FIVE, "--max-concurrent", "1"])
+    command = " ".join(
+        [*COMMAND, "--tracking-uri", uri, "--output", str(disk / "study"), *FIVE, "--max-concurrent", "1"]
+    )
     script = FULL_DISK.format(disk=disk, out=out, command=command)
-    process = subprocess.Popen(["unshare", "-rm", "bash", "-c", script], cwd=tmp_path, env=environment(), start_new_session=True)
+    process = subprocess.Popen(
+        ["unshare", "-rm", "bash", "-c", script], cwd=tmp_path, env=environment(), start_new_session=True
+    )
     try:
         code = process.wait(timeout=400)
     finally:
@@ -151,7 +226,10 @@ def test_a_full_disk_stops_the_study_and_spoils_nothing(tmp_path):
     if code == 77:
         pytest.skip("this machine lets nobody mount a file system of their own")
     assert (out / "first.rc").read_text().strip() == "1"
-    assert "No space left on device" in (out / "first.err").read_text() and "--resume" in (out / "first.err").read_text()
+    assert (
+        "No space left on device" in (out / "first.err").read_text()
+        and "--resume" in (out / "first.err").read_text()
+    )
     (out / "half").mkdir()
     shutil.copy(out / "between.jsonl", out / "half" / "trials.jsonl")
     between = {r.trial_id: r for r in read_trials(out / "half")}
@@ -164,28 +242,66 @@ def test_a_full_disk_stops_the_study_and_spoils_nothing(tmp_path):
 @pytest.mark.slow
 def test_two_workers_for_one_trial_train_as_one(launch, tmp_path, bench):
     """Gloo under Ray Train: the same trial with `--workers-per-trial 2` as alone, up to the order of sums."""
-    process = launch(*FIVE, "--workers-per-trial", "2", "--max-concurrent", "1", "--budget-steps", "12", "--set", "accumulation=2", "dropout=0.1",
-                     "evaluations=3", "kfac_update_freq=12", "reprojection_freq=12")
+    process = launch(
+        *FIVE,
+        "--workers-per-trial",
+        "2",
+        "--max-concurrent",
+        "1",
+        "--budget-steps",
+        "12",
+        "--set",
+        "accumulation=2",
+        "dropout=0.1",
+        "evaluations=3",
+        "kfac_update_freq=12",
+        "reprojection_freq=12",
+    )
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    records = assert_nothing_lies(tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5)
+    records = assert_nothing_lies(
+        tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
+    )
     for record in (records[0], records[1]):
         whole = _alone(tmp_path / "study", record, bench)
-        losses = pq.read_table(tmp_path / "study" / "telemetry" / f"{record.trial_id}.parquet")["loss"].to_pylist()
+        losses = pq.read_table(tmp_path / "study" / "telemetry" / f"{record.trial_id}.parquet")[
+            "loss"
+        ].to_pylist()
         assert losses == pytest.approx([row["loss"] for row in whole.telemetry], rel=1e-4)
-        assert record.final_ranks == whole.final_ranks and record.quality == pytest.approx(whole.quality, rel=1e-3)
+        assert record.final_ranks == whole.final_ranks and record.quality == pytest.approx(
+            whole.quality, rel=1e-3
+        )
 
 
 @pytest.mark.slow
 def test_two_workers_go_on_from_a_shared_beginning(launch, tmp_path, bench):
-    """A trunk that two workers trained, forked by trials that two workers train: what one process makes alone, up to the order of sums."""
-    process = launch(*FIVE, "--workers-per-trial", "2", "--max-concurrent", "1", "--budget-steps", "40", "--set", "accumulation=2", "dropout=0.1",
-                     "kfac_update_freq=20", "reprojection_freq=20")
+    """A trunk that two workers trained, forked by trials that two workers train.
+
+    What one process makes alone, up to the order of sums.
+    """
+    process = launch(
+        *FIVE,
+        "--workers-per-trial",
+        "2",
+        "--max-concurrent",
+        "1",
+        "--budget-steps",
+        "40",
+        "--set",
+        "accumulation=2",
+        "dropout=0.1",
+        "kfac_update_freq=20",
+        "reprojection_freq=20",
+    )
     _, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
-    records = assert_nothing_lies(tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5)
+    records = assert_nothing_lies(
+        tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
+    )
     forked = [record for record in records if record.forked_from is not None]
     assert forked and all(record.forked_at_step >= 10 for record in forked)
     whole = _alone(tmp_path / "study", forked[0], bench)
-    losses = pq.read_table(tmp_path / "study" / "telemetry" / f"{forked[0].trial_id}.parquet")["loss"].to_pylist()
+    losses = pq.read_table(tmp_path / "study" / "telemetry" / f"{forked[0].trial_id}.parquet")[
+        "loss"
+    ].to_pylist()
     assert losses == pytest.approx([row["loss"] for row in whole.telemetry], rel=1e-3)

@@ -1,4 +1,7 @@
-"""The scripts of baselines, compression and audits: what they plan, what they refuse before anything starts, and (slow) all of it for real."""
+"""The scripts of baselines, compression and audits.
+
+What they plan, what they refuse before anything starts, and (slow) all of it for real.
+"""
 
 import json
 import re
@@ -12,11 +15,19 @@ from grit.config.registry import METHODS
 from sweeps import audit, baselines, compression, forgetting_law, overhead, small_batch
 from sweeps.overhead import adapted_layer_counts
 
-SCRIPTS = {"baselines": baselines.run, "compression": compression.run, "overhead": overhead.run, "small_batch": small_batch.run,
-           "forgetting_law": forgetting_law.run}
+SCRIPTS = {
+    "baselines": baselines.run,
+    "compression": compression.run,
+    "overhead": overhead.run,
+    "small_batch": small_batch.run,
+    "forgetting_law": forgetting_law.run,
+}
 
 
-@pytest.mark.parametrize("name, trials", [("baselines", 234), ("compression", 129), ("overhead", 36), ("small_batch", 88), ("forgetting_law", 58)])
+@pytest.mark.parametrize(
+    "name, trials",
+    [("baselines", 234), ("compression", 129), ("overhead", 36), ("small_batch", 88), ("forgetting_law", 58)],
+)
 def test_the_embedded_plan_launches_nothing(capsys, name, trials):
     assert SCRIPTS[name](["--dry-run"]) == 0
     planned = int(re.search(r"(\d+) trials; about", capsys.readouterr().out)[1])
@@ -26,22 +37,34 @@ def test_the_embedded_plan_launches_nothing(capsys, name, trials):
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("preset", ["smoke", "llama-3.1-8b"])
 def test_every_preset_has_a_plan(capsys, tmp_path, name, preset):
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"question": f"q{i}", "answer": f"so #### {i}"}) + "\n" for i in range(20)))
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"question": f"q{i}", "answer": f"so #### {i}"}) + "\n" for i in range(20))
+    )
     (tmp_path / "text.txt").write_text("one text\n\nanother text")
-    files = [f"--{kind}-file={tmp_path / 'rows.jsonl'}" for kind in ("train", "eval")] + [f"--retention-file={tmp_path / 'text.txt'}"]
+    files = [f"--{kind}-file={tmp_path / 'rows.jsonl'}" for kind in ("train", "eval")] + [
+        f"--retention-file={tmp_path / 'text.txt'}"
+    ]
     assert SCRIPTS[name](["--preset", preset, "--dry-run", *(files if preset != "smoke" else [])]) == 0
     assert "trials; about" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name, arguments, said", [
-    ("baselines", ["--learning-rates", "0"], "error: learning-rates = 0.0: must be a finite number above 0"),
-    ("compression", ["--ranks", "16"], "error: ranks = 16: must be at least 1 and below the rank, 16"),
-    ("compression", ["--set", "reprojection_freq=none"], "error: T (reprojection_freq) = None"),
-    ("small_batch", ["--sizes", "0"], "error: sizes = 0: must be a whole number of at least 1"),
-    ("overhead", ["--set", "beside=[\"x\"]"], "error: beside = ('x',): must be a list of methods"),
-    ("baselines", ["--tau", "0.9"], "error: tau = [0.9]: has no meaning here"),
-    ("small_batch", ["--search-points", "4"], "error: search-points = 4: has no meaning here"),
-    ("forgetting_law", ["--seeds", "-1"], "error: seeds = -1")])
+@pytest.mark.parametrize(
+    "name, arguments, said",
+    [
+        (
+            "baselines",
+            ["--learning-rates", "0"],
+            "error: learning-rates = 0.0: must be a finite number above 0",
+        ),
+        ("compression", ["--ranks", "16"], "error: ranks = 16: must be at least 1 and below the rank, 16"),
+        ("compression", ["--set", "reprojection_freq=none"], "error: T (reprojection_freq) = None"),
+        ("small_batch", ["--sizes", "0"], "error: sizes = 0: must be a whole number of at least 1"),
+        ("overhead", ["--set", 'beside=["x"]'], "error: beside = ('x',): must be a list of methods"),
+        ("baselines", ["--tau", "0.9"], "error: tau = [0.9]: has no meaning here"),
+        ("small_batch", ["--search-points", "4"], "error: search-points = 4: has no meaning here"),
+        ("forgetting_law", ["--seeds", "-1"], "error: seeds = -1"),
+    ],
+)
 def test_bad_input_is_one_line(capsys, name, arguments, said):
     assert SCRIPTS[name]([*arguments, "--dry-run"]) == 2
     error = capsys.readouterr().err
@@ -51,11 +74,17 @@ def test_bad_input_is_one_line(capsys, name, arguments, said):
 def test_a_method_nobody_knows_is_refused(capsys):
     with pytest.raises(SystemExit) as left:
         baselines.run(["--methods", "lora", "magic"])
-    assert left.value.code == 2 and capsys.readouterr().err.startswith("error: argument --methods: invalid choice: 'magic'")
+    assert left.value.code == 2 and capsys.readouterr().err.startswith(
+        "error: argument --methods: invalid choice: 'magic'"
+    )
 
 
 def test_layers_of_deep_and_shallow_models():
-    assert adapted_layer_counts(28) == [4, 8, 16] and adapted_layer_counts(16) == [4, 8] and adapted_layer_counts(4) == [1, 2, 3]
+    assert (
+        adapted_layer_counts(28) == [4, 8, 16]
+        and adapted_layer_counts(16) == [4, 8]
+        and adapted_layer_counts(4) == [1, 2, 3]
+    )
     assert adapted_layer_counts(1) == []
 
 
@@ -67,19 +96,38 @@ def test_audits_are_planned_together(capsys):
 @pytest.mark.slow
 def test_all_audits_end_in_one_page(tmp_path):
     """Real Ray, one after the other; interrupted by nobody, and again with --resume: nothing runs twice."""
-    command = [sys.executable, str(ROOT / "sweeps" / "audit.py"), "--budget-steps", "12", "--output", str(tmp_path / "audit")]
+    command = [
+        sys.executable,
+        str(ROOT / "sweeps" / "audit.py"),
+        "--budget-steps",
+        "12",
+        "--output",
+        str(tmp_path / "audit"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     page = (tmp_path / "audit" / "audit.html").read_text()
     assert page.count("<h1 id=") == 3 and "was not run" not in page and "failed" not in done.stdout
-    again = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=environment(), cwd=tmp_path)
+    again = subprocess.run(
+        [*command, "--resume"], capture_output=True, text=True, env=environment(), cwd=tmp_path
+    )
     assert again.returncode == 0 and "starting workers" not in again.stderr
 
 
 @pytest.mark.slow
 def test_every_method_runs_as_a_study(tmp_path):
-    command = [sys.executable, str(ROOT / "sweeps" / "baselines.py"), "--preset", "smoke", "--budget-steps", "6", "--learning-rates", "2e-3",
-               "--output", str(tmp_path / "b")]
+    command = [
+        sys.executable,
+        str(ROOT / "sweeps" / "baselines.py"),
+        "--preset",
+        "smoke",
+        "--budget-steps",
+        "6",
+        "--learning-rates",
+        "2e-3",
+        "--output",
+        str(tmp_path / "b"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     records = [json.loads(line) for line in (tmp_path / "b" / "trials.jsonl").read_text().splitlines()]

@@ -1,4 +1,7 @@
-"""Failure modes of a setting, named from its telemetry (paper H.1): what goes wrong, not only that something does."""
+"""Failure modes of a setting, named from its telemetry (paper H.1).
+
+What goes wrong, not only that something does.
+"""
 
 from __future__ import annotations
 
@@ -30,28 +33,51 @@ class Mode:
 
 
 def failure_modes(data: StudyData, point: PointSummary, center: PointSummary, knob: str) -> tuple[Mode, ...]:
-    """The modes that the trials of `point` show; `center` is the default. None is a good sign, not a proof."""
+    """The modes that the trials of `point` show; `center` is the default.
+
+    None is a good sign, not a proof.
+    """
     found: list[Mode] = []
     if point.lost:
-        found.append(Mode(name="instability", evidence=f"{point.lost} of {point.lost + len(point.records)} trials failed or diverged"))
+        found.append(
+            Mode(
+                name="instability",
+                evidence=f"{point.lost} of {point.lost + len(point.records)} trials failed or diverged",
+            )
+        )
     if not point.records:
         return tuple(found)
     skipped = sum(r.skipped_steps or 0 for r in point.records)
     if skipped:
-        found.append(Mode(name="instability", evidence=f"{skipped} steps skipped for gradients that were not finite"))
+        found.append(
+            Mode(name="instability", evidence=f"{skipped} steps skipped for gradients that were not finite")
+        )
     if point.mean("overhead") > OVERHEAD_SHARE:
-        found.append(Mode(name="overhead domination", evidence=f"{point.mean('overhead'):.0%} of a step is spent on geometry"))
+        found.append(
+            Mode(
+                name="overhead domination",
+                evidence=f"{point.mean('overhead'):.0%} of a step is spent on geometry",
+            )
+        )
     looks = [look for record in point.records for look in rank_looks(data.telemetry(record)["events"])]
     both = sum(up > 0 and down > 0 for up, down in looks)
     if len(looks) >= 4 and both / len(looks) > NOISY_SHARE:
-        found.append(Mode(name="noisy triggering", evidence=f"{both} of {len(looks)} rank changes went up and down at once"))
+        found.append(
+            Mode(
+                name="noisy triggering",
+                evidence=f"{both} of {len(looks)} rank changes went up and down at once",
+            )
+        )
     if point.point_id != center.point_id and center.records:
         found += {"tau": _triggering, "T": _drift, "lambda": _washed_out}[knob](data, point, center)
     return tuple(found)
 
 
 def rank_looks(events: Sequence[str | None]) -> list[tuple[int, int]]:
-    """(modules whose rank grew, modules whose rank shrank) at every rank change but the first, which starts from the full rank."""
+    """(modules whose rank grew, modules whose rank shrank) at every rank change but the first.
+
+    Which starts from the full rank.
+    """
     parsed: list[dict[str, Any]] = [event for text in events if text for event in json.loads(text)]
     return [(event["up"], event["down"]) for event in parsed if event["kind"] == "rank"][1:]
 
@@ -63,9 +89,18 @@ def _triggering(data: StudyData, point: PointSummary, center: PointSummary) -> l
     if quality is None:
         return []
     if change > FOOTPRINT_STEP and quality.verdict() != "better":
-        return [Mode(name="over-triggering", evidence=f"{change:+.0%} footprint for {quality.mean:+.3f} quality ({quality.verdict()})")]
+        return [
+            Mode(
+                name="over-triggering",
+                evidence=f"{change:+.0%} footprint for {quality.mean:+.3f} quality ({quality.verdict()})",
+            )
+        ]
     if change < -FOOTPRINT_STEP and quality.verdict() == "worse":
-        return [Mode(name="under-triggering", evidence=f"{change:+.0%} footprint costs {quality.mean:+.3f} quality")]
+        return [
+            Mode(
+                name="under-triggering", evidence=f"{change:+.0%} footprint costs {quality.mean:+.3f} quality"
+            )
+        ]
     return []
 
 
@@ -74,7 +109,12 @@ def _drift(data: StudyData, point: PointSummary, center: PointSummary) -> list[M
     rarer = point.T is None or (center.T is not None and point.T > center.T)
     worse = paired_forgetting(data, point, center)
     if rarer and worse is not None and worse.verdict(higher_is_better=False) == "worse":
-        return [Mode(name="drift", evidence=f"forgets {worse.mean:+.3f} nats/token more than at T = {center.knob_texts()[1]}")]
+        return [
+            Mode(
+                name="drift",
+                evidence=f"forgets {worse.mean:+.3f} nats/token more than at T = {center.knob_texts()[1]}",
+            )
+        ]
     return []
 
 
@@ -87,6 +127,11 @@ def _washed_out(data: StudyData, point: PointSummary, center: PointSummary) -> l
         tops = [row["fisher_a"][0] for row in data.geometry(record) if row["fisher_a"]]
         ratios += [point.lambda_ / top for top in tops if top > 0]
     if ratios and statistics.median(ratios) > WASHED_OUT:
-        return [Mode(name="washed-out geometry",
-                     evidence=f"the damping is {statistics.median(ratios):.2g} times the activation factor's largest eigenvalue (median of modules)")]
+        return [
+            Mode(
+                name="washed-out geometry",
+                evidence=f"the damping is {statistics.median(ratios):.2g} times the activation factor's "
+                "largest eigenvalue (median of modules)",
+            )
+        ]
     return []

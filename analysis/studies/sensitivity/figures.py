@@ -1,4 +1,6 @@
-"""The figures of the sensitivity study (paper H.6): numbers are gathered by other modules, and only drawn here.
+"""The figures of the sensitivity study (paper H.6).
+
+Numbers are gathered by other modules, and only drawn here.
 
 Every figure stands alone: units on the axes, intervals where there are any, and n in the title.
 """
@@ -25,11 +27,20 @@ from analysis.studies.sensitivity.mechanism import mechanism_figures
 from grit.config.run import QualityMetric
 
 #: Objectives with their labels, and what turns the record's number into the label's.
-OBJECTIVE_LABELS = (("quality", "quality", 1.0), ("retention", "retention", 1.0), ("overhead", "overhead (% of step)", 100.0),
-                    ("footprint", "footprint (% of full)", 100.0))
+OBJECTIVE_LABELS = (
+    ("quality", "quality", 1.0),
+    ("retention", "retention", 1.0),
+    ("overhead", "overhead (% of step)", 100.0),
+    ("footprint", "footprint (% of full)", 100.0),
+)
 SYMBOLS = {"tau": "energy threshold τ", "T": "reprojection cadence T (steps)", "lambda": "damping λ"}
-METRICS: dict[str, str] = {"accuracy": "accuracy", "exact_match": "exact match", "gsm8k_exact_match": "exact match", "rougeL": "ROUGE-L",
-                           "answer_logprob": "log-likelihood (nats/token)"}
+METRICS: dict[str, str] = {
+    "accuracy": "accuracy",
+    "exact_match": "exact match",
+    "gsm8k_exact_match": "exact match",
+    "rougeL": "ROUGE-L",
+    "answer_logprob": "log-likelihood (nats/token)",
+}
 
 
 def _regimes(points: Sequence[PointSummary]) -> list[str]:
@@ -38,7 +49,11 @@ def _regimes(points: Sequence[PointSummary]) -> list[str]:
 
 def _counts(points: Sequence[PointSummary]) -> str:
     seeds = sorted({len(p.seeds) for p in points if p.records})
-    return f"n = {seeds[0]}" + (f" to {seeds[-1]}" if len(seeds) > 1 else "") + f" seed{'s' if seeds[-1] > 1 else ''} a point"
+    return (
+        f"n = {seeds[0]}"
+        + (f" to {seeds[-1]}" if len(seeds) > 1 else "")
+        + f" seed{'s' if seeds[-1] > 1 else ''} a point"
+    )
 
 
 def _metric_label(points: Sequence[PointSummary]) -> str:
@@ -50,51 +65,128 @@ def _positions(values: Sequence[float | int | None]) -> tuple[list[int], list[st
     return list(range(len(values))), ["none" if value is None else f"{value:g}" for value in values]
 
 
-def _curve(axis: Axes, data: StudyData, sweep: Sequence[PointSummary], regime: str, *, offset: float, what: str) -> None:
+def _curve(
+    axis: Axes, data: StudyData, sweep: Sequence[PointSummary], regime: str, *, offset: float, what: str
+) -> None:
     """Means with 95% intervals over an ordinal knob axis; every seed as a faint dot."""
     kept = [(i, p) for i, p in enumerate(sweep) if p.records]
-    estimates = [estimate(quality_matrix(data, p)) if what == "quality" else estimate(*forgetting_matrix(data, p)) for _, p in kept]
+    estimates = [
+        estimate(quality_matrix(data, p)) if what == "quality" else estimate(*forgetting_matrix(data, p))
+        for _, p in kept
+    ]
     x = np.array([i for i, _ in kept]) + offset
     y = np.array([e.mean for e in estimates])
-    errors = np.array([[max(0.0, e.mean - e.low) for e in estimates], [max(0.0, e.high - e.mean) for e in estimates]])
-    axis.errorbar(x, y, yerr=errors, color=COLOURS[regime], marker=MARKERS[regime], linestyle=LINES[regime], capsize=2, label=f"{regime}-matched")
+    errors = np.array(
+        [[max(0.0, e.mean - e.low) for e in estimates], [max(0.0, e.high - e.mean) for e in estimates]]
+    )
+    axis.errorbar(
+        x,
+        y,
+        yerr=errors,
+        color=COLOURS[regime],
+        marker=MARKERS[regime],
+        linestyle=LINES[regime],
+        capsize=2,
+        label=f"{regime}-matched",
+    )
     for (_, p), place in zip(kept, x, strict=True):
-        axis.scatter([place] * len(p.seeds), p.values(what), s=10, color=COLOURS[regime], alpha=0.6, linewidths=0, zorder=3)
+        axis.scatter(
+            [place] * len(p.seeds),
+            p.values(what),
+            s=10,
+            color=COLOURS[regime],
+            alpha=0.6,
+            linewidths=0,
+            zorder=3,
+        )
 
 
 def _control_line(axis: Axes, points: Sequence[PointSummary], regime: str, what: str) -> None:
     control = next((p for p in points if p.is_control and p.regime == regime and p.records), None)
     if control is not None:
-        axis.axhline(control.mean(what), color=COLOURS[regime], linestyle=":", linewidth=1, label=f"{control.method} ({regime})")
+        axis.axhline(
+            control.mean(what),
+            color=COLOURS[regime],
+            linestyle=":",
+            linewidth=1,
+            label=f"{control.method} ({regime})",
+        )
 
 
-def _footprint_panel(axis: Axes, _sweep: Sequence[PointSummary], places: Sequence[tuple[float, PointSummary]], regime: str) -> None:
-    axis.errorbar([x for x, _ in places], [100 * p.mean("footprint") for _, p in places], yerr=[100 * p.spread("footprint") for _, p in places],
-                  color=COLOURS[regime], marker=MARKERS[regime], linestyle=LINES[regime], capsize=2)
+def _footprint_panel(
+    axis: Axes, _sweep: Sequence[PointSummary], places: Sequence[tuple[float, PointSummary]], regime: str
+) -> None:
+    axis.errorbar(
+        [x for x, _ in places],
+        [100 * p.mean("footprint") for _, p in places],
+        yerr=[100 * p.spread("footprint") for _, p in places],
+        color=COLOURS[regime],
+        marker=MARKERS[regime],
+        linestyle=LINES[regime],
+        capsize=2,
+    )
     axis.set_ylabel("parameters (% of full)")
     axis.set_title("bars: standard deviation over seeds")
 
 
-def _overhead_panel(axis: Axes, _sweep: Sequence[PointSummary], places: Sequence[tuple[float, PointSummary]], regime: str) -> None:
+def _overhead_panel(
+    axis: Axes, _sweep: Sequence[PointSummary], places: Sequence[tuple[float, PointSummary]], regime: str
+) -> None:
     """Where geometry's share of a step goes: statistics and inverses, reprojection, ranks, stacked."""
     width, bottom = 0.075, np.zeros(len(places))
-    for (name, label), colour in zip((("fisher", "statistics, inverses"), ("reprojection", "reprojection"), ("rank", "ranks")), SHADES, strict=False):
-        shares = np.array([100 * fmean((r.components_ms or {}).get(name, 0.0) / (r.step_time_ms or {"mean": 1.0})["mean"] for r in p.records)
-                           for _, p in places])
-        axis.bar([x for x, _ in places], shares, width, bottom=bottom, color=colour, alpha=1.0 if regime == "step" else 0.55,
-                 label=label if not axis.get_legend_handles_labels()[1] or label not in axis.get_legend_handles_labels()[1] else None)
+    for (name, label), colour in zip(
+        (("fisher", "statistics, inverses"), ("reprojection", "reprojection"), ("rank", "ranks")),
+        SHADES,
+        strict=False,
+    ):
+        shares = np.array(
+            [
+                100
+                * fmean(
+                    (r.components_ms or {}).get(name, 0.0) / (r.step_time_ms or {"mean": 1.0})["mean"]
+                    for r in p.records
+                )
+                for _, p in places
+            ]
+        )
+        axis.bar(
+            [x for x, _ in places],
+            shares,
+            width,
+            bottom=bottom,
+            color=colour,
+            alpha=1.0 if regime == "step" else 0.55,
+            label=label
+            if not axis.get_legend_handles_labels()[1] or label not in axis.get_legend_handles_labels()[1]
+            else None,
+        )
         bottom += shares
     axis.set_ylabel("geometry time (% of step)")
     axis.set_title("left: step-, right, paler: time-matched" if regime == "time" else "means over seeds")
     axis.legend(frameon=False, fontsize=7, loc="upper right")
 
 
-def _stability_panel(axis: Axes, sweep: Sequence[PointSummary], places: Sequence[tuple[float, PointSummary]], regime: str) -> None:
+def _stability_panel(
+    axis: Axes, sweep: Sequence[PointSummary], places: Sequence[tuple[float, PointSummary]], regime: str
+) -> None:
     """Spread of quality over seeds, and the share of trials that were lost."""
-    axis.plot([x for x, _ in places], [p.spread("quality") for _, p in places], color=COLOURS[regime], marker=MARKERS[regime],
-              linestyle=LINES[regime], label=f"spread, {regime}-matched")
+    axis.plot(
+        [x for x, _ in places],
+        [p.spread("quality") for _, p in places],
+        color=COLOURS[regime],
+        marker=MARKERS[regime],
+        linestyle=LINES[regime],
+        label=f"spread, {regime}-matched",
+    )
     lost = [p.lost / max(1, p.lost + len(p.records)) for p in sweep]
-    axis.plot(range(len(sweep)), lost, color=COLOURS["neutral"], marker="x", linestyle=":", label=f"share lost, {regime}-matched")
+    axis.plot(
+        range(len(sweep)),
+        lost,
+        color=COLOURS["neutral"],
+        marker="x",
+        linestyle=":",
+        label=f"share lost, {regime}-matched",
+    )
     axis.set_ylabel("spread of quality; share lost")
     axis.set_title("standard deviation over seeds")
     axis.legend(frameon=False, fontsize=7)
@@ -103,14 +195,31 @@ def _stability_panel(axis: Axes, sweep: Sequence[PointSummary], places: Sequence
 _COST_PANELS = {"tau": _footprint_panel, "T": _overhead_panel, "lambda": _stability_panel}
 
 
-def _small_batches(axis: Axes, points: Sequence[PointSummary], sweep: Sequence[PointSummary], regime: str) -> None:
+def _small_batches(
+    axis: Axes, points: Sequence[PointSummary], sweep: Sequence[PointSummary], regime: str
+) -> None:
     """The same dampings in small batches, where the study repeated them."""
     values = [p.lambda_ for p in sweep]
-    small = [p for p in points if p.regime == regime and "small-batch" in p.designs and p.records and p.lambda_ in values
-             and (p.tau, p.T) == (sweep[0].tau, sweep[0].T)]
+    small = [
+        p
+        for p in points
+        if p.regime == regime
+        and "small-batch" in p.designs
+        and p.records
+        and p.lambda_ in values
+        and (p.tau, p.T) == (sweep[0].tau, sweep[0].T)
+    ]
     if small:
-        axis.errorbar([values.index(p.lambda_) + 0.2 for p in small], [p.mean("quality") for p in small], yerr=[p.spread("quality") for p in small],
-                      color=COLOURS["accent"], marker="^", linestyle="-.", capsize=2, label=f"small batches ({regime}; bars: spread)")
+        axis.errorbar(
+            [values.index(p.lambda_) + 0.2 for p in small],
+            [p.mean("quality") for p in small],
+            yerr=[p.spread("quality") for p in small],
+            color=COLOURS["accent"],
+            marker="^",
+            linestyle="-.",
+            capsize=2,
+            label=f"small batches ({regime}; bars: spread)",
+        )
 
 
 def _within_shares(axis: Axes, points: Sequence[PointSummary]) -> None:
@@ -144,7 +253,13 @@ def knob_figure(data: StudyData, points: Sequence[PointSummary], knob: str) -> F
         axis.set_xticks(ticks, names)
         axis.set_xlabel(SYMBOLS[knob])
         if center is not None:
-            axis.axvline([p.point_id for p in sweep].index(center.point_id), color=COLOURS["neutral"], linewidth=6, alpha=0.15, zorder=0)
+            axis.axvline(
+                [p.point_id for p in sweep].index(center.point_id),
+                color=COLOURS["neutral"],
+                linewidth=6,
+                alpha=0.15,
+                zorder=0,
+            )
     axes[2].set_ylim(bottom=0)
     _within_shares(axes[0], points)
     axes[0].set_ylabel(_metric_label(points))
@@ -167,18 +282,26 @@ def front_figure(points: Sequence[PointSummary]) -> Figure | None:
         for p in mine:
             on_front = p.point_id in members
             colour = COLOURS["control"] if p.is_control else COLOURS[regime]
-            axis.scatter(p.mean("forgetting"), p.mean("quality"), s=20 + 60 * p.mean("footprint"),
-                         marker=MARKERS["control" if p.is_control else regime],
-                         facecolors=colour if on_front else "none", edgecolors=colour, alpha=0.8)
+            axis.scatter(
+                p.mean("forgetting"),
+                p.mean("quality"),
+                s=20 + 60 * p.mean("footprint"),
+                marker=MARKERS["control" if p.is_control else regime],
+                facecolors=colour if on_front else "none",
+                edgecolors=colour,
+                alpha=0.8,
+            )
         axis.set_xlabel("forgetting (nats/token)")
         axis.set_ylabel(_metric_label(points))
         axis.set_title(f"{regime}-matched, {len(mine)} settings, {_counts(mine)}")
-    figure.suptitle("filled: on the four-objective front; black cross: first-order control; size: footprint", fontsize=8)
+    figure.suptitle(
+        "filled: on the four-objective front; black cross: first-order control; size: footprint", fontsize=8
+    )
     return figure
 
 
 def capacity_figure(points: Sequence[PointSummary]) -> Figure | None:
-    """F1: quality against footprint over tau, retention as colour, rank changes per trial beside each point."""
+    """F1: quality against footprint over tau; retention as colour, rank changes beside each point."""
     regimes = [r for r in _regimes(points) if len([p for p in sweep_of(points, "tau", r) if p.records]) > 1]
     if not regimes:
         return None
@@ -189,16 +312,47 @@ def capacity_figure(points: Sequence[PointSummary]) -> Figure | None:
     for axis, regime in zip(axes, regimes, strict=True):
         sweep = shown[regime]
         x, y = [100 * p.mean("footprint") for p in sweep], [p.mean("quality") for p in sweep]
-        axis.errorbar(x, y, xerr=[100 * p.spread("footprint") for p in sweep], yerr=[p.spread("quality") for p in sweep], fmt="none",
-                      ecolor=COLOURS["neutral"], capsize=2)
-        drawn = axis.scatter(x, y, c=[p.mean("retention") for p in sweep], cmap=SEQUENTIAL, vmin=min(retention), vmax=max(retention), s=55,
-                             edgecolors="black", linewidths=0.6, zorder=3, marker=MARKERS[regime])
+        axis.errorbar(
+            x,
+            y,
+            xerr=[100 * p.spread("footprint") for p in sweep],
+            yerr=[p.spread("quality") for p in sweep],
+            fmt="none",
+            ecolor=COLOURS["neutral"],
+            capsize=2,
+        )
+        drawn = axis.scatter(
+            x,
+            y,
+            c=[p.mean("retention") for p in sweep],
+            cmap=SEQUENTIAL,
+            vmin=min(retention),
+            vmax=max(retention),
+            s=55,
+            edgecolors="black",
+            linewidths=0.6,
+            zorder=3,
+            marker=MARKERS[regime],
+        )
         for p, px, py in zip(sweep, x, y, strict=True):
-            axis.annotate(f"τ = {p.tau:g} ({p.mean('rank_events'):.0f})", (px, py), textcoords="offset points", xytext=(0, 8), ha="center",
-                          fontsize=7, bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5})
+            axis.annotate(
+                f"τ = {p.tau:g} ({p.mean('rank_events'):.0f})",
+                (px, py),
+                textcoords="offset points",
+                xytext=(0, 8),
+                ha="center",
+                fontsize=7,
+                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
+            )
         control = next((p for p in points if p.is_control and p.regime == regime and p.records), None)
         if control is not None:
-            axis.axhline(control.mean("quality"), color=COLOURS["control"], linestyle=":", linewidth=1, label=f"{control.method}, 100% of parameters")
+            axis.axhline(
+                control.mean("quality"),
+                color=COLOURS["control"],
+                linestyle=":",
+                linewidth=1,
+                label=f"{control.method}, 100% of parameters",
+            )
             axis.legend(frameon=False, loc="lower left")
         axis.margins(x=0.3, y=0.25)
         axis.set_xlabel("effective parameters (% of full)")
@@ -211,11 +365,18 @@ def capacity_figure(points: Sequence[PointSummary]) -> Figure | None:
 
 
 def interactions_figure(points: Sequence[PointSummary], regime: str) -> Figure | None:
-    """F4: each objective over T and lambda at the default tau, from every point of that tau; squares mark the front."""
+    """F4: each objective over T and lambda at the default tau, from every point of that tau.
+
+    Squares mark the front.
+    """
     center = default_point(points, regime)
     if center is None:
         return None
-    chosen = [p for p in points if p.regime == regime and p.records and p.tau == center.tau and p.designs & {"oat", "grid", "list"}]
+    chosen = [
+        p
+        for p in points
+        if p.regime == regime and p.records and p.tau == center.tau and p.designs & {"oat", "grid", "list"}
+    ]
     cadences = sorted({p.T for p in chosen}, key=lambda value: (value is None, value or 0))
     dampings = sorted({p.lambda_ for p in chosen if p.lambda_ is not None})
     crossed = {(p.T, p.lambda_): p for p in chosen}
@@ -234,9 +395,21 @@ def interactions_figure(points: Sequence[PointSummary], regime: str) -> Figure |
         for (i, j), value in np.ndenumerate(values):
             if np.isnan(value):
                 continue
-            axis.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=7, color="black" if value > middle else "white")
+            axis.text(
+                j,
+                i,
+                f"{value:.3g}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="black" if value > middle else "white",
+            )
             if crossed[cadences[i], dampings[j]].point_id in members:
-                axis.add_patch(Rectangle((j - 0.46, i - 0.46), 0.92, 0.92, fill=False, edgecolor=COLOURS["time"], linewidth=1.6))
+                axis.add_patch(
+                    Rectangle(
+                        (j - 0.46, i - 0.46), 0.92, 0.92, fill=False, edgecolor=COLOURS["time"], linewidth=1.6
+                    )
+                )
         axis.set_xticks(range(len(dampings)), [f"{value:g}" for value in dampings])
         axis.set_yticks(range(len(cadences)), ["none" if value is None else str(value) for value in cadences])
         axis.set_xlabel(SYMBOLS["lambda"])
@@ -244,7 +417,11 @@ def interactions_figure(points: Sequence[PointSummary], regime: str) -> Figure |
         axis.set_title(_metric_label(points) if name == "quality" else label)
         axis.grid(False)
         figure.colorbar(image, ax=axis, shrink=0.8)
-    figure.suptitle(f"{regime}-matched, τ = {center.tau:g}, {_counts(list(crossed.values()))}; framed: on the four-objective front", fontsize=8)
+    figure.suptitle(
+        f"{regime}-matched, τ = {center.tau:g}, {_counts(list(crossed.values()))}; framed: on the "
+        "four-objective front",
+        fontsize=8,
+    )
     return figure
 
 
@@ -259,14 +436,31 @@ def parallel_figure(points: Sequence[PointSummary], regime: str) -> Figure | Non
         ("1 - τ (log)", [float(np.log10(max(1e-6, 1 - (p.tau or 0)))) for p in usable]),
         ("T (log; none: top)", [float(np.log10(2 * most if p.T is None else p.T)) for p in usable]),
         ("λ (log)", [float(np.log10(p.lambda_ or 1e-12)) for p in usable]),
-        *((_metric_label(points) if name == "quality" else label, [scale * p.mean(name) for p in usable]) for name, label, scale in OBJECTIVE_LABELS)]
+        *(
+            (_metric_label(points) if name == "quality" else label, [scale * p.mean(name) for p in usable])
+            for name, label, scale in OBJECTIVE_LABELS
+        ),
+    ]
     figure, (axis,) = new_figure(1, width=8.4, height=3.2)
-    scaled = np.array([[(value - min(values)) / (max(values) - min(values)) if max(values) > min(values) else 0.5 for value in values]
-                       for _, values in columns])
+    scaled = np.array(
+        [
+            [
+                (value - min(values)) / (max(values) - min(values)) if max(values) > min(values) else 0.5
+                for value in values
+            ]
+            for _, values in columns
+        ]
+    )
     for number, p in enumerate(usable):
         on_front = p.point_id in members
-        axis.plot(range(len(columns)), scaled[:, number], color=COLOURS[regime] if on_front else COLOURS["neutral"], alpha=0.9 if on_front else 0.35,
-                  linewidth=1.4 if on_front else 0.8, zorder=2 if on_front else 1)
+        axis.plot(
+            range(len(columns)),
+            scaled[:, number],
+            color=COLOURS[regime] if on_front else COLOURS["neutral"],
+            alpha=0.9 if on_front else 0.35,
+            linewidth=1.4 if on_front else 0.8,
+            zorder=2 if on_front else 1,
+        )
     axis.set_xticks(range(len(columns)), [name for name, _ in columns])
     for place, (_, values) in enumerate(columns):
         for y, value in ((-0.07, min(values)), (1.04, max(values))):
@@ -274,7 +468,9 @@ def parallel_figure(points: Sequence[PointSummary], regime: str) -> Figure | Non
     axis.set_yticks([])
     axis.set_ylim(-0.12, 1.12)
     axis.grid(axis="y", visible=False)
-    axis.set_title(f"{regime}-matched: {len(usable)} settings, {_counts(usable)}; coloured: on the four-objective front")
+    axis.set_title(
+        f"{regime}-matched: {len(usable)} settings, {_counts(usable)}; coloured: on the four-objective front"
+    )
     return figure
 
 
@@ -283,10 +479,12 @@ def draw_all(data: StudyData, points: Sequence[PointSummary], folder: Path) -> d
     folder.mkdir(exist_ok=True)
     regimes = _regimes(points)
     makers: dict[str, Callable[[], Figure | None]] = {
-        "front": lambda: front_figure(points), "capacity": lambda: capacity_figure(points),
+        "front": lambda: front_figure(points),
+        "capacity": lambda: capacity_figure(points),
         **{f"knob_{knob}": partial(knob_figure, data, points, knob) for knob in KNOBS},
         **{f"interactions_{regime}": partial(interactions_figure, points, regime) for regime in regimes},
         **{f"parallel_{regime}": partial(parallel_figure, points, regime) for regime in regimes},
-        **mechanism_figures(data, points)}
+        **mechanism_figures(data, points),
+    }
     drawn = {name: save_figure(make, folder, name) for name, make in makers.items()}
     return {name: svg for name, svg in drawn.items() if svg is not None}

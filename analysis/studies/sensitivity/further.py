@@ -1,4 +1,7 @@
-"""What was measured beside the four objectives: the task's further metrics and the zero-shot probes, per setting."""
+"""What was measured beside the four objectives.
+
+The task's further metrics and the zero-shot probes, per setting.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ MISSING = "not computed"
 
 
 def further_rows(points: Sequence[PointSummary]) -> tuple[list[str], list[list[str]], list[str]]:
-    """(header, rows, notes): the untuned model first, then every setting's means over seeds; notes say what could not be computed, and why.
+    """(header, rows, notes): the untuned model first, then every setting's means over seeds.
+
+    Notes say what could not be computed, and why.
 
     All empty where a study measured nothing further.
     """
@@ -29,7 +34,11 @@ def further_rows(points: Sequence[PointSummary]) -> tuple[list[str], list[list[s
     problems: dict[str, str] = {}
     for p in usable:
         for r in p.records:
-            problems |= {name: str(found["problem"]) for name, found in (r.metrics or {}).items() if found.get("problem")}
+            problems |= {
+                name: str(found["problem"])
+                for name, found in (r.metrics or {}).items()
+                if found.get("problem")
+            }
         values = [_shown([_value(r.metrics, name, "value") for r in p.records]) for name in metrics]
         values += [_shown([_value(r.probes, name, "accuracy") for r in p.records]) for name in probes]
         rows.append([p.regime, p.method, *p.knob_texts(), *values, str(len(p.seeds))])

@@ -1,4 +1,7 @@
-"""Figures of why: ranks over training, spectra, where updates go, and where step time goes. One trial, or means over modules, said on each."""
+"""Figures of why: ranks over training, spectra, where updates go, and where step time goes.
+
+One trial, or means over modules, said on each.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,24 @@ from analysis.studies.sensitivity.bands import default_point, sweep_of
 from ray_jobs.records.trial_record import TrialRecord
 
 
-def mechanism_figures(data: StudyData, points: Sequence[PointSummary]) -> dict[str, Callable[[], Figure | None]]:
+def mechanism_figures(
+    data: StudyData, points: Sequence[PointSummary]
+) -> dict[str, Callable[[], Figure | None]]:
     """Makers by name; each returns None where the records cannot support it."""
-    return {"ranks": partial(ranks_figure, data, points), "rank_map": partial(rank_map_figure, data, points),
-            "spectra": partial(spectra_figure, data, points), "updates": partial(updates_figure, data, points),
-            "update_plane": partial(update_plane_figure, data, points), "step_times": partial(step_times_figure, data, points)}
+    return {
+        "ranks": partial(ranks_figure, data, points),
+        "rank_map": partial(rank_map_figure, data, points),
+        "spectra": partial(spectra_figure, data, points),
+        "updates": partial(updates_figure, data, points),
+        "update_plane": partial(update_plane_figure, data, points),
+        "step_times": partial(step_times_figure, data, points),
+    }
 
 
 def _first_regime(points: Sequence[PointSummary]) -> str | None:
-    return next((regime for regime in ("step", "time") if any(p.regime == regime and p.records for p in points)), None)
+    return next(
+        (regime for regime in ("step", "time") if any(p.regime == regime and p.records for p in points)), None
+    )
 
 
 def _pair(points: Sequence[PointSummary]) -> tuple[PointSummary, PointSummary] | None:
@@ -47,7 +59,14 @@ def ranks_figure(data: StudyData, points: Sequence[PointSummary]) -> Figure | No
     figure, axes = new_figure(1, width=4.6, height=3.0)
     for p, colour, line in zip(sweep, SHADES, STROKES, strict=False):
         rows = data.telemetry(p.records[0])
-        axes[0].plot(rows["step"], rows["mean_rank"], color=colour, linestyle=line, drawstyle="steps-post", label=f"τ = {p.tau:g}")
+        axes[0].plot(
+            rows["step"],
+            rows["mean_rank"],
+            color=colour,
+            linestyle=line,
+            drawstyle="steps-post",
+            label=f"τ = {p.tau:g}",
+        )
         at = dict(zip(rows["step"], rows["mean_rank"], strict=True))
         events = [step for step in _reprojections(rows) if step in at]
         axes[0].scatter(events, [at[s] for s in events], color=colour, s=12, zorder=3)
@@ -61,12 +80,23 @@ def ranks_figure(data: StudyData, points: Sequence[PointSummary]) -> Figure | No
 def _reprojections(rows: dict[str, list[Any]]) -> list[int]:
     """Steps of a trial's telemetry at which it reprojected."""
     logged = zip(rows["step"], rows["events"], strict=True)
-    return [step for step, events in logged if events and any(event["kind"] == "reprojection" for event in json.loads(events))]
+    return [
+        step
+        for step, events in logged
+        if events and any(event["kind"] == "reprojection" for event in json.loads(events))
+    ]
 
 
-def _grid(record: TrialRecord, rows: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray[Any, Any], list[str], list[str]] | None:
-    """A quantity as (layers, kinds of module), with their names; None where modules do not lie in numbered layers."""
-    places = [(re.search(r"\.(\d+)\.", row["module"]), row["module"].rpartition(".")[2], row[name]) for row in rows]
+def _grid(
+    record: TrialRecord, rows: Sequence[dict[str, Any]], name: str
+) -> tuple[np.ndarray[Any, Any], list[str], list[str]] | None:
+    """A quantity as (layers, kinds of module), with their names.
+
+    None where modules do not lie in numbered layers.
+    """
+    places = [
+        (re.search(r"\.(\d+)\.", row["module"]), row["module"].rpartition(".")[2], row[name]) for row in rows
+    ]
     if not places or any(found is None or value is None for found, _, value in places):
         return None
     layers = sorted({int(found[1]) for found, _, _ in places if found is not None})
@@ -78,7 +108,9 @@ def _grid(record: TrialRecord, rows: Sequence[dict[str, Any]], name: str) -> tup
     return values, [str(layer) for layer in layers], kinds
 
 
-def _map(axis: Any, figure: Figure, values: np.ndarray[Any, Any], layers: list[str], kinds: list[str], label: str) -> None:
+def _map(
+    axis: Any, figure: Figure, values: np.ndarray[Any, Any], layers: list[str], kinds: list[str], label: str
+) -> None:
     image = axis.imshow(values, cmap=SEQUENTIAL, aspect="auto", origin="lower")
     axis.set_xticks(range(len(kinds)), kinds, rotation=60, ha="right")
     axis.set_yticks(range(len(layers)), layers)
@@ -94,66 +126,123 @@ def rank_map_figure(data: StudyData, points: Sequence[PointSummary]) -> Figure |
         return None
     center = pair[0]
     figure, axes = new_figure(2, width=3.7, height=3.0)
-    for axis, name, label in ((axes[0], "rank", "directions kept"), (axes[1], "effective_rank", "effective rank of the update, exp(entropy)")):
+    for axis, name, label in (
+        (axes[0], "rank", "directions kept"),
+        (axes[1], "effective_rank", "effective rank of the update, exp(entropy)"),
+    ):
         grids = [_grid(r, data.geometry(r), name) for r in center.records]
         found = [grid for grid in grids if grid is not None]
         if len(found) < len(grids) or not found:
             return None
-        _map(axis, figure, np.mean([values for values, _, _ in found], axis=0), found[0][1], found[0][2], label)
-    figure.suptitle(f"{center.method} at its default ({center.label()}), {center.regime}-matched, mean over {len(center.seeds)} seeds", fontsize=8)
+        _map(
+            axis, figure, np.mean([values for values, _, _ in found], axis=0), found[0][1], found[0][2], label
+        )
+    figure.suptitle(
+        f"{center.method} at its default ({center.label()}), {center.regime}-matched, mean over "
+        f"{len(center.seeds)} seeds",
+        fontsize=8,
+    )
     return figure
 
 
 def spectra_figure(data: StudyData, points: Sequence[PointSummary]) -> Figure | None:
-    """Fisher factors' eigenvalues at the end of training, relative to the largest: median and range over modules."""
+    """Fisher factors' eigenvalues at the end of training, relative to the largest.
+
+    Median and range over modules.
+    """
     pair = _pair(points)
     rows = [] if pair is None else data.geometry(pair[0].records[0])
-    if pair is None or not rows or any(row["fisher_a"] is None or len(row["fisher_a"]) != len(rows[0]["fisher_a"] or ()) for row in rows):
+    if (
+        pair is None
+        or not rows
+        or any(
+            row["fisher_a"] is None or len(row["fisher_a"]) != len(rows[0]["fisher_a"] or ()) for row in rows
+        )
+    ):
         return None
     figure, axes = new_figure(2, width=3.3, height=2.8)
-    for axis, name, label in ((axes[0], "fisher_a", "activation factor Σ_a"), (axes[1], "fisher_g", "gradient factor Σ_g")):
+    for axis, name, label in (
+        (axes[0], "fisher_a", "activation factor Σ_a"),
+        (axes[1], "fisher_g", "gradient factor Σ_g"),
+    ):
         values = np.array([row[name] for row in rows])
         shares = values / np.maximum(values[:, :1], np.finfo(float).tiny)
         index = np.arange(1, shares.shape[1] + 1)
-        axis.fill_between(index, np.maximum(shares.min(axis=0), 1e-9), shares.max(axis=0), color=COLOURS["step"], alpha=0.2, linewidth=0,
-                          label="range")
-        axis.plot(index, np.maximum(np.median(shares, axis=0), 1e-9), color=COLOURS["step"], marker="o", markersize=3, label="median")
+        axis.fill_between(
+            index,
+            np.maximum(shares.min(axis=0), 1e-9),
+            shares.max(axis=0),
+            color=COLOURS["step"],
+            alpha=0.2,
+            linewidth=0,
+            label="range",
+        )
+        axis.plot(
+            index,
+            np.maximum(np.median(shares, axis=0), 1e-9),
+            color=COLOURS["step"],
+            marker="o",
+            markersize=3,
+            label="median",
+        )
         axis.set_yscale("log")
         axis.set_xlabel("eigenvalue number")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_title(label)
         axis.legend(frameon=False)
     axes[0].set_ylabel("eigenvalue / largest")
-    figure.suptitle(f"{pair[0].method} at its default, {pair[0].regime}-matched, seed {pair[0].seeds[0]} (n = 1), {len(rows)} modules", fontsize=8)
+    figure.suptitle(
+        f"{pair[0].method} at its default, {pair[0].regime}-matched, seed {pair[0].seeds[0]} (n = 1), "
+        f"{len(rows)} modules",
+        fontsize=8,
+    )
     return figure
 
 
 def updates_figure(data: StudyData, points: Sequence[PointSummary]) -> Figure | None:
-    """Size of the weight updates by layer, the control's and the default's: mean over modules, standard deviation over seeds."""
+    """Size of the weight updates by layer, the control's and the default's.
+
+    Mean over modules, standard deviation over seeds.
+    """
     pair = _pair(points)
     if pair is None:
         return None
     figure, axes = new_figure(2, width=3.5, height=2.8)
-    for axis, name, label in ((axes[0], "update_norm", "update norm |ΔW| (Frobenius)"), (axes[1], "tail_mass", "entries of ΔW above 0.01 (share)")):
+    for axis, name, label in (
+        (axes[0], "update_norm", "update norm |ΔW| (Frobenius)"),
+        (axes[1], "tail_mass", "entries of ΔW above 0.01 (share)"),
+    ):
         for number, p in enumerate(pair):
             grids = [grid for r in p.records if (grid := _grid(r, data.geometry(r), name)) is not None]
             if len(grids) < len(p.records):
                 return None
             means = np.array([np.nanmean(values, axis=1) for values, _, _ in grids])
             spread = means.std(axis=0, ddof=1) if len(means) > 1 else np.zeros(means.shape[1])
-            axis.errorbar(np.arange(means.shape[1]) + 0.06 * number, means.mean(axis=0), yerr=spread, capsize=2, label=p.method,
-                          color=SHADES[number], linestyle=STROKES[number], marker="os"[number])
+            axis.errorbar(
+                np.arange(means.shape[1]) + 0.06 * number,
+                means.mean(axis=0),
+                yerr=spread,
+                capsize=2,
+                label=p.method,
+                color=SHADES[number],
+                linestyle=STROKES[number],
+                marker="os"[number],
+            )
         axis.set_xticks(range(means.shape[1]), grids[0][1])
         axis.set_xlabel("layer")
         axis.set_ylabel(label)
         axis.set_ylim(bottom=0)
         axis.legend(frameon=False)
-    figure.suptitle(f"{pair[0].regime}-matched, mean over modules, n = {len(pair[0].seeds)} seeds; bars: standard deviation over seeds", fontsize=8)
+    figure.suptitle(
+        f"{pair[0].regime}-matched, mean over modules, n = {len(pair[0].seeds)} seeds; bars: standard "
+        "deviation over seeds",
+        fontsize=8,
+    )
     return figure
 
 
 def update_plane_figure(data: StudyData, points: Sequence[PointSummary]) -> Figure | None:
-    """Whole updates of every trial of the tau sweep and the control in the plane of their first two principal components.
+    """Whole updates of every trial of the tau sweep and the control, in their first two principal components.
 
     Made of random sketches (grit/audits/update_geometry.py), which keep distances within some percent.
     """
@@ -162,8 +251,12 @@ def update_plane_figure(data: StudyData, points: Sequence[PointSummary]) -> Figu
         return None
     sweep = [p for p in sweep_of(points, "tau", pair[0].regime) if p.records]
     shown = [pair[1], *sweep]
-    sketches = [(p, record.seed, np.concatenate([row["sketch"] for row in rows]))
-                for p in shown for record in p.records if (rows := data.geometry(record))]
+    sketches = [
+        (p, record.seed, np.concatenate([row["sketch"] for row in rows]))
+        for p in shown
+        for record in p.records
+        if (rows := data.geometry(record))
+    ]
     if len(sketches) < 4 or len({len(vector) for _, _, vector in sketches}) > 1:
         return None
     matrix = np.stack([vector for _, _, vector in sketches])
@@ -175,10 +268,22 @@ def update_plane_figure(data: StudyData, points: Sequence[PointSummary]) -> Figu
     for number, p in enumerate(shown):
         mine = [i for i, (q, _, _) in enumerate(sketches) if q is p]
         label = p.method if p.is_control else f"{p.method}, τ = {p.tau:g}"
-        axis.scatter(places[mine, 0], places[mine, 1], color="black" if p.is_control else SHADES[(number - 1) % len(SHADES)],
-                     marker="X" if p.is_control else "o^sDv<>"[number % 7], label=label, s=38)
+        axis.scatter(
+            places[mine, 0],
+            places[mine, 1],
+            color="black" if p.is_control else SHADES[(number - 1) % len(SHADES)],
+            marker="X" if p.is_control else "o^sDv<>"[number % 7],
+            label=label,
+            s=38,
+        )
         for i in mine:
-            axis.annotate(str(sketches[i][1]), (places[i, 0], places[i, 1]), textcoords="offset points", xytext=(4, 3), fontsize=6)
+            axis.annotate(
+                str(sketches[i][1]),
+                (places[i, 0], places[i, 1]),
+                textcoords="offset points",
+                xytext=(4, 3),
+                fontsize=6,
+            )
     axis.set_xlabel(f"component 1 ({share[0]:.0%} of the variance)")
     axis.set_ylabel(f"component 2 ({share[1]:.0%})")
     axis.set_title(f"weight updates of {len(sketches)} trials, {pair[0].regime}-matched; numbers: seeds")
@@ -204,12 +309,17 @@ def step_times_figure(data: StudyData, points: Sequence[PointSummary]) -> Figure
         for values, line, suffix in ((times, "-", ""), (apart, "--", ", reprojection steps")):
             if values:
                 ordered = np.sort(values)
-                axis.step(ordered, np.arange(1, len(ordered) + 1) / len(ordered), where="post", color=SHADES[number], linestyle=line,
-                          label=f"{p.method}{suffix} (n = {len(values)})")
+                axis.step(
+                    ordered,
+                    np.arange(1, len(ordered) + 1) / len(ordered),
+                    where="post",
+                    color=SHADES[number],
+                    linestyle=line,
+                    label=f"{p.method}{suffix} (n = {len(values)})",
+                )
     axis.set_xlabel("step time (ms)")
     axis.set_ylabel("share of steps at most this long")
     plain_log_axis(axis)
     axis.set_title(f"{pair[0].regime}-matched, {len(pair[0].seeds)} seeds, after warm-up")
     axis.legend(frameon=False, loc="lower right")
     return figure
-

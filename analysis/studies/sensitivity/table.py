@@ -9,8 +9,25 @@ from analysis.data.points import PointSummary
 from analysis.page.tables import shown
 from analysis.studies.sensitivity.bands import Band, SettingVerdict
 
-HEADER = ("knob", "regime", "setting", "n", "quality", "median [range]", "vs default [95%]", "p (Holm)", "retention", "forgetting", "overhead",
-          "score/h", "footprint", "mean rank", "rank changes", "verdict", "failure modes")
+HEADER = (
+    "knob",
+    "regime",
+    "setting",
+    "n",
+    "quality",
+    "median [range]",
+    "vs default [95%]",
+    "p (Holm)",
+    "retention",
+    "forgetting",
+    "overhead",
+    "score/h",
+    "footprint",
+    "mean rank",
+    "rank changes",
+    "verdict",
+    "failure modes",
+)
 
 
 def sensitivity_rows(bands: Sequence[Band]) -> list[list[str]]:
@@ -30,15 +47,25 @@ def _row(band: Band, setting: SettingVerdict) -> list[str]:
     against = shown(None if setting.is_default else delta)
     rate = p.mean("quality") / (p.mean("train_seconds") / 3600)
     ranks = [statistics.fmean(r.final_ranks) for r in p.records if r.final_ranks]
-    return [*head, _plus_minus(p, "quality", 3), f"{statistics.median(quality):.3f} [{min(quality):.3f}, {max(quality):.3f}]", against,
-            "-" if setting.p_holm is None else f"{setting.p_holm:.3f}", _plus_minus(p, "retention", 3), _plus_minus(p, "forgetting", 3),
-            f"{p.mean('overhead'):.1%}", "-" if p.quality_metric == "answer_logprob" else f"{rate:.0f}", f"{p.mean('footprint'):.0%}",
-            f"{statistics.fmean(ranks):.1f}" if ranks else "-", f"{p.mean('rank_events'):.1f}", setting.outcome, modes]
+    return [
+        *head,
+        _plus_minus(p, "quality", 3),
+        f"{statistics.median(quality):.3f} [{min(quality):.3f}, {max(quality):.3f}]",
+        against,
+        "-" if setting.p_holm is None else f"{setting.p_holm:.3f}",
+        _plus_minus(p, "retention", 3),
+        _plus_minus(p, "forgetting", 3),
+        f"{p.mean('overhead'):.1%}",
+        "-" if p.quality_metric == "answer_logprob" else f"{rate:.0f}",
+        f"{p.mean('footprint'):.0%}",
+        f"{statistics.fmean(ranks):.1f}" if ranks else "-",
+        f"{p.mean('rank_events'):.1f}",
+        setting.outcome,
+        modes,
+    ]
 
 
 def _plus_minus(point: PointSummary, name: str, digits: int) -> str:
     """Mean and, of several seeds, standard deviation."""
     text = f"{point.mean(name):.{digits}f}"
     return text if len(point.seeds) < 2 else f"{text} ± {point.spread(name):.{digits}f}"
-
-

@@ -1,4 +1,7 @@
-"""The board: where Tune's trials leave their specs, and where warm workers take them and leave outcomes. One async actor per study."""
+"""The board: where Tune's trials leave their specs, and where warm workers take them and leave outcomes.
+
+One async actor per study.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from typing import Any
 
 from ray_jobs.schedule.stopping import Standing, dominated
 
-#: Deliveries of one trial to workers before it counts as failed: a worker that dies gets its trial again, from its checkpoint.
+#: Deliveries of one trial to workers before it counts as failed: a worker that dies gets its trial again,
+#: from its checkpoint.
 MAX_ATTEMPTS = 3
 
 
@@ -28,7 +32,10 @@ class _Entry:
 
 
 class TrialBoard:
-    """Hands trials to slots in the order in which they came. Plain asyncio: Ray makes an actor of it, a test needs no Ray."""
+    """Hands trials to slots in the order in which they came.
+
+    Plain asyncio: Ray makes an actor of it, a test needs no Ray.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
@@ -58,7 +65,10 @@ class TrialBoard:
         return {"status": entry.outcome["status"]}
 
     async def take(self, slot: str) -> dict[str, Any] | None:
-        """The next trial for `slot`; the one it had, if its worker died in it; None once the board is closed."""
+        """The next trial for `slot`; the one it had, if its worker died in it.
+
+        None once the board is closed.
+        """
         async with self._changed:
             self._ready.add(slot)
             self._settle_interrupted(slot)
@@ -78,11 +88,24 @@ class TrialBoard:
             return
         entry = self._entries[trial_id]
         if entry.attempts >= MAX_ATTEMPTS:
-            self._finish(slot, entry, {"status": "failed", "error": f"its worker died {entry.attempts} times (out of memory or killed)"})
+            self._finish(
+                slot,
+                entry,
+                {
+                    "status": "failed",
+                    "error": f"its worker died {entry.attempts} times (out of memory or killed)",
+                },
+            )
 
     def _finish(self, slot: str, entry: _Entry, outcome: dict[str, Any]) -> None:
-        entry.outcome = {**outcome, "attempts": entry.attempts, "queued_at": entry.queued_at, "started_at": entry.started_at,
-                         "ended_at": time.time(), "worker": slot}
+        entry.outcome = {
+            **outcome,
+            "attempts": entry.attempts,
+            "queued_at": entry.queued_at,
+            "started_at": entry.started_at,
+            "ended_at": time.time(),
+            "worker": slot,
+        }
         for where, standing in self._standings.pop(entry.trial_id, {}).items():
             if outcome["status"] == "completed":
                 self._completed.setdefault(where, []).append(standing)
@@ -91,19 +114,29 @@ class TrialBoard:
         entry.done.set()
 
     async def finish(self, slot: str, trial_id: str, outcome: dict[str, Any]) -> None:
-        """Leaves an outcome: {"status", "error", "result"}. One from a slot that no longer has the trial is dropped."""
+        """Leaves an outcome: {"status", "error", "result"}.
+
+        One from a slot that no longer has the trial is dropped.
+        """
         async with self._changed:
             if self._assigned.get(slot) == trial_id:
                 self._finish(slot, self._entries[trial_id], outcome)
                 self._changed.notify_all()
 
     async def lose_slot(self, slot: str, reason: str) -> None:
-        """A slot's workers ended for good: its trial fails, and so does every waiting one when no slot is left."""
+        """A slot's workers ended for good.
+
+        Its trial fails, and so does every waiting one when no slot is left.
+        """
         async with self._changed:
             self._lost[slot] = reason
             self._ready.discard(slot)
             if slot in self._assigned:
-                self._finish(slot, self._entries[self._assigned[slot]], {"status": "failed", "error": f"its slot ended: {reason}"})
+                self._finish(
+                    slot,
+                    self._entries[self._assigned[slot]],
+                    {"status": "failed", "error": f"its slot ended: {reason}"},
+                )
             self._fail_if_no_slot()
             self._changed.notify_all()
 
@@ -136,7 +169,8 @@ class TrialBoard:
 
         Args:
             trial_id: the trial.
-            where: regime, seed and the number of the evaluation: only trials that agree in these are compared.
+            where: regime, seed and the number of the evaluation: only trials that agree in these are
+                compared.
             standing: the fields of `Standing`.
         """
         stands = Standing(**standing)

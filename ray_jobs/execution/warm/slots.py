@@ -1,7 +1,8 @@
 """Slots: long-lived Ray Train runs, one per concurrent trial, whose workers stay warm between trials.
 
-A `TorchTrainer` started per trial costs 10 to 18 seconds; a slot costs that once. Each slot is a `TorchTrainer.fit()` inside a small actor
-without CPUs of its own, so that drivers never hold what workers need.
+A `TorchTrainer` started per trial costs 10 to 18 seconds; a slot costs that once. Each slot is a
+`TorchTrainer.fit()` inside a small actor without CPUs of its own, so that drivers never hold what workers
+need.
 """
 
 from __future__ import annotations
@@ -19,19 +20,28 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_jobs.execution.warm.board import TrialBoard
 from ray_jobs.execution.warm.worker import slot_loop
 
-#: Seconds after which a study gives up when not one worker has started: its packages do not import, or nothing can be scheduled.
+#: Seconds after which a study gives up when not one worker has started: its packages do not import, or
+#: nothing can be scheduled.
 START_SECONDS = 600.0
 
 
 class SlotDriver:
     """Runs one slot's `TorchTrainer` to its end."""
 
-    def serve(self, settings: dict[str, Any], resources: dict[str, float], workers: int, storage: str) -> None:
+    def serve(
+        self, settings: dict[str, Any], resources: dict[str, float], workers: int, storage: str
+    ) -> None:
         """Blocks until the board is closed; a dead worker is replaced."""
         trainer = TorchTrainer(
-            slot_loop, train_loop_config=settings,
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources),
-            run_config=RunConfig(name=settings["slot"], storage_path=storage, failure_config=FailureConfig(max_failures=-1)))
+            slot_loop,
+            train_loop_config=settings,
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name=settings["slot"], storage_path=storage, failure_config=FailureConfig(max_failures=-1)
+            ),
+        )
         trainer.fit()
 
 
@@ -44,20 +54,37 @@ class SlotPool:
         checkpoints: folder that every node can reach, or None.
     """
 
-    def __init__(self, *, name: str, slots: int, resources: dict[str, float], workers: int, storage: str,
-                 checkpoints: str | None) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        slots: int,
+        resources: dict[str, float],
+        workers: int,
+        storage: str,
+        checkpoints: str | None,
+    ) -> None:
         self.namespace = ray.get_runtime_context().namespace
         self.board_name = f"board-{name}"
         remote: Any = ray.remote
         # Beside the driver, not on a node that may be taken away.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.board: Any = remote(TrialBoard).options(name=self.board_name, num_cpus=0, max_concurrency=1000, scheduling_strategy=here).remote()
+        self.board: Any = (
+            remote(TrialBoard)
+            .options(name=self.board_name, num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+            .remote()
+        )
         ray.get(self.board.expect.remote(slots))
         driver = remote(SlotDriver).options(num_cpus=0, scheduling_strategy=here)
         self._drivers: list[Any] = [driver.remote() for _ in range(slots)]
         self._fits: dict[Any, str] = {}
         for index, actor in enumerate(self._drivers):
-            settings = {"board": self.board_name, "namespace": self.namespace, "slot": f"slot-{index}", "checkpoints": checkpoints}
+            settings = {
+                "board": self.board_name,
+                "namespace": self.namespace,
+                "slot": f"slot-{index}",
+                "checkpoints": checkpoints,
+            }
             self._fits[actor.serve.remote(settings, resources, workers, storage)] = settings["slot"]
         self._closing = threading.Event()
         self._deadline = time.monotonic() + START_SECONDS
@@ -71,7 +98,13 @@ class SlotPool:
             if time.monotonic() > self._deadline:
                 if ray.get(self.board.snapshot.remote())["ready"] == 0:
                     for slot in open_fits.values():
-                        ray.get(self.board.lose_slot.remote(slot, f"no worker started within {START_SECONDS:.0f} s; see ray/driver.log, or use -v"))
+                        ray.get(
+                            self.board.lose_slot.remote(
+                                slot,
+                                f"no worker started within {START_SECONDS:.0f} s; see ray/driver.log, or "
+                                "use -v",
+                            )
+                        )
                     return
                 self._deadline = float("inf")
             ended, _ = ray.wait(list(open_fits), num_returns=1, timeout=0)

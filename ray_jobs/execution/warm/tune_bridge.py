@@ -42,8 +42,15 @@ class StudySearcher(Searcher):
         self._trials: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its searcher into its own snapshot, which nobody reads here: leave the live parts out."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_scheduler", "_ended", "_trials")}
+        """Tune pickles its searcher into its own snapshot, which nobody reads here.
+
+        Leave the live parts out.
+        """
+        return {
+            key: value
+            for key, value in self.__dict__.items()
+            if key not in ("_scheduler", "_ended", "_trials")
+        }
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's id and configuration; None while it depends on running ones."""
@@ -52,10 +59,17 @@ class StudySearcher(Searcher):
             ended = self.stopping or self._scheduler.finished
             return Searcher.FINISHED if ended else None  # type: ignore[return-value]  # a string, by Tune's own contract
         self._trials[trial_id] = job.job_id
-        work = {"config": job.config.to_dict(), "trunk_steps": job.trunk_steps, "fork_from": job.fork_from, "may_stop": job.may_stop}
+        work = {
+            "config": job.config.to_dict(),
+            "trunk_steps": job.trunk_steps,
+            "fork_from": job.fork_from,
+            "may_stop": job.may_stop,
+        }
         return {"job_id": job.job_id, "job": json.dumps(work)}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Tune is done with a trial, one way or another."""
         self._ended(self._trials.pop(trial_id))
 

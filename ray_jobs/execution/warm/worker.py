@@ -1,4 +1,7 @@
-"""What runs inside a Ray Train worker: a warm loop that takes trials from the board and trains them with `grit`."""
+"""What runs inside a Ray Train worker.
+
+A warm loop that takes trials from the board and trains them with `grit`.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,13 @@ class WorkerRetiredError(RuntimeError):
 
 
 def slot_loop(settings: dict[str, Any]) -> None:
-    """Serves one slot until the board is closed. Backbones, tokenized data and base scores stay loaded between trials.
+    """Serves one slot until the board is closed.
 
-    A trial that raises is recorded as failed and re-raised: Train replaces this worker, and the next trial starts in a clean process. Where a
-    slot has several workers they train each trial together; the first talks to the board for all of them.
+    Backbones, tokenized data and base scores stay loaded between trials.
+
+    A trial that raises is recorded as failed and re-raised: Train replaces this worker, and the next trial
+    starts in a clean process. Where a slot has several workers they train each trial together; the first
+    talks to the board for all of them.
     """
     from grit.runtime.allocator import keep_freed_memory
     from grit.runtime.workers import PeerLostError, Workers
@@ -39,7 +45,11 @@ def slot_loop(settings: dict[str, Any]) -> None:
     keep_freed_memory()
     board: Any = ray.get_actor(settings["board"], namespace=settings["namespace"])
     slot, workers = settings["slot"], Workers()
-    bench = Workbench(base_cache=None if settings["checkpoints"] is None else Path(settings["checkpoints"]).with_name("base"))
+    bench = Workbench(
+        base_cache=None
+        if settings["checkpoints"] is None
+        else Path(settings["checkpoints"]).with_name("base")
+    )
     first: int | None = None
     while True:
         taken = ray.get(board.take.remote(slot)) if workers.leads else None
@@ -49,7 +59,9 @@ def slot_loop(settings: dict[str, Any]) -> None:
         try:
             outcome = run_job(job, bench, board if workers.leads else None, settings["checkpoints"])
         except PeerLostError:
-            raise  # nothing is known to be wrong with the trial: the group is replaced, and gets it again from its checkpoint
+            # nothing is known to be wrong with the trial: the group is replaced, and gets it again from its
+            # checkpoint
+            raise
         except Exception as error:
             outcome = {"status": "failed", "error": explain(error), "traceback": traceback.format_exc()}
             ray.get(board.finish.remote(slot, job["trial_id"], outcome))
@@ -57,11 +69,14 @@ def slot_loop(settings: dict[str, Any]) -> None:
         if workers.leads:
             ray.get(board.finish.remote(slot, job["trial_id"], outcome))
         if first is None:
-            # What the libraries and the backbone hold stays: later collections need not walk through it, which takes a third of a second.
+            # What the libraries and the backbone hold stays: later collections need not walk through it,
+            # which takes a third of a second.
             gc.freeze()
             first = held_bytes()
         if workers.first_says(held_bytes() - first > LEAK_BYTES):
-            raise WorkerRetiredError(f"its memory grew by more than {LEAK_BYTES >> 20} MiB since its first trial")
+            raise WorkerRetiredError(
+                f"its memory grew by more than {LEAK_BYTES >> 20} MiB since its first trial"
+            )
 
 
 def held_bytes() -> int:
@@ -77,7 +92,9 @@ def explain(error: Exception) -> str:
     """An error in one line, with a hint where memory ran out."""
     said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     if isinstance(error, MemoryError) or any(words in said.lower() for words in _OUT_OF_MEMORY):
-        return f"out of memory ({said}); lower micro_batch and raise accumulation, or lower max_length or rank"
+        return (
+            f"out of memory ({said}); lower micro_batch and raise accumulation, or lower max_length or rank"
+        )
     return said
 
 
@@ -105,14 +122,30 @@ def run_job(job: dict[str, Any], bench: Any, board: Any, checkpoints: str | None
             sent = time.monotonic()
             seconds = max(1e-9, time.monotonic() - began)
             left = seconds * (1 - share) / share if share > 0 else None
-            board.report.remote(trial_id, {"step": step, "share": share, "left": left, "loss": loss, "rank": mean_rank, "method": config.method,
-                                           "seed": config.seed, "regime": config.budget.regime})
+            board.report.remote(
+                trial_id,
+                {
+                    "step": step,
+                    "share": share,
+                    "left": left,
+                    "loss": loss,
+                    "rank": mean_rank,
+                    "method": config.method,
+                    "seed": config.seed,
+                    "regime": config.budget.regime,
+                },
+            )
 
     def evaluated(interim: Any) -> bool:
         if board is None:
             return False
         where = (config.budget.regime, config.seed, interim.number)
-        stands = {"scores": interim.scores, "document_losses": interim.document_losses, "footprint": interim.footprint, "overhead": interim.overhead}
+        stands = {
+            "scores": interim.scores,
+            "document_losses": interim.document_losses,
+            "footprint": interim.footprint,
+            "overhead": interim.overhead,
+        }
         return bool(ray.get(board.evaluated.remote(trial_id, where, stands))) and job["may_stop"]
 
     folder = None if checkpoints is None else Path(checkpoints) / trial_id
@@ -124,13 +157,20 @@ def run_job(job: dict[str, Any], bench: Any, board: Any, checkpoints: str | None
         assert folder is not None
         left = train_trunk(config, bench, steps=job["trunk_steps"], checkpoints=folder, hooks=hooks)
         if left is None:
-            return {"status": "failed", "error": "the shared steps diverged: its trials run alone, and tell so themselves"}
+            return {
+                "status": "failed",
+                "error": "the shared steps diverged: its trials run alone, and tell so themselves",
+            }
         return {"status": "trunk", **asdict(left)}
     keeps = config.checkpoint_steps is not None or fork is not None
     result = train(config, bench, checkpoints=folder if keeps else None, hooks=hooks)
     measured = asdict(result)
-    if setup is not None and result.resumed_from_step < len(result.telemetry):  # the clock was read after the first step
-        measured["setup_seconds"] = max(0.0, setup - result.telemetry[result.resumed_from_step]["ms_step"] / 1e3)
+    if setup is not None and result.resumed_from_step < len(
+        result.telemetry
+    ):  # the clock was read after the first step
+        measured["setup_seconds"] = max(
+            0.0, setup - result.telemetry[result.resumed_from_step]["ms_step"] / 1e3
+        )
     if fork is not None:
         measured |= fork
     return {"status": result.status, "error": result.reason, "result": measured}
@@ -139,7 +179,8 @@ def run_job(job: dict[str, Any], bench: Any, board: Any, checkpoints: str | None
 def fork_checkpoint(checkpoints: Path, trunk: str, folder: Path) -> dict[str, Any] | None:
     """Puts the trunk's checkpoint where the trial looks for its own; returns what the trunk left there.
 
-    A trial that has a checkpoint already goes on from that one: then what it says of the trunk it came from, if it did, is returned.
+    A trial that has a checkpoint already goes on from that one: then what it says of the trunk it came from,
+    if it did, is returned.
 
     Raises:
         FileNotFoundError: the trunk's checkpoint is gone.
@@ -153,7 +194,12 @@ def fork_checkpoint(checkpoints: Path, trunk: str, folder: Path) -> dict[str, An
     if state is None:
         raise FileNotFoundError(f"the checkpoint of {trunk} is gone: run the study again with --no-share")
     folder.mkdir(parents=True, exist_ok=True)
-    left = {"forked_from": trunk, "forked_at_step": state["step"], "fork_seconds": state["train_seconds"], "fork_eval_seconds": state["eval_seconds"]}
+    left = {
+        "forked_from": trunk,
+        "forked_at_step": state["step"],
+        "fork_seconds": state["train_seconds"],
+        "fork_eval_seconds": state["eval_seconds"],
+    }
     told.write_text(json.dumps(left))
     partial = folder / f"{checkpoint.FILE}.fork"
     shutil.copyfile(checkpoints / trunk / checkpoint.FILE, partial)
