@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -247,7 +248,7 @@ def _frontier_curve(
     axis: Axes, tuned: Tuned, colour: str, line: str, marker: str, *, label: str, bars: bool = False
 ) -> None:
     x, y = [p.mean("forgetting") for p in tuned.settings], [p.mean("quality") for p in tuned.settings]
-    errors: dict[str, list[float]] = {}
+    errors: dict[str, Any] = {}
     if bars:
         errors["xerr"] = [p.spread("forgetting") for p in tuned.settings]
         errors["yerr"] = [p.spread("quality") for p in tuned.settings]
