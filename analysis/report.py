@@ -30,12 +30,13 @@ from analysis.page.render import render
 from analysis.page.tables import tables
 from analysis.stats.pareto import knee
 from analysis.studies import ablation, baselines, compression, forgetting_law, overhead, small_batch
-from analysis.studies.sensitivity.bands import KNOBS, Band, band, default_point
+from analysis.studies.sensitivity.bands import Band, band, default_point
 from analysis.studies.sensitivity.figures import METRICS, draw_all
 from analysis.studies.sensitivity.further import further_rows
 from analysis.studies.sensitivity.recommend import Comparison, compare_with_control, recommend
 from analysis.studies.sensitivity.table import HEADER, sensitivity_rows
 from grit.cli.options import OneLineParser
+from grit.config.method import KNOBS
 from grit.errors import ConfigError
 from grit.io.files import write_atomically
 from ray_jobs.records.trial_record import STUDY_FILE, TrialRecord

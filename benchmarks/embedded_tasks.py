@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import replace
 
-from grit.config.run import TaskSource
+from grit.config.sections import TaskSource
 from grit.runtime.allocator import keep_freed_memory
 from grit.tasks import embedded
 from grit.training.run_presets import configuration
@@ -27,12 +27,8 @@ def main(seeds: list[int]) -> None:
     print("| task | metric | untuned | LoRA | gain (points) | forgetting (nats/token) | seeds |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in embedded.NAMES:
-        config = replace(
-            base,
-            task=TaskSource(name=name),
-            eval_examples=EXAMPLES,
-            retention_documents=DOCUMENTS,
-            evaluations=1,
+        config = base.changed(
+            task=TaskSource(name=name), eval_examples=EXAMPLES, retention_documents=DOCUMENTS, evaluations=1
         )
         runs = [train(replace(config, seed=seed), bench) for seed in seeds]
         before, after = runs[0].base_quality, sum(run.quality for run in runs) / len(runs)

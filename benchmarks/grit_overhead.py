@@ -28,7 +28,7 @@ from grit.adapters.peft_adapters import add_lora, load_backbone
 from grit.adapters.placement import matching
 from grit.backbone import resolve
 from grit.config.method import GritConfig
-from grit.config.run import LLAMA_TARGETS
+from grit.config.sections import LLAMA_TARGETS
 from grit.geometry.attach import attach
 from grit.training.summary import percentile
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from grit.config.method import GritConfig
-from grit.config.run import Budget
+from grit.config.sections import Budget
 from grit.runtime.allocator import keep_freed_memory
 from grit.training.workbench import Workbench
 from ray_jobs.design.study import Study, one_at_a_time
@@ -60,8 +60,7 @@ def ended(record: TrialRecord, outcome) -> TrialRecord:
 def main():
     keep_freed_memory()
     bench = Workbench()
-    base = replace(
-        embedded("grit").base,
+    base = embedded("grit").base.changed(
         grit=GRIT,
         eval_examples=20,
         retention_documents=10,

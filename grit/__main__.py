@@ -19,7 +19,8 @@ from grit.cli.options import OneLineParser, add_data_options, with_data_options
 from grit.config.method import KNOBS
 from grit.config.overrides import parse_cadence, with_overrides
 from grit.config.registry import METHODS
-from grit.config.run import Budget, RunConfig
+from grit.config.run import RunConfig
+from grit.config.sections import Budget
 from grit.errors import ConfigError
 from grit.training.run_presets import CONFIGURATIONS, configuration
 
@@ -92,8 +93,8 @@ def run_configuration(arguments: argparse.Namespace) -> RunConfig:
         arguments.preset, arguments.method, task=arguments.task, steps=arguments.budget_steps
     )
     base = with_data_options(base, arguments)
-    if base.checkpoint_steps is None:
-        base = replace(base, checkpoint_steps=max(1, int(base.budget.amount) // 10))
+    if base.execution.checkpoint_steps is None:
+        base = base.changed(checkpoint_steps=max(1, int(base.budget.amount) // 10))
     if arguments.budget_seconds is not None:
         base = replace(base, budget=Budget(regime="time", amount=arguments.budget_seconds))
     if arguments.seed is not None:

@@ -51,9 +51,13 @@ def grids(base: RunConfig) -> list[dict[str, Any]]:
     """Rank, T and lambda on their own, around the default."""
     every = base.grit.reprojection_freq or max(1, int(base.budget.amount) // 10)
     ranks = [
-        rank for rank in (base.rank // 4, base.rank // 2, 2 * base.rank) if rank >= base.grit.min_lora_rank
+        rank
+        for rank in (base.adapter.rank // 4, base.adapter.rank // 2, 2 * base.adapter.rank)
+        if rank >= base.grit.min_lora_rank
     ]
-    found: list[dict[str, Any]] = [{"rank": rank, "alpha": base.alpha * rank / base.rank} for rank in ranks]
+    found: list[dict[str, Any]] = [
+        {"rank": rank, "alpha": base.adapter.alpha * rank / base.adapter.rank} for rank in ranks
+    ]
     found += [
         {"T": max(1, every // 2)},
         {"T": 2 * every},

@@ -19,8 +19,8 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
-from grit.config.method import check_positive
 from grit.config.registry import METHODS, Method
+from grit.config.settings import POSITIVE
 from ray_jobs.design.study import Point
 from ray_jobs.design.study_presets import Preset, preset
 from sweeps.common.command import main
@@ -37,7 +37,7 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
     """The small presets with 40 steps and one evaluation: the grid is wide instead."""
     small = not preset(name, method, None).resources.gpus
     found = preset(name, method, steps or (40 if small else None), task)
-    return replace(found, base=replace(found.base, evaluations=1)) if small else found
+    return replace(found, base=found.base.changed(evaluations=1)) if small else found
 
 
 def own(parser: argparse.ArgumentParser) -> None:
@@ -61,9 +61,11 @@ def own(parser: argparse.ArgumentParser) -> None:
 
 def points(preset: Preset, options: SweepOptions) -> list[Point]:
     """Every method at every learning rate; what needs to know its steps has no time-matched form."""
-    rates = options.own["learning_rates"] or [multiple * preset.base.learning_rate for multiple in MULTIPLES]
+    rates = options.own["learning_rates"] or [
+        multiple * preset.base.optimization.learning_rate for multiple in MULTIPLES
+    ]
     for rate in rates:
-        check_positive("learning-rates", rate)
+        POSITIVE.check("learning-rates", rate)
     methods: list[Method] = options.own["methods"]
     found = [
         Point.of(

@@ -19,8 +19,8 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
-from grit.config.method import check_positive
 from grit.config.registry import Method
+from grit.config.settings import POSITIVE
 from grit.errors import ConfigError
 from ray_jobs.design.study import Point, control_method
 from ray_jobs.design.study_presets import Preset, preset
@@ -41,7 +41,7 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
     """The presets with the size of the exported file, the small ones with one evaluation."""
     found = preset(name, method, steps, task)
     small = not found.resources.gpus
-    base = replace(found.base, exported=True, evaluations=1 if small else found.base.evaluations)
+    base = found.base.changed(exported=True, evaluations=1 if small else found.base.evaluation.evaluations)
     return replace(found, base=base, seeds=found.seeds)
 
 
@@ -67,15 +67,17 @@ def points(preset: Preset, options: SweepOptions) -> list[Point]:
     Reprojection begins in the middle of the run, in each basis.
     """
     base = preset.base
-    rates = options.own["learning_rates"] or [multiple * base.learning_rate for multiple in MULTIPLES]
-    ranks = options.own["ranks"] or [max(1, base.rank // divisor) for divisor in (8, 4, 2)]
+    rates = options.own["learning_rates"] or [
+        multiple * base.optimization.learning_rate for multiple in MULTIPLES
+    ]
+    ranks = options.own["ranks"] or [max(1, base.adapter.rank // divisor) for divisor in (8, 4, 2)]
     for rate in rates:
-        check_positive("learning-rates", rate)
+        POSITIVE.check("learning-rates", rate)
     if base.grit.reprojection_freq is None:
         raise ConfigError("T (reprojection_freq)", None, "must be a number of steps: this study reprojects")
     for k in ranks:
-        if not 1 <= k < base.rank:
-            raise ConfigError("ranks", k, f"must be at least 1 and below the rank, {base.rank}")
+        if not 1 <= k < base.adapter.rank:
+            raise ConfigError("ranks", k, f"must be at least 1 and below the rank, {base.adapter.rank}")
     late = {
         "reprojection_warmup_steps": options.budget_steps // 2,
         "rank_adaptation": False,
@@ -91,7 +93,7 @@ def points(preset: Preset, options: SweepOptions) -> list[Point]:
             Point.of("grit", lr),
         ]
         for k in ranks:
-            small = {"rank": k, "alpha": base.alpha * k / base.rank, **lr}
+            small = {"rank": k, "alpha": base.adapter.alpha * k / base.adapter.rank, **lr}
             found.append(Point.of("at k", small, control_method(base)))
             found += [
                 Point.of("reproject", {**lr, **late, **basis, "reprojection_k": k})

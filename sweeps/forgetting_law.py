@@ -39,10 +39,10 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
     """
     small = not preset(name, method, None).resources.gpus
     found = preset(name, method, steps, task)
-    base = replace(found.base, evaluations=1)
+    base = found.base.changed(evaluations=1)
     return replace(
         found,
-        base=replace(base, quality="answer_logprob") if small else base,
+        base=base.changed(quality="answer_logprob") if small else base,
         seeds=found.seeds[:2] if small else found.seeds,
     )
 
@@ -54,11 +54,11 @@ def points(preset: Preset, _options: SweepOptions) -> list[Point]:
     """
     base = preset.base
     every = base.grit.reprojection_freq or max(1, int(base.budget.amount) // 10)
-    ranks = [r for r in (base.rank // 2, base.rank) if r >= base.grit.min_lora_rank]
+    ranks = [r for r in (base.adapter.rank // 2, base.adapter.rank) if r >= base.grit.min_lora_rank]
     found: list[Point] = []
     for budget in BUDGETS:
         for rank in ranks:
-            size = {"rank": rank, "alpha": base.alpha * rank / base.rank}
+            size = {"rank": rank, "alpha": base.adapter.alpha * rank / base.adapter.rank}
             found.append(Point.of("law", {**size, **WATCHED}, budget=budget))
             found += [Point.of("law", {**size, "T": T}, budget=budget) for T in (max(1, every // 4), every)]
         found.append(Point.of("law", {"T": max(1, every // 4), "tau": 0.9}, budget=budget))

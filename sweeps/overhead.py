@@ -41,9 +41,12 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
     """
     small = not preset(name, method, None).resources.gpus
     found = preset(name, method, steps or ({"smoke": 24}.get(name, 60) if small else None), task)
-    base = replace(found.base, evaluations=4)
+    base = found.base.changed(evaluations=4)
     if not small:  # several models at once: half the micro-batch, the same effective batch
-        base = replace(base, micro_batch=max(1, base.micro_batch // 2), accumulation=base.accumulation * 2)
+        base = base.changed(
+            micro_batch=max(1, base.optimization.micro_batch // 2),
+            accumulation=base.optimization.accumulation * 2,
+        )
     return replace(
         found,
         base=base,
@@ -75,7 +78,7 @@ def fitting(base: RunConfig, shape: ModelShape | None, *, gpu: bool) -> tuple[Me
         gpu
         and shape is not None
         and kept
-        and memory_bytes(replace(base, beside=kept), shape, gpu=True) > A100_BYTES
+        and memory_bytes(base.changed(beside=kept), shape, gpu=True) > A100_BYTES
     ):
         kept = kept[:-1]
     if kept != others:
@@ -108,10 +111,10 @@ def points(preset: Preset, options: SweepOptions) -> list[Point]:
     control = control_method(base)
     pair = {"beside": (control,), "evaluations": 1}
     every = base.grit.reprojection_freq or max(1, options.budget_steps // 10)
-    shape = shape_of(base.model, resolve(base.model))
+    shape = shape_of(base.backbone.model, resolve(base.backbone.model))
     if shape is None:
         print(
-            f"note: how many layers {base.model} has is not known before it is loaded: nothing is measured "
+            f"note: how many layers {base.backbone.model} has is not known before it is loaded: nothing is measured "
             "over layers (add --point last_layers=4)",
             file=sys.stderr,
         )
@@ -133,7 +136,9 @@ def points(preset: Preset, options: SweepOptions) -> list[Point]:
     ]
     ranks = [
         Point.of(
-            "rank", {**pair, "memory": True, "rank": r, "alpha": base.alpha * r / base.rank}, regime="step"
+            "rank",
+            {**pair, "memory": True, "rank": r, "alpha": base.adapter.alpha * r / base.adapter.rank},
+            regime="step",
         )
         for r in RANKS
         if r >= base.grit.min_lora_rank

@@ -20,8 +20,8 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # `python sweeps/x.py` puts sweeps/ there, not the repository
 
-from grit.config.method import check_count
 from grit.config.registry import Method
+from grit.config.settings import at_least
 from ray_jobs.design.study import Point, control_method
 from ray_jobs.design.study_presets import Preset, preset
 from sweeps.common.command import main
@@ -42,9 +42,7 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
     changes: dict[str, Any] = {"stability": True, "evaluations": 1}
     if small:
         changes |= {"quality": "answer_logprob", "grit": replace(found.base.grit, cov_update_freq=1)}
-    return replace(
-        found, base=replace(found.base, **changes), seeds=found.seeds[:2] if small else found.seeds
-    )
+    return replace(found, base=found.base.changed(**changes), seeds=found.seeds[:2] if small else found.seeds)
 
 
 def own(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +83,7 @@ def points(preset: Preset, options: SweepOptions) -> list[Point]:
     """
     sizes = sorted(set(options.own["sizes"]))
     for size in sizes:
-        check_count("sizes", size, minimum=1)
+        at_least(1).check("sizes", size)
 
     def regime(micro: int, passes: int) -> dict[str, Any]:
         return {"micro_batch": micro, "accumulation": passes}

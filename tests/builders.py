@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grit.config.method import GritConfig
-from grit.config.run import Budget, RunConfig, TaskSource
+from grit.config.run import RunConfig
+from grit.config.sections import Budget, TaskSource
 from ray_jobs.design.study import Interval, Search, Study, one_at_a_time, plan
 from ray_jobs.records.trial_record import STUDY_FILE, write_trials
 
@@ -32,7 +33,7 @@ def study(
     name="test",
     **run,
 ):
-    base = RunConfig(
+    base = RunConfig.of(
         task=TaskSource(name="arithmetic"),
         budget=Budget(regime="step", amount=20),
         grit=GritConfig(reprojection_freq=10),

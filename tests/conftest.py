@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,25 +24,22 @@ def bench():
     from grit.training.workbench import Workbench
 
     keep_freed_memory()
-    # what pytest and the libraries hold stays: runs collect garbage when they end, and need not walk through
-    # it each time
+    # What pytest and the libraries hold stays: runs collect garbage when they end, and need not walk through it.
     gc.freeze()
     return Workbench()
 
 
 @pytest.fixture
 def short_run():
-    """A run of a few steps under realistic settings.
-
-    Dropout 0.1, padding, accumulation 2, GRIT acting early.
-    """
+    """A run of a few steps under realistic settings: dropout 0.1, padding, accumulation 2, GRIT acting early."""
     from grit.config.method import GritConfig
-    from grit.config.run import Budget, RunConfig, TaskSource
+    from grit.config.run import RunConfig
+    from grit.config.sections import Budget, TaskSource
 
     grit = GritConfig(
         cov_update_freq=1, kfac_update_freq=2, reprojection_freq=4, kfac_min_samples=8, reprojection_k=4
     )
-    base = RunConfig(
+    base = RunConfig.of(
         task=TaskSource(name="arithmetic"),
         budget=Budget(regime="step", amount=10),
         method="grit",
@@ -58,7 +54,7 @@ def short_run():
         retention_documents=4,
         grit=grit,
     )
-    return lambda **changes: replace(base, **changes)
+    return base.changed
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from ray_jobs.records.trial_record import STUDY_FILE, write_trials
 
 def trained_study(folder, name, base, points, bench, *, seeds=(41, 42), regimes=("step",), seconds=0.4):
     """Trains every planned trial of these points and writes records and tables as `StudyRunner` does."""
-    from grit.config.run import Budget
+    from grit.config.sections import Budget
 
     budgets = tuple(Budget(regime=r, amount=base.budget.amount if r == "step" else seconds) for r in regimes)
     study = Study(

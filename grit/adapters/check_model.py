@@ -22,7 +22,7 @@ def check_model(config: RunConfig, task: Task, *, ask_hub: bool = True) -> None:
     Raises:
         ConfigError: it cannot be read, or the run's texts are longer than what it can read.
     """
-    model, folder = config.model, Path(config.model)
+    model, folder = config.backbone.model, Path(config.backbone.model)
     local = folder.exists() or model.startswith((".", "/", "~"))
     if model == EMBEDDED or not (local or ask_hub):
         return
@@ -34,7 +34,9 @@ def check_model(config: RunConfig, task: Task, *, ask_hub: bool = True) -> None:
         _check_context(config, task, folder)
     from grit.adapters.peft_adapters import check_weights, load_tokenizer
 
-    load_tokenizer(model, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    load_tokenizer(
+        model, revision=config.backbone.revision, trust_remote_code=config.backbone.trust_remote_code
+    )
     check_weights(folder)
 
 
@@ -45,14 +47,16 @@ def _check_context(config: RunConfig, task: Task, folder: Path) -> None:
         )
     except (OSError, ValueError) as error:
         raise ConfigError("model", str(folder), f"has a config.json that cannot be read: {error}") from error
-    generates = config.quality == "primary" and (
-        task.decoding == "generate" or config.label_scoring == "generate"
+    generates = config.evaluation.quality == "primary" and (
+        task.decoding == "generate" or config.evaluation.label_scoring == "generate"
     )
-    needed = config.max_length + ((config.max_new_tokens or task.max_new_tokens) if generates else 0)
+    needed = config.optimization.max_length + (
+        (config.evaluation.max_new_tokens or task.max_new_tokens) if generates else 0
+    )
     if longest is not None and needed > longest:
         what = f"max_length + max_new_tokens = {needed}" if generates else f"max_length = {needed}"
         raise ConfigError(
             "max_length",
-            config.max_length,
+            config.optimization.max_length,
             f"is too long: {what}, and the model reads {longest} tokens (max_position_embeddings)",
         )

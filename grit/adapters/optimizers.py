@@ -27,7 +27,9 @@ def build_optimizer(config: RunConfig, model: Any) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if kind == "shampoo":
         return _shampoo(parameters, config)
-    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(
+        parameters, lr=config.optimization.learning_rate, weight_decay=config.optimization.weight_decay
+    )
 
 
 def _shampoo(parameters: list[torch.nn.Parameter], config: RunConfig) -> torch.optim.Optimizer:
@@ -53,9 +55,9 @@ def _shampoo(parameters: list[torch.nn.Parameter], config: RunConfig) -> torch.o
     )
     return ScalableShampoo(
         parameters,
-        lr=config.learning_rate,
+        lr=config.optimization.learning_rate,
         betas=(0.9, 0.99),
-        weight_decay=config.weight_decay,
+        weight_decay=config.optimization.weight_decay,
         moving_average_for_momentum=True,
         nesterov=False,
         graft_type=graft.LayerWiseGrafting.SQRTN,

@@ -44,7 +44,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from grit.config.run import Dtype, RunConfig
+from grit.config.run import RunConfig
+from grit.config.sections import Dtype
 from grit.errors import ConfigError
 
 transformers_logging.disable_progress_bar()
@@ -251,13 +252,13 @@ def add_adapter(
         ranks: of each module, by path.
         batches: training examples, for the methods that look at data first.
     """
-    spec, scaling = config.spec, config.alpha / config.rank
+    spec, scaling = config.spec, config.adapter.alpha / config.adapter.rank
     if spec.adapter == "LoraConfig" and spec.preparation == "none":
         return add_lora(
             backbone,
             ranks=ranks,
             scaling=scaling,
-            dropout=config.dropout,
+            dropout=config.adapter.dropout,
             seed=config.seed,
             options=spec.options,
         )
@@ -265,10 +266,10 @@ def add_adapter(
     with quiet_peft():
         if spec.preparation == "eva":  # rho = 1: every layer keeps its rank
             eva = {**spec.options, "eva_config": EvaConfig(rho=1.0, use_label_mask=False)}
-            return _eva(backbone, _lora_config(ranks, scaling, config.dropout, eva), batches())
+            return _eva(backbone, _lora_config(ranks, scaling, config.adapter.dropout, eva), batches())
         if spec.preparation == "corda":
             corda = {**spec.options, "corda_config": CordaConfig(corda_method="ipm")}
-            return _corda(backbone, _lora_config(ranks, scaling, config.dropout, corda), batches())
+            return _corda(backbone, _lora_config(ranks, scaling, config.adapter.dropout, corda), batches())
         return get_peft_model(backbone, _other_config(config, backbone, list(ranks)))
 
 
@@ -323,7 +324,7 @@ def _other_config(config: RunConfig, backbone: nn.Module, targets: list[str]) ->
 
     OSF's rank is the number of directions that are left to train.
     """
-    kind, rank = config.spec.adapter, config.rank
+    kind, rank = config.spec.adapter, config.adapter.rank
     common: dict[str, Any] = {"target_modules": targets, "task_type": "CAUSAL_LM"}
     if kind == "IA3Config":
         chosen = [name for name in targets if name.rpartition(".")[2] in config.spec.kinds] or targets
@@ -337,7 +338,7 @@ def _other_config(config: RunConfig, backbone: nn.Module, targets: list[str]) ->
             r=VERA_RANK,
             projection_prng_key=config.seed,
             save_projection=True,
-            vera_dropout=config.dropout,
+            vera_dropout=config.adapter.dropout,
             d_initial=VERA_SCALE,
             bias="none",
         )
@@ -348,7 +349,7 @@ def _other_config(config: RunConfig, backbone: nn.Module, targets: list[str]) ->
             randlora_alpha=RANDLORA_ALPHA * rank,
             projection_prng_key=config.seed,
             save_projection=True,
-            randlora_dropout=config.dropout,
+            randlora_dropout=config.adapter.dropout,
             bias="none",
         )
     if kind == "OSFConfig":
@@ -364,14 +365,14 @@ def _other_config(config: RunConfig, backbone: nn.Module, targets: list[str]) ->
         **common,
         init_r=start,
         target_r=rank,
-        lora_alpha=round(config.alpha / rank * start),
-        lora_dropout=config.dropout,
+        lora_alpha=round(config.adapter.alpha / rank * start),
+        lora_dropout=config.adapter.dropout,
         bias="none",
         tinit=steps // 10,
         tfinal=max(1, steps // 5),
         deltaT=max(1, steps // 50),
         total_step=steps,
-        orth_reg_weight=ADALORA_ORTHOGONALITY / config.accumulation,
+        orth_reg_weight=ADALORA_ORTHOGONALITY / config.optimization.accumulation,
     )
 
 
@@ -381,16 +382,16 @@ def method_optimizer(name: str, model: Any, config: RunConfig) -> torch.optim.Op
         return create_loraplus_optimizer(
             model,
             torch.optim.AdamW,
-            lr=config.learning_rate,
+            lr=config.optimization.learning_rate,
             loraplus_lr_ratio=LORA_PLUS_RATIO,
-            loraplus_weight_decay=config.weight_decay,
+            loraplus_weight_decay=config.optimization.weight_decay,
         )
     return create_lorafa_optimizer(
         model,
-        r=config.rank,
-        lora_alpha=round(config.alpha),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
+        r=config.adapter.rank,
+        lora_alpha=round(config.adapter.alpha),
+        lr=config.optimization.learning_rate,
+        weight_decay=config.optimization.weight_decay,
     )
 
 

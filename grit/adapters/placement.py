@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grit.config.run import EVERY_LINEAR, Placement, RunConfig
+from grit.config.run import RunConfig
+from grit.config.sections import EVERY_LINEAR, Placement
 from grit.errors import ConfigError
 
 #: Parts of a module's path that say which kind of block it belongs to.
@@ -71,39 +72,41 @@ def place(model: nn.Module, config: RunConfig, importance: Any = None) -> dict[s
     Raises:
         ConfigError: nothing is left to adapt, or the ranks do not fit the model's layers.
     """
-    names = matching(model, config.targets)
+    names = matching(model, config.adapter.targets)
     layers = 1 + max((number for name in names if (number := layer_number(name)) is not None), default=-1)
-    if config.last_layers is not None:
-        if config.last_layers > layers:
+    if config.adapter.last_layers is not None:
+        if config.adapter.last_layers > layers:
             raise ConfigError(
-                "last_layers", config.last_layers, f"must be at most the model's {layers} layers"
+                "last_layers", config.adapter.last_layers, f"must be at most the model's {layers} layers"
             )
         names = [
             name
             for name in names
-            if (number := layer_number(name)) is not None and number >= layers - config.last_layers
+            if (number := layer_number(name)) is not None and number >= layers - config.adapter.last_layers
         ]
-    if config.placement in _BLOCKS:
+    if config.adapter.placement in _BLOCKS:
         names = [
             name
             for name in names
-            if any(_BLOCKS[config.placement].search(part) for part in name.split(".")[:-1])
+            if any(_BLOCKS[config.adapter.placement].search(part) for part in name.split(".")[:-1])
         ]
-    if config.placement == "auto":
-        names = most_important(names, importance(), config.placement_share)
+    if config.adapter.placement == "auto":
+        names = most_important(names, importance(), config.adapter.placement_share)
     if not names:
         raise ConfigError(
-            "placement", config.placement, f"leaves none of the targets {', '.join(config.targets)} to adapt"
+            "placement",
+            config.adapter.placement,
+            f"leaves none of the targets {', '.join(config.adapter.targets)} to adapt",
         )
-    if config.layer_ranks is None:
-        return dict.fromkeys(names, config.rank)
-    if len(config.layer_ranks) != layers:
+    if config.adapter.layer_ranks is None:
+        return dict.fromkeys(names, config.adapter.rank)
+    if len(config.adapter.layer_ranks) != layers:
         raise ConfigError(
             "layer_ranks",
-            list(config.layer_ranks),
+            list(config.adapter.layer_ranks),
             f"must hold one rank for each of the model's {layers} layers",
         )
-    return {name: config.layer_ranks[layer_number(name) or 0] for name in names}
+    return {name: config.adapter.layer_ranks[layer_number(name) or 0] for name in names}
 
 
 def most_important(names: Sequence[str], scores: dict[str, float], share: float) -> list[str]:

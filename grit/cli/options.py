@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from grit.config.overrides import parse_setting, with_overrides
-from grit.config.run import RunConfig, TaskSource
+from grit.config.run import RunConfig
+from grit.config.sections import TaskSource
 from grit.tasks.registry import NAMES
 
 
@@ -96,7 +97,7 @@ def with_data_options(config: RunConfig, arguments: argparse.Namespace) -> RunCo
     for name in ("model", "bertscore_encoder"):
         if isinstance(settings.get(name), str) and Path(settings[name]).is_dir():
             settings[name] = _absolute(settings[name])
-    return with_overrides(replace(config, **changes), settings)
+    return with_overrides(config.changed(**changes), settings)
 
 
 def _absolute(path: str | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from grit.adapters.check_model import check_model
 from grit.adapters.peft_adapters import merged_model
 from grit.backbone import resolve
 from grit.config.run import RunConfig
+from grit.config.sections import AdapterConfig
 from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
 from grit.geometry.export import export_adapter, export_lora
@@ -26,6 +27,12 @@ from grit.training.trainer import Hooks, Run, on_finished, train
 from grit.training.workbench import Workbench
 
 RUN_FILE, STATE = "run.json", "state"
+#: Settings that a trained adapter fits: dropout alone may change with what it is evaluated on.
+WITH_THE_ADAPTER = (
+    "model",
+    "dtype",
+    *(item.name for item in fields(AdapterConfig) if item.name != "dropout"),
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,10 +42,10 @@ def check_content(config: RunConfig, *, training: bool = True) -> dict[str, str]
     Raises:
         ConfigError: something cannot be used.
     """
-    check_probes(config.probes)
+    check_probes(config.evaluation.probes)
     task = load_task(config.task, training=training)
     check_model(config, task)
-    return content_hashes(task, load_documents(config.task), config, resolve(config.model))
+    return content_hashes(task, load_documents(config.task), config, resolve(config.backbone.model))
 
 
 def open_run(folder: Path, config: RunConfig, *, resume: bool) -> dict[str, Any]:
@@ -108,9 +115,9 @@ def train_into(folder: Path, record: dict[str, Any], bench: Workbench, hooks: Ho
     Leaves result, telemetry, predictions and final state.
     """
     config = RunConfig.from_dict(record["config"])
-    if config.beside:
+    if config.audits.beside:
         raise ConfigError(
-            "beside", config.beside, "is for studies: a single run has nobody to take turns with"
+            "beside", config.audits.beside, "is for studies: a single run has nobody to take turns with"
         )
     result = train(config, bench, checkpoints=folder / STATE, hooks=hooks, keep=True)
     for name in TABLES:
@@ -206,11 +213,11 @@ def export_run(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> Row
     found = on_finished(config, bench, folder / STATE, work)
     if merged:
         model = merged_model(
-            resolve(config.model),
+            resolve(config.backbone.model),
             adapter,
-            dtype=config.dtype,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
+            dtype=config.backbone.dtype,
+            revision=config.backbone.revision,
+            trust_remote_code=config.backbone.trust_remote_code,
         )
         model.save_pretrained(to)
         bench.tokenizer(config).save_pretrained(to)
@@ -221,21 +228,12 @@ def with_config(change: Callable[[RunConfig], RunConfig], folder: Path) -> RunCo
     """The configuration of the ended run in `folder`, changed; what was trained stays as it was."""
     trained = ended_config(folder)
     changed = change(trained)
-    for name in (
-        "model",
-        "method",
-        "rank",
-        "alpha",
-        "targets",
-        "placement",
-        "last_layers",
-        "layer_ranks",
-        "dtype",
-    ):
-        if getattr(changed, name) != getattr(trained, name):
-            raise ConfigError(
-                name,
-                getattr(changed, name),
-                f"cannot be changed after training: it was {getattr(trained, name)!r}",
-            )
+    if changed.method != trained.method:
+        raise ConfigError(
+            "method", changed.method, f"cannot be changed after training: it was {trained.method!r}"
+        )
+    for name in WITH_THE_ADAPTER:
+        now, then = changed.setting(name), trained.setting(name)
+        if now != then:
+            raise ConfigError(name, now, f"cannot be changed after training: it was {then!r}")
     return replace(changed, grit=trained.grit)

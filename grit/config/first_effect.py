@@ -1,7 +1,8 @@
 """When a setting first acts: until then, runs that differ only in it are one run.
 
-Used to plan studies without computing a shared beginning twice. It states what `GritHandle` does, and a test
-holds the two together.
+Used to plan studies without computing a shared beginning twice. Which settings wait for what stands in their
+declarations (grit/config/method.py); when that comes is what `GritHandle` does, and a test holds the two
+together.
 """
 
 from __future__ import annotations
@@ -12,45 +13,12 @@ from typing import Any
 
 from grit.config.method import GritConfig
 from grit.config.run import RunConfig
+from grit.config.settings import waiting_for
 
-#: Gates of both.
-_GATES = ("kfac_min_samples", "spectral_snr_min")
-#: Fields that act first when inverses are refreshed.
-CURVATURE_FIELDS = (
-    "preconditioner",
-    "kfac_damping",
-    "damping_scale",
-    "damping_reference_batch",
-    "quantization_damping",
-    "kfac_update_freq",
-    "ng_warmup_steps",
-    *_GATES,
-)
-#: Fields that act first at a reprojection.
-REPROJECTION_FIELDS = (
-    "reprojection_freq",
-    "reprojection_warmup_steps",
-    "reprojection_trigger",
-    "reprojection_band",
-    "reprojection_mix",
-    "reprojection_k",
-    "two_sided",
-    "basis",
-    "suppression",
-    "project_momentum",
-    "rank_adaptation",
-    "rank_adaptation_threshold",
-    "rank_adaptation_start_step",
-    "rank_policy",
-    "rank_growth_threshold",
-    "rank_hysteresis",
-    "rank_energy_ema",
-    "min_lora_rank",
-    "entropy_floor",
-    "subspace_mixing",
-    "mixing_seed",
-    *_GATES,
-)
+#: Settings that do not act before the first refresh of the inverses.
+CURVATURE_FIELDS = waiting_for(GritConfig, "refresh")
+#: Settings that do not act before the first reprojection.
+REPROJECTION_FIELDS = waiting_for(GritConfig, "reprojection")
 
 
 def refreshes(config: GritConfig, step: int, period: int) -> bool:
@@ -59,11 +27,8 @@ def refreshes(config: GritConfig, step: int, period: int) -> bool:
     Every `period` steps, but not while nothing would use them before the next refresh: that is what a warm-up
     is for.
     """
-    return (
-        config.preconditioner != "none"
-        and (step + 1) % period == 0
-        and step + period > config.ng_warmup_steps
-    )
+    due = (step + 1) % period == 0 and step + period > config.ng_warmup_steps
+    return due and config.preconditioner != "none"
 
 
 def curvature_onset(config: GritConfig) -> float:
@@ -88,11 +53,10 @@ def reprojection_onset(config: GritConfig) -> float:
 
 
 def late_fields(config: GritConfig) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The values of both kinds of fields."""
-    curvature, reprojection = (
-        (getattr(config, name) for name in names) for names in (CURVATURE_FIELDS, REPROJECTION_FIELDS)
-    )
-    return tuple(curvature), tuple(reprojection)
+    """The values of `CURVATURE_FIELDS` and of `REPROJECTION_FIELDS`."""
+    curvature = tuple(getattr(config, name) for name in CURVATURE_FIELDS)
+    reprojection = tuple(getattr(config, name) for name in REPROJECTION_FIELDS)
+    return curvature, reprojection
 
 
 def without_late_fields(config: RunConfig) -> RunConfig:

@@ -1,11 +1,21 @@
-"""GRIT's configuration: every switch of the method, validated once."""
+"""The method's configuration: every switch of GRIT, declared and validated once."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
+from grit.config.settings import (
+    DECAY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Moment,
+    at_least,
+    check_settings,
+    setting,
+    within,
+)
 from grit.errors import ConfigError
 
 #: Version of the numerical method. Part of every trial's identity: change it whenever the same settings train
@@ -21,11 +31,42 @@ Device = Literal["cpu", "model"]
 Cadence = Literal["fixed", "adaptive"]
 Sharing = Literal["none", "projection"]
 
-#: The three knobs of the sensitivity study, by the names they have in records and on command lines.
-KNOBS = {"tau": "rank_adaptation_threshold", "T": "reprojection_freq", "lambda": "kfac_damping"}
+#: The gates of both sides wait for whatever comes first of the two.
+_GATE: tuple[Moment, Moment] = ("refresh", "reprojection")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knob:
+    """One of the three knobs of the sensitivity study.
+
+    Attributes:
+        name: in records, tables and on command lines.
+        field: of `GritConfig`.
+        axis: the label of a figure's axis, with its symbol.
+        style: how its values are formatted.
+    """
+
+    name: str
+    field: str
+    axis: str
+    style: str
+
+    def shown(self, value: float | int | None) -> str:
+        """A value as people write it; `none` for a cadence that never comes."""
+        return "none" if value is None else format(value, self.style)
+
+
+KNOBS: dict[str, Knob] = {
+    knob.name: knob
+    for knob in (
+        Knob(name="tau", field="rank_adaptation_threshold", axis="energy threshold τ", style=".4g"),
+        Knob(name="T", field="reprojection_freq", axis="reprojection cadence T (steps)", style="d"),
+        Knob(name="lambda", field="kfac_damping", axis="damping λ", style=".3g"),
+    )
+}
 #: `GritConfig` takes either name. A trailing underscore is allowed, since `lambda` is a word of the language:
 #: GritConfig(tau=0.9, T=100, lambda_=3e-3).
-ALIASES = {**KNOBS, "lambda_": KNOBS["lambda"]}
+ALIASES = {**{knob.name: knob.field for knob in KNOBS.values()}, "lambda_": KNOBS["lambda"].field}
 
 
 class _Aliased(type):
@@ -49,216 +90,276 @@ class GritConfig(metaclass=_Aliased):
     """Switches of GRIT; defaults are the paper's (Table 5, section A.10). Steps are optimizer steps.
 
     The three knobs of the sensitivity study have short names, which may be used here too: tau is
-    `rank_adaptation_threshold`,
-    T is `reprojection_freq` (None: never), lambda is `kfac_damping`.
-
-    Attributes:
-        preconditioner: `paper` scales grad A by the activation factor and grad B by the gradient factor, as
-            the paper states it; `kfac` pairs them as K-FAC does (grad A lives in the space of u, grad B in
-            that of z); `none` leaves gradients alone.
-        damping_scale: `absolute` adds lambda I; `relative` adds lambda (tr Sigma / r) I.
-        damping_reference_batch: batch-aware damping: lambda is multiplied by reference / B where a step holds
-            B < reference sequences (all micro-batches and workers). None: lambda as set. Appendix G.4, M3.
-        kfac_update_freq: steps between refreshes of the inverses.
-        kfac_min_samples: tokens a factor must have seen before it is used.
-        ng_warmup_steps: steps before gradients are preconditioned.
-        cov_update_freq: steps between captures of statistics.
-        cadence: `adaptive` lets the controller (patent, paragraph 99) stretch the two periods above while
-            training is stable, up to `cadence_max_stretch` times, and refresh at once when it is not. Looked
-            at every `cadence_window` steps.
-        accumulated_statistics: fold in all micro-batches of a step at once (appendix G.4, M4); false observes
-            its first micro-batch alone, as a hook does that knows nothing of accumulation.
-        ema_decay: None keeps the running mean of A.7; a factor in (0, 1) keeps a bias-corrected exponential
-            mean.
-        inversion_device: where factors are inverted and decomposed.
-        reprojection_warmup_steps: no reprojection before this step.
-        reprojection_trigger: `fixed` reprojects every T steps. `adaptive` looks every T steps, and reprojects
-            where the share of energy inside the kept directions has left a band of half-width
-            `reprojection_band` around its value at the last reprojection.
-        reprojection_mix: gamma, the share of the projected weights (1: all).
-        reprojection_k: directions kept when rank adaptation is off.
-        two_sided: project B by its own basis once the gradient factor has its samples, else by that of A.
-        basis: `fisher` takes each factor's eigenvectors; `balanced` is invariant to how the adapter is
-            factored (docs/method.md).
-        suppression: `project` overwrites A and B; `gate` keeps them and projects between them, so that
-            directions can re-enter.
-        project_momentum: project the optimizer's first moment with the weights.
-        rank_policy: `coverage` keeps the fewest directions that hold tau of the energy; `growth` starts at
-            `min_lora_rank` and adds directions while more than `rank_growth_threshold` of the energy lies
-            outside.
-        rank_hysteresis: half-width of the band around tau inside which a rank does not change.
-        rank_energy_ema: None judges ranks by the spectrum as it is; a factor in (0, 1) by an exponential mean
-            of the energy curves seen at reprojections.
-        lambda_k, lambda_r: weights of the curvature and the reprojection regularizers, ramped up linearly
-            over `regularizer_warmup_steps`.
-        spectral_snr_min: a factor is used only while its top eigenvalue stands this many times further above
-            the mean than sampling noise alone would put it (docs/method.md, 8). 0: off. This and what follows
-            are the mitigations of the paper's limitations.
-        entropy_floor: spectra are flattened to at least this share of the maximal entropy before ranks are
-            chosen, in [0, 1). 0: off.
-        subspace_mixing: at a reprojection each kept direction is left out with this probability, in favour of
-            the next one. 0: off.
-        mixing_seed: of those draws.
-        quantization_damping: lambda is multiplied by 1 + this x (noise-to-signal ratio of the layer's 4-bit
-            weights). 0: off.
-        dequantized_refresh: steps whose statistics are captured compute the 4-bit layers in float32.
-        share_statistics: `projection` pools the statistics of layers with the same name (all q_proj, ...).
-        max_grad_norm: clip after preconditioning (the trust region); None leaves clipping to the caller.
+    `rank_adaptation_threshold`, T is `reprojection_freq` (None: never), lambda is `kfac_damping`. What each
+    switch does stands beside it.
     """
 
-    preconditioner: Preconditioner = "paper"
-    damping_scale: DampingScale = "absolute"
-    kfac_damping: float = 1e-3
-    damping_reference_batch: int | None = None
-    kfac_update_freq: int = 50
-    kfac_min_samples: int = 64
-    cov_update_freq: int = 15
-    accumulated_statistics: bool = True
-    cadence: Cadence = "fixed"
-    cadence_window: int = 20
-    cadence_max_stretch: int = 4
-    ema_decay: float | None = None
-    ng_warmup_steps: int = 0
-    reprojection_freq: int | None = 50
-    reprojection_warmup_steps: int = 0
-    reprojection_trigger: Cadence = "fixed"
-    reprojection_band: float = 0.01
-    reprojection_mix: float = 1.0
-    reprojection_k: int = 8
-    two_sided: bool = True
-    basis: Basis = "fisher"
-    suppression: Suppression = "project"
-    project_momentum: bool = True
-    rank_adaptation: bool = True
-    rank_adaptation_threshold: float = 0.99
-    rank_adaptation_start_step: int = 0
-    rank_policy: RankPolicy = "coverage"
-    rank_growth_threshold: float = 0.01
-    rank_hysteresis: float = 0.0
-    rank_energy_ema: float | None = None
-    min_lora_rank: int = 4
-    inversion_device: Device = "cpu"
-    lambda_k: float = 0.0
-    lambda_r: float = 0.0
-    regularizer_warmup_steps: int = 0
-    spectral_snr_min: float = 0.0
-    entropy_floor: float = 0.0
-    subspace_mixing: float = 0.0
-    mixing_seed: int = 0
-    quantization_damping: float = 0.0
-    dequantized_refresh: bool = False
-    share_statistics: Sharing = "none"
-    max_grad_norm: float | None = None
+    preconditioner: Preconditioner = setting(
+        "paper",
+        "`paper` scales grad A by the activation factor and grad B by the gradient factor, as the paper "
+        "states it; "
+        "`kfac` pairs them as K-FAC does (grad A lives in the space of u, grad B in that of z); `none` "
+        "leaves "
+        "gradients alone",
+        waits_for="refresh",
+    )
+    damping_scale: DampingScale = setting(
+        "absolute", "`absolute` adds lambda I; `relative` adds lambda (tr Sigma / r) I", waits_for="refresh"
+    )
+    kfac_damping: float = setting(
+        1e-3,
+        "damping lambda of the curvature",
+        label="lambda (kfac_damping)",
+        allowed=POSITIVE,
+        waits_for="refresh",
+    )
+    damping_reference_batch: int | None = setting(
+        None,
+        "batch-aware damping: lambda is multiplied by reference / B where a step holds B < reference "
+        "sequences (all "
+        "micro-batches and workers); none: lambda as set (appendix G.4, M3)",
+        allowed=at_least(1),
+        waits_for="refresh",
+    )
+    kfac_update_freq: int = setting(
+        50, "steps between refreshes of the inverses", allowed=at_least(1), waits_for="refresh"
+    )
+    kfac_min_samples: int = setting(
+        64, "tokens a factor must have seen before it is used", allowed=at_least(0), waits_for=_GATE
+    )
+    cov_update_freq: int = setting(15, "steps between captures of statistics", allowed=at_least(1))
+    accumulated_statistics: bool = setting(
+        True,
+        "fold in all micro-batches of a step at once (appendix G.4, M4); false observes its first "
+        "micro-batch alone, "
+        "as a hook does that knows nothing of accumulation",
+        identity="changed",
+    )
+    cadence: Cadence = setting(
+        "fixed",
+        "`adaptive` lets the controller (patent, paragraph 99) stretch the periods of capture and "
+        "inversion while "
+        "training is stable, and refresh at once when it is not",
+    )
+    cadence_window: int = setting(20, "steps between looks of the controller", allowed=at_least(4))
+    cadence_max_stretch: int = setting(
+        4, "by how much the controller stretches the periods at most", allowed=at_least(1)
+    )
+    ema_decay: float | None = setting(
+        None,
+        "none keeps the running mean of A.7; a factor in (0, 1) keeps a bias-corrected exponential mean",
+        allowed=DECAY,
+    )
+    ng_warmup_steps: int = setting(
+        0, "steps before gradients are preconditioned", allowed=at_least(0), waits_for="refresh"
+    )
+    reprojection_freq: int | None = setting(
+        50,
+        "cadence T: steps between reprojections; none: never",
+        label="T (reprojection_freq)",
+        allowed=at_least(1),
+        waits_for="reprojection",
+    )
+    reprojection_warmup_steps: int = setting(
+        0, "no reprojection before this step", allowed=at_least(0), waits_for="reprojection"
+    )
+    reprojection_trigger: Cadence = setting(
+        "fixed",
+        "`fixed` reprojects every T steps; `adaptive` looks every T steps, and reprojects where the share "
+        "of energy "
+        "inside the kept directions has left a band around its value at the last reprojection",
+        waits_for="reprojection",
+    )
+    reprojection_band: float = setting(
+        0.01, "half-width of that band", allowed=within(0, 1), waits_for="reprojection"
+    )
+    reprojection_mix: float = setting(
+        1.0,
+        "gamma, the share of the projected weights (1: all)",
+        allowed=within(0, 1),
+        waits_for="reprojection",
+    )
+    reprojection_k: int = setting(
+        8, "directions kept when rank adaptation is off", allowed=at_least(1), waits_for="reprojection"
+    )
+    two_sided: bool = setting(
+        True,
+        "project B by its own basis once the gradient factor has its samples, else by that of A",
+        waits_for="reprojection",
+    )
+    basis: Basis = setting(
+        "fisher",
+        "`fisher` takes each factor's eigenvectors; `balanced` is invariant to how the adapter is factored "
+        "(docs/method.md)",
+        waits_for="reprojection",
+    )
+    suppression: Suppression = setting(
+        "project",
+        "`project` overwrites A and B; `gate` keeps them and projects between them, so that directions can "
+        "re-enter",
+        waits_for="reprojection",
+    )
+    project_momentum: bool = setting(
+        True, "project the optimizer's first moment with the weights", waits_for="reprojection"
+    )
+    rank_adaptation: bool = setting(
+        True,
+        "choose ranks by the spectrum; false keeps `reprojection_k` directions",
+        waits_for="reprojection",
+    )
+    rank_adaptation_threshold: float = setting(
+        0.99,
+        "energy threshold tau: the fewest directions that hold this share are kept",
+        label="tau (rank_adaptation_threshold)",
+        allowed=within(0, 1),
+        waits_for="reprojection",
+    )
+    rank_adaptation_start_step: int = setting(
+        0, "ranks stay full before this step", allowed=at_least(0), waits_for="reprojection"
+    )
+    rank_policy: RankPolicy = setting(
+        "coverage",
+        "`coverage` keeps the fewest directions that hold tau of the energy; `growth` starts at "
+        "`min_lora_rank` and "
+        "adds directions while more than `rank_growth_threshold` of the energy lies outside",
+        waits_for="reprojection",
+    )
+    rank_growth_threshold: float = setting(
+        0.01,
+        "energy outside the kept directions above which `growth` adds",
+        allowed=within(0, 1),
+        waits_for="reprojection",
+    )
+    rank_hysteresis: float = setting(
+        0.0,
+        "half-width of the band around tau inside which a rank does not change",
+        allowed=SHARE,
+        waits_for="reprojection",
+    )
+    rank_energy_ema: float | None = setting(
+        None,
+        "none judges ranks by the spectrum as it is; a factor in (0, 1) by an exponential mean of the "
+        "energy curves "
+        "seen at reprojections",
+        allowed=DECAY,
+        waits_for="reprojection",
+    )
+    min_lora_rank: int = setting(
+        4, "directions that every module keeps", allowed=at_least(1), waits_for="reprojection"
+    )
+    inversion_device: Device = setting("cpu", "where factors are inverted and decomposed")
+    lambda_k: float = setting(0.0, "weight of the curvature regularizer", allowed=NOT_NEGATIVE)
+    lambda_r: float = setting(0.0, "weight of the reprojection regularizer", allowed=NOT_NEGATIVE)
+    regularizer_warmup_steps: int = setting(
+        0, "steps over which both regularizers are ramped up linearly", allowed=at_least(0)
+    )
+    spectral_snr_min: float = setting(
+        0.0,
+        "a factor is used only while its top eigenvalue stands this many times further above the mean than "
+        "sampling "
+        "noise alone would put it (docs/method.md, 8); 0: off",
+        allowed=NOT_NEGATIVE,
+        waits_for=_GATE,
+    )
+    entropy_floor: float = setting(
+        0.0,
+        "spectra are flattened to at least this share of the maximal entropy before ranks are chosen; 0: off",
+        allowed=SHARE,
+        waits_for="reprojection",
+    )
+    subspace_mixing: float = setting(
+        0.0,
+        "at a reprojection each kept direction is left out with this probability, in favour of the next "
+        "one; 0: off",
+        allowed=SHARE,
+        waits_for="reprojection",
+    )
+    mixing_seed: int = setting(0, "of those draws", allowed=at_least(0), waits_for="reprojection")
+    quantization_damping: float = setting(
+        0.0,
+        "lambda is multiplied by 1 + this x (noise-to-signal ratio of the layer's 4-bit weights); 0: off",
+        allowed=NOT_NEGATIVE,
+        waits_for="refresh",
+    )
+    dequantized_refresh: bool = setting(
+        False, "steps whose statistics are captured compute the 4-bit layers in float32"
+    )
+    share_statistics: Sharing = setting(
+        "none", "`projection` pools the statistics of layers with the same name (all q_proj, ...)"
+    )
+    max_grad_norm: float | None = setting(
+        None,
+        "clip after preconditioning (the trust region); none leaves clipping to the caller",
+        allowed=POSITIVE,
+    )
 
     def __post_init__(self) -> None:
         """Raises ConfigError with the name, the value and what is allowed."""
-        check_types(self)
-        for name in (
-            "kfac_update_freq",
-            "cov_update_freq",
-            "reprojection_k",
-            "min_lora_rank",
-            "cadence_max_stretch",
-        ):
-            check_count(name, getattr(self, name), minimum=1)
-        check_count("cadence_window", self.cadence_window, minimum=4)
-        for name in (
-            "kfac_min_samples",
-            "ng_warmup_steps",
-            "reprojection_warmup_steps",
-            "rank_adaptation_start_step",
-            "regularizer_warmup_steps",
-            "mixing_seed",
-        ):
-            check_count(name, getattr(self, name), minimum=0)
-        if self.reprojection_freq is not None:
-            check_count("T (reprojection_freq)", self.reprojection_freq, minimum=1)
-        if self.damping_reference_batch is not None:
-            check_count("damping_reference_batch", self.damping_reference_batch, minimum=1)
-        self._check_numbers()
-        self._refuse_combinations()
-
-    def _check_numbers(self) -> None:
-        check_interval("tau (rank_adaptation_threshold)", self.rank_adaptation_threshold, 0.0, 1.0)
-        check_positive("lambda (kfac_damping)", self.kfac_damping)
-        for name in ("reprojection_mix", "rank_growth_threshold", "reprojection_band"):
-            check_interval(name, getattr(self, name), 0.0, 1.0)
-        for name in ("rank_hysteresis", "entropy_floor", "subspace_mixing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(name, getattr(self, name), "must lie in [0, 1)")
-        for name in ("lambda_k", "lambda_r", "spectral_snr_min", "quantization_damping"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(name, getattr(self, name), "must be a finite number of at least 0")
-        for name in ("ema_decay", "rank_energy_ema"):
-            if getattr(self, name) is not None and not 0 < getattr(self, name) < 1:
-                raise ConfigError(
-                    name, getattr(self, name), "must lie in (0, 1), or be none for the running mean"
-                )
-        if self.max_grad_norm is not None:
-            check_positive("max_grad_norm", self.max_grad_norm)
-
-    def _refuse_combinations(self) -> None:
-        never = self.reprojection_freq is None
-        refused = (
-            (
-                "reprojection_mix",
-                self.reprojection_mix,
-                self.suppression == "gate" and self.reprojection_mix != 1.0,
-                "must be 1 with suppression = 'gate', which mixes nothing",
-            ),
-            (
-                "reprojection_trigger",
-                self.reprojection_trigger,
-                never and self.reprojection_trigger == "adaptive",
-                "must be fixed with T = none: an adaptive trigger looks every T steps",
-            ),
-            (
-                "lambda_r",
-                self.lambda_r,
-                never and self.lambda_r > 0,
-                "must be 0 with T = none: without reprojection there is no projector",
-            ),
-            (
-                "subspace_mixing",
-                self.subspace_mixing,
-                never and self.subspace_mixing > 0,
-                "must be 0 with T = none: it acts at reprojections",
-            ),
-            (
+        check_settings(self)
+        self._check_reprojection()
+        self._check_ranks()
+        if self.preconditioner == "none" and self.cadence == "adaptive":
+            raise ConfigError(
                 "cadence",
                 self.cadence,
-                self.preconditioner == "none" and self.cadence == "adaptive",
                 "must be fixed with preconditioner = 'none': there are no inverses to refresh",
-            ),
-            (
+            )
+
+    def _check_reprojection(self) -> None:
+        if self.suppression == "gate" and self.reprojection_mix != 1.0:
+            raise ConfigError(
+                "reprojection_mix",
+                self.reprojection_mix,
+                "must be 1 with suppression = 'gate', which mixes nothing",
+            )
+        if self.basis == "balanced" and not self.two_sided:
+            raise ConfigError(
                 "two_sided",
                 self.two_sided,
-                self.basis == "balanced" and not self.two_sided,
                 "must be true with basis = 'balanced', which is made of both sides",
-            ),
-            (
+            )
+        if self.reprojection_freq is not None:
+            return
+        if self.reprojection_trigger == "adaptive":
+            raise ConfigError(
+                "reprojection_trigger",
+                self.reprojection_trigger,
+                "must be fixed with T = none: an adaptive trigger looks every T steps",
+            )
+        if self.lambda_r > 0:
+            raise ConfigError(
+                "lambda_r",
+                self.lambda_r,
+                "must be 0 with T = none: without reprojection there is no projector",
+            )
+        if self.subspace_mixing > 0:
+            raise ConfigError(
+                "subspace_mixing", self.subspace_mixing, "must be 0 with T = none: it acts at reprojections"
+            )
+
+    def _check_ranks(self) -> None:
+        if not self.rank_adaptation and self.rank_policy != "coverage":
+            raise ConfigError(
                 "rank_policy",
                 self.rank_policy,
-                not self.rank_adaptation and self.rank_policy != "coverage",
                 "must be coverage with rank_adaptation = false, which keeps reprojection_k directions",
-            ),
-            (
+            )
+        if self.rank_hysteresis == 0:
+            return
+        if self.rank_policy == "growth":
+            raise ConfigError(
                 "rank_hysteresis",
                 self.rank_hysteresis,
-                self.rank_policy == "growth" and self.rank_hysteresis > 0,
                 "must be 0 with rank_policy = 'growth', which never shrinks",
-            ),
-            (
+            )
+        if self.rank_adaptation_threshold + self.rank_hysteresis >= 1:
+            raise ConfigError(
                 "rank_hysteresis",
                 self.rank_hysteresis,
-                self.rank_hysteresis > 0 and self.rank_adaptation_threshold + self.rank_hysteresis >= 1,
                 f"must be below 1 - tau = {1 - self.rank_adaptation_threshold:g}: a band that reaches 1 "
-                "would keep every direction for ever",
-            ),
-        )
-        for name, value, wrong, allowed in refused:
-            if wrong:
-                raise ConfigError(name, value, allowed)
+                "would keep "
+                "every direction for ever",
+            )
 
     @property
     def tau(self) -> float:
@@ -278,47 +379,3 @@ class GritConfig(metaclass=_Aliased):
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-serializable."""
         return asdict(self)
-
-
-def check_types(config: object) -> None:
-    """Raises ConfigError for a field whose value is not of its annotated type.
-
-    Or not one of the values of its Literal.
-    """
-    for name, hint in get_type_hints(type(config)).items():
-        value, allowed = getattr(config, name), get_args(hint)
-        if allowed and all(isinstance(item, str) for item in allowed):
-            if value not in allowed:
-                raise ConfigError(name, value, f"must be one of {', '.join(allowed)}")
-        elif hint is bool:
-            if not isinstance(value, bool):
-                raise ConfigError(name, value, "must be true or false")
-        elif hint in (float, float | None):
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number and not (value is None and hint is not float):
-                raise ConfigError(name, value, "must be a number")
-        elif hint is str and not isinstance(value, str):
-            raise ConfigError(name, value, "must be a word")
-
-
-def check_count(name: str, value: object, *, minimum: int) -> None:
-    """Raises ConfigError unless `value` is a whole number of at least `minimum`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ConfigError(name, value, f"must be a whole number of at least {minimum}")
-
-
-def check_positive(name: str, value: object) -> None:
-    """Raises ConfigError unless `value` is a finite number above zero."""
-    if (
-        not isinstance(value, int | float)
-        or isinstance(value, bool)
-        or not math.isfinite(value)
-        or value <= 0
-    ):
-        raise ConfigError(name, value, "must be a finite number above 0")
-
-
-def check_interval(name: str, value: object, low: float, high: float) -> None:
-    """Raises ConfigError unless `value` is a number in (low, high]."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low < value <= high:
-        raise ConfigError(name, value, f"must lie in ({low:g}, {high:g}]")

@@ -3,59 +3,51 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import fields, replace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from grit.config.method import KNOBS, GritConfig
-from grit.config.run import RunConfig
+from grit.config.method import ALIASES
+from grit.config.run import SECTIONS, Overrides, RunConfig, section_of
 from grit.errors import ConfigError
-
-_GRIT_FIELDS = {item.name for item in fields(GritConfig)}
-_RUN_FIELDS = {item.name for item in fields(RunConfig)} - {"grit", "task", "budget", "seed", "method"}
-
-Overrides = Mapping[str, Any]
 
 
 def with_overrides(config: RunConfig, overrides: Overrides) -> RunConfig:
-    """`config` with knobs (tau, T, lambda) or any field of GritConfig or RunConfig replaced.
+    """`config` with knobs (tau, T, lambda) or any setting of any section replaced.
 
     Raises:
         ConfigError: an unknown name, or a value that its field does not allow.
     """
-    grit: dict[str, Any] = {}
-    run: dict[str, Any] = {}
-    for name, value in overrides.items():
-        target = KNOBS.get(name, name)
-        if target in _GRIT_FIELDS:
-            grit[target] = value
-        elif target in _RUN_FIELDS:
-            run[target] = value
-        else:
-            raise ConfigError(
-                "knob",
-                name,
-                f"must be tau, T, lambda, or one of {', '.join(sorted(_GRIT_FIELDS | _RUN_FIELDS))}",
-            )
-    return replace(config, grit=replace(config.grit, **grit), **run)
+    for name in overrides:
+        section_of(name)  # a run's own fields (seed, budget, method) are no settings
+    return config.changed(**overrides)
 
 
-def parse_setting(text: str) -> tuple[str, Any]:
-    """`field=value` with the value read as JSON where it is JSON, else as text; `none` is None.
+def parse_setting(text: str, option: str = "set") -> tuple[str, Any]:
+    """`field=value` with the value read as JSON where it is JSON, else as text.
+
+    `none` is the word where the field has it among its words (preconditioner=none), else it is None.
 
     Raises:
-        ConfigError: there is no `=`.
+        ConfigError: there is no `=`; named after `option`.
     """
     name, equals, value = text.partition("=")
     if not equals:
-        raise ConfigError("set", text, "must look like field=value")
+        raise ConfigError(option, text, "must look like field=value")
     if value.lower() == "none":
-        return name, None
+        return name, "none" if "none" in _words(name) else None
     try:
         parsed = json.loads(value)
     except ValueError:
         return name, value
     return name, tuple(parsed) if isinstance(parsed, list) else parsed
+
+
+def _words(name: str) -> tuple[Any, ...]:
+    """The words that a setting allows; none where it is no choice of words, or unknown."""
+    try:
+        section = section_of(name)
+    except ConfigError:
+        return ()
+    return get_args(get_type_hints(SECTIONS[section])[ALIASES.get(name, name)])
 
 
 def parse_cadence(text: str) -> int | None:

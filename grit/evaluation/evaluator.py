@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
-from grit.config.run import QualityMetric, RunConfig
+from grit.config.run import RunConfig
+from grit.config.sections import QualityMetric
 from grit.data.encode import IGNORED_LABEL, Encoded, collate, encode, prompt_tokens
 from grit.evaluation.generation import Bar, Sampling, generate
 from grit.evaluation.scores import DocumentLoss, Measured, Prediction, ProbeAnswer
@@ -55,7 +56,7 @@ class Evaluator:
         progress: EvaluationBar | None = None,
     ) -> None:
         self._model, self._tokenizer, self._config = model, tokenizer, config
-        self._max_length, self._batch_size = config.max_length, config.eval_batch
+        self._max_length, self._batch_size = config.optimization.max_length, config.evaluation.eval_batch
         self._progress = progress or (lambda _what, _count: nullcontext())
 
     @torch.inference_mode()
@@ -94,7 +95,7 @@ class Evaluator:
         ]
 
     def _predict(self, task: Task, examples: Sequence[Example]) -> list[str]:
-        if task.decoding == "choose" and self._config.label_scoring == "likelihood":
+        if task.decoding == "choose" and self._config.evaluation.label_scoring == "likelihood":
             return self._choose(examples)
         texts = self._generate(examples, task.max_new_tokens)
         return (
@@ -120,11 +121,13 @@ class Evaluator:
         config = self._config
         # One seed of its own: every run, and the untuned model, draws the same noise.
         sampling = Sampling(
-            max_new_tokens=config.max_new_tokens or max_new_tokens,
-            temperature=config.temperature,
-            top_p=config.top_p,
+            max_new_tokens=config.evaluation.max_new_tokens or max_new_tokens,
+            temperature=config.evaluation.temperature,
+            top_p=config.evaluation.top_p,
         )
-        prompts = [prompt_tokens(self._tokenizer, e.prompt)[-config.max_length :] for e in examples]
+        prompts = [
+            prompt_tokens(self._tokenizer, e.prompt)[-config.optimization.max_length :] for e in examples
+        ]
         with self._progress("generating", len(examples)) as bar:
             return generate(
                 self._model,
@@ -132,7 +135,7 @@ class Evaluator:
                 prompts,
                 [e.example_id for e in examples],
                 sampling,
-                batch_size=config.eval_batch,
+                batch_size=config.evaluation.eval_batch,
                 bar=bar,
             )
 
@@ -147,12 +150,12 @@ class Evaluator:
             [str(p.prediction) for p in predictions],
             [p.reference for p in predictions],
             labels=task.evaluation[0].labels,
-            encoder=self._config.bertscore_encoder,
+            encoder=self._config.evaluation.bertscore_encoder,
         )
 
     def probes(self) -> dict[str, list[ProbeAnswer]]:
         """Answers to the run's zero-shot probes, by probe."""
-        if not self._config.probes:
+        if not self._config.evaluation.probes:
             return {}
         from grit.evaluation.probes import parse, run_probe
 
@@ -161,10 +164,10 @@ class Evaluator:
                 self._model,
                 self._tokenizer,
                 probe,
-                items=self._config.probe_examples,
-                batch_size=self._config.eval_batch,
+                items=self._config.evaluation.probe_examples,
+                batch_size=self._config.evaluation.eval_batch,
             )
-            for probe in self._config.probes
+            for probe in self._config.evaluation.probes
         }
 
     def documents(self, texts: Sequence[str]) -> list[DocumentLoss]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from grit.config.run import QualityMetric
+from grit.config.sections import QualityMetric
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 
 from grit.backbone import world
-from grit.config.run import RunConfig, TaskSource
+from grit.config.run import RunConfig
+from grit.config.sections import TaskSource
 from grit.errors import ConfigError
 from grit.io.hashing import digest
 from grit.tasks import embedded
@@ -178,14 +179,17 @@ def content_hashes(
     if model is None:
         from grit.tasks.hub import model_commit
 
-        model = [model_folder, model_commit(model_folder, config.revision) if ask_hub else config.revision]
+        model = [
+            model_folder,
+            model_commit(model_folder, config.backbone.revision) if ask_hub else config.backbone.revision,
+        ]
     found = {"task": task.content_hash(), "documents": digest(documents), "model": digest(model)}
-    files = [probe.partition("=")[2] for probe in config.probes if "=" in probe]
+    files = [probe.partition("=")[2] for probe in config.evaluation.probes if "=" in probe]
     if files:
         found["probes"] = digest([_file_hash(Path(path)) for path in files])
     if (
-        config.bertscore_encoder is not None
-        and (encoder := _folder_hashes(config.bertscore_encoder)) is not None
+        config.evaluation.bertscore_encoder is not None
+        and (encoder := _folder_hashes(config.evaluation.bertscore_encoder)) is not None
     ):
         found["bertscore_encoder"] = digest(encoder)
     return found

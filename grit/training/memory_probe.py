@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from grit.config.run import Budget, RunConfig
+from grit.config.run import RunConfig
+from grit.config.sections import Budget
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Steps that are run; statistics, inverses and a reprojection fall into them.
@@ -76,8 +77,7 @@ def probe(config: RunConfig) -> RunConfig:
         reprojection_warmup_steps=0,
         reprojection_freq=None if config.grit.reprojection_freq is None else 2,
     )
-    return replace(
-        config,
+    return config.changed(
         beside=(),
         memory=False,
         exported=False,

@@ -11,7 +11,8 @@ from typing import Any
 
 from grit.config.method import GritConfig
 from grit.config.registry import Method
-from grit.config.run import LLAMA_TARGETS, Budget, RunConfig, TaskSource
+from grit.config.run import RunConfig
+from grit.config.sections import LLAMA_TARGETS, Budget, TaskSource
 from grit.errors import ConfigError
 from grit.tasks.registry import NAMES
 
@@ -152,7 +153,7 @@ def _small(method: Method, steps: int, task: str, **run: Any) -> RunConfig:
         kfac_update_freq=max(1, steps // 10),
         reprojection_freq=max(1, steps // 10),
     )
-    return RunConfig(
+    return RunConfig.of(
         method=method,
         learning_rate=2e-3,
         budget=Budget(regime="step", amount=steps),
@@ -209,7 +210,7 @@ def _paper(name: str) -> Callable[[Method, str | None, int | None], RunConfig]:
             reprojection_warmup_steps=late,
             rank_adaptation_start_step=late,
         )
-        return RunConfig(
+        return RunConfig.of(
             model=model.model,
             method=method,
             task=TaskSource(name=chosen),

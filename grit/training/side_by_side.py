@@ -31,10 +31,10 @@ def train(
 
     Runs that take turns begin anew together.
     """
-    if config.beside:
+    if config.audits.beside:
         return train_together(config, bench, hooks)
     result = train_alone(config, bench, checkpoints=checkpoints, hooks=hooks)
-    return replace(result, memory_bytes=peaks([config])) if config.memory else result
+    return replace(result, memory_bytes=peaks([config])) if config.audits.memory else result
 
 
 def train_together(config: RunConfig, bench: Workbench, hooks: Hooks | None = None) -> RunResult:
@@ -47,8 +47,8 @@ def train_together(config: RunConfig, bench: Workbench, hooks: Hooks | None = No
         the peak of each in a fresh process. It has `diverged` where any of them did.
     """
     hooks = hooks or Hooks()
-    configs = [replace(config, beside=(), method=method) for method in (config.method, *config.beside)]
-    memory = peaks(configs) if config.memory else {}
+    configs = [config.changed(beside=(), method=method) for method in (config.method, *config.audits.beside)]
+    memory = peaks(configs) if config.audits.memory else {}
     with ExitStack() as stack:
         runs = [_opened(stack, each, bench if each is configs[0] else bench.sibling()) for each in configs]
         runs[0].measure_base()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from grit.adapters.peft_adapters import effective_parameters, trained_modules
 from grit.audits.update_geometry import geometry_rows
-from grit.config.run import QualityMetric, RunConfig
+from grit.config.run import RunConfig
+from grit.config.sections import QualityMetric
 from grit.evaluation.scores import (
     ProbeAnswer,
     Scores,
@@ -84,7 +85,7 @@ def summarize(run: Run, status: Status, reason: str | None) -> RunResult:
         adapter_seconds=run.bench.adapter_seconds,
         train_seconds=run.train_seconds,
         cpu_seconds=run.cpu_seconds,
-        threads=config.threads,
+        threads=config.execution.threads,
         device=run.bench.device,
         **score_summary(scores, base, config, run.bench.task(config).metric),
         overhead=overhead,
@@ -110,7 +111,7 @@ def summarize(run: Run, status: Status, reason: str | None) -> RunResult:
         if handle is None or run.monitor is None
         else run.monitor.rows(handle.modules_by_group()),
         truncated=run.truncated,
-        exported_bytes=exported_bytes(run.model, handle) if config.exported else None,
+        exported_bytes=exported_bytes(run.model, handle) if config.audits.exported else None,
     )
 
 
@@ -145,9 +146,9 @@ def score_summary(scores: Scores, base: Scores, config: RunConfig, metric: str) 
     """
     forgetting = nats_per_token(scores.documents) - nats_per_token(base.documents)
     return {
-        "quality_metric": quality_name(config.quality, metric),
-        "quality": mean_quality(scores.predictions, config.quality),
-        "base_quality": mean_quality(base.predictions, config.quality),
+        "quality_metric": quality_name(config.evaluation.quality, metric),
+        "quality": mean_quality(scores.predictions, config.evaluation.quality),
+        "base_quality": mean_quality(base.predictions, config.evaluation.quality),
         "answer_loss": -mean_quality(scores.predictions, "answer_logprob"),
         "base_answer_loss": -mean_quality(base.predictions, "answer_logprob"),
         "retention": math.exp(-forgetting),

@@ -106,7 +106,7 @@ def on_finished(
 @contextmanager
 def adapted(config: RunConfig, bench: Workbench) -> Iterator[Any]:
     """The backbone with this run's adapter; after the block it is as it was."""
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.execution.threads)
     model = bench.adapted(config)
     try:
         yield model
@@ -189,10 +189,10 @@ class Run:
     ) -> None:
         self.config, self.bench, self.model, self.checkpoints = config, bench, model, checkpoints
         self.workers = Workers()
-        if config.accumulation % self.workers.count:
+        if config.optimization.accumulation % self.workers.count:
             raise ConfigError(
                 "accumulation",
-                config.accumulation,
+                config.optimization.accumulation,
                 f"must be a multiple of the {self.workers.count} workers that share its steps",
             )
         self.optimizer = build_optimizer(config, model)
@@ -202,15 +202,19 @@ class Run:
         if training:
             self.packs = bench.packs(config)
             self.order = TrainingOrder(len(self.packs), config.seed)
-            bench.warm_up(config, model, bench.micro_batches(config, self.packs[: config.micro_batch])[0])
+            bench.warm_up(
+                config, model, bench.micro_batches(config, self.packs[: config.optimization.micro_batch])[0]
+            )
         self.handle: GritHandle | None = None
         if config.uses_grit:  # the handle clips, after preconditioning
-            grit = replace(config.grit, max_grad_norm=config.max_grad_norm, mixing_seed=config.seed)
+            grit = replace(
+                config.grit, max_grad_norm=config.optimization.max_grad_norm, mixing_seed=config.seed
+            )
             self.handle = attach(model, self.optimizer, grit, clock=self.clock)
             self.guard = self.handle.guard
         else:
-            self.guard = GradientGuard(self.optimizer, config.max_grad_norm)
-        self.monitor = StabilityMonitor() if config.stability else None
+            self.guard = GradientGuard(self.optimizer, config.optimization.max_grad_norm)
+        self.monitor = StabilityMonitor() if config.audits.stability else None
         if self.handle is not None and self.monitor is not None:
             self.handle.watch(self.monitor)
         self.divergence, self.log, self.memory = (
@@ -246,7 +250,7 @@ class Run:
         self._resume()
         status, reason = self._steps(hooks, None)
         self.finish()
-        if self.config.truncations and self.handle is not None and status == "completed":
+        if self.config.audits.truncations and self.handle is not None and status == "completed":
             self.truncated = self._timed(self._score_truncated)
         if keep:
             self._save()
@@ -284,7 +288,7 @@ class Run:
             share = budget.progress(self.step, self.train_seconds)
             if hooks.progress is not None:
                 hooks.progress(self.step, share, loss, self.mean_rank())
-            if share < 1 and max(0, len(self.curve) - 1) < int(share * self.config.evaluations):
+            if share < 1 and max(0, len(self.curve) - 1) < int(share * self.config.evaluation.evaluations):
                 self._evaluate()
                 if hooks.evaluated is not None and self.workers.first_says(
                     self.workers.leads and hooks.evaluated(self._interim(share))
@@ -295,8 +299,8 @@ class Run:
                     )
             if (
                 self.checkpoints is not None
-                and self.config.checkpoint_steps
-                and self.step % self.config.checkpoint_steps == 0
+                and self.config.execution.checkpoint_steps
+                and self.step % self.config.execution.checkpoint_steps == 0
             ):
                 self._save()
         return "completed", None
@@ -314,15 +318,17 @@ class Run:
         return truncation_rows(
             self.model,
             self.handle,
-            self.config.truncations,
+            self.config.audits.truncations,
             lambda: short_rows(
-                self.bench.score(self.model.eval(), self.config, last=False), self.base, self.config.quality
+                self.bench.score(self.model.eval(), self.config, last=False),
+                self.base,
+                self.config.evaluation.quality,
             ),
         )
 
     def unique_tokens(self) -> int:
         """Tokens of the distinct training examples seen so far."""
-        size = self.config.micro_batch * self.config.accumulation
+        size = self.config.optimization.micro_batch * self.config.optimization.accumulation
         seen = {index for step in range(self.step) for index in self.order.step(step, size)}
         return sum(len(row.tokens) for index in seen for row in self.packs[index])
 
@@ -338,7 +344,10 @@ class Run:
         return Interim(
             len(self.curve) - 1,
             share,
-            tuple(example_quality(prediction, self.config.quality) for prediction in scores.predictions),
+            tuple(
+                example_quality(prediction, self.config.evaluation.quality)
+                for prediction in scores.predictions
+            ),
             tuple(document.loss for document in scores.documents),
             footprint,
             sum(spent.get(name, 0.0) for name in GEOMETRY_SECTIONS) / self.train_seconds,
@@ -351,11 +360,13 @@ class Run:
         self.memory.begin_step()
         self.model.train()
         factor = learning_rate_factor(
-            config.budget.progress(self.step, self.train_seconds), config.warmup_fraction
+            config.budget.progress(self.step, self.train_seconds), config.optimization.warmup_fraction
         )
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
-        chosen = self.order.step(self.step, config.micro_batch * config.accumulation)
+        chosen = self.order.step(
+            self.step, config.optimization.micro_batch * config.optimization.accumulation
+        )
         packs = [self.packs[i] for i in chosen]
         rows = [row for members in packs for row in members]
         labels = sum(row.labels for row in rows)
@@ -389,7 +400,7 @@ class Run:
             self.step,
             self.train_seconds,
             loss=value,
-            learning_rate=config.learning_rate * factor,
+            learning_rate=config.optimization.learning_rate * factor,
             grad_norm=self.guard.norm,
             tokens=self.tokens,
             handle=self.handle,
@@ -399,7 +410,7 @@ class Run:
     def mean_rank(self) -> float:
         """Directions kept, as a mean over modules."""
         if self.handle is None:
-            return float(self.config.rank)
+            return float(self.config.adapter.rank)
         ranks = self.handle.ranks().values()
         return sum(ranks) / len(ranks)
 
@@ -427,7 +438,7 @@ class Run:
             {
                 "step": step,
                 "train_seconds": seconds,
-                "quality": mean_quality(scores.predictions, self.config.quality),
+                "quality": mean_quality(scores.predictions, self.config.evaluation.quality),
                 "forgetting": forgetting,
                 "retention": math.exp(-forgetting),
             }

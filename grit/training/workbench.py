@@ -25,7 +25,8 @@ from grit.adapters.peft_adapters import (
 )
 from grit.adapters.placement import importance_scores, matching, place
 from grit.backbone import resolve
-from grit.config.run import RunConfig, TaskSource
+from grit.config.run import RunConfig
+from grit.config.sections import TaskSource
 from grit.data.encode import Encoded, encode, micro_batches
 from grit.data.packing import Pack, check_separation, collate_packs, pack
 from grit.evaluation.evaluator import EvaluationBar, Evaluator
@@ -93,10 +94,12 @@ class Workbench:
 
     def tokenizer(self, config: RunConfig) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""
-        key = (config.model, config.revision, config.trust_remote_code)
+        key = (config.backbone.model, config.backbone.revision, config.backbone.trust_remote_code)
         if key not in self._tokenizers:
             self._tokenizers[key] = load_tokenizer(
-                resolve(config.model), revision=config.revision, trust_remote_code=config.trust_remote_code
+                resolve(config.backbone.model),
+                revision=config.backbone.revision,
+                trust_remote_code=config.backbone.trust_remote_code,
             )
         return self._tokenizers[key]
 
@@ -106,11 +109,11 @@ class Workbench:
 
     def eval_examples(self, config: RunConfig) -> tuple[Example, ...]:
         """The fixed evaluation examples, the same for every run on these data."""
-        return self.task(config).evaluation[: config.eval_examples]
+        return self.task(config).evaluation[: config.evaluation.eval_examples]
 
     def documents(self, config: RunConfig) -> list[str]:
         """The fixed held-out documents."""
-        return self._source(config)[1][: config.retention_documents]
+        return self._source(config)[1][: config.evaluation.retention_documents]
 
     def _source(self, config: RunConfig) -> tuple[Task, list[str]]:
         if config.task not in self._tasks:
@@ -122,26 +125,36 @@ class Workbench:
 
     def training_data(self, config: RunConfig) -> list[Encoded]:
         """The tokenized training split."""
-        key = (config.model, config.task, config.max_length)
+        key = (config.backbone.model, config.task, config.optimization.max_length)
         if key not in self._encoded:
             tokenizer = self.tokenizer(config)
             self._encoded[key] = [
-                encode(tokenizer, e.prompt, e.answer, config.max_length) for e in self.task(config).train
+                encode(tokenizer, e.prompt, e.answer, config.optimization.max_length)
+                for e in self.task(config).train
             ]
         return self._encoded[key]
 
     def packs(self, config: RunConfig) -> list[Pack]:
         """The training split as packs, or each example on its own."""
-        key = (config.model, config.task, config.max_length, config.packing)
+        key = (
+            config.backbone.model,
+            config.task,
+            config.optimization.max_length,
+            config.optimization.packing,
+        )
         if key not in self._packs:
             rows = self.training_data(config)
-            self._packs[key] = pack(rows, config.max_length) if config.packing else [(row,) for row in rows]
+            self._packs[key] = (
+                pack(rows, config.optimization.max_length)
+                if config.optimization.packing
+                else [(row,) for row in rows]
+            )
         return self._packs[key]
 
     def micro_batches(self, config: RunConfig, packs: Sequence[Pack]) -> list[dict[str, torch.Tensor]]:
         """`packs` in parts of at most `micro_batch`, as tensors on the device."""
-        pad, size = self.tokenizer(config).pad_token_id, config.micro_batch
-        if not config.packing:
+        pad, size = self.tokenizer(config).pad_token_id, config.optimization.micro_batch
+        if not config.optimization.packing:
             return micro_batches([row for members in packs for row in members], size, pad, self.device)
         parts = [collate_packs(packs[start : start + size], pad) for start in range(0, len(packs), size)]
         return [{name: tensor.to(self.device) for name, tensor in part.items()} for part in parts]
@@ -174,10 +187,17 @@ class Workbench:
 
     def _importance(self, config: RunConfig, backbone: PreTrainedModel) -> dict[str, float]:
         """Scores of the targets on the first training examples, the same for every run on these data."""
-        key = (config.model, config.quantized, config.dtype, config.task, config.max_length, config.targets)
+        key = (
+            config.backbone.model,
+            config.quantized,
+            config.backbone.dtype,
+            config.task,
+            config.optimization.max_length,
+            config.adapter.targets,
+        )
         if key not in self._scores:
             self._scores[key] = importance_scores(
-                backbone.eval(), matching(backbone, config.targets), self._example_batches(config)
+                backbone.eval(), matching(backbone, config.adapter.targets), self._example_batches(config)
             )
         return self._scores[key]
 
@@ -189,16 +209,18 @@ class Workbench:
         Kernels, libraries and thread pools start at their first use; a time budget must not depend on which
         trial comes first.
         """
-        key = (config.model, config.quantized, config.dtype, config.packing)
+        key = (config.backbone.model, config.quantized, config.backbone.dtype, config.optimization.packing)
         if key in self._warm:
             return
         self._warm.add(key)
-        if config.packing and (shared := [members for members in self.packs(config) if len(members) > 1]):
+        if config.optimization.packing and (
+            shared := [members for members in self.packs(config) if len(members) > 1]
+        ):
             check_separation(model.eval(), shared[0], self.tokenizer(config).pad_token_id, self.device)
         model.train()
         model(**batch, use_cache=False).loss.backward()
         model.zero_grad(set_to_none=True)
-        eye = torch.eye(config.rank, device=self.device)[None]
+        eye = torch.eye(config.adapter.rank, device=self.device)[None]
         torch.linalg.cholesky_ex(eye)
         torch.linalg.eigh(eye)
 
@@ -222,19 +244,25 @@ class Workbench:
         key = self._backbone_key(config)
         if key not in self._backbones:
             self._backbones[key] = load_backbone(
-                resolve(config.model),
+                resolve(config.backbone.model),
                 quantized=config.quantized,
-                dtype=config.dtype,
+                dtype=config.backbone.dtype,
                 device=self.device,
-                revision=config.revision,
-                trust_remote_code=config.trust_remote_code,
+                revision=config.backbone.revision,
+                trust_remote_code=config.backbone.trust_remote_code,
             )
             self._sizes[key] = count_parameters(self._backbones[key])
         return self._backbones[key]
 
     @staticmethod
     def _backbone_key(config: RunConfig) -> tuple[Any, ...]:
-        return (config.model, config.revision, config.trust_remote_code, config.quantized, config.dtype)
+        return (
+            config.backbone.model,
+            config.backbone.revision,
+            config.backbone.trust_remote_code,
+            config.quantized,
+            config.backbone.dtype,
+        )
 
     def evaluator(self, model: Any, config: RunConfig) -> Evaluator:
         """An evaluator of `model` as the run wants it."""
@@ -246,7 +274,7 @@ class Workbench:
         With `last`, the task's further metrics and the probes as well.
         """
         evaluator, task = self.evaluator(model, config), self.task(config)
-        predictions = evaluator.task(task, self.eval_examples(config), config.quality)
+        predictions = evaluator.task(task, self.eval_examples(config), config.evaluation.quality)
         documents = evaluator.documents(self.documents(config))
         if not last:
             return Scores(predictions=predictions, documents=documents)
@@ -260,24 +288,24 @@ class Workbench:
     def base_scores(self, config: RunConfig, model: Any) -> Scores:
         """The scores of `model` with its adapter still zero, computed once per backbone and data."""
         decisive = [
-            config.model,
-            config.revision,
+            config.backbone.model,
+            config.backbone.revision,
             config.quantized,
-            config.dtype,
+            config.backbone.dtype,
             asdict(config.task),
-            config.max_length,
-            config.eval_examples,
-            config.retention_documents,
-            config.quality,
-            config.eval_batch,
-            config.threads,
-            config.max_new_tokens,
-            config.temperature,
-            config.top_p,
-            config.label_scoring,
-            config.bertscore_encoder,
-            config.probes,
-            config.probe_examples,
+            config.optimization.max_length,
+            config.evaluation.eval_examples,
+            config.evaluation.retention_documents,
+            config.evaluation.quality,
+            config.evaluation.eval_batch,
+            config.execution.threads,
+            config.evaluation.max_new_tokens,
+            config.evaluation.temperature,
+            config.evaluation.top_p,
+            config.evaluation.label_scoring,
+            config.evaluation.bertscore_encoder,
+            config.evaluation.probes,
+            config.evaluation.probe_examples,
             self.device,
         ]
         key = digest(decisive)
@@ -300,5 +328,7 @@ class Workbench:
         Named by the content behind the names, not by the names alone.
         """
         assert self._base_cache is not None
-        content = content_hashes(self.task(config), self._source(config)[1], config, resolve(config.model))
+        content = content_hashes(
+            self.task(config), self._source(config)[1], config, resolve(config.backbone.model)
+        )
         return self._base_cache / f"base-{digest([decisive, content])}.json"

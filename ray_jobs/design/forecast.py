@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from grit.config.registry import METHODS
-from grit.config.run import EVERY_LINEAR, RunConfig
+from grit.config.run import RunConfig
+from grit.config.sections import EVERY_LINEAR
 from grit.errors import ConfigError
 
 #: Memory of the GPU that the Llama presets are for, and of what Python and its libraries hold in a worker, in
@@ -76,19 +77,19 @@ def memory_bytes(config: RunConfig, shape: ModelShape, *, gpu: bool) -> int:
 
     Runs that take turns have weights and states each, and activations one at a time.
     """
-    number = 2 if config.dtype == "bfloat16" else 4
-    methods = (config.method, *config.beside)
+    number = 2 if config.backbone.dtype == "bfloat16" else 4
+    methods = (config.method, *config.audits.beside)
     stored = sum(
         0.55 if METHODS[method].quantized else number for method in methods
     )  # NF4, double quantization: 4.13 bits, and embeddings in full
     adapter = (
         2
-        * config.rank
+        * config.adapter.rank
         * shape.width
-        * (7 if config.targets == EVERY_LINEAR else len(config.targets))
+        * (7 if config.adapter.targets == EVERY_LINEAR else len(config.adapter.targets))
         * shape.layers
     )
-    tokens = config.micro_batch * config.max_length
+    tokens = config.optimization.micro_batch * config.optimization.max_length
     activations = ACTIVATION_BYTES * number / 2 * tokens * shape.width * shape.layers
     logits = LOGIT_BYTES * tokens * shape.vocabulary
     return int(
@@ -113,17 +114,17 @@ def check_memory(
     needed = memory_bytes(config, shape, gpu=gpu)
     room = A100_BYTES if gpu else None if machine_bytes is None else machine_bytes // concurrent
     if room is not None and needed > room:
-        if config.beside:
+        if config.audits.beside:
             raise ConfigError(
                 "beside",
-                config.beside,
+                config.audits.beside,
                 f"would need about {needed / 1e9:.0f} GB at once and there are {room / 1e9:.0f} GB: let "
                 "fewer "
                 "methods take turns (--methods), or lower micro_batch",
             )
         raise ConfigError(
             "micro_batch",
-            config.micro_batch,
+            config.optimization.micro_batch,
             f"would need about {needed / 1e9:.0f} GB a trial and there are {room / 1e9:.0f} GB: lower it "
             "(and raise accumulation), "
             "or max_length, or the rank",

@@ -54,7 +54,7 @@ def plan_trunks(trials: Iterable[TrialSpec]) -> SharedPlan:
     """The tree of shared beginnings of `trials`."""
     groups: dict[RunConfig, list[TrialSpec]] = {}
     for trial in trials:
-        if trial.config.uses_grit and not trial.config.beside:
+        if trial.config.uses_grit and not trial.config.audits.beside:
             groups.setdefault(without_late_fields(trial.config), []).append(trial)
     trunks: list[Trunk] = []
     forks: dict[str, str] = {}

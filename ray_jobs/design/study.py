@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from grit.config.method import check_count
-from grit.config.overrides import Overrides, with_overrides
+from grit.config.overrides import with_overrides
 from grit.config.registry import METHODS, Method
-from grit.config.run import Budget, Regime, RunConfig
+from grit.config.run import Overrides, RunConfig
+from grit.config.sections import Budget, Regime
+from grit.config.settings import at_least
 from grit.io.hashing import digest
 from ray_jobs.records.trial_record import TrialRecord
 
@@ -122,7 +123,7 @@ class Search:
 
     def __post_init__(self) -> None:
         """Raises ConfigError."""
-        check_count("search-points", self.points, minimum=0)
+        at_least(0).check("search-points", self.points)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +193,7 @@ def make_trial(study: Study, point: Point, seed: int, budget: Budget) -> TrialSp
         seed=seed,
         method=config.method,
         task=config.task.name,
-        model=config.model,
+        model=config.backbone.model,
         overrides=dict(point.overrides),
         tau=grit.rank_adaptation_threshold if grit else None,
         T=grit.reprojection_freq if grit else None,

@@ -88,9 +88,9 @@ def preset(name: str, method: Method, steps: int | None, task: str | None = None
     # a step.
     step_seconds = (
         {"llama-3.2-3b": 1.2, "llama-3.1-8b": 2.6}[name]
-        * base.micro_batch
-        * base.accumulation
-        * base.max_length
+        * base.optimization.micro_batch
+        * base.optimization.accumulation
+        * base.optimization.max_length
         / (32 * 1024)
     )
     return Preset(

@@ -12,9 +12,9 @@ import json
 import statistics
 import subprocess
 import sys
-from dataclasses import replace
 
-from grit.config.run import Budget, RunConfig
+from grit.config.run import RunConfig
+from grit.config.sections import Budget
 from grit.errors import ConfigError
 from ray_jobs.execution.cluster import ROOT
 
@@ -30,8 +30,7 @@ def seconds_for(base: RunConfig, steps: int, concurrent: int) -> float:
     Raises:
         ConfigError: the probe fails, as every trial would.
     """
-    probe = replace(
-        base,
+    probe = base.changed(
         method="qlora" if base.quantized else "lora",
         budget=Budget(regime="step", amount=STEPS),
         eval_examples=1,
@@ -58,7 +57,9 @@ def seconds_for(base: RunConfig, steps: int, concurrent: int) -> float:
     said = [run.communicate() for run in runs]
     for run, (_, errors) in zip(runs, said, strict=True):
         if run.returncode:
-            raise ConfigError("model", base.model, f"does not train: {errors.strip().splitlines()[-1]}")
+            raise ConfigError(
+                "model", base.backbone.model, f"does not train: {errors.strip().splitlines()[-1]}"
+            )
     return float(f"{steps * statistics.median(float(out.split()[-1]) for out, _ in said) / 1e3:.2g}")
 
 

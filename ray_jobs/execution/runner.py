@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grit.config.run import Budget
+from grit.config.sections import Budget
 from grit.io.files import write_atomically
 from grit.training.result import TABLES
 from ray_jobs.design.resources import TrialResources

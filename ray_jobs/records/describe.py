@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grit.config.method import KNOBS
+from grit.config.method import ALIASES
 from ray_jobs.records.trial_record import TrialRecord
 
 
@@ -23,6 +23,6 @@ def describe(record: TrialRecord) -> str:
     other = "".join(
         f" {name}={value}"
         for name, value in record.overrides.items()
-        if name not in (*KNOBS, *KNOBS.values())
+        if name not in ALIASES and name not in ALIASES.values()
     )
     return f"{record.method:5} {record.regime} seed {record.seed} {record.design:7} {knobs}{other}"

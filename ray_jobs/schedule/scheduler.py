@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from grit.config.method import KNOBS
-from grit.config.overrides import Overrides, with_overrides
-from grit.config.run import Budget, RunConfig
+from grit.config.overrides import with_overrides
+from grit.config.run import Overrides, RunConfig
+from grit.config.sections import Budget
 from ray_jobs.design.sharing import Trunk, plan_trunks
 from ray_jobs.design.study import Point, Search, Study, TrialSpec, make_trial, plan
 from ray_jobs.records.trial_record import TrialRecord
@@ -303,11 +303,7 @@ class StudyScheduler:
         """The values of the searched fields that a trial had."""
         assert self.study.search is not None
         config = with_overrides(self.study.base, record.overrides)
-        fields = {name: KNOBS.get(name, name) for name in self.study.search.space}
-        return {
-            name: getattr(config.grit if hasattr(config.grit, field) else config, field)
-            for name, field in fields.items()
-        }
+        return {name: config.setting(name) for name in self.study.search.space}
 
     def close(self) -> None:
         """Ends the searches: nothing stays RUNNING in Optuna when a study is interrupted."""

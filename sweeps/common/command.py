@@ -14,7 +14,7 @@ from typing import Any
 
 from grit.adapters.check_model import check_model
 from grit.backbone import resolve as model_folder
-from grit.config.run import Regime
+from grit.config.sections import Regime
 from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
 from grit.io.provenance import provenance
@@ -208,10 +208,10 @@ def _execute(
 
 def _execution(options: SweepOptions) -> RunOptions:
     resources = replace(options.preset.resources, accelerator=options.accelerator)
-    if options.preset.base.threads > resources.cpus:
+    if options.preset.base.execution.threads > resources.cpus:
         raise ConfigError(
             "threads",
-            options.preset.base.threads,
+            options.preset.base.execution.threads,
             f"must be at most the {resources.cpus} core(s) that a trial of this preset has",
         )
     room = cores() // (resources.cpus * options.workers)
@@ -222,7 +222,7 @@ def _execution(options: SweepOptions) -> RunOptions:
         if room < 1 and not options.dry_run:
             raise ConfigError(
                 "preset",
-                options.preset.base.model,
+                options.preset.base.backbone.model,
                 f"needs {resources.gpus} GPU(s) a trial and this machine has "
                 f"{torch.cuda.device_count()}; give the cluster's --address, or look at the plan with "
                 "--dry-run",
@@ -248,7 +248,7 @@ def _execution(options: SweepOptions) -> RunOptions:
 
 def _check_memory(options: SweepOptions, execution: RunOptions) -> str:
     base, gpu = options.preset.base, execution.resources.gpus > 0
-    shape = shape_of(base.model, model_folder(base.model))
+    shape = shape_of(base.backbone.model, model_folder(base.backbone.model))
     return check_memory(
         base,
         shape,
@@ -265,14 +265,16 @@ def _content(options: SweepOptions) -> tuple[dict[str, str], dict[str, Any]]:
     """
     base = options.preset.base
     task, documents = load_task(base.task), load_documents(base.task)
-    check_probes(base.probes)
+    check_probes(base.evaluation.probes)
     check_model(base, task, ask_hub=not options.dry_run)
-    content = content_hashes(task, documents, base, model_folder(base.model), ask_hub=not options.dry_run)
+    content = content_hashes(
+        task, documents, base, model_folder(base.backbone.model), ask_hub=not options.dry_run
+    )
     sizes = {
         "train": len(task.train),
         "rows_without_answer": task.left_out,
-        "evaluation": min(len(task.evaluation), base.eval_examples),
-        "retention_documents": min(len(documents), base.retention_documents),
+        "evaluation": min(len(task.evaluation), base.evaluation.eval_examples),
+        "retention_documents": min(len(documents), base.evaluation.retention_documents),
     }
     return content, {
         "seeds": list(options.seeds),
@@ -305,22 +307,25 @@ def _study(
 
 def _check_trials(study: Study, options: SweepOptions) -> None:
     """Refuses trials that could not run as this call would run them, whatever the study's base allows."""
-    shape, gpu = shape_of(study.base.model, model_folder(study.base.model)), options.preset.resources.gpus > 0
+    shape, gpu = (
+        shape_of(study.base.backbone.model, model_folder(study.base.backbone.model)),
+        options.preset.resources.gpus > 0,
+    )
     for trial in plan(study):
         config = trial.config
-        if config.accumulation % options.workers:
+        if config.optimization.accumulation % options.workers:
             raise ConfigError(
                 "workers-per-trial",
                 options.workers,
-                f"must divide the accumulation of every trial, and one has {config.accumulation}",
+                f"must divide the accumulation of every trial, and one has {config.optimization.accumulation}",
             )
-        if options.workers > 1 and (config.beside or not config.grit.accumulated_statistics):
+        if options.workers > 1 and (config.audits.beside or not config.grit.accumulated_statistics):
             raise ConfigError(
                 "workers-per-trial",
                 options.workers,
                 "must be 1 in this study: a trial of it is about one process",
             )
-        if config.beside:
+        if config.audits.beside:
             check_memory(
                 config,
                 shape,
@@ -363,11 +368,11 @@ def _tracker(options: SweepOptions, study: Study, store: StudyStore) -> Any:
     base, beside = study.base, options.tracking_uri is None
     uri = options.tracking_uri or f"sqlite:///{(store.folder / 'mlflow.db').absolute()}"
     params = {
-        "model": base.model,
+        "model": base.backbone.model,
         "task": base.task.name,
         "method": base.method,
-        "rank": base.rank,
-        "learning_rate": base.learning_rate,
+        "rank": base.adapter.rank,
+        "learning_rate": base.optimization.learning_rate,
         "seeds": " ".join(map(str, study.seeds)),
         **{f"budget_{b.regime}": b.amount for b in study.budgets},
     }

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from grit.cli.options import OneLineParser, add_data_options, with_data_options
-from grit.config.method import KNOBS, GritConfig, check_count, check_positive
+from grit.config.method import KNOBS, GritConfig
 from grit.config.overrides import parse_cadence, parse_setting, with_overrides
 from grit.config.registry import Method
-from grit.config.run import Budget, Regime
+from grit.config.sections import Budget, Regime
+from grit.config.settings import POSITIVE, at_least
 from grit.errors import ConfigError
 from ray_jobs.design.forecast import USD_PER_GPU_HOUR
 from ray_jobs.design.study import Interval
@@ -226,11 +227,11 @@ def resolve(
     """
     method: Method = arguments.method
     if arguments.budget_steps is not None:
-        check_count("budget-steps", arguments.budget_steps, minimum=1)
+        at_least(1).check("budget-steps", arguments.budget_steps)
     chosen = presets(arguments.preset, method, arguments.budget_steps, arguments.task)
     base, usual = chosen.base, presets(arguments.preset, method, None, None).base.task.name
     base = with_data_options(base, arguments)
-    known = arguments.model in (None, chosen.base.model) and (
+    known = arguments.model in (None, chosen.base.backbone.model) and (
         base.task.name == usual or chosen.resources.gpus > 0
     )
     oat = {**chosen.oat, **{name: tuple(values) for name, values in _grids(arguments).items()}}
@@ -286,11 +287,11 @@ def _scale(chosen: Preset, arguments: argparse.Namespace, presets: PresetOf) -> 
 
 def _check(options: SweepOptions, arguments: argparse.Namespace) -> None:
     for seed in options.seeds:
-        check_count("seeds", seed, minimum=0)
-    check_count("search-points", options.search_points, minimum=0)
+        at_least(0).check("seeds", seed)
+    at_least(0).check("search-points", options.search_points)
     _check_designs(options)
     if options.concurrent is not None:
-        check_count("max-concurrent", options.concurrent, minimum=1)
+        at_least(1).check("max-concurrent", options.concurrent)
     if arguments.budget_seconds is not None:
         Budget(regime="time", amount=arguments.budget_seconds)
     if options.resume and options.output is None:
@@ -298,23 +299,23 @@ def _check(options: SweepOptions, arguments: argparse.Namespace) -> None:
 
 
 def _check_designs(options: SweepOptions) -> None:
-    check_count("workers-per-trial", options.workers, minimum=1)
-    if options.preset.base.accumulation % options.workers:
+    at_least(1).check("workers-per-trial", options.workers)
+    if options.preset.base.optimization.accumulation % options.workers:
         raise ConfigError(
             "workers-per-trial",
             options.workers,
-            f"must divide accumulation = {options.preset.base.accumulation}, whose micro-batches they "
+            f"must divide accumulation = {options.preset.base.optimization.accumulation}, whose micro-batches they "
             "share (see --set accumulation=N)",
         )
     if options.small_batch is not None:
-        check_count("small-batch", options.small_batch, minimum=1)
+        at_least(1).check("small-batch", options.small_batch)
         if options.workers > 1:
             raise ConfigError(
                 "small-batch", options.small_batch, "has no accumulation for several workers to share"
             )
     for name in ("max_overhead", "max_footprint"):
         if getattr(options, name) is not None:
-            check_positive(name.replace("_", "-"), getattr(options, name))
+            POSITIVE.check(name.replace("_", "-"), getattr(options, name))
     for name, interval in options.space.items():
         for value in (interval.low, interval.high):
             with_overrides(
@@ -340,7 +341,7 @@ def _coarse_grid(grit: GritConfig, oat: Mapping[str, Sequence[Any]]) -> dict[str
     """Each knob's lowest, default and highest value (paper H.3); a cadence of `none` stays out."""
     found = {}
     for knob, values in oat.items():
-        center = getattr(grit, KNOBS[knob])
+        center = getattr(grit, KNOBS[knob].field)
         numbers = [value for value in (*values, center) if value is not None]
         found[knob] = tuple(dict.fromkeys((min(numbers), center, max(numbers))))
     return found

@@ -89,11 +89,13 @@ def predicted_seconds(config: RunConfig, preset: Preset) -> float:
     Probes of memory and truncations come on top.
     """
     sequences = (
-        config.micro_batch * config.accumulation / (preset.base.micro_batch * preset.base.accumulation)
+        config.optimization.micro_batch
+        * config.optimization.accumulation
+        / (preset.base.optimization.micro_batch * preset.base.optimization.accumulation)
     )
-    step = preset.step_seconds * max(sequences, SMALL_STEP) * (1 + len(config.beside))
-    probes = PROBE_SECONDS * (1 + len(config.beside)) if config.memory else 0.0
-    scored = preset.other_seconds * (1 + TRUNCATION_SHARE * len(config.truncations))
+    step = preset.step_seconds * max(sequences, SMALL_STEP) * (1 + len(config.audits.beside))
+    probes = PROBE_SECONDS * (1 + len(config.audits.beside)) if config.audits.memory else 0.0
+    scored = preset.other_seconds * (1 + TRUNCATION_SHARE * len(config.audits.truncations))
     return (
         (config.budget.amount * step if config.budget.regime == "step" else config.budget.amount)
         + probes

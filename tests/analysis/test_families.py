@@ -21,7 +21,7 @@ from analysis.studies.baselines import tune
 from analysis.studies.batch_stability import Change, stability_of, verdict
 from analysis.studies.compression import all_arms, best_arms
 from analysis.studies.small_batch import boundary
-from grit.config.run import Budget
+from grit.config.sections import Budget
 from ray_jobs.design.study import Point
 from ray_jobs.design.study_presets import preset
 from ray_jobs.records.trial_record import read_trials, write_trials
@@ -35,15 +35,8 @@ def base():
 
     found = configuration("smoke", "grit", steps=12)
     grit = replace(found.grit, cov_update_freq=1, kfac_update_freq=2, reprojection_freq=3, kfac_min_samples=8)
-    return replace(
-        found,
-        rank=8,
-        alpha=16.0,
-        micro_batch=2,
-        eval_examples=8,
-        retention_documents=4,
-        evaluations=1,
-        grit=grit,
+    return found.changed(
+        rank=8, alpha=16.0, micro_batch=2, eval_examples=8, retention_documents=4, evaluations=1, grit=grit
     )
 
 
@@ -92,7 +85,7 @@ def test_baselines(tmp_path, base, bench):
 
 
 def test_compression(tmp_path, base, bench):
-    base = replace(base, exported=True)
+    base = base.changed(exported=True)
     trained_study(
         tmp_path / "s",
         "compression",
@@ -122,7 +115,7 @@ def test_compression(tmp_path, base, bench):
 def audits(tmp_path_factory, base, bench):
     """The three audits, as short as they can be."""
     folder = tmp_path_factory.mktemp("audits")
-    short = replace(base, eval_examples=4, retention_documents=2)
+    short = base.changed(eval_examples=4, retention_documents=2)
     timed = [
         p for p in _points(overhead, short, methods=["lora", "qgrit"]) if p.design in ("cadence", "curve")
     ]
@@ -133,7 +126,7 @@ def audits(tmp_path_factory, base, bench):
         Point.of("layers", {"last_layers": 2, "beside": ("lora",)}),
     ]
     trained_study(folder / "overhead", "overhead", short, [*session, *timed], bench, seeds=(41,))
-    watched = replace(short, stability=True, budget=Budget(regime="step", amount=6))
+    watched = short.changed(stability=True, budget=Budget(regime="step", amount=6))
     trained_study(
         folder / "small_batch",
         "small_batch",
@@ -141,7 +134,7 @@ def audits(tmp_path_factory, base, bench):
         _points(small_batch, watched, steps=6, sizes=[1, 2]),
         bench,
     )
-    eager = replace(short, learning_rate=1.6e-2)
+    eager = short.changed(learning_rate=1.6e-2)
     law = [p for p in _points(forgetting_law, eager) if p.budget <= 1]
     trained_study(folder / "forgetting_law", "forgetting_law", eager, law, bench, seeds=(41,))
     return folder
@@ -219,7 +212,7 @@ def test_one_page_for_what_there_is(audits, tmp_path, capsys):
 
 
 def test_the_stated_rule(tmp_path, base, bench):
-    watched = replace(base, stability=True, budget=Budget(regime="step", amount=6))
+    watched = base.changed(stability=True, budget=Budget(regime="step", amount=6))
     trained_study(
         tmp_path / "s", "small_batch", watched, [Point.of("batch", {"micro_batch": 1})], bench, seeds=(41,)
     )

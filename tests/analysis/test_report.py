@@ -288,7 +288,7 @@ def test_two_studies_side_by_side(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "one" / "compare-two.html").read_text()
-    assert "config.rank" in page and page.count("<tr>") > 10 and "<script" not in page
+    assert "config.adapter.rank" in page and page.count("<tr>") > 10 and "<script" not in page
     bad = subprocess.run(
         [sys.executable, "-m", "analysis.report", "compare", str(tmp_path / "one")],
         capture_output=True,

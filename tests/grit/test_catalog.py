@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
 
-from grit.config.run import TaskSource
+from grit.config.sections import TaskSource
 from grit.errors import ConfigError
 from grit.tasks.base import METRICS
 from grit.tasks.catalog import DECLARATIONS, SCORES

@@ -1,7 +1,8 @@
 import pytest
 
 from grit.config.method import GritConfig
-from grit.config.run import Budget, RunConfig, TaskSource
+from grit.config.run import RunConfig
+from grit.config.sections import Budget, TaskSource
 from grit.errors import ConfigError
 
 
@@ -35,7 +36,7 @@ def test_unsupported_combinations_are_refused_by_name():
     with pytest.raises(ConfigError, match="suppression = 'gate'"):
         GritConfig(suppression="gate", reprojection_mix=0.5)
     with pytest.raises(ConfigError, match="at most the rank, 2"):
-        RunConfig(task=TaskSource(name="x"), budget=Budget(regime="step", amount=1), rank=2)
+        RunConfig.of(task=TaskSource(name="x"), budget=Budget(regime="step", amount=1), rank=2)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 The same however they are batched, drawn from the right distribution, read as labels by a stated rule.
 """
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -119,7 +117,7 @@ def test_classification_by_likelihood_and_by_generation(bench, short_run):
 
     Generation may name none, and where it names one both follow the same model.
     """
-    from grit.config.run import TaskSource
+    from grit.config.sections import TaskSource
 
     config = short_run(task=TaskSource(name="reading"))
     task = bench.task(config)
@@ -127,7 +125,7 @@ def test_classification_by_likelihood_and_by_generation(bench, short_run):
     try:
         tokenizer, examples = bench.tokenizer(config), task.evaluation[:12]
         chosen = Evaluator(model.eval(), tokenizer, config).task(task, examples, "primary")
-        written = Evaluator(model, tokenizer, replace(config, label_scoring="generate")).task(
+        written = Evaluator(model, tokenizer, config.changed(label_scoring="generate")).task(
             task, examples, "primary"
         )
         assert {p.prediction for p in chosen} <= {" yes", " no"} and {p.prediction for p in written} <= {

@@ -13,7 +13,7 @@ from killing import Killed, killed_at
 
 from grit.config.method import GritConfig
 from grit.config.registry import METHODS, Method, MethodSpec
-from grit.config.run import Budget
+from grit.config.sections import Budget
 from grit.errors import ConfigError
 from grit.training.trainer import Hooks, adapted, train
 

@@ -93,7 +93,7 @@ def test_projections_may_be_asked_for_by_name(saved, short_run):
     finally:
         bench.release(model)
     with pytest.raises(ConfigError, match="no layer named q_projection"):
-        bench.adapted(short_run(model=config.model, targets=("q_projection",)))
+        bench.adapted(short_run(model=config.backbone.model, targets=("q_projection",)))
 
 
 def test_a_tokenizer_without_pad_token_pads_with_what_is_masked(saved):
@@ -105,16 +105,15 @@ def test_a_tokenizer_without_pad_token_pads_with_what_is_masked(saved):
 
 
 def test_texts_longer_than_the_model_reads_are_refused(saved, short_run):
-    from dataclasses import replace
 
     config, task = short_run(model=str(saved("Qwen2")), max_length=200), Workbench().task(short_run())
     check_model(config, task)
     with pytest.raises(ConfigError, match="reads 256 tokens"):
-        check_model(replace(config, max_length=257), task)
+        check_model(config.changed(max_length=257), task)
     with pytest.raises(ConfigError, match="max_length . max_new_tokens = 300"):
-        check_model(replace(config, max_new_tokens=100), task)
+        check_model(config.changed(max_new_tokens=100), task)
     with pytest.raises(ConfigError, match="is not a model folder"):
-        check_model(replace(config, model="./nosuch/dir/x"), task)
+        check_model(config.changed(model="./nosuch/dir/x"), task)
 
 
 def test_only_safetensors_are_read(saved):

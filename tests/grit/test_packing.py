@@ -1,7 +1,5 @@
 """Packed sequences: every example once, none sees another, same loss, same gradients, same statistics."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -67,7 +65,7 @@ def test_packed_loss_gradients_and_statistics_are_those_of_separate_rows(tiny_ll
 
 
 def test_a_packed_run_trains_and_repeats(bench, short_run):
-    config = replace(short_run(), packing=True, max_length=128, micro_batch=2)
+    config = short_run().changed(packing=True, max_length=128, micro_batch=2)
     first, again = train(config, bench), train(config, bench)
     assert (
         first.status == "completed"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from grit.config.run import Budget
+from grit.config.sections import Budget
 from grit.training.run_presets import DEPARTURES, configuration, departures
 
 #: steps, warm-up steps, sequence length, batch, accumulation, damping (Tables 6, 5, 7).
@@ -24,15 +24,23 @@ def test_llama_presets_are_the_papers(model, task, method):
     steps, warmup, length, batch, accumulation, damping = PAPER[task]
     assert config.budget == Budget(
         regime="step", amount=steps
-    ) and config.warmup_fraction * steps == pytest.approx(warmup)
-    assert (config.max_length, config.micro_batch, config.accumulation) == (length, batch, accumulation)
+    ) and config.optimization.warmup_fraction * steps == pytest.approx(warmup)
     assert (
-        (config.model, config.rank) == MODELS[model]
-        and config.alpha == 16
-        and config.dropout == 0
-        and config.max_grad_norm == 1.0
+        config.optimization.max_length,
+        config.optimization.micro_batch,
+        config.optimization.accumulation,
+    ) == (length, batch, accumulation)
+    assert (
+        (config.backbone.model, config.adapter.rank) == MODELS[model]
+        and config.adapter.alpha == 16
+        and config.adapter.dropout == 0
+        and config.optimization.max_grad_norm == 1.0
     )
-    assert config.dtype == "bfloat16" and config.quantized == method.startswith("q") and config.seed == 42
+    assert (
+        config.backbone.dtype == "bfloat16"
+        and config.quantized == method.startswith("q")
+        and config.seed == 42
+    )
     grit = config.grit
     assert (grit.kfac_min_samples, grit.kfac_update_freq, grit.kfac_damping) == (256, 150, damping)
     expected = min(500, steps // 6)
@@ -42,7 +50,7 @@ def test_llama_presets_are_the_papers(model, task, method):
         and grit.min_lora_rank == 4
         and grit.ng_warmup_steps == (300 if task == "dolly" else 0)
     )
-    assert config.temperature == 0.0 and set(config.targets) == {
+    assert config.evaluation.temperature == 0.0 and set(config.adapter.targets) == {
         "q_proj",
         "k_proj",
         "v_proj",
@@ -77,4 +85,10 @@ def test_parameter_counts_are_the_papers():
         "down_proj": width + inner,
     }
     config = configuration("llama-3.2-3b", "lora", task="gsm8k")
-    assert round(layers * config.rank * sum(per_direction[name] for name in config.targets) / 1e6, 2) == 24.31
+    assert (
+        round(
+            layers * config.adapter.rank * sum(per_direction[name] for name in config.adapter.targets) / 1e6,
+            2,
+        )
+        == 24.31
+    )

@@ -4,7 +4,6 @@ The base model's answers are computed once and kept.
 """
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -80,7 +79,7 @@ def test_local_probes_are_what_their_likelihoods_say(bench, short_run, files):
 
 
 def test_a_run_reports_probes_and_keeps_the_base_models_answers(short_run, files, tmp_path, monkeypatch):
-    config = replace(short_run(), probes=(files["arc_challenge"],), probe_examples=3)
+    config = short_run().changed(probes=(files["arc_challenge"],), probe_examples=3)
     first = train(config, Workbench(base_cache=tmp_path / "base"))
     assert first.probes["arc_challenge"]["items"] == 3
     rows = [row for row in first.predictions if row["kind"] == "probe"]

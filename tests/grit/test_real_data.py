@@ -6,7 +6,8 @@ Each task trains, evaluates and repeats, in bf16 and on NF4.
 import pytest
 
 from grit.config.method import GritConfig
-from grit.config.run import Budget, RunConfig, TaskSource
+from grit.config.run import RunConfig
+from grit.config.sections import Budget, TaskSource
 from grit.tasks.registry import load_task
 from grit.training.trainer import train
 
@@ -29,7 +30,7 @@ def _config(shared_data, task, method, dtype):
         retention_file=str(shared_data / "data/general_text_heldout.jsonl"),
     )
     grit = GritConfig(cov_update_freq=1, kfac_update_freq=2, reprojection_freq=2, kfac_min_samples=64)
-    return RunConfig(
+    return RunConfig.of(
         model=str(shared_data / "backbone"),
         method=method,
         task=source,

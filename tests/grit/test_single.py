@@ -147,7 +147,7 @@ def test_a_start_that_failed_leaves_room_for_another(tmp_path, monkeypatch):
 
     folder = str(tmp_path / "run")
     with monkeypatch.context() as broken:
-        broken.setattr(grit.single, "train", fail)
+        broken.setattr(grit.cli.single_run, "train", fail)
         with pytest.raises(RuntimeError, match="lost"):
             main(["train", "--output", folder, *SHORT])
     assert (

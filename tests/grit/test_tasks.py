@@ -4,7 +4,7 @@ import pytest
 from conftest import ROOT
 
 from grit.backbone import WEIGHTS, world
-from grit.config.run import TaskSource
+from grit.config.sections import TaskSource
 from grit.errors import ConfigError
 from grit.tasks import catalog, embedded
 from grit.tasks.base import Example

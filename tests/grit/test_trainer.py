@@ -5,7 +5,7 @@ import torch
 from killing import Killed, killed_at
 
 from grit.config.method import GritConfig
-from grit.config.run import Budget, TaskSource
+from grit.config.sections import Budget, TaskSource
 from grit.training.trainer import Hooks, learning_rate_factor, train
 
 #: What a clock measured: everything else of a result must be equal, bit for bit.

@@ -21,13 +21,8 @@ def test_shapes_come_from_the_hub_id_or_the_folder(tmp_path):
 
 
 def test_memory_by_hand():
-    base = replace(
-        preset("embedded", "grit", None).base,
-        dtype="bfloat16",
-        rank=4,
-        micro_batch=2,
-        max_length=10,
-        targets=("q_proj", "v_proj"),
+    base = preset("embedded", "grit", None).base.changed(
+        dtype="bfloat16", rank=4, micro_batch=2, max_length=10, targets=("q_proj", "v_proj")
     )
     shape = ModelShape(parameters=1000, layers=3, width=8, vocabulary=50)
     expected = 2 * 1000 + 16 * (2 * 4 * 8 * 2 * 3) + 34 * 20 * 8 * 3 + 10 * 20 * 50
@@ -46,14 +41,16 @@ def test_memory_by_hand():
 )
 def test_the_presets_fit_the_gpu_they_are_for(name, method):
     base = preset(name, method, None).base
-    said = check_memory(base, shape_of(base.model, "nowhere"), gpu=True, concurrent=1, machine_bytes=None)
+    said = check_memory(
+        base, shape_of(base.backbone.model, "nowhere"), gpu=True, concurrent=1, machine_bytes=None
+    )
     assert "of 80 GB a trial" in said
     with pytest.raises(
         ConfigError, match=r"micro_batch = 64: would need about \d+ GB a trial and there are 80 GB"
     ):
         check_memory(
-            replace(base, micro_batch=64),
-            shape_of(base.model, "nowhere"),
+            base.changed(micro_batch=64),
+            shape_of(base.backbone.model, "nowhere"),
             gpu=True,
             concurrent=1,
             machine_bytes=None,

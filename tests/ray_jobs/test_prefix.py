@@ -12,7 +12,8 @@ from grit.config.first_effect import (
     reprojection_onset,
 )
 from grit.config.method import GritConfig
-from grit.config.run import Budget, RunConfig, TaskSource
+from grit.config.run import RunConfig
+from grit.config.sections import Budget, TaskSource
 from grit.training.trainer import Hooks, train, train_trunk
 from ray_jobs.design.sharing import plan_trunks, seconds_saved
 from ray_jobs.design.study import Study, one_at_a_time, plan
@@ -35,7 +36,7 @@ OAT = {"tau": (0.8, 0.9), "T": (15, 120, None), "lambda": (1e-4, 1e-1)}
 
 
 def _study(*, amount=300, seeds=(41,), regimes=("step",), grit=GRIT, oat=OAT, cadence=30):
-    base = RunConfig(
+    base = RunConfig.of(
         task=TaskSource(name="arithmetic"),
         budget=Budget(regime="step", amount=amount),
         grit=grit,
@@ -219,7 +220,7 @@ def test_a_trunk_that_spends_its_budget_early_is_its_last_step(bench, tmp_path):
 
 def test_a_trunk_that_diverges_leaves_nothing_to_go_on_from(bench, tmp_path):
     """Each of its trials would have ended there: they run alone, and tell so."""
-    config = replace(_study(amount=200).base, seed=41, learning_rate=3.0, max_grad_norm=1e6, accumulation=1)
+    config = _study(amount=200).base.changed(seed=41, learning_rate=3.0, max_grad_norm=1e6, accumulation=1)
     assert train_trunk(config, bench, steps=100, checkpoints=tmp_path) is None
     assert not (tmp_path / "run.pt").exists()
     assert train(config, bench).status == "diverged"
@@ -306,7 +307,7 @@ def test_a_trunk_can_be_interrupted_and_resumed(bench, tmp_path):
         if step == 4:
             raise Killed
 
-    config = replace(_study(amount=12).base, checkpoint_steps=1, seed=41)
+    config = _study(amount=12).base.changed(checkpoint_steps=1, seed=41)
     with pytest.raises(Killed):
         train_trunk(config, bench, steps=8, checkpoints=tmp_path / "a", hooks=Hooks(progress=killed))
     train_trunk(config, bench, steps=8, checkpoints=tmp_path / "a")

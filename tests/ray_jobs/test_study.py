@@ -61,7 +61,7 @@ def test_seeds_share_data_order_and_regimes_share_seeds():
     by_seed = {}
     for t in trials:
         by_seed.setdefault(t.record.seed, set()).add(
-            (t.config.seed, t.config.micro_batch, t.config.accumulation)
+            (t.config.seed, t.config.optimization.micro_batch, t.config.optimization.accumulation)
         )
     assert all(len(found) == 1 for found in by_seed.values())
 
@@ -69,11 +69,11 @@ def test_seeds_share_data_order_and_regimes_share_seeds():
 def test_overrides_take_knobs_and_any_field_and_refuse_others():
     base = study().base
     changed = with_overrides(base, {"T": None, "preconditioner": "kfac", "learning_rate": 1e-2})
-    assert (changed.grit.reprojection_freq, changed.grit.preconditioner, changed.learning_rate) == (
-        None,
-        "kfac",
-        1e-2,
-    )
+    assert (
+        changed.grit.reprojection_freq,
+        changed.grit.preconditioner,
+        changed.optimization.learning_rate,
+    ) == (None, "kfac", 1e-2)
     with pytest.raises(ConfigError, match="knob = 'Tau'"):
         with_overrides(base, {"Tau": 0.9})
     with pytest.raises(ConfigError, match="tau .*= 1.5"):

@@ -21,17 +21,17 @@ def _job(config):
 
 def test_the_fiftieth_trial_is_the_first_bit_for_bit_and_memory_is_flat(bench, short_run):
     """Fifty trials of all methods on one worker, learning rates that blow up included."""
-    from grit.config.run import Budget
+    from grit.config.sections import Budget
 
     base = short_run(
         budget=Budget(regime="step", amount=4), eval_examples=4, retention_documents=2, dropout=0.1
     )
     others = [
         replace(base, method="lora"),
-        replace(base, method="qgrit", dtype="bfloat16"),
-        replace(base, learning_rate=10.0),
+        base.changed(method="qgrit", dtype="bfloat16"),
+        base.changed(learning_rate=10.0),
         replace(base, grit=replace(base.grit, suppression="gate")),
-        replace(base, placement="attention", seed=42),
+        base.changed(placement="attention", seed=42),
     ]
     first = run_job(_job(base), bench, None, None)["result"]
     sizes = []

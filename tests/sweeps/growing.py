@@ -76,9 +76,8 @@ def study(folder):
     points = one_at_a_time(
         {"tau": 0.99, "T": 4, "lambda": 1e-3}, {"tau": (0.9,), "T": (8,), "lambda": (1e-1,)}
     )
-    from dataclasses import replace
 
-    base = replace(chosen.base, checkpoint_steps=None)
+    base = chosen.base.changed(checkpoint_steps=None)
     made = Study(
         name="tau_T_lambda",
         base=base,

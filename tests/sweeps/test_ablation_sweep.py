@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from launching import ROOT, environment
 
-from grit.config.run import Budget
+from grit.config.sections import Budget
 from grit.errors import ConfigError
 from grit.training.run_presets import configuration
 from sweeps.ablation import SWITCHES, check_acts, grids

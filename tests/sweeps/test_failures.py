@@ -24,7 +24,8 @@ from launching import (
 )
 
 from grit.config.overrides import with_overrides
-from grit.config.run import Budget, RunConfig
+from grit.config.run import RunConfig
+from grit.config.sections import Budget
 from grit.training.trainer import train
 from ray_jobs.records.trial_record import read_study, read_trials
 

@@ -16,6 +16,7 @@ from analysis.data.load import StudyData
 from analysis.data.points import PointSummary, paired_forgetting, paired_quality
 from analysis.stats.estimates import Estimate, holm
 from analysis.studies.sensitivity.failures import Mode, failure_modes
+from grit.config.method import KNOBS
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
@@ -36,8 +37,6 @@ FOOTPRINT_CAP = 1.1
 #: when the 95% interval of the deviation (chi-square) lies above it: with two seeds that interval reaches
 #: from 0.4 to 32 times what was seen.
 SPREAD_CAP = 3.0
-
-KNOBS = ("tau", "T", "lambda")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,10 @@ from analysis.data.load import StudyData
 from analysis.data.points import PointSummary, forgetting_matrix, quality_matrix
 from analysis.page.style import COLOURS, LINES, MARKERS, SEQUENTIAL, SHADES, new_figure, save_figure
 from analysis.stats.estimates import estimate
-from analysis.studies.sensitivity.bands import KNOBS, default_point, knob_value, sweep_of
+from analysis.studies.sensitivity.bands import default_point, knob_value, sweep_of
 from analysis.studies.sensitivity.mechanism import mechanism_figures
-from grit.config.run import QualityMetric
+from grit.config.method import KNOBS
+from grit.config.sections import QualityMetric
 
 #: Objectives with their labels, and what turns the record's number into the label's.
 OBJECTIVE_LABELS = (

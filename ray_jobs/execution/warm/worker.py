@@ -162,7 +162,7 @@ def run_job(job: dict[str, Any], bench: Any, board: Any, checkpoints: str | None
                 "error": "the shared steps diverged: its trials run alone, and tell so themselves",
             }
         return {"status": "trunk", **asdict(left)}
-    keeps = config.checkpoint_steps is not None or fork is not None
+    keeps = config.execution.checkpoint_steps is not None or fork is not None
     result = train(config, bench, checkpoints=folder if keeps else None, hooks=hooks)
     measured = asdict(result)
     if setup is not None and result.resumed_from_step < len(
