@@ -39,7 +39,8 @@ from grit.cli.options import OneLineParser
 from grit.config.method import KNOBS
 from grit.errors import ConfigError
 from grit.io.files import write_atomically
-from ray_jobs.records.trial_record import STUDY_FILE, TrialRecord
+from ray_jobs.records.study_file import STUDY_FILE
+from ray_jobs.records.trial_record import TrialRecord
 
 CAPTIONS = {
     "front": "Every setting: task quality against forgetting.",
@@ -275,10 +276,10 @@ def _context(report: Report) -> dict[str, Any]:
         },
         "compute": sentences(compute_of(study, records, report.data.folder)),
         "disturbance": max(
-            (r.disturbance for r in ended if r.disturbance is not None and r.regime == "time"), default=None
+            (r.measured.disturbance for r in ended if r.measured.disturbance is not None and r.plan.regime == "time"), default=None
         ),
         "base": next(
-            ((r.base_quality, r.base_retention_loss) for r in ended if r.base_quality is not None), None
+            ((r.measured.base_quality, r.measured.base_retention_loss) for r in ended if r.measured.base_quality is not None), None
         ),
         "further": further_rows(report.points),
         "limits": _limits(report),
@@ -346,21 +347,21 @@ def _trial_row(r: TrialRecord) -> list[str]:
     cadence = "-" if r.tau is None else "none" if r.T is None else str(r.T)
     return [
         r.trial_id,
-        r.design,
-        r.regime,
-        str(r.seed),
+        r.plan.design,
+        r.plan.regime,
+        str(r.plan.seed),
         r.method,
         number(r.tau, ".4g"),
         cadence,
         number(r.lambda_, ".3g"),
         r.status,
-        number(r.quality, ".3f"),
-        number(r.retention, ".3f"),
-        number(r.overhead, ".1%"),
-        number(r.footprint, ".0%"),
-        number(r.steps, "d"),
-        number(r.train_seconds, ".2f"),
-        number(r.disturbance, ".0%"),
+        number(r.measured.quality, ".3f"),
+        number(r.measured.retention, ".3f"),
+        number(r.measured.overhead, ".1%"),
+        number(r.measured.footprint, ".0%"),
+        number(r.measured.steps, "d"),
+        number(r.measured.train_seconds, ".2f"),
+        number(r.measured.disturbance, ".0%"),
         r.error or "",
     ]
 
@@ -368,7 +369,7 @@ def _trial_row(r: TrialRecord) -> list[str]:
 def _limits(report: Report) -> list[str]:
     """What this study does not show, from its own records."""
     study, records = report.data.study, report.data.records
-    seeds = {r.seed for r in records}
+    seeds = {r.plan.seed for r in records}
     found = [
         f"One backbone ({study['config']['model']}) and one task ({study['config']['task']['name']}): "
         "nothing here speaks of others."
@@ -387,7 +388,7 @@ def _limits(report: Report) -> list[str]:
         )
     if any(not r.ended for r in records):
         found.append("The study is not finished: planned trials are missing here.")
-    disturbed = [r for r in records if r.regime == "time" and (r.disturbance or 0) > 0.1]
+    disturbed = [r for r in records if r.plan.regime == "time" and (r.measured.disturbance or 0) > 0.1]
     if disturbed:
         found.append(
             f"{len(disturbed)} time-matched trial(s) had less than 90% of their core to themselves: their "

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pyarrow.parquet as pq
 
-from ray_jobs.records.trial_record import read_study, read_trials
+from ray_jobs.records.study_file import read_study
+from ray_jobs.records.trials_file import read_trials
 from ray_jobs.tracking.mlflow_tracker import MlflowTracker
 
 

@@ -21,7 +21,8 @@ from grit.config.method import GritConfig
 from grit.config.sections import Budget
 from grit.runtime.allocator import keep_freed_memory
 from grit.training.workbench import Workbench
-from ray_jobs.design.study import Study, one_at_a_time
+from ray_jobs.design.plan import Study
+from ray_jobs.design.points import one_at_a_time
 from ray_jobs.design.study_presets import embedded
 from ray_jobs.execution.warm.worker import run_job
 from ray_jobs.records.trial_record import TrialRecord

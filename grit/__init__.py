@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from grit.config.method import GritConfig
     from grit.config.run import RunConfig
     from grit.errors import ConfigError
-    from grit.geometry.attach import GritHandle, attach
+    from grit.geometry.attach import attach
     from grit.geometry.export import export_adapter
+    from grit.geometry.handle import GritHandle
     from grit.training.result import RunResult
     from grit.training.trainer import train
     from grit.training.workbench import Workbench
@@ -26,7 +27,7 @@ logging.getLogger("bitsandbytes").setLevel(
 _HOMES = {
     "GritConfig": "grit.config.method",
     "ConfigError": "grit.errors",
-    "GritHandle": "grit.geometry.attach",
+    "GritHandle": "grit.geometry.handle",
     "attach": "grit.geometry.attach",
     "export_adapter": "grit.geometry.export",
     "RunResult": "grit.training.result",

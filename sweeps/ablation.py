@@ -11,20 +11,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1])
-)  # `python sweeps/x.py` puts sweeps/ there, not the repository
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there
 
-from grit.config.first_effect import curvature_onset, reprojection_onset
+from grit.config.first_effect import (
+    CURVATURE_FIELDS,
+    REPROJECTION_FIELDS,
+    curvature_onset,
+    reprojection_onset,
+)
+from grit.config.method import ALIASES
 from grit.config.overrides import with_overrides
-from grit.config.run import RunConfig
+from grit.config.run import Overrides, RunConfig
 from grit.errors import ConfigError
-from ray_jobs.design.study import Point
-from ray_jobs.design.study_presets import Preset
-from sweeps.common.command import main
-from sweeps.common.options import SweepOptions
+from ray_jobs.design.points import Point
+from sweeps.common.request import StudyRequest
+from sweeps.common.script import StudyScript
 
-#: Each switch alone, all else inherited: what it is called in the report, and what it changes.
+#: Each switch alone, all else inherited: what it is called in messages, and what it changes.
 SWITCHES: dict[str, dict[str, Any]] = {
     "no K-FAC": {"preconditioner": "none"},
     "no reprojection": {"T": None},
@@ -40,34 +43,20 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "adaptive cadence": {"cadence": "adaptive"},
     "regularizers": {"lambda_k": 1e-5, "lambda_r": 1e-4},
 }
-#: Fields that act through the preconditioner alone, and through reprojection alone.
-_CURVATURE, _REPROJECTION = (
-    {"preconditioner", "damping_scale", "kfac_damping", "lambda", "cadence"},
-    {"T", "rank_adaptation", "suppression", "basis", "project_momentum", "rank_policy", "two_sided", "tau"},
-)
+ONE_SIDED = {"two_sided": False}
 
 
 def grids(base: RunConfig) -> list[dict[str, Any]]:
     """Rank, T and lambda on their own, around the default."""
     every = base.grit.reprojection_freq or max(1, int(base.budget.amount) // 10)
-    ranks = [
-        rank
-        for rank in (base.adapter.rank // 4, base.adapter.rank // 2, 2 * base.adapter.rank)
-        if rank >= base.grit.min_lora_rank
-    ]
-    found: list[dict[str, Any]] = [
-        {"rank": rank, "alpha": base.adapter.alpha * rank / base.adapter.rank} for rank in ranks
-    ]
-    found += [
-        {"T": max(1, every // 2)},
-        {"T": 2 * every},
-        {"lambda": base.grit.kfac_damping / 10},
-        {"lambda": base.grit.kfac_damping * 10},
-    ]
-    return found
+    rank, damping = base.adapter.rank, base.grit.kfac_damping
+    ranks = [r for r in (rank // 4, rank // 2, 2 * rank) if r >= base.grit.min_lora_rank]
+    sizes: list[dict[str, Any]] = [{"rank": r, "alpha": base.adapter.alpha * r / rank} for r in ranks]
+    cadences = [{"T": max(1, every // 2)}, {"T": 2 * every}]
+    return [*sizes, *cadences, {"lambda": damping / 10}, {"lambda": damping * 10}]
 
 
-def check_acts(base: RunConfig, name: str, overrides: dict[str, Any]) -> None:
+def check_acts(base: RunConfig, name: str, overrides: Overrides) -> None:
     """Refuses a switch that would change nothing.
 
     The same configuration, or one that differs only in what never acts within the budget.
@@ -77,19 +66,16 @@ def check_acts(base: RunConfig, name: str, overrides: dict[str, Any]) -> None:
     """
     changed = with_overrides(base, overrides)
     if changed == base:
-        raise ConfigError(
-            "ablation",
-            name,
-            f"changes nothing: {', '.join(f'{k} = {v}' for k, v in overrides.items())} is the default here "
-            "already",
-        )
+        settings = ", ".join(f"{name} = {value}" for name, value in overrides.items())
+        raise ConfigError("ablation", name, f"changes nothing: {settings} is the default here already")
     steps = base.budget.amount if base.budget.regime == "step" else math.inf
+    names = {ALIASES.get(name, name) for name in overrides}
     for fields, onset, what in (
-        (_CURVATURE, curvature_onset, "the preconditioner acts"),
-        (_REPROJECTION, reprojection_onset, "reprojection acts"),
+        (CURVATURE_FIELDS, curvature_onset, "the preconditioner acts"),
+        (REPROJECTION_FIELDS, reprojection_onset, "reprojection acts"),
     ):
         first = min(onset(base.grit), onset(changed.grit))
-        if set(overrides) <= fields and first >= steps:
+        if names <= set(fields) and first >= steps:
             raise ConfigError(
                 "ablation",
                 name,
@@ -97,28 +83,29 @@ def check_acts(base: RunConfig, name: str, overrides: dict[str, Any]) -> None:
             )
 
 
-def points(preset: Preset, options: SweepOptions) -> list[Point]:
+def points(request: StudyRequest) -> list[Point]:
     """The six methods of the one-sided report, then each switch, then the grids."""
-    base = preset.base
-    for name, overrides in (
-        *SWITCHES.items(),
-        ("one-sided", {"two_sided": False}),
-        *((str(o), o) for o in grids(base)),
-    ):
+    base = request.base
+    for name, overrides in (*SWITCHES.items(), ("one-sided", ONE_SIDED)):
         check_acts(base, name, overrides)
-    one_sided = {"two_sided": False}
+    for overrides in grids(base):
+        check_acts(base, str(overrides), overrides)
     family = [
         Point.of("family", {}, "grit"),
-        Point.of("family", one_sided, "grit"),
+        Point.of("family", ONE_SIDED, "grit"),
         Point.of("family", {}, "lora"),
         Point.of("family", {}, "qgrit"),
-        Point.of("family", one_sided, "qgrit"),
+        Point.of("family", ONE_SIDED, "qgrit"),
         Point.of("family", {}, "qlora"),
     ]
     switches = [Point.of("switch", overrides) for overrides in SWITCHES.values()]
-    listed = [Point.of("list", overrides) for overrides in options.listed]
-    return [*family, *switches, *(Point.of("grid", overrides) for overrides in grids(base)), *listed]
+    around = [Point.of("grid", overrides) for overrides in grids(base)]
+    return [*family, *switches, *around, *(Point.of("list", overrides) for overrides in request.listed)]
 
+
+SCRIPT = StudyScript(
+    name="ablation", description=__doc__, points=points, regimes=("step",), designs=("point",)
+)
 
 if __name__ == "__main__":
-    sys.exit(main("ablation", __doc__ or "", points, regimes=("step",), designs=("point",)))
+    sys.exit(SCRIPT.main())

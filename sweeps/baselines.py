@@ -1,30 +1,28 @@
 """Everything GRIT is compared with, each at its own best learning rate from one grid.
 
-Chosen on examples that do not judge it.
+A rate is chosen on examples that do not judge it.
 
-python sweeps/baselines.py                                   # embedded backbone, all methods, step-matched
-python sweeps/baselines.py --methods lora grit dora --learning-rates 1e-3 4e-3 python sweeps/baselines.py
---model ../shared/backbone --task gsm8k --train-file ... --eval-file ... --retention-file ...
+    python sweeps/baselines.py                                   # embedded backbone, all methods,
+    step-matched python sweeps/baselines.py --methods lora grit dora --learning-rates 1e-3 4e-3 python
+    sweeps/baselines.py --model ../shared/backbone --task gsm8k --train-file ... --eval-file ...
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1])
-)  # `python sweeps/x.py` puts sweeps/ there, not the repository
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there
 
+from grit.cli.parser import flag
 from grit.config.registry import METHODS, Method
 from grit.config.settings import POSITIVE
-from ray_jobs.design.study import Point
+from ray_jobs.design.points import Point
 from ray_jobs.design.study_presets import Preset, preset
-from sweeps.common.command import main
-from sweeps.common.options import SweepOptions
+from sweeps.common.request import StudyRequest
+from sweeps.common.script import StudyScript
 
 #: The learning rates, as multiples of the preset's, when none are given: the same for every method.
 MULTIPLES = (0.25, 1.0, 4.0, 16.0)
@@ -33,60 +31,61 @@ MULTIPLES = (0.25, 1.0, 4.0, 16.0)
 MEMORY_BUDGET, MEMORY_STEPS = 0.04, 4
 
 
+@dataclass(frozen=True)
+class Own:
+    """The script's own options."""
+
+    _argument_group_name = "this study"
+
+    methods: list[str] = flag(
+        list(METHODS),
+        f"which methods (default: all): {', '.join(METHODS)}",
+        choices=tuple(METHODS),
+        metavar="NAME",
+    )
+    learning_rates: list[float] | None = flag(
+        None,
+        "the grid, the same for every method (default: 1/4, 1, 4 and 16 times the preset's)",
+        metavar="V",
+    )
+
+
 def presets(name: str, method: Method, steps: int | None, task: str | None) -> Preset:
     """The small presets with 40 steps and one evaluation: the grid is wide instead."""
-    small = not preset(name, method, None).resources.gpus
-    found = preset(name, method, steps or (40 if small else None), task)
-    return replace(found, base=found.base.changed(evaluations=1)) if small else found
+    if not preset(name, method).small:
+        return preset(name, method, steps, task)
+    found = preset(name, method, steps or 40, task)
+    return replace(found, base=found.base.changed(evaluations=1))
 
 
-def own(parser: argparse.ArgumentParser) -> None:
-    """The script's own options."""
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=tuple(METHODS),
-        default=list(METHODS),
-        metavar="NAME",
-        help=f"which methods (default: all): {', '.join(METHODS)}",
-    )
-    parser.add_argument(
-        "--learning-rates",
-        nargs="+",
-        type=float,
-        metavar="V",
-        help="the grid, the same for every method (default: 1/4, 1, 4 and 16 times the preset's)",
-    )
-
-
-def points(preset: Preset, options: SweepOptions) -> list[Point]:
+def points(request: StudyRequest) -> list[Point]:
     """Every method at every learning rate; what needs to know its steps has no time-matched form."""
-    rates = options.own["learning_rates"] or [
-        multiple * preset.base.optimization.learning_rate for multiple in MULTIPLES
-    ]
-    for rate in rates:
-        POSITIVE.check("learning-rates", rate)
-    methods: list[Method] = options.own["methods"]
-    found = [
-        Point.of(
-            "baseline", {"learning_rate": rate}, method, regime="step" if METHODS[method].scheduled else None
-        )
-        for rate in rates
-        for method in methods
-    ]
+    own: Own = request.own
+    rate = request.base.optimization.learning_rate
+    rates = own.learning_rates or [multiple * rate for multiple in MULTIPLES]
+    for value in rates:
+        POSITIVE.check("learning-rates", value)
+    methods = cast("list[Method]", own.methods)
+    found = []
+    for value in rates:
+        for method in methods:
+            regime = "step" if METHODS[method].scheduled else None
+            found.append(Point.of("baseline", {"learning_rate": value}, method, regime=regime))
     memory = {"memory": True, "evaluations": 1, "quality": "answer_logprob"}
-    share = max(MEMORY_BUDGET, MEMORY_STEPS / options.budget_steps)
-    return found + [
-        Point.of("memory", memory, method, budget=share, regime="step", seeds=1) for method in methods
-    ]
+    share = max(MEMORY_BUDGET, MEMORY_STEPS / request.budget_steps)
+    probes = [Point.of("memory", memory, method, budget=share, regime="step", seeds=1) for method in methods]
+    return [*found, *probes]
 
 
-def run(argv: Sequence[str] | None = None) -> int:
-    """The study by its command line; returns the exit code."""
-    return main(
-        "baselines", __doc__ or "", points, argv=argv, regimes=("step",), designs=(), presets=presets, own=own
-    )
-
+SCRIPT = StudyScript(
+    name="baselines",
+    description=__doc__,
+    points=points,
+    regimes=("step",),
+    designs=(),
+    presets=presets,
+    own=Own,
+)
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(SCRIPT.main())

@@ -2,30 +2,27 @@
 
 Reprojection during training against a small rank from the start and truncation after training.
 
-python sweeps/compression.py                                 # embedded backbone, k = 2, 4, 8 of r = 16
-python sweeps/compression.py --ranks 2 8 --learning-rates 1e-3 4e-3
+    python sweeps/compression.py                                 # embedded backbone, k = 2, 4, 8 of r = 16
+    python sweeps/compression.py --ranks 2 8 --learning-rates 1e-3 4e-3
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1])
-)  # `python sweeps/x.py` puts sweeps/ there, not the repository
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there
 
+from grit.cli.parser import flag
 from grit.config.registry import Method
 from grit.config.settings import POSITIVE
 from grit.errors import ConfigError
-from ray_jobs.design.study import Point, control_method
+from ray_jobs.design.points import Point, control_method
 from ray_jobs.design.study_presets import Preset, preset
-from sweeps.common.command import main
-from sweeps.common.options import SweepOptions
+from sweeps.common.request import StudyRequest
+from sweeps.common.script import StudyScript
 
 #: What reprojection to k directions may use.
 BASES: dict[str, dict[str, Any]] = {
@@ -37,84 +34,81 @@ BASES: dict[str, dict[str, Any]] = {
 MULTIPLES = (1.0, 2.0, 4.0)
 
 
+@dataclass(frozen=True)
+class Own:
+    """The script's own options."""
+
+    _argument_group_name = "this study"
+
+    ranks: list[int] | None = flag(None, "directions that are kept (default: r/8, r/4, r/2)", metavar="K")
+    learning_rates: list[float] | None = flag(
+        None, "the grid (default: 1, 2, 4 times the preset's)", metavar="V"
+    )
+
+
 def presets(name: str, method: Method, steps: int | None, task: str | None) -> Preset:
     """The presets with the size of the exported file, the small ones with one evaluation."""
     found = preset(name, method, steps, task)
-    small = not found.resources.gpus
-    base = found.base.changed(exported=True, evaluations=1 if small else found.base.evaluation.evaluations)
-    return replace(found, base=base, seeds=found.seeds)
+    evaluations = 1 if found.small else found.base.evaluation.evaluations
+    return replace(found, base=found.base.changed(exported=True, evaluations=evaluations))
 
 
-def own(parser: argparse.ArgumentParser) -> None:
-    """The script's own options."""
-    parser.add_argument(
-        "--ranks", nargs="+", type=int, metavar="K", help="directions that are kept (default: r/8, r/4, r/2)"
-    )
-    parser.add_argument(
-        "--learning-rates",
-        nargs="+",
-        type=float,
-        metavar="V",
-        help="the grid (default: 1, 2, 4 times the preset's)",
-    )
+def _ranks(request: StudyRequest) -> list[int]:
+    """The k that are looked at.
+
+    Raises:
+        ConfigError: one is not below the rank.
+    """
+    rank = request.base.adapter.rank
+    ranks: list[int] = request.own.ranks or [max(1, rank // divisor) for divisor in (8, 4, 2)]
+    for k in ranks:
+        if not 1 <= k < rank:
+            raise ConfigError("ranks", k, f"must be at least 1 and below the rank, {rank}")
+    return ranks
 
 
-def points(preset: Preset, options: SweepOptions) -> list[Point]:
+def points(request: StudyRequest) -> list[Point]:
     """Per learning rate: trained at r and truncated afterwards, and GRIT as it is; per k too.
 
-    Trained at k, and at r with reprojection to k.
-
-    Reprojection begins in the middle of the run, in each basis.
+    Trained at k, and at r with reprojection to k. Reprojection begins in the middle of the run, in each
+    basis.
     """
-    base = preset.base
-    rates = options.own["learning_rates"] or [
-        multiple * base.optimization.learning_rate for multiple in MULTIPLES
-    ]
-    ranks = options.own["ranks"] or [max(1, base.adapter.rank // divisor) for divisor in (8, 4, 2)]
-    for rate in rates:
-        POSITIVE.check("learning-rates", rate)
+    base, ranks = request.base, _ranks(request)
+    rate = base.optimization.learning_rate
+    rates = request.own.learning_rates or [multiple * rate for multiple in MULTIPLES]
+    for value in rates:
+        POSITIVE.check("learning-rates", value)
     if base.grit.reprojection_freq is None:
         raise ConfigError("T (reprojection_freq)", None, "must be a number of steps: this study reprojects")
-    for k in ranks:
-        if not 1 <= k < base.adapter.rank:
-            raise ConfigError("ranks", k, f"must be at least 1 and below the rank, {base.adapter.rank}")
     late = {
-        "reprojection_warmup_steps": options.budget_steps // 2,
+        "reprojection_warmup_steps": request.budget_steps // 2,
         "rank_adaptation": False,
         "min_lora_rank": 1,
     }
+    # Without preconditioning and reprojection GRIT trains as LoRA does, and has watched the curvature by
+    # which it can be truncated.
+    watched = {"preconditioner": "none", "T": None, "truncations": tuple(ranks)}
     found: list[Point] = []
-    for rate in rates:
-        lr = {"learning_rate": rate}
-        # Without preconditioning and reprojection GRIT trains as LoRA does, and has watched the curvature by
-        # which it can be truncated.
-        found += [
-            Point.of("after", {**lr, "preconditioner": "none", "T": None, "truncations": tuple(ranks)}),
-            Point.of("grit", lr),
-        ]
+    for value in rates:
+        lr = {"learning_rate": value}
+        found += [Point.of("after", {**lr, **watched}), Point.of("grit", lr)]
         for k in ranks:
             small = {"rank": k, "alpha": base.adapter.alpha * k / base.adapter.rank, **lr}
             found.append(Point.of("at k", small, control_method(base)))
-            found += [
-                Point.of("reproject", {**lr, **late, **basis, "reprojection_k": k})
-                for basis in BASES.values()
-            ]
+            for basis in BASES.values():
+                found.append(Point.of("reproject", {**lr, **late, **basis, "reprojection_k": k}))
     return found
 
 
-def run(argv: Sequence[str] | None = None) -> int:
-    """The study by its command line; returns the exit code."""
-    return main(
-        "compression",
-        __doc__ or "",
-        points,
-        argv=argv,
-        regimes=("step",),
-        designs=(),
-        presets=presets,
-        own=own,
-    )
-
+SCRIPT = StudyScript(
+    name="compression",
+    description=__doc__,
+    points=points,
+    regimes=("step",),
+    designs=(),
+    presets=presets,
+    own=Own,
+)
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(SCRIPT.main())

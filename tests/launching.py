@@ -18,7 +18,8 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
-from ray_jobs.records.trial_record import read_study, read_trials
+from ray_jobs.records.study_file import read_study
+from ray_jobs.records.trials_file import read_trials
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, str(ROOT / "sweeps" / "tau_T_lambda.py"), "--preset", "smoke"]

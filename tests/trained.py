@@ -10,10 +10,13 @@ from dataclasses import asdict, replace
 
 from grit.training.result import TABLES
 from grit.training.side_by_side import train
-from ray_jobs.design.study import Study, fingerprint, plan
+from ray_jobs.design.plan import Study
+from ray_jobs.design.plan import fingerprint
+from ray_jobs.design.plan import plan
 from ray_jobs.execution.runner import filled
 from ray_jobs.records.store import StudyStore
-from ray_jobs.records.trial_record import STUDY_FILE, write_trials
+from ray_jobs.records.study_file import STUDY_FILE
+from ray_jobs.records.trials_file import write_trials
 
 
 def trained_study(folder, name, base, points, bench, *, seeds=(41, 42), regimes=("step",), seconds=0.4):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.design.sharing import seconds_saved
-from ray_jobs.records.trial_record import TrialRecord, read_trunks
+from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trunk_record import read_trunks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +53,13 @@ class Compute:
 
 def compute_of(study: Mapping[str, Any], records: Sequence[TrialRecord], folder: Path) -> Compute:
     """From a study's records; `folder` may hold `trunks.jsonl`."""
-    ran = [r for r in records if r.ended and r.reused_from is None and r.train_seconds is not None]
-    taken = [r for r in records if r.reused_from is not None]
-    saved = seconds_saved(read_trunks(folder), [r.fork_seconds for r in ran if r.fork_seconds is not None])
-    training = sum(r.train_seconds or 0.0 for r in ran) - saved
-    evaluation = sum((r.eval_seconds or 0.0) - (r.fork_eval_seconds or 0.0) for r in ran)
-    occupied = sum((r.ended_at or 0.0) - (r.started_at or 0.0) for r in ran if r.ended_at and r.started_at)
-    own = sum((r.train_seconds or 0.0) - (r.fork_seconds or 0.0) for r in ran) + evaluation
+    ran = [r for r in records if r.ended and r.place.reused_from is None and r.measured.train_seconds is not None]
+    taken = [r for r in records if r.place.reused_from is not None]
+    saved = seconds_saved(read_trunks(folder), [r.times.fork_seconds for r in ran if r.times.fork_seconds is not None])
+    training = sum(r.measured.train_seconds or 0.0 for r in ran) - saved
+    evaluation = sum((r.measured.eval_seconds or 0.0) - (r.times.fork_eval_seconds or 0.0) for r in ran)
+    occupied = sum((r.times.ended_at or 0.0) - (r.times.started_at or 0.0) for r in ran if r.times.ended_at and r.times.started_at)
+    own = sum((r.measured.train_seconds or 0.0) - (r.times.fork_seconds or 0.0) for r in ran) + evaluation
     calls = study.get("calls", [])
     whole = bool(calls) and all("seconds" in call for call in calls)
     offered = (
@@ -69,7 +70,7 @@ def compute_of(study: Mapping[str, Any], records: Sequence[TrialRecord], folder:
         if whole
         else None
     )
-    setup = sum(r.setup_seconds or 0.0 for r in ran)
+    setup = sum(r.times.setup_seconds or 0.0 for r in ran)
     return Compute(
         training=training,
         evaluation=evaluation,
@@ -77,7 +78,7 @@ def compute_of(study: Mapping[str, Any], records: Sequence[TrialRecord], folder:
         dispatch=max(0.0, occupied - own - setup),
         offered=offered,
         reused=len(taken),
-        reused_seconds=sum(r.train_seconds or 0.0 for r in taken),
+        reused_seconds=sum(r.measured.train_seconds or 0.0 for r in taken),
         stopped=sum(r.status == "stopped" for r in records),
         shared=saved,
     )

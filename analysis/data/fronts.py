@@ -50,7 +50,7 @@ def study_hypervolume(points: Sequence[PointSummary]) -> float:
     usable = [point for point in points if point.records]
     if not usable:
         return 0.0
-    base = min(record.base_quality or 0.0 for point in usable for record in point.records)
+    base = min(record.measured.base_quality or 0.0 for point in usable for record in point.records)
     return hypervolume(
         costs(usable), np.array([-base, -REFERENCE_RETENTION, REFERENCE_OVERHEAD, REFERENCE_FOOTPRINT])
     )

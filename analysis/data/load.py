@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from analysis.stats.arrays import Floats
-from ray_jobs.records.trial_record import TrialRecord, read_study, read_trials
+from ray_jobs.records.study_file import read_study
+from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trials_file import read_trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ class StudyData:
             }
             task = [i for i, kind in enumerate(columns["kind"]) if kind == "task"]
             general = [i for i, kind in enumerate(columns["kind"]) if kind == "retention"]
-            by_likelihood = record.quality_metric == "answer_logprob"
+            by_likelihood = record.measured.quality_metric == "answer_logprob"
             quality = [-columns["loss"][i] if by_likelihood else columns["score"][i] for i in task]
             untuned = [-columns["base_loss"][i] if by_likelihood else columns["base_score"][i] for i in task]
             self._cache[record.trial_id] = {

@@ -36,12 +36,12 @@ class PointSummary:
     @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds with a usable trial."""
-        return tuple(record.seed for record in self.records)
+        return tuple(record.plan.seed for record in self.records)
 
     @property
     def quality_metric(self) -> str:
         """The name of the quality metric."""
-        return str(self.records[0].quality_metric)
+        return str(self.records[0].measured.quality_metric)
 
     @property
     def is_control(self) -> bool:
@@ -76,17 +76,17 @@ def summarize_points(records: Sequence[TrialRecord]) -> list[PointSummary]:
     """All settings of a study, in the order in which they were planned."""
     grouped: dict[tuple[str, str], list[TrialRecord]] = {}
     for record in records:
-        grouped.setdefault((record.point_id, record.regime), []).append(record)
+        grouped.setdefault((record.plan.point_id, record.plan.regime), []).append(record)
     points = []
     for (point_id, regime), members in grouped.items():
         first = members[0]
-        usable = tuple(sorted((r for r in members if r.usable), key=lambda r: r.seed))
+        usable = tuple(sorted((r for r in members if r.usable), key=lambda r: r.plan.seed))
         points.append(
             PointSummary(
                 point_id=point_id,
                 regime=regime,
                 method=first.method,
-                designs=frozenset(d for r in members for d in (r.design, *r.also_designs)),
+                designs=frozenset(d for r in members for d in (r.plan.design, *r.plan.also_designs)),
                 tau=first.tau,
                 T=first.T,
                 lambda_=first.lambda_,

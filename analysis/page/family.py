@@ -101,7 +101,7 @@ def write_family(report: FamilyReport, studies: Sequence[StudyData], folder: Pat
 def page_context(report: FamilyReport, studies: Sequence[StudyData]) -> dict[str, Any]:
     """What the templates show of one study, or of several that share a page."""
     records = [record for data in studies for record in data.records]
-    seeds = sorted({r.seed for r in records})
+    seeds = sorted({r.plan.seed for r in records})
     return {
         "report": report,
         "studies": [data.study for data in studies],

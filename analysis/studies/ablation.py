@@ -104,7 +104,7 @@ class AblationReport:
 
 def _name(p: PointSummary) -> str:
     """The method with `-uni` where only A's basis is used."""
-    one_sided = dict(p.records[0].overrides if p.records else {}).get("two_sided") is False
+    one_sided = dict(p.records[0].plan.overrides if p.records else {}).get("two_sided") is False
     return p.method + ("-uni" if one_sided else "")
 
 
@@ -163,7 +163,7 @@ def analyse(data: StudyData) -> AblationReport:
 
 def _default(data: StudyData, points: Sequence[PointSummary]) -> PointSummary | None:
     method = data.study["config"]["method"]
-    return next((p for p in points if p.method == method and not p.records[0].overrides), None)
+    return next((p for p in points if p.method == method and not p.records[0].plan.overrides), None)
 
 
 def _family(data: StudyData, points: Sequence[PointSummary]) -> list[list[str]]:
@@ -214,7 +214,7 @@ def _switches(
     for i, p in enumerate(points):
         forgetting = paired_forgetting(data, p, default)
         label = ", ".join(
-            f"{name} = {'none' if value is None else value}" for name, value in p.records[0].overrides.items()
+            f"{name} = {'none' if value is None else value}" for name, value in p.records[0].plan.overrides.items()
         )
         rows.append(
             [
@@ -359,7 +359,7 @@ def _answer(report: AblationReport) -> list[str]:
 def heatmap(data: StudyData) -> Figure | None:
     """Settings by metrics: the numbers, shaded per column from worst to best."""
     points = [p for p in summarize_points(data.records) if p.records]
-    names = list(dict.fromkeys(name for p in points for r in p.records for name in r.metrics or {}))
+    names = list(dict.fromkeys(name for p in points for r in p.records for name in r.measured.metrics or {}))
     columns = [("quality", 1), ("retention", 1), ("footprint", -1), *((name, 1) for name in names)]
     values = np.array([[_metric(p, name) for name, _ in columns] for p in points])
     if len(points) < 2:
@@ -398,13 +398,13 @@ def _metric(p: PointSummary, name: str) -> float:
     """Mean over seeds of one of the four objectives or of a further metric; NaN where a seed has none."""
     if name in ("quality", "retention", "footprint"):
         return p.mean(name)
-    values = [(r.metrics or {}).get(name, {}).get("value") for r in p.records]
+    values = [(r.measured.metrics or {}).get(name, {}).get("value") for r in p.records]
     known = [float(value) for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else float("nan")
 
 
 def _label(p: PointSummary) -> str:
     overrides = ", ".join(
-        f"{name}={'none' if value is None else value}" for name, value in p.records[0].overrides.items()
+        f"{name}={'none' if value is None else value}" for name, value in p.records[0].plan.overrides.items()
     )
     return METHODS[p.method].title + (f": {overrides}" if overrides else "")

@@ -91,7 +91,7 @@ class Tuned:
 
 def learning_rate(data: StudyData, point: PointSummary) -> float:
     """The learning rate that a setting was given; the study's own where it is the control."""
-    return float(point.records[0].overrides.get("learning_rate", data.study["config"]["learning_rate"]))
+    return float(point.records[0].plan.overrides.get("learning_rate", data.study["config"]["learning_rate"]))
 
 
 def tune(data: StudyData, points: Sequence[PointSummary], regime: str) -> dict[Method, Tuned]:
@@ -182,24 +182,24 @@ def tuned_rows(data: StudyData, tuned: dict[Method, Tuned]) -> list[list[str]]:
 
 
 def _is_baseline(record: TrialRecord) -> bool:
-    return "baseline" in (record.design, *record.also_designs)
+    return "baseline" in (record.plan.design, *record.plan.also_designs)
 
 
 def _count_row(tuned: Tuned, points: Sequence[PointSummary], records: Sequence[TrialRecord]) -> list[str]:
     p, spec = tuned.chosen, METHODS[tuned.method]
     memory = [
-        r.memory_bytes[r.method]
+        r.measured.memory_bytes[r.method]
         for q in points
         if q.method == tuned.method and "memory" in q.designs
         for r in q.records
-        if r.memory_bytes
+        if r.measured.memory_bytes
     ]
     spent = sum(
-        r.train_seconds or 0.0
+        r.measured.train_seconds or 0.0
         for r in records
-        if r.method == tuned.method and r.regime == p.regime and _is_baseline(r)
+        if r.method == tuned.method and r.plan.regime == p.regime and _is_baseline(r)
     )
-    times = [r.step_time_ms or {} for r in p.records]
+    times = [r.measured.step_time_ms or {} for r in p.records]
     return [
         spec.title,
         spec.source,
@@ -296,7 +296,7 @@ def build(data: StudyData, folder: Path) -> FamilyReport:
         if not tuned:
             continue
         rows = tuned_rows(data, tuned)
-        planned = dict.fromkeys(r.method for r in data.records if r.regime == regime and _is_baseline(r))
+        planned = dict.fromkeys(r.method for r in data.records if r.plan.regime == regime and _is_baseline(r))
         answer.append(
             _answer(rows, regime, [METHODS[method].title for method in planned if method not in tuned])
         )

@@ -52,7 +52,7 @@ class Stability:
 
 def batch_of(data: StudyData, p: PointSummary) -> tuple[int, int]:
     """(micro-batch, accumulation)."""
-    overrides, config = p.records[0].overrides, data.study["config"]
+    overrides, config = p.records[0].plan.overrides, data.study["config"]
     return int(overrides.get("micro_batch", config["micro_batch"])), int(
         overrides.get("accumulation", config["accumulation"])
     )
@@ -70,7 +70,7 @@ def stability_of(data: StudyData, p: PointSummary) -> Stability | None:
         return None
     changes = [_rank_changes(data, record) for record in p.records]
     middle = [statistics.fmean(steps) for steps in changes if steps]
-    ranks = [statistics.fmean(r.final_ranks) for r in p.records if r.final_ranks]
+    ranks = [statistics.fmean(r.measured.final_ranks) for r in p.records if r.measured.final_ranks]
     return Stability(
         point=p,
         variance_used=mean_of([row["variance"] for row in modules["used"]]),
@@ -220,8 +220,8 @@ def lost_regimes(data: StudyData, points: Sequence[PointSummary]) -> list[tuple[
     config = data.study["config"]
     return sorted(
         {
-            tuple(int(r.overrides.get(name, config[name])) for name in ("micro_batch", "accumulation"))  # type: ignore[misc]
+            tuple(int(r.plan.overrides.get(name, config[name])) for name in ("micro_batch", "accumulation"))  # type: ignore[misc]
             for r in data.records
-            if r.point_id in gone
+            if r.plan.point_id in gone
         }
     )

@@ -76,7 +76,7 @@ def build_comparison(first: Path, second: Path, page: Path) -> Path:
         ConfigError: a folder holds no study, or their qualities are different metrics.
     """
     one, two = load_study(first), load_study(second)
-    metrics = {r.quality_metric for data in (one, two) for r in data.records if r.quality_metric}
+    metrics = {r.measured.quality_metric for data in (one, two) for r in data.records if r.measured.quality_metric}
     if len(metrics) > 1:
         raise ConfigError(
             "compare", f"{first} {second}", f"measure different qualities: {', '.join(sorted(metrics))}"

@@ -140,7 +140,7 @@ def all_arms(data: StudyData) -> list[Arm]:
     """Every arm at every learning rate of which no seed was lost."""
     found: list[Arm] = []
     for p in of_one_regime(summarize_points(data.records))[0]:
-        overrides = p.records[0].overrides if p.records else {}
+        overrides = p.records[0].plan.overrides if p.records else {}
         if not p.records or p.lost or p.planned or "learning_rate" not in overrides:
             continue
         rate = float(overrides["learning_rate"])

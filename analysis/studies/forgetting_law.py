@@ -78,12 +78,12 @@ class Run:
     @property
     def setting(self) -> str:
         """What all seeds of it share."""
-        return self.record.point_id + self.record.model
+        return self.record.plan.point_id + self.record.config.backbone.model
 
     @property
     def place(self) -> tuple[str, int, int]:
         """What a run without geometry must share to be its neutral twin: backbone, rank and steps."""
-        return self.record.model, self.rank, self.record.steps or 0
+        return self.record.config.backbone.model, self.rank, self.record.measured.steps or 0
 
 
 def read_run(data: StudyData, record: TrialRecord, last: int) -> Run | None:
@@ -114,12 +114,12 @@ def read_run(data: StudyData, record: TrialRecord, last: int) -> Run | None:
         name: statistics.fmean(row[name] for row in rows)
         for name in ("effective_rank", "alignment_top", "tail_mass", "exposure")
     }
-    rank = int(record.overrides.get("rank", data.study["config"]["rank"]))
+    rank = int(record.plan.overrides.get("rank", data.study["config"]["rank"]))
     return Run(
         record=record,
         rank=rank,
-        acting=record.overrides.get("preconditioner") != "none",
-        held_out=record.steps == last,
+        acting=record.plan.overrides.get("preconditioner") != "none",
+        held_out=record.measured.steps == last,
         features=(mean["effective_rank"], mean["alignment_top"], kept),
         tail=mean["tail_mass"],
         exposure=mean["exposure"],
@@ -134,12 +134,12 @@ def read_runs(studies: Sequence[StudyData]) -> tuple[list[Run], list[str]]:
         usable = [
             r
             for r in data.records
-            if r.usable and r.regime == "step" and "law" in (r.design, *r.also_designs)
+            if r.usable and r.plan.regime == "step" and "law" in (r.plan.design, *r.plan.also_designs)
         ]
-        last = max((r.steps or 0 for r in usable), default=0)
+        last = max((r.measured.steps or 0 for r in usable), default=0)
         found += [run for r in usable if (run := read_run(data, r, last)) is not None]
         unread += len(usable)
-    useful = [run for run in found if (run.record.forgetting or 0) > 0]
+    useful = [run for run in found if (run.record.measured.forgetting or 0) > 0]
     said = (
         []
         if len(useful) == len(found)
@@ -166,14 +166,14 @@ def columns(runs: Sequence[Run], neutral: Sequence[Run]) -> Runs:
         groups.setdefault(run.place, []).append(run.features)
     everywhere = [run.features for run in neutral]
     return Runs(
-        tokens=np.array([run.record.unique_tokens for run in runs], dtype=float),
-        parameters=np.array([run.record.backbone_parameters for run in runs], dtype=float),
+        tokens=np.array([run.record.measured.unique_tokens for run in runs], dtype=float),
+        parameters=np.array([run.record.measured.backbone_parameters for run in runs], dtype=float),
         ranks=np.array([run.rank for run in runs], dtype=float),
-        budgets=np.array([run.record.steps for run in runs], dtype=float),
+        budgets=np.array([run.record.measured.steps for run in runs], dtype=float),
         settings=np.array(
             [sorted({r.setting for r in runs}).index(run.setting) for run in runs], dtype=float
         ),
-        forgetting=np.array([run.record.forgetting for run in runs], dtype=float),
+        forgetting=np.array([run.record.measured.forgetting for run in runs], dtype=float),
         features=np.array([run.features for run in runs]).reshape(-1, 3),
         neutral=np.array([np.mean(groups.get(run.place, everywhere), axis=0) for run in runs]).reshape(-1, 3),
     )
@@ -360,14 +360,14 @@ def run_rows(runs: Sequence[Run]) -> list[list[str]]:
 
         rows.append(
             [
-                Path(r.model).name,
+                Path(r.config.backbone.model).name,
                 "GRIT" if members[0].acting else "LoRA, watched",
                 str(members[0].rank),
                 "none" if r.T is None else str(r.T),
                 f"{r.tau:g}" if members[0].acting else "-",
-                f"{mean([m.record.unique_tokens or 0 for m in members]):,.0f}",
+                f"{mean([m.record.measured.unique_tokens or 0 for m in members]):,.0f}",
                 str(len(members)),
-                f"{mean([m.record.forgetting or 0.0 for m in members]):.4f}",
+                f"{mean([m.record.measured.forgetting or 0.0 for m in members]):.4f}",
                 *(f"{mean([m.features[i] for m in members]):.3f}" for i in range(3)),
                 f"{mean([m.tail for m in members]):.3f}",
                 f"{mean([m.exposure for m in members]):.3g}",
@@ -385,20 +385,20 @@ def law_figure(runs: Sequence[Run], found: Fit | None) -> Figure | None:
     if found is None:
         return None
     figure, axes = new_figure(2, width=3.6, height=3.0)
-    for number, model in enumerate(dict.fromkeys(run.record.model for run in runs)):
+    for number, model in enumerate(dict.fromkeys(run.record.config.backbone.model for run in runs)):
         for acting, marker, label in ((False, "s", "LoRA"), (True, "o", "GRIT")):
-            mine = [run for run in runs if run.acting is acting and run.record.model == model]
+            mine = [run for run in runs if run.acting is acting and run.record.config.backbone.model == model]
             axes[0].scatter(
-                [run.record.unique_tokens or 0 for run in mine],
-                [run.record.forgetting or 0.0 for run in mine],
+                [run.record.measured.unique_tokens or 0 for run in mine],
+                [run.record.measured.forgetting or 0.0 for run in mine],
                 s=14,
                 marker=marker,
                 alpha=0.7,
                 color=SHADES[2 * number + acting],
                 label=f"{label}, {Path(model).name} (n = {len(mine)})",
             )
-        size = next(run.record.backbone_parameters or 1 for run in runs if run.record.model == model)
-        seen = [run.record.unique_tokens or 1 for run in runs]
+        size = next(run.record.measured.backbone_parameters or 1 for run in runs if run.record.config.backbone.model == model)
+        seen = [run.record.measured.unique_tokens or 1 for run in runs]
         tokens = np.geomspace(float(min(seen)), float(max(seen)), 30)
         for constant in found.law.constants.values():
             fitted = np.exp(constant + found.law.beta * np.log(tokens) - found.law.alpha * np.log(size))

@@ -250,7 +250,7 @@ def memory_of(records: Sequence[TrialRecord]) -> dict[str, float]:
     """Mean peak over trials, by method, in bytes."""
     found: dict[str, list[int]] = {}
     for record in records:
-        for method, size in (record.memory_bytes or {}).items():
+        for method, size in (record.measured.memory_bytes or {}).items():
             found.setdefault(method, []).append(size)
     return {method: float(np.mean(sizes)) for method, sizes in found.items()}
 
@@ -388,10 +388,10 @@ def scaling_rows(
     """
     cells = []
     for p in (p for p in points if p.designs & {"rank", "layers"} and p.records):
-        overrides, session = p.records[0].overrides, measured(data, p, 1)
+        overrides, session = p.records[0].plan.overrides, measured(data, p, 1)
         if session is None:
             continue
-        layers = len({layer_number(name) for name in p.records[0].modules or []})
+        layers = len({layer_number(name) for name in p.records[0].measured.modules or []})
         memory, control = memory_of(p.records), session.other(p.method)
         cells.append(
             (
@@ -479,7 +479,7 @@ def score_rows(points: Sequence[PointSummary]) -> list[list[str]]:
     rows = []
     for p in (p for p in points if p.designs & {"curve", "control"} and p.records):
         hours = p.mean("train_seconds") / 3600
-        curves = [r.curve or [] for r in p.records]
+        curves = [r.measured.curve or [] for r in p.records]
         middle = float(np.mean([curve[len(curve) // 2]["quality"] for curve in curves if curve]))
         rate = "-" if p.quality_metric == "answer_logprob" else f"{p.mean('quality') / hours:.0f}"
         rows.append(
@@ -573,7 +573,7 @@ def curves_figure(points: Sequence[PointSummary]) -> Figure | None:
     figure, axes = new_figure(len(panels), width=3.6, height=3.0)
     for axis, (regime, mine) in zip(axes, panels, strict=True):
         for number, p in enumerate(mine):
-            curves = [r.curve or [] for r in p.records]
+            curves = [r.measured.curve or [] for r in p.records]
             length = min(len(curve) for curve in curves)
             x = [
                 np.mean([curve[i]["train_seconds" if regime == "time" else "step"] for curve in curves])

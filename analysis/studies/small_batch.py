@@ -173,7 +173,7 @@ def matched_rows(regimes: Sequence[Regime]) -> list[list[str]]:
 
 def setting_name(p: PointSummary) -> str:
     """The mitigations of a setting in words."""
-    overrides = p.records[0].overrides
+    overrides = p.records[0].plan.overrides
     named = [name for field, name in NAMES.items() if field in overrides]
     if overrides.get("accumulated_statistics") is False:
         named.append("first micro-batch only (M4 off)")

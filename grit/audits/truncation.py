@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from grit.adapters.peft_adapters import converted, save_lora
-from grit.geometry.attach import GritHandle
 from grit.geometry.export import truncated
+from grit.geometry.handle import GritHandle
 from grit.rank_space.projectors import balanced_basis, leading, projector, spectrum
 from grit.rank_space.rank import coverage_rank
 

@@ -18,7 +18,7 @@ from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers
 from grit.rank_space.projectors import spectrum
 
 if TYPE_CHECKING:
-    from grit.geometry.attach import GritHandle
+    from grit.geometry.handle import GritHandle
 
 #: Entries of an update above this count as its tail: about as large as a backbone's own weights.
 TAIL_THRESHOLD = 1e-2

@@ -5,35 +5,89 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from grit.adapters.check_model import check_model
 from grit.adapters.peft_adapters import merged_model
 from grit.backbone import resolve
-from grit.config.run import RunConfig
+from grit.config.run import RunConfig, nested_from_flat
 from grit.config.sections import AdapterConfig
 from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
-from grit.geometry.export import export_adapter, export_lora
-from grit.io.files import finite, read_object, write_atomically, write_table
+from grit.geometry.export import ExportReport, export_adapter, export_lora
+from grit.io.files import read_object, write_atomically, write_table
 from grit.io.provenance import provenance
+from grit.io.validation import refusal
+from grit.io.versions import SCHEMA_VERSION, upgraded
 from grit.runtime import checkpoint
 from grit.tasks.registry import content_hashes, load_documents, load_task
-from grit.training.result import TABLES, Row, RunResult
+from grit.training.hooks import Hooks
+from grit.training.measurements import Measurements, finite
+from grit.training.run import RunState
 from grit.training.summary import score_rows, score_summary
-from grit.training.trainer import Hooks, Run, on_finished, train
+from grit.training.trainer import on_finished, train
 from grit.training.workbench import Workbench
 
 RUN_FILE, STATE = "run.json", "state"
+ROOT = Path(__file__).resolve().parents[2]
 #: Settings that a trained adapter fits: dropout alone may change with what it is evaluated on.
 WITH_THE_ADAPTER = (
     "model",
     "dtype",
     *(item.name for item in fields(AdapterConfig) if item.name != "dropout"),
 )
-ROOT = Path(__file__).resolve().parents[2]
+
+
+class RunFile(BaseModel):
+    """`run.json`: the run that a folder holds, and what came of it once it has ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    status: Literal["planned", "completed", "diverged", "stopped"] = "planned"
+    reason: str | None = None
+    config: RunConfig
+    created: str
+    ended: str | None = None
+    provenance: dict[str, Any]
+    measured: Measurements = Measurements()
+
+    def write(self, folder: Path) -> None:
+        """Into `folder`, whole or not at all."""
+        text = json.dumps(finite(self.model_dump(mode="json")), indent=2, ensure_ascii=False, allow_nan=False)
+        write_atomically(folder / RUN_FILE, text)
+
+
+def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings, provenance and measurements lay beside each other."""
+    own = {"run_id", "status", "reason", "config", "created", "ended"}
+    measured = {name: value for name, value in values.items() if name in Measurements.model_fields}
+    rest = {name: value for name, value in values.items() if name not in own and name not in measured}
+    kept = {name: values[name] for name in own if name in values}
+    return {**kept, "config": nested_from_flat(values["config"]), "provenance": rest, "measured": measured}
+
+
+def read_run(folder: Path) -> RunFile:
+    """`run.json`.
+
+    Raises:
+        ConfigError: it is missing or malformed.
+    """
+    name, place = "run folder", str(folder / RUN_FILE)
+    values = read_object(folder / RUN_FILE, name)
+    try:
+        return RunFile.model_validate(
+            upgraded(values, name=name, place=place, migrations={1: _from_version_1})
+        )
+    except ValidationError as error:
+        raise ConfigError(name, place, f"is malformed: {refusal(error)}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(name, place, f"is malformed: {type(error).__name__} {error}") from None
 
 
 def check_content(config: RunConfig, *, training: bool = True) -> dict[str, str]:
@@ -48,7 +102,7 @@ def check_content(config: RunConfig, *, training: bool = True) -> dict[str, str]
     return content_hashes(task, load_documents(config.task), config, resolve(config.backbone.model))
 
 
-def open_run(folder: Path, config: RunConfig, *, resume: bool) -> dict[str, Any]:
+def open_run(folder: Path, config: RunConfig, *, resume: bool) -> RunFile:
     """Makes the folder of a run, or finds this run in it.
 
     Raises:
@@ -58,86 +112,69 @@ def open_run(folder: Path, config: RunConfig, *, resume: bool) -> dict[str, Any]
     if folder.exists() and not folder.is_dir():
         raise ConfigError("output", str(folder), "is a file; choose a folder")
     if (folder / RUN_FILE).exists():
-        known = read_run(folder)
-        begun = known["status"] != "planned" or checkpoint.exists(folder / STATE)
-        if (
-            not begun
-        ):  # it never came to a first checkpoint: nothing is lost by starting anew, with whatever settings
-            return _begin(folder, identity, config)
-        if known["run_id"] != identity:
-            raise ConfigError(
-                "output", str(folder), "holds another run (other settings or data); choose another folder"
-            )
-        if not resume:
-            raise ConfigError(
-                "output",
-                str(folder),
-                "holds this run already; add --resume to continue it, or choose another folder",
-            )
-        return (
-            known if known["status"] != "planned" else known | {"config": config.to_dict()}
-        )  # files may have moved: their content is the same
+        return _found(folder, identity, config, resume=resume)
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError("output", str(folder), "is not empty and holds no run; choose an empty folder")
     if resume:
         raise ConfigError("output", str(folder), "holds no run to resume")
-    return _begin(folder, identity, config)
+    return _begun(folder, identity, config)
 
 
-def _begin(folder: Path, identity: str, config: RunConfig) -> dict[str, Any]:
-    record = {
-        "run_id": identity,
-        "status": "planned",
-        "config": config.to_dict(),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        **provenance(ROOT),
-    }
+def _found(folder: Path, identity: str, config: RunConfig, *, resume: bool) -> RunFile:
+    """The run in `folder`, if it is this one."""
+    known = read_run(folder)
+    if known.status == "planned" and not checkpoint.exists(folder / STATE):
+        # It never came to a first checkpoint: nothing is lost by starting anew, with whatever settings.
+        return _begun(folder, identity, config)
+    if known.run_id != identity:
+        raise ConfigError(
+            "output", str(folder), "holds another run (other settings or data); choose another folder"
+        )
+    if not resume:
+        raise ConfigError(
+            "output",
+            str(folder),
+            "holds this run already; add --resume to continue it, or choose another folder",
+        )
+    if known.status != "planned":
+        return known
+    return known.model_copy(update={"config": config})  # files may have moved: their content is the same
+
+
+def _begun(folder: Path, identity: str, config: RunConfig) -> RunFile:
+    created = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    record = RunFile(run_id=identity, config=config, created=created, provenance=provenance(ROOT))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, record)
+        record.write(folder)
     except OSError as error:
         raise ConfigError("output", str(folder), f"cannot be written: {error.strerror}") from error
     return record
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """`run.json`.
-
-    Raises:
-        ConfigError: it is missing or malformed.
-    """
-    return read_object(folder / RUN_FILE, "run folder")
-
-
-def train_into(folder: Path, record: dict[str, Any], bench: Workbench, hooks: Hooks) -> dict[str, Any]:
+def train_into(folder: Path, record: RunFile, bench: Workbench, hooks: Hooks) -> RunFile:
     """Trains the run that `open_run` found or made, from its last checkpoint.
 
-    Leaves result, telemetry, predictions and final state.
+    Leaves result, tables and final state.
     """
-    config = RunConfig.from_dict(record["config"])
+    config = record.config
     if config.audits.beside:
         raise ConfigError(
             "beside", config.audits.beside, "is for studies: a single run has nobody to take turns with"
         )
     result = train(config, bench, checkpoints=folder / STATE, hooks=hooks, keep=True)
-    for name in TABLES:
-        if rows := getattr(result, name):
-            write_table(folder / f"{name}.parquet", rows)
-    record |= {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **_plain(result)}
-    _write(folder, record)
-    return record
-
-
-def _plain(result: RunResult) -> dict[str, Any]:
-    """A result without its tables."""
-    values = asdict(result)
-    return {name: value for name, value in values.items() if name not in TABLES}
-
-
-def _write(folder: Path, record: dict[str, Any]) -> None:
-    write_atomically(
-        folder / RUN_FILE, json.dumps(finite(record), indent=2, ensure_ascii=False, allow_nan=False)
+    for name, rows in result.tables().items():
+        write_table(folder / f"{name}.parquet", rows)
+    ended = record.model_copy(
+        update={
+            "status": result.status,
+            "reason": result.reason,
+            "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "measured": result.measured,
+        }
     )
+    ended.write(folder)
+    return ended
 
 
 def ended_config(folder: Path) -> RunConfig:
@@ -147,14 +184,14 @@ def ended_config(folder: Path) -> RunConfig:
         ConfigError: the folder holds none, or one that has not ended.
     """
     record = read_run(folder)
-    if record["status"] == "planned" or not checkpoint.exists(folder / STATE):
+    if record.status == "planned" or not checkpoint.exists(folder / STATE):
         raise ConfigError(
             "run folder", str(folder), "holds a run that has not ended; continue it with --resume"
         )
-    return RunConfig.from_dict(record["config"])
+    return record.config
 
 
-def evaluate_run(folder: Path, config: RunConfig, bench: Workbench) -> Row:
+def evaluate_run(folder: Path, config: RunConfig, bench: Workbench) -> Measurements:
     """Scores the trained adapter as `config` (the run's own, or one with other data) says.
 
     Also writes `eval.json` and its predictions.
@@ -164,23 +201,24 @@ def evaluate_run(folder: Path, config: RunConfig, bench: Workbench) -> Row:
     """
     trained, content = ended_config(folder), check_content(config, training=False)
 
-    def work(run: Run) -> Row:
-        base, scores = (
-            bench.base_scores(config, run.untrained()),
-            bench.score(run.restored(), config, last=True),
-        )
+    def work(state: RunState) -> Measurements:
+        base = bench.base_scores(config, state.untrained())
+        scores = bench.score(state.restored(folder / STATE), config, last=True)
         write_table(folder / "eval-predictions.parquet", score_rows(scores, base))
-        return score_summary(scores, base, config, bench.task(config).metric)
+        return Measurements(**score_summary(scores, base, config, bench.task(config).metric))
 
-    found = on_finished(trained, bench, folder / STATE, work)
-    write_atomically(
-        folder / "eval.json",
-        json.dumps(finite({"config": config.to_dict(), "content": content, **found}), indent=2),
+    found = on_finished(trained, bench, work)
+    text = json.dumps(
+        finite(
+            {"config": config.to_dict(), "content": content, "measured": found.model_dump(exclude_none=True)}
+        ),
+        indent=2,
     )
+    write_atomically(folder / "eval.json", text)
     return found
 
 
-def export_run(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> Row:
+def export_run(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> ExportReport:
     """Writes the trained adapter, truncated to its ranks, as a plain PEFT adapter.
 
     With `merged` a whole model that needs no PEFT.
@@ -199,29 +237,27 @@ def export_run(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> Row
         raise ConfigError("to", str(to), "is not empty; choose an empty folder")
     adapter = to / "adapter" if merged else to
 
-    def work(run: Run) -> Row:
-        model = run.restored()
-        written = (
-            export_lora(model, adapter) if run.handle is None else export_adapter(model, run.handle, adapter)
+    def work(state: RunState) -> ExportReport:
+        model = state.restored(folder / STATE)
+        return (
+            export_lora(model, adapter)
+            if state.handle is None
+            else export_adapter(model, state.handle, adapter)
         )
-        return {
-            "parameters": written.parameters,
-            "effective_parameters": written.effective_parameters,
-            "bytes": written.bytes,
-        }
 
-    found = on_finished(config, bench, folder / STATE, work)
+    written = on_finished(config, bench, work)
     if merged:
+        backbone = config.backbone
         model = merged_model(
-            resolve(config.backbone.model),
+            resolve(backbone.model),
             adapter,
-            dtype=config.backbone.dtype,
-            revision=config.backbone.revision,
-            trust_remote_code=config.backbone.trust_remote_code,
+            dtype=backbone.dtype,
+            revision=backbone.revision,
+            trust_remote_code=backbone.trust_remote_code,
         )
         model.save_pretrained(to)
         bench.tokenizer(config).save_pretrained(to)
-    return found
+    return written
 
 
 def with_config(change: Callable[[RunConfig], RunConfig], folder: Path) -> RunConfig:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from grit.config.method import ALIASES, METHOD_VERSION, GritConfig
 from grit.config.registry import METHODS, Method, MethodSpec
@@ -26,6 +26,7 @@ from grit.config.sections import (
 from grit.config.settings import at_least, decisive, declared
 from grit.errors import ConfigError
 from grit.io.hashing import digest
+from grit.io.validation import validated
 
 Overrides = Mapping[str, Any]
 
@@ -244,23 +245,6 @@ def nested_from_flat(values: Mapping[str, Any]) -> dict[str, Any]:
         else:
             nested.setdefault(section_of(name), {})[name] = value
     return nested
-
-
-def validated(adapter: TypeAdapter[Any], values: object) -> Any:
-    """What `adapter` makes of plain values, strictly: no text for a number, no unknown name.
-
-    Raises:
-        ConfigError: with the place, the value and what is allowed.
-    """
-    try:
-        return adapter.validate_python(values, strict=False)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, ConfigError):
-            raise cause from None
-        place = ".".join(str(part) for part in first["loc"]) or "configuration"
-        raise ConfigError(place, first.get("input"), first["msg"][:1].lower() + first["msg"][1:]) from None
 
 
 for _kind in (RunConfig, Budget, TaskSource, *SECTIONS.values()):

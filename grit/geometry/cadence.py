@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -138,8 +138,3 @@ def _cosine(now: list[Tensor], before: list[Tensor]) -> Tensor:
     dot = sum(torch.stack([part.sum() for part in torch._foreach_mul(now, before)]))
     norms = [torch.stack(list(torch._foreach_norm(part))).norm() for part in (now, before)]
     return torch.as_tensor(dot / (norms[0] * norms[1]).clamp(min=1e-30))
-
-
-def as_event(found: Verdict, seen: Indicators, stretch: int) -> dict[str, Any]:
-    """What the handle records at the end of a window."""
-    return {"kind": "cadence", "verdict": found, "stretch": stretch, **asdict(seen)}

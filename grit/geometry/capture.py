@@ -37,16 +37,19 @@ class Observation:
 
 
 class Capture:
-    """Forward and tensor hooks on the adapted layers and on the model.
+    """Forward and tensor hooks on the adapted layers and on the model; observes only while it is armed.
 
-    Observes only while `armed`, and gives what it saw to `sink`.
-
-    Attributes:
-        passes: backward passes handed on since the last `close`.
-        losses: the model's own losses since the last `close`, armed or not; only if `watch_loss`.
+    Args:
+        model: whose forward passes are watched. layers: its adapted layers. layout: of its labels.
+        sink: takes every observed pass once its backward is over.
+        before_pass: called before every observed forward pass, when earlier ones have been handed on.
         around: called with True before an observed forward pass, and with False once its backward pass is
             over.
-        before_pass: called before every observed forward pass, when earlier ones have been handed on.
+        watch_loss: keep the model's own losses, armed or not, for `take_losses`.
+
+    Attributes:
+        armed: whether passes are observed.
+        passes: backward passes handed on since the last `close`.
     """
 
     def __init__(
@@ -54,13 +57,16 @@ class Capture:
         model: nn.Module,
         layers: Sequence[AdaptedLayer],
         layout: Layout,
+        *,
         sink: Callable[[Observation], None],
+        before_pass: Callable[[], None] = lambda: None,
+        around: Callable[[bool], None] | None = None,
+        watch_loss: bool = False,
     ) -> None:
-        self.armed, self.passes, self.watch_loss = False, 0, False
-        self.losses: list[Tensor] = []
-        self.around: Callable[[bool], None] | None = None
-        self.before_pass: Callable[[], None] | None = None
+        self.armed, self.passes = False, 0
         self._layers, self._layout, self._sink = layers, layout, sink
+        self._before_pass, self._around, self._watch_loss = before_pass, around, watch_loss
+        self._losses: list[Tensor] = []
         self._gates: list[Tensor | None] = [None] * len(layers)
         self._current: Observation | None = None
         self._open: list[Observation] = []
@@ -69,6 +75,19 @@ class Capture:
         ]
         self._handles.append(model.register_forward_pre_hook(self._before_model, with_kwargs=True))
         self._handles.append(model.register_forward_hook(self._after_model, with_kwargs=True))
+
+    def arm(self, on: bool) -> None:
+        """Observes passes from now on, or no longer."""
+        self.armed = on
+
+    def forget_passes(self) -> None:
+        """The passes handed on so far belong to no step."""
+        self.passes = 0
+
+    def take_losses(self) -> list[Tensor]:
+        """The model's own losses since the last call."""
+        taken, self._losses = self._losses, []
+        return taken
 
     def remove(self) -> None:
         """Takes every hook out of the model."""
@@ -105,8 +124,8 @@ class Capture:
 
         Several forward passes may share one backward.
         """
-        if self._current is not None and self.around is not None:
-            self.around(False)
+        if self._current is not None and self._around is not None:
+            self._around(False)
         self._current = None
         done = [seen for seen in self._open if seen.gradients]
         self._open = [seen for seen in self._open if not seen.gradients]
@@ -147,20 +166,17 @@ class Capture:
     def _before_model(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._hand_on()
         if self.armed and model.training and torch.is_grad_enabled():
-            if self.before_pass is not None:
-                self.before_pass()
+            self._before_pass()
             self._current = Observation(positions=positions(self._layout, named_inputs(model, args, kwargs)))
             self._open.append(self._current)
-            if self.around is not None:
-                self.around(True)
+            if self._around is not None:
+                self._around(True)
 
     def _after_model(self, _model: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        current, loss = (
-            self._current,
-            output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None),
-        )
-        if self.watch_loss and loss is not None and loss.requires_grad:
-            self.losses.append(loss.detach())
+        current = self._current
+        loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+        if self._watch_loss and loss is not None and loss.requires_grad:
+            self._losses.append(loss.detach())
         if current is None or current.positions is None or loss is None or not loss.requires_grad:
             return
         # Only a causal LM divides by it: other heads take the argument, and return the mean over their own

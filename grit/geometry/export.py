@@ -14,7 +14,7 @@ from grit.adapters.peft_adapters import adapted_layers, save_lora
 if TYPE_CHECKING:
     from torch import nn
 
-    from grit.geometry.attach import GritHandle
+    from grit.geometry.handle import GritHandle
 
 
 class ExportReport(NamedTuple):

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.config.method import GritConfig
+from grit.geometry.events import DampingRaised, Event, RefreshWaits
 from grit.geometry.factor_state import Statistics
 from grit.rank_space.damped_inverse import damped_inverse, damping_of, left_right
 from grit.rank_space.moments import symmetrize
-
-Event = dict[str, Any]
 
 
 class Curvature:
@@ -93,9 +92,9 @@ class Curvature:
         events: list[Event] = []
         if worst > 1.0 or bool((failed & ready).any()):
             names = [name for name, lost in zip(self._names, (failed & ready).tolist(), strict=True) if lost]
-            events.append({"kind": "damping", "multiple": worst, "kept_previous": names})
+            events.append(DampingRaised(multiple=worst, kept_previous=tuple(names)))
         if not bool(ready.all()):
-            events.append({"kind": "refresh_waits", "modules": int((~ready).sum())})
+            events.append(RefreshWaits(modules=int((~ready).sum())))
         return events
 
     def _prepare(self) -> None:

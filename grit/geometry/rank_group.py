@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.adapters.quantization import noise_to_signal
 from grit.config.method import GritConfig
+from grit.geometry.events import Event
 from grit.geometry.factor_state import Statistics
 from grit.geometry.inverse_state import Curvature
 from grit.geometry.label_positions import Stream
@@ -49,7 +50,7 @@ class RankGroup:
         self._side_a = Side([_parameter(layer.down) for layer in layers], from_left=True, dtype=dtype)
         self._side_b = Side([_parameter(layer.up) for layer in layers], from_left=False, dtype=dtype)
 
-    def refresh(self) -> list[dict[str, Any]]:
+    def refresh(self) -> list[Event]:
         """Recomputes the damped inverses; returns events."""
         last = self.subspace.last
         return self.curvature.refresh(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,15 +15,6 @@ import pyarrow.parquet as pq
 from grit.errors import ConfigError
 
 
-def finite(value: Any) -> Any:
-    """Strict JSON has no NaN: the same value with null for every number that is not finite."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def read_object(path: Path, name: str) -> dict[str, Any]:
     """A JSON object that a run or a study left in its folder; `name` is what a person calls that folder.
 
@@ -32,10 +22,25 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
         ConfigError: it is missing or malformed.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_bytes().decode("utf8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(name, str(path.parent), f"holds no readable {path.name}: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(name, str(path.parent), f"holds no readable {path.name}: it is no JSON object")
     return found
+
+
+def own_folder(folder: Path, name: str) -> Path:
+    """A folder of that name inside `folder`, made if need be; never one that a link leads out to.
+
+    Raises:
+        ConfigError: something else has that name.
+    """
+    inside = folder / name
+    if inside.is_symlink() or (inside.exists() and not inside.is_dir()):
+        raise ConfigError("output", str(inside), "is no folder of its own (a link or a file): move it away")
+    inside.mkdir(exist_ok=True)
+    return inside
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-FILE = "run.pt"
+from grit.runtime.checkpoint_files import CHECKPOINT_FILE
+
+FILE = CHECKPOINT_FILE
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:

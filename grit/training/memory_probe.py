@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -101,20 +100,21 @@ def peak_of_steps(config: RunConfig) -> int:
     """
     import pytorch_optimizer  # noqa: F401 - for all, since one method needs it
 
-    from grit.training.trainer import on_adapted
+    from grit.training.run import Run
+    from grit.training.trainer import adapted
     from grit.training.workbench import Workbench
 
-    def work(run: Any) -> int:
-        run.bench.forget_moved()
+    bench = Workbench()
+    with adapted(config, bench) as model:
+        bench.forget_moved()
+        run = Run(config, bench, model, None)
         run.take_step()
-        run.memory.bytes = 0
+        run.state.memory.bytes = 0
         if CLEAR.exists():
             CLEAR.write_text("5")  # Linux: the high-water mark of resident memory begins anew
-        while not config.budget.is_spent(run.step, run.train_seconds):
+        while not run.spent():
             run.take_step()
-        return int(run.memory.bytes) if run.bench.device == "cuda" else high_water()
-
-    return int(on_adapted(config, Workbench(), work))
+        return int(run.state.memory.bytes) if bench.device == "cuda" else high_water()
 
 
 def high_water() -> int:

@@ -1,12 +1,11 @@
-"""One row per optimizer step: loss, clock, components, ranks and events; and the peak of memory."""
+"""The table `telemetry`: one row per optimizer step."""
 
 from __future__ import annotations
 
-import json
-
-from grit.geometry.attach import Event, GritHandle
-from grit.runtime.clock import SECTIONS, StepClock
-from grit.training.result import Row
+from grit.geometry.handle import GritHandle
+from grit.runtime.clock import StepClock
+from grit.runtime.sections import SECTIONS
+from grit.training.measurements import Row
 
 #: Steps between reads of the clock: on a GPU a read waits for the device.
 READ_EVERY = 50
@@ -17,7 +16,7 @@ class StepLog:
 
     def __init__(self, clock: StepClock) -> None:
         self.rows: list[Row] = []
-        self._clock, self._filled, self._events_seen = clock, 0, 0
+        self._clock, self._filled = clock, 0
 
     def add(
         self,
@@ -30,8 +29,7 @@ class StepLog:
         tokens: int,
         handle: GritHandle | None,
     ) -> None:
-        """Adds the row of optimizer step `step` (from 1); events since the last row belong to it."""
-        events = [] if handle is None else self._new_events(handle)
+        """Adds the row of optimizer step `step` (from 1)."""
         ranks = None if handle is None else list(handle.ranks().values())
         self.rows.append(
             {
@@ -43,24 +41,10 @@ class StepLog:
                 "tokens": tokens,
                 "effective_parameters": None if handle is None else handle.effective_parameters(),
                 "mean_rank": None if ranks is None else sum(ranks) / len(ranks),
-                "events": json.dumps(events) if events else None,
             }
         )
         if len(self.rows) - self._filled >= READ_EVERY:
             self.flush()
-
-    def _new_events(self, handle: GritHandle) -> list[Event]:
-        """What has happened since the last look."""
-        events = handle.events[self._events_seen :]
-        self._events_seen += len(events)
-        return events
-
-    def finish(self, handle: GritHandle) -> None:
-        """Adds what happened after the last step to its row."""
-        events = self._new_events(handle)
-        if events and self.rows:
-            earlier = json.loads(self.rows[-1]["events"] or "[]")
-            self.rows[-1]["events"] = json.dumps([*earlier, *events])
 
     def flush(self) -> None:
         """Fills in the component times of the rows so far."""
@@ -70,8 +54,7 @@ class StepLog:
             row["ms_step"] = sum(spent.values())
             self._filled += 1
 
-    def restore(self, rows: list[Row], handle: GritHandle | None) -> None:
+    def restore(self, rows: list[Row]) -> None:
         """Takes over the rows of a checkpoint, all of them filled."""
         self.rows = list(rows)
         self._filled = len(rows)
-        self._events_seen = 0 if handle is None else len(handle.events)

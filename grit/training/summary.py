@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from grit.adapters.peft_adapters import effective_parameters, trained_modules
 from grit.audits.update_geometry import geometry_rows
 from grit.config.run import RunConfig
-from grit.config.sections import QualityMetric
+from grit.config.sections import ExecutionConfig, QualityMetric
 from grit.evaluation.scores import (
     ProbeAnswer,
     Scores,
@@ -18,12 +19,14 @@ from grit.evaluation.scores import (
     nats_per_token,
     quality_name,
 )
+from grit.geometry.events import Event, RankChange, reprojections
 from grit.geometry.export import exported_bytes
 from grit.runtime.clock import GEOMETRY_SECTIONS, SECTIONS
-from grit.training.result import Row, RunResult, Status
+from grit.training.measurements import Measurements, Row
+from grit.training.result import RunResult, RunStatus
 
 if TYPE_CHECKING:
-    from grit.training.trainer import Run
+    from grit.training.run import Run
 
 #: Steps at the start that count as warm-up in timings: a tenth of the run, at most this many.
 MAX_WARMUP_STEPS = 5
@@ -45,74 +48,97 @@ def steady(rows: list[Row]) -> list[Row]:
     return rows[min(MAX_WARMUP_STEPS, len(rows) // 10) :]
 
 
-def step_times(rows: list[Row]) -> tuple[dict[str, float], dict[str, float], float]:
+def step_times(rows: list[Row]) -> tuple[dict[str, float | None], dict[str, float | None], float]:
     """Step time {mean, p50, p95, p99} and mean components, in ms, and the share of the geometry components.
 
     Over steady steps.
     """
     chosen = steady(rows)
     total = [row["ms_step"] for row in chosen]
-    times = {
-        "mean": statistics.fmean(total) if total else math.nan,
-        **{f"p{p}": percentile(total, p / 100) for p in (50, 95, 99)},
-    }
-    components = {
-        name: statistics.fmean(row[f"ms_{name}"] for row in chosen) if chosen else math.nan
-        for name in SECTIONS
-    }
-    overhead = sum(components[name] for name in GEOMETRY_SECTIONS) / times["mean"] if total else math.nan
-    return times, components, overhead
-
-
-def summarize(run: Run, status: Status, reason: str | None) -> RunResult:
-    """The result of `run`, which has ended with `status` and has been evaluated."""
-    run.log.flush()
-    scores, base, config, handle = run.last_scores, run.base, run.config, run.handle
-    assert scores is not None
-    times, components, overhead = step_times(run.log.rows)
-    parameters = sum(parameter.numel() for parameter in run.parameters)
-    effective = (
-        effective_parameters(run.model, parameters) if handle is None else handle.effective_parameters()
+    times: dict[str, float | None] = {"mean": statistics.fmean(total) if total else math.nan}
+    times |= {f"p{share}": percentile(total, share / 100) for share in (50, 95, 99)}
+    means = (
+        {name: statistics.fmean(row[f"ms_{name}"] for row in chosen) for name in SECTIONS} if chosen else {}
     )
-    events = [] if handle is None else handle.events
+    components: dict[str, float | None] = {name: means.get(name, math.nan) for name in SECTIONS}
+    geometry = sum(means[name] for name in GEOMETRY_SECTIONS) if chosen else math.nan
+    return times, components, geometry / statistics.fmean(total) if total else math.nan
+
+
+def result_of(run: Run, status: RunStatus, reason: str | None) -> RunResult:
+    """The result of a run that has ended with `status` and has been evaluated."""
+    state, audits = run.state, run.config.audits
+    state.log.flush()
+    handle = state.handle
+    stability: list[Row] = []
+    if handle is not None and state.monitor is not None:
+        stability = state.monitor.rows(handle.modules_by_stack())
     return RunResult(
         status=status,
         reason=reason,
-        steps=run.step,
-        tokens=run.tokens,
+        measured=_measurements(run).model_copy(
+            update={"exported_bytes": exported_bytes(state.model, handle) if audits.exported else None}
+        ),
+        telemetry=state.log.rows,
+        events=[] if handle is None else [event.row() for event in handle.events],
+        predictions=score_rows(run.scores, run.base),
+        geometry=geometry_rows(state.model, handle) if run.config.spec.factors else [],
+        stability=stability,
+        truncated=run.truncated,
+    )
+
+
+def _measurements(run: Run) -> Measurements:
+    """The numbers of a run that has ended."""
+    state, config, handle = run.state, run.config, run.state.handle
+    times, components, overhead = step_times(state.log.rows)
+    parameters = state.adapter_parameters()
+    effective = effective_parameters(state.model, parameters)
+    events: Sequence[Event] = ()
+    if handle is not None:
+        effective, events = handle.effective_parameters(), handle.events
+    return Measurements(
+        steps=state.step,
+        tokens=state.tokens,
         unique_tokens=run.unique_tokens(),
         backbone_parameters=run.bench.backbone_parameters(config),
         adapter_seconds=run.bench.adapter_seconds,
-        train_seconds=run.train_seconds,
-        cpu_seconds=run.cpu_seconds,
+        train_seconds=state.train_seconds,
+        cpu_seconds=state.cpu_seconds,
+        disturbance=disturbance(state.train_seconds, state.cpu_seconds, config.execution, run.bench.device),
+        eval_seconds=state.eval_seconds,
         threads=config.execution.threads,
         device=run.bench.device,
-        **score_summary(scores, base, config, run.bench.task(config).metric),
+        **score_summary(run.scores, run.base, config, run.bench.task(config).metric),
         overhead=overhead,
         footprint=effective / parameters,
         effective_parameters=effective,
         adapter_parameters=parameters,
         step_time_ms=times,
         components_ms=components,
-        peak_memory_bytes=run.memory.bytes,
+        peak_memory_bytes=state.memory.bytes,
+        memory_bytes={},
         final_ranks=[] if handle is None else list(handle.ranks().values()),
-        modules=trained_modules(run.model),
-        reprojections=sum(event["kind"] == "reprojection" and event["trigger"] != "end" for event in events),
-        rank_events=sum(event["kind"] == "rank" for event in events),
-        skipped_steps=run.guard.skipped,
+        modules=trained_modules(state.model),
+        reprojections=len(reprojections(events)),
+        rank_events=sum(isinstance(event, RankChange) for event in events),
+        skipped_steps=state.guard.skipped,
         truncated_examples=sum(item.truncated for item in run.bench.training_data(config)),
-        eval_seconds=run.eval_seconds,
-        resumed_from_step=run.resumed_from,
-        curve=run.curve,
-        telemetry=run.log.rows,
-        predictions=score_rows(scores, base),
-        geometry=geometry_rows(run.model, handle) if config.spec.factors else [],
-        stability=[]
-        if handle is None or run.monitor is None
-        else run.monitor.rows(handle.modules_by_group()),
-        truncated=run.truncated,
-        exported_bytes=exported_bytes(run.model, handle) if config.audits.exported else None,
+        resumed_from_step=state.resumed_from,
+        curve=state.curve,
     )
+
+
+def disturbance(
+    train_seconds: float, cpu_seconds: float, execution: ExecutionConfig, device: str
+) -> float | None:
+    """Share of the training time in which one thread on a CPU did not have its core.
+
+    None where that cannot be told.
+    """
+    if device != "cpu" or execution.threads != 1 or train_seconds == 0:
+        return None
+    return max(0.0, 1 - cpu_seconds / train_seconds)
 
 
 def metric_rows(scores: Scores, base: Scores) -> dict[str, Row]:

@@ -1,4 +1,4 @@
-"""What one trial's worker holds."""
+"""What one trial holds while it runs, and what it is predicted to take."""
 
 from __future__ import annotations
 
@@ -20,3 +20,11 @@ class TrialResources:
         """
         kind = {f"accelerator_type:{self.accelerator}": 0.001} if self.accelerator else {}
         return {"CPU": float(self.cpus), **({"GPU": float(self.gpus)} if self.gpus else {}), **kind}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Seconds of one optimizer step, and of everything else in a trial: predictions, not promises."""
+
+    step_seconds: float
+    other_seconds: float

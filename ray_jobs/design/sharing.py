@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 from grit.config.first_effect import curvature_onset, late_fields, reprojection_onset, without_late_fields
 from grit.config.run import RunConfig
 from grit.io.hashing import digest
-from ray_jobs.design.study import TrialSpec
+from ray_jobs.design.plan import TrialSpec
 
 #: A trunk must save at least so many steps to each of its trials, and this share of a step budget: a fork
 #: costs a checkpoint and a dispatch.
@@ -118,16 +118,34 @@ def _name(config: RunConfig, fields: tuple[object, object], onsets: tuple[float,
     )
 
 
-def seconds_saved(trunks: Sequence[dict[str, Any]], fork_seconds: Iterable[float]) -> float:
+class TrunkCost(Protocol):
+    """What is asked of a trunk that has run, or is predicted to.
+
+    Its place in the tree, and its training seconds.
+    """
+
+    @property
+    def trunk_id(self) -> str:
+        """Its id."""
+
+    @property
+    def parent(self) -> str | None:
+        """The trunk it went on from."""
+
+    @property
+    def train_seconds(self) -> float:
+        """From the very beginning."""
+
+
+def seconds_saved(trunks: Sequence[TrunkCost], fork_seconds: Iterable[float]) -> float:
     """Training seconds that sharing has saved.
 
     What all forked trials were credited with, less what the trunks took.
 
     Args:
-        trunks: those that have run, with `trunk_id`, `parent` and `train_seconds` from the very beginning.
+        trunks: those that have run.
         fork_seconds: for each forked trial, the training seconds it began with.
     """
-    reached: dict[str | None, float] = {trunk["trunk_id"]: trunk["train_seconds"] for trunk in trunks}
-    return sum(fork_seconds) - sum(
-        float(trunk["train_seconds"]) - reached.get(trunk["parent"], 0.0) for trunk in trunks
-    )
+    reached: dict[str | None, float] = {trunk.trunk_id: trunk.train_seconds for trunk in trunks}
+    spent = sum(trunk.train_seconds - reached.get(trunk.parent, 0.0) for trunk in trunks)
+    return sum(fork_seconds) - spent

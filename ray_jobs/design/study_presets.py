@@ -1,19 +1,20 @@
 """Presets of studies.
 
-A run's configuration (grit/training/run_presets.py) with seeds, budgets, grids and resources; command-line
-options are laid over it.
+A run's configuration (grit/training/run_presets.py) with seeds, budgets, grids and resources.
+
+Command-line options are laid over it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from grit.config.registry import Method
 from grit.config.run import RunConfig
 from grit.training.run_presets import CONFIGURATIONS, configuration
-from ray_jobs.design.resources import TrialResources
+from ray_jobs.design.resources import Costs, TrialResources
 
 PRESETS = tuple(CONFIGURATIONS)
 
@@ -25,11 +26,10 @@ class Preset:
     Attributes:
         base: configuration of every trial; its budget and seed are replaced.
         budget_steps, budget_seconds: the two regimes' budgets.
-        oat: values of each knob for the one-at-a-time design. grid: values for the coarse grid (empty: no
-            grid).
+        oat: values of each knob for the one-at-a-time design.
+        grid: values for the coarse grid (empty: no grid).
         search_points: searched points per regime.
-        step_seconds, other_seconds: seconds of one optimizer step and of everything else in a trial, on the
-            hardware the preset is for: predictions, not promises.
+        costs: predicted, on the hardware the preset is for.
     """
 
     base: RunConfig
@@ -40,11 +40,19 @@ class Preset:
     grid: Mapping[str, tuple[Any, ...]]
     search_points: int
     resources: TrialResources
-    step_seconds: float
-    other_seconds: float
+    costs: Costs
+
+    @property
+    def small(self) -> bool:
+        """Whether it is for a laptop: its trials hold no GPU."""
+        return not self.resources.gpus
 
 
-def preset(name: str, method: Method, steps: int | None, task: str | None = None) -> Preset:
+#: A preset by name, method, steps and task.
+PresetOf = Callable[[str, Method, int | None, str | None], Preset]
+
+
+def preset(name: str, method: Method, steps: int | None = None, task: str | None = None) -> Preset:
     """A preset by name.
 
     `steps` and `task` replace its own, and the cadences that are shares of the steps follow.
@@ -55,49 +63,50 @@ def preset(name: str, method: Method, steps: int | None, task: str | None = None
     base = configuration(name, method, task=task, steps=steps)
     count = int(base.budget.amount)
     if name == "embedded":
-        return Preset(
-            base=base,
-            seeds=(41, 42, 43),
-            budget_steps=count,
-            budget_seconds=6.0,
-            search_points=3,
-            resources=TrialResources(cpus=1),
-            oat={
-                "tau": (0.9, 0.999),
-                "T": (max(1, count // 20), max(2, 2 * count // 5)),
-                "lambda": (1e-4, 1e-1),
-            },
-            grid={},
-            step_seconds=0.065,
-            other_seconds=3.0,
-        )
-    if name == "smoke":
-        return Preset(
-            base=base,
-            seeds=(41,),
-            budget_steps=count,
-            budget_seconds=1.6,
-            search_points=1,
-            resources=TrialResources(cpus=1),
-            oat={"tau": (0.9,), "T": (max(2, 2 * count // 5),), "lambda": (1e-1,)},
-            grid={},
-            step_seconds=0.065,
-            other_seconds=3.0,
-        )
-    # One A100 a trial. Seconds of a step were not measured (no A100 was at hand): guessed from the tokens of
-    # a step.
-    step_seconds = (
-        {"llama-3.2-3b": 1.2, "llama-3.1-8b": 2.6}[name]
-        * base.optimization.micro_batch
-        * base.optimization.accumulation
-        * base.optimization.max_length
-        / (32 * 1024)
-    )
+        return _embedded(base, count)
+    return _smoke(base, count) if name == "smoke" else _paper(name, base, count)
+
+
+def _embedded(base: RunConfig, steps: int) -> Preset:
     return Preset(
         base=base,
         seeds=(41, 42, 43),
-        budget_steps=count,
-        budget_seconds=count * step_seconds,
+        budget_steps=steps,
+        budget_seconds=6.0,
+        search_points=3,
+        resources=TrialResources(cpus=1),
+        oat={"tau": (0.9, 0.999), "T": (max(1, steps // 20), max(2, 2 * steps // 5)), "lambda": (1e-4, 1e-1)},
+        grid={},
+        costs=Costs(step_seconds=0.065, other_seconds=3.0),
+    )
+
+
+def _smoke(base: RunConfig, steps: int) -> Preset:
+    return Preset(
+        base=base,
+        seeds=(41,),
+        budget_steps=steps,
+        budget_seconds=1.6,
+        search_points=1,
+        resources=TrialResources(cpus=1),
+        oat={"tau": (0.9,), "T": (max(2, 2 * steps // 5),), "lambda": (1e-1,)},
+        grid={},
+        costs=Costs(step_seconds=0.065, other_seconds=3.0),
+    )
+
+
+def _paper(name: str, base: RunConfig, steps: int) -> Preset:
+    """One A100 a trial.
+
+    Seconds of a step were not measured (no A100 was at hand): guessed from the tokens of a step.
+    """
+    at_32k_tokens = {"llama-3.2-3b": 1.2, "llama-3.1-8b": 2.6}[name]
+    step_seconds = at_32k_tokens * base.step_sequences * base.optimization.max_length / (32 * 1024)
+    return Preset(
+        base=base,
+        seeds=(41, 42, 43),
+        budget_steps=steps,
+        budget_seconds=steps * step_seconds,
         search_points=24,
         oat={
             "tau": (0.80, 0.90, 0.95, 0.999),
@@ -110,6 +119,5 @@ def preset(name: str, method: Method, steps: int | None, task: str | None = None
             "lambda": (1e-3, base.grit.kfac_damping, 1e-1),
         },
         resources=TrialResources(cpus=8, gpus=1),
-        step_seconds=step_seconds,
-        other_seconds=900.0,
+        costs=Costs(step_seconds=step_seconds, other_seconds=900.0),
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ray_jobs.records.describe import describe, duration
+from ray_jobs.records.describe import describe, duration, outcome
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.schedule.scheduler import StudyScheduler
 
@@ -92,17 +92,9 @@ class StudyDisplay:
         """A trial has ended."""
         self._bar.total = self._scheduler.expected
         self._bar.update(1)
-        count = f"[{self._scheduler.ended}/{self._scheduler.expected}]"
-        if record.status == "completed":
-            if not self._terminal:
-                self._say(
-                    f"{count} {describe(record)}  quality {record.quality:.3f}  retention "
-                    f"{record.retention:.3f}  "
-                    f"overhead {record.overhead:.1%}  footprint {record.footprint:.0%}  {record.steps} "
-                    f"steps in {record.train_seconds:.1f} s"
-                )
-            return
-        self._say(f"{count} {describe(record)}  {record.status}: {record.error}")
+        if record.status != "completed" or not self._terminal:
+            count = f"[{self._scheduler.ended}/{self._scheduler.expected}]"
+            self._say(f"{count} {describe(record)}  {outcome(record)}")
 
     def close(self) -> None:
         """Ends the display."""

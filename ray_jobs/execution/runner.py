@@ -1,36 +1,34 @@
 """Runs a study.
 
-Connects to Ray, keeps slots warm, lets Tune execute what the scheduler decides, and writes every outcome
-down.
+Connects to Ray, keeps slots warm, lets Tune execute what the scheduler decides, writes every outcome down.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from grit.config.sections import Budget
 from grit.io.files import write_atomically
-from grit.training.result import TABLES
+from ray_jobs.design.plan import Study
 from ray_jobs.design.resources import TrialResources
-from ray_jobs.design.study import Search, Study
-from ray_jobs.execution.cluster import check_resources, connect
+from ray_jobs.design.search_space import Search
+from ray_jobs.execution.cluster import check_resources
 from ray_jobs.execution.display import StudyDisplay
+from ray_jobs.execution.outcome import Collected, Outcome, filled
+from ray_jobs.execution.quiet import chatter, connected
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
-from ray_jobs.records.trial_record import TRUNK_OUTCOME, TrialRecord
+from ray_jobs.records.tables import read_rows
+from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 from ray_jobs.schedule.search import OptunaSearch, open_storage
-from ray_jobs.tracking.mlflow_tracker import MlflowTracker
+from ray_jobs.tracking.tracker import Tracker
 
 #: Drivers that one trial may lose before it counts as failed.
 MAX_LOST_DRIVERS = 3
@@ -72,7 +70,7 @@ class StudyRunner:
         study: Study,
         options: RunOptions,
         store: StudyStore,
-        tracker: MlflowTracker,
+        tracker: Tracker,
         neighbours: Neighbours | None = None,
     ) -> None:
         self._options, self._store, self._tracker, self._neighbours = options, store, tracker, neighbours
@@ -85,22 +83,21 @@ class StudyRunner:
         )
         self._scheduler = StudyScheduler(study, known, changed=store.put, elsewhere=elsewhere)
         self._reused = self._scheduler.ended
-        for (
-            record
-        ) in self._scheduler.records.values():  # what an earlier call finished but did not get to MLflow
-            if record.ended:
-                tracker.log_trial(record, store.read_rows("telemetry", record.trial_id))
-        store.flush()
+        store.compact()  # the whole plan is on disk from now on
+        for record in self._scheduler.records.values():
+            if record.ended:  # an earlier call may not have got it to the tracker
+                self._log(record)
+
+    def _log(self, record: TrialRecord) -> None:
+        self._tracker.log_trial(record, partial(read_rows, self._store.folder, "telemetry", record.trial_id))
 
     def _search(self, search: Search, budget: Budget, before: int) -> OptunaSearch:
         """Optuna's study of one regime in the study's own storage."""
         if self._optuna is None:
-            self._optuna = open_storage(
-                self._options.optuna_storage or f"sqlite:///{(self._store.folder / 'optuna.db').absolute()}"
-            )
-        return OptunaSearch(
-            search, asked_before=before, storage=self._optuna, name=f"{self._store.study_id}-{budget.regime}"
-        )
+            own = f"sqlite:///{(self._store.folder / 'optuna.db').absolute()}"
+            self._optuna = open_storage(self._options.optuna_storage or own)
+        name = f"{self._store.study_id}-{budget.regime}"
+        return OptunaSearch(search, asked_before=before, storage=self._optuna, name=name)
 
     def _adopted(self, record: TrialRecord) -> TrialRecord | None:
         found = None if self._neighbours is None else self._neighbours.find(record)
@@ -112,211 +109,114 @@ class StudyRunner:
         Ctrl-C ends it cleanly: what has finished is on disk, the rest stays `planned`.
         """
         began = time.time()
+        options = self._options
         if self._scheduler.finished:
             return self._outcome(began)
-        with (
-            _chatter(self._store.folder / "ray" / "driver.log", keep=self._options.verbose),
-            _ray(self._options),
-        ):
+        log = self._store.folder / "ray" / "driver.log"
+        with chatter(log, keep=options.verbose), connected(options.address, verbose=options.verbose):
             check_resources(
-                self._options.concurrent * self._options.workers,
-                self._options.resources,
-                may_grow=self._options.may_grow,
+                options.concurrent * options.workers, options.resources, may_grow=options.may_grow
             )
-            self._display = StudyDisplay(self._scheduler, self._options.concurrent)
+            display = StudyDisplay(self._scheduler, options.concurrent)
             try:
-                self._tune()
+                self._execute(display)
             finally:
-                self._display.close()
+                display.close()
                 self._scheduler.close()
         return self._outcome(began)
 
     def _outcome(self, began: float) -> StudyOutcome:
+        seconds = time.time() - began
         try:
-            self._store.flush()
-            self._store.close_call(time.time() - began)
+            self._store.compact()
+            self._store.close_call(seconds)
         except OSError as error:  # what is on disk is whole, and older
             self._broken = self._broken or str(error)
         return StudyOutcome(
             records=list(self._scheduler.records.values()),
             interrupted=not self._scheduler.finished,
             reused=self._reused,
-            seconds=time.time() - began,
+            seconds=seconds,
             broken=self._broken,
         )
 
-    def _tune(self) -> None:
+    def _execute(self, display: StudyDisplay) -> None:
+        """Slots and Tune, until nothing is left to start."""
         from ray import tune
 
         from ray_jobs.execution.warm.slots import SlotPool
         from ray_jobs.execution.warm.tune_bridge import StudySearcher, tune_trial
 
-        name, storage = f"study-{uuid.uuid4().hex[:8]}", str((self._store.folder / "ray").absolute())
-        self._pool = SlotPool(
+        options, name = self._options, f"study-{uuid.uuid4().hex[:8]}"
+        folder = self._store.folder.absolute()
+        pool = SlotPool(
             name=name,
-            slots=self._options.concurrent,
-            resources=self._options.resources.as_dict(),
-            workers=self._options.workers,
-            storage=storage,
-            checkpoints=str(self._store.checkpoints.absolute()),
+            slots=options.concurrent,
+            resources=options.resources.as_dict(),
+            workers=options.workers,
+            folder=folder,
         )
-        self._display.watch(self._pool.board)
-        trainable = tune.with_parameters(
-            tune_trial, board=self._pool.board_name, namespace=self._pool.namespace
-        )
+
+        def ended(job_id: str) -> None:
+            try:
+                self._take(job_id, pool.collect(job_id), display)
+            except OSError as error:  # the trial counts as not run, and nothing more is started
+                where = error.filename or folder
+                self._broken = self._broken or f"{error.strerror or error}: {where}"
+                searcher.stopping = True
+                self._scheduler.give_back(job_id)
+
+        searcher = StudySearcher(self._scheduler, pool.offer, ended)
+        display.watch(pool.board)
+        trainable = tune.with_parameters(tune_trial, board=pool.board_name, namespace=pool.namespace)
         # A byte of memory, not a CPU: a driver that held one would keep it from the worker it waits for.
         trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1}]))
         try:
-            self._searcher = StudySearcher(self._scheduler, self._ended)
             tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
-                    search_alg=self._searcher,
+                    search_alg=searcher,
                     num_samples=-1,
                     reuse_actors=True,
-                    max_concurrent_trials=self._options.concurrent,
+                    max_concurrent_trials=options.concurrent,
                 ),
                 run_config=tune.RunConfig(
-                    name=name, storage_path=storage, verbose=1 if self._options.verbose else 0
+                    name=name, storage_path=str(folder / "ray"), verbose=1 if options.verbose else 0
                 ),
             ).fit()
         finally:
-            self._pool.close()
+            pool.close()
 
-    def _ended(self, trial_id: str) -> None:
-        """Takes what a job left.
+    def _take(self, job_id: str, collected: Collected | None, display: StudyDisplay) -> None:
+        """Takes a trial's outcome into record and tracker; a trunk's into the list of trunks.
 
-        Where it cannot be written down, the trial counts as not run, and nothing more is started.
+        Raises:
+            OSError: something could not be written down.
         """
-        try:
-            self._take(trial_id)
-        except OSError as error:
-            self._broken = (
-                self._broken or f"{error.strerror or error}: {error.filename or self._store.folder}"
-            )
-            self._searcher.stopping = True
-            self._scheduler.give_back(trial_id)
-
-    def _take(self, trial_id: str) -> None:
-        """Takes a trial's outcome from the board into record, files and MLflow.
-
-        A trunk's into the list of trunks.
-        """
-        import ray
-
-        outcome = ray.get(self._pool.board.collect.remote(trial_id))
-        if (
-            outcome is None
-        ):  # Tune gave the trial up (Ctrl-C), or its driver died: it stays planned, but not for ever
-            self._lost[trial_id] += 1
-            if self._lost[trial_id] < MAX_LOST_DRIVERS:
-                self._scheduler.give_back(trial_id)
+        # Tune gave the trial up (Ctrl-C), or its driver died: it stays planned, but not for ever
+        if collected is None:
+            self._lost[job_id] += 1
+            if self._lost[job_id] < MAX_LOST_DRIVERS:
+                self._scheduler.give_back(job_id)
                 return
-            outcome = {
-                "status": "failed",
-                "error": f"its Tune driver was lost {MAX_LOST_DRIVERS} times",
-                "attempts": 0,
-            }
-        if trial_id not in self._scheduler.records:
-            left = {key: outcome[key] for key in TRUNK_OUTCOME} if outcome["status"] == "trunk" else None
-            self._scheduler.trunk_ended(trial_id, left)
-            self._store.write_trunks(self._scheduler.trunks())
-            self._keep_traceback(trial_id, outcome)
+            error = f"its Tune driver was lost {MAX_LOST_DRIVERS} times"
+            collected = Collected(outcome=Outcome(status="failed", error=error))
+        outcome = collected.outcome
+        if outcome.status == "unwritten":
+            raise OSError(outcome.error)
+        if outcome.traceback is not None:
+            write_atomically(self._store.folder / f"traceback-{job_id}.txt", outcome.traceback)
+        if job_id not in self._scheduler.records:
+            self._scheduler.trunk_ended(job_id, outcome.trunk)
+            self._store.add_trunks(self._scheduler.trunks())
             return
-        record = filled(self._scheduler.records[trial_id], outcome)
-        result = outcome.get("result")
-        telemetry: list[dict[str, Any]] = []
-        if result is not None:
-            telemetry = result["telemetry"]
-            for kind in TABLES:
-                self._store.write_rows(kind, trial_id, result[kind])
+        record = filled(self._scheduler.records[job_id], collected)
         self._scheduler.complete(record)
-        self._tracker.log_trial(record, telemetry)
-        self._store.forget_checkpoints(trial_id)
+        self._log(record)
+        self._store.forget_checkpoints(job_id)
         for trunk_id in self._scheduler.spent_trunks():
             self._store.forget_checkpoints(trunk_id)
-        self._keep_traceback(trial_id, outcome)
-        self._display.ended(record)
-
-    def _keep_traceback(self, job_id: str, outcome: dict[str, Any]) -> None:
-        if "traceback" in outcome:
-            write_atomically(self._store.folder / f"traceback-{job_id}.txt", outcome["traceback"])
-
-
-def filled(record: TrialRecord, outcome: dict[str, Any]) -> TrialRecord:
-    """The planned record with the outcome of its run."""
-    result = outcome.get("result") or {}
-    measured: dict[str, Any] = {
-        key: value
-        for key, value in result.items()
-        if key in TrialRecord.__dataclass_fields__ and key != "status"
-    }
-    if result and result["device"] == "cpu" and result["threads"] == 1 and result["train_seconds"]:
-        measured["disturbance"] = max(0.0, 1 - result["cpu_seconds"] / result["train_seconds"])
-    times: dict[str, Any] = {
-        key: outcome.get(key) for key in ("queued_at", "started_at", "ended_at", "worker")
-    }
-    return replace(
-        record,
-        status=outcome["status"],
-        error=outcome.get("error"),
-        attempts=outcome["attempts"],
-        **times,
-        **measured,
-    )
-
-
-@contextlib.contextmanager
-def _ray(options: RunOptions) -> Iterator[None]:
-    """A Ray connection that is ended with the block; quiet unless asked otherwise."""
-    if not options.verbose:
-        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-        for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-    connect(options.address, verbose=options.verbose)
-    import ray
-
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextlib.contextmanager
-def _chatter(log: Path, *, keep: bool) -> Iterator[None]:
-    """Sends what Tune and the raylet print to a file, unless `keep`.
-
-    Progress and errors have their own places.
-    """
-    if keep:
-        yield
-        return
-    log.parent.mkdir(parents=True, exist_ok=True)
-    handle = _Log(log)
-    try:
-        with contextlib.redirect_stdout(handle):
-            yield
-    finally:
-        handle.close()
-
-
-class _Log(io.TextIOBase):
-    """A log file that nobody must fail for: what a full disk does not take is lost."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def write(self, text: str) -> int:
-        """Writes at once, or not at all."""
-        with contextlib.suppress(OSError):
-            os.write(self._descriptor, text.encode())
-        return len(text)
-
-    def close(self) -> None:
-        """Closes the file."""
-        if not self.closed:
-            os.close(self._descriptor)
-        super().close()
+        display.ended(record)
 
 
 def output_folder(name: str) -> Path:

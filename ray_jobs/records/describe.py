@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from grit.config.method import ALIASES
+from typing import Any
+
+from grit.config.method import ALIASES, KNOBS
+from grit.training.measurements import OBJECTIVES
 from ray_jobs.records.trial_record import TrialRecord
 
 
@@ -13,16 +16,36 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def shown_value(value: Any) -> str:
+    """A setting's value as people write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return ",".join(str(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def changes(record: TrialRecord) -> dict[str, str]:
+    """What a trial's setting changes against the study's base, beside the three knobs, as people write it."""
+    own = {*ALIASES, *ALIASES.values()}
+    return {name: shown_value(value) for name, value in record.plan.overrides.items() if name not in own}
+
+
 def describe(record: TrialRecord) -> str:
     """A trial in a few words."""
-    if record.tau is None:
-        knobs = "control"
-    else:
-        cadence = "none" if record.T is None else record.T
-        knobs = f"tau={record.tau:.4g} T={cadence} lambda={record.lambda_:.3g}"
-    other = "".join(
-        f" {name}={value}"
-        for name, value in record.overrides.items()
-        if name not in ALIASES and name not in ALIASES.values()
-    )
-    return f"{record.method:5} {record.regime} seed {record.seed} {record.design:7} {knobs}{other}"
+    knobs = "control"
+    if record.config.uses_grit:
+        values = {"tau": record.tau, "T": record.T, "lambda": record.lambda_}
+        knobs = " ".join(f"{name}={KNOBS[name].shown(value)}" for name, value in values.items())
+    other = "".join(f" {name}={value}" for name, value in changes(record).items())
+    plan = record.plan
+    return f"{record.method:5} {plan.regime} seed {plan.seed} {plan.design:7} {knobs}{other}"
+
+
+def outcome(record: TrialRecord) -> str:
+    """What came of a trial, in a line: its objectives, or why it has none."""
+    measured = record.measured
+    if record.status != "completed":
+        return f"{record.status}: {record.error}"
+    scores = [f"{name} {known.shown(getattr(measured, name))}" for name, known in OBJECTIVES.items()]
+    return f"{'  '.join(scores)}  {measured.steps} steps in {measured.train_seconds:.1f} s"

@@ -1,38 +1,27 @@
-"""The study's folder: its configuration, one record per trial, and the tables of each.
+"""The study's folder, owned by one process: its configuration, one record per trial, its trunks.
 
-Every file is written whole or not at all.
+Every file is written whole or not at all; `trials.jsonl` is appended to, and compacted when the folder is
+opened.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import uuid
 import weakref
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import pyarrow.parquet as pq
 
 from grit.errors import ConfigError
-from grit.io.files import write_atomically, write_table
 from grit.io.provenance import PACKAGES
-from grit.training.result import TABLES
-from ray_jobs.records.trial_record import (
-    STUDY_FILE,
-    TRIALS_FILE,
-    TRUNK_OUTCOME,
-    TRUNKS_FILE,
-    TrialRecord,
-    read_study,
-    read_trials,
-    read_trunks,
-    write_trials,
-)
+from grit.runtime.checkpoint_files import CHECKPOINT_FILE
+from ray_jobs.records.study_file import STUDY_FILE, Call, StudyFile, read_study
+from ray_jobs.records.tables import copy_tables
+from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trials_file import TRIALS_FILE, append_trials, read_trials_and_damage, write_trials
+from ray_jobs.records.trunk_record import TrunkOutcome, TrunkRecord, read_trunks, write_trunks
 
 #: Whose versions a study notes.
 STUDY_PACKAGES = (*PACKAGES, "ray", "optuna", "mlflow")
@@ -47,73 +36,73 @@ class StudyStore:
         fingerprint: identity of the study; a folder that holds another study is refused.
         resume: whether a folder that holds this study may be continued.
 
+    Attributes:
+        records: by trial id, as they stand.
+        study_id: names this folder's study among others with the same settings.
+
     Raises:
         ConfigError: the folder belongs to another study, holds this one and `resume` is off, or cannot be
             written.
     """
 
     def __init__(self, folder: Path, fingerprint: str, *, resume: bool) -> None:
-        self.folder, self._fingerprint = folder, fingerprint
+        self.folder = folder
         self.records: dict[str, TrialRecord] = {}
-        self._earlier: dict[str, Any] = {}
+        self._earlier: StudyFile | None = None
         if folder.exists() and not folder.is_dir():
             raise ConfigError("output", str(folder), "is a file; choose a folder")
         if (folder / STUDY_FILE).exists():
-            self._earlier = read_study(folder)
-            if self._earlier.get("fingerprint") != fingerprint:
-                made = " ".join(self._earlier.get("command_line", []))
-                raise ConfigError(
-                    "output",
-                    str(folder),
-                    f"holds another study: resume it with the options it was made with ({made}), or choose "
-                    "an empty folder",
-                )
-            if not resume:
-                raise ConfigError(
-                    "output",
-                    str(folder),
-                    "holds this study already; add --resume to continue it, or choose another folder",
-                )
-            if (folder / TRIALS_FILE).exists():
-                self.records = {record.trial_id: record for record in read_trials(folder)}
+            self._earlier = self._found(fingerprint, resume=resume)
         elif folder.exists() and any(folder.iterdir()):
             raise ConfigError(
                 "output", str(folder), "is not empty and holds no study; choose an empty folder"
             )
         elif resume:
             raise ConfigError("output", str(folder), "holds no study to resume")
-        #: Names this folder's study among others with the same settings.
-        self.study_id: str = self._earlier.get("study_id") or uuid.uuid4().hex
+        self.study_id = uuid.uuid4().hex if self._earlier is None else self._earlier.study_id
 
-    def open(self, description: dict[str, Any], call: dict[str, Any]) -> None:
+    def _found(self, fingerprint: str, *, resume: bool) -> StudyFile:
+        """The study that the folder holds, if it is this one; reads its records."""
+        earlier = read_study(self.folder)
+        if earlier.fingerprint != fingerprint:
+            made = " ".join(earlier.made_by.command_line)
+            raise ConfigError(
+                "output",
+                str(self.folder),
+                f"holds another study: resume it with the options it was made with ({made}), or choose an "
+                "empty folder",
+            )
+        if not resume:
+            raise ConfigError(
+                "output",
+                str(self.folder),
+                "holds this study already; add --resume to continue it, or choose another folder",
+            )
+        if (self.folder / TRIALS_FILE).exists():
+            records, _ = read_trials_and_damage(self.folder)
+            self.records = {record.trial_id: record for record in records}
+        return earlier
+
+    def open(self, made: StudyFile) -> None:
         """Creates the folder and writes `study.json`; call it once the plan stands.
 
-        `description` is what all calls of the study share, and stays as the first call wrote it; `call`
-        (time, commit, versions, machine, command line) is added to the list of calls, so that every record
-        can be traced to the code that made it.
+        Args:
+            made: the study with this call alone. What an earlier call wrote stays; the call is added to its
+                calls, so that every record can be traced to the code that made it.
 
         Raises:
             ConfigError: the folder cannot be written.
         """
+        study = made
+        if self._earlier is not None:
+            study = self._earlier.model_copy(update={"calls": (*self._earlier.calls, *made.calls)})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
-            shared = self._earlier or {
-                "study_id": self.study_id,
-                "fingerprint": self._fingerprint,
-                **description,
-                **call,
-                "calls": [],
-            }
-            shared["calls"].append(call)
-            write_atomically(self.folder / STUDY_FILE, json.dumps(shared, indent=2, ensure_ascii=False))
+            study.write(self.folder)
+            self.compact()
         except OSError as error:
             raise ConfigError("output", str(self.folder), f"cannot be written: {error.strerror}") from error
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where trials and trunks leave what they would go on from, each in a folder of its name."""
-        return self.folder / "checkpoints"
 
     def _lock(self) -> None:
         """Holds the folder until `release` is called, or nobody holds this store any more.
@@ -133,33 +122,29 @@ class StudyStore:
                 "is being written by another run of this study: wait for it, or end it first",
             ) from None
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where trials and trunks leave what they would go on from, each in a folder of its name."""
+        return self.folder / "checkpoints"
+
     def adopt(self, source: Path, record: TrialRecord) -> TrialRecord:
         """Takes over a trial that the study in `source` has run.
 
-        Its rows are copied, and the record says where it comes from.
+        Its tables are copied, and the record says where it comes from.
         """
-        for kind in TABLES:
-            rows = source / kind / f"{record.trial_id}.parquet"
-            if rows.exists():
-                (self.folder / kind).mkdir(exist_ok=True)
-                partial = self.folder / kind / f"{record.trial_id}.partial"
-                shutil.copyfile(rows, partial)
-                partial.replace(self.folder / kind / rows.name)
-        return replace(record, reused_from=record.reused_from or source.name)
+        copy_tables(source, self.folder, record.trial_id)
+        return record.changed(reused_from=record.place.reused_from or source.name)
 
-    def write_trunks(self, trunks: Iterable[dict[str, Any]]) -> None:
+    def add_trunks(self, trunks: Iterable[TrunkRecord]) -> None:
         """`trunks.jsonl`: the shared beginnings that have run in all calls, one line each."""
-        known = {trunk["trunk_id"]: trunk for trunk in [*read_trunks(self.folder), *trunks]}
-        write_atomically(
-            self.folder / TRUNKS_FILE, "".join(json.dumps(trunk) + "\n" for trunk in known.values())
-        )
+        write_trunks(self.folder, trunks)
 
-    def trunk(self, trunk_id: str) -> dict[str, Any] | None:
+    def trunk(self, trunk_id: str) -> TrunkOutcome | None:
         """What an earlier call knew of a trunk whose checkpoint still exists, or None."""
-        if not (self.checkpoints / trunk_id / "run.pt").exists():
+        if not (self.checkpoints / trunk_id / CHECKPOINT_FILE).exists():
             return None
-        known = (trunk for trunk in read_trunks(self.folder) if trunk["trunk_id"] == trunk_id)
-        return next(({key: trunk[key] for key in TRUNK_OUTCOME} for trunk in known), None)
+        known = (trunk.outcome for trunk in read_trunks(self.folder) if trunk.trunk_id == trunk_id)
+        return next(known, None)
 
     def forget_checkpoints(self, job_id: str) -> None:
         """Removes what a trial or trunk that has ended would have gone on from."""
@@ -170,34 +155,21 @@ class StudyStore:
 
         Unless an earlier call made it or a trial has ended.
         """
-        if not self._earlier and not any(record.ended for record in self.records.values()):
+        if self._earlier is None and not any(record.ended for record in self.records.values()):
             shutil.rmtree(self.folder)
 
     def close_call(self, seconds: float) -> None:
         """Notes how long this call took, in wall seconds."""
-        known = read_study(self.folder)
-        known["calls"][-1]["seconds"] = round(seconds, 3)
-        write_atomically(self.folder / STUDY_FILE, json.dumps(known, indent=2, ensure_ascii=False))
-
-    def read_rows(self, kind: str, trial_id: str) -> list[dict[str, Any]]:
-        """What `write_rows` wrote; nothing for a trial that left nothing."""
-        path = self.folder / kind / f"{trial_id}.parquet"
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.exists() else []
-        return rows
+        study = read_study(self.folder)
+        last: Call = study.last_call.model_copy(update={"seconds": round(seconds, 3)})
+        study.model_copy(update={"calls": (*study.calls[:-1], last)}).write(self.folder)
 
     def put(self, record: TrialRecord) -> None:
         """Takes a new or changed record; a trial that has ended is on disk when this returns."""
         self.records[record.trial_id] = record
         if record.ended:
-            self.flush()
+            append_trials(self.folder, [record])
 
-    def flush(self) -> None:
-        """Writes all records."""
+    def compact(self) -> None:
+        """Writes all records, one line each."""
         write_trials(self.folder, self.records.values())
-
-    def write_rows(self, kind: str, trial_id: str, rows: Sequence[dict[str, Any]]) -> None:
-        """`<kind>/<trial_id>.parquet`, one of a result's tables; none for a table without rows."""
-        if not rows:
-            return
-        (self.folder / kind).mkdir(exist_ok=True)
-        write_table(self.folder / kind / f"{trial_id}.parquet", rows)

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from grit.config.overrides import with_overrides
-from grit.config.run import Overrides, RunConfig
+from grit.config.run import Overrides
 from grit.config.sections import Budget
-from ray_jobs.design.sharing import Trunk, plan_trunks
-from ray_jobs.design.study import Point, Search, Study, TrialSpec, make_trial, plan
+from ray_jobs.design.plan import Study, TrialSpec, searched_trials
+from ray_jobs.design.search_space import Search
+from ray_jobs.design.sharing import plan_trunks
+from ray_jobs.records.status import STATUSES
 from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trunk_record import TrunkOutcome, TrunkRecord
+from ray_jobs.schedule.job import Job
 from ray_jobs.schedule.search import OptunaSearch
+from ray_jobs.schedule.trunks import TrunkTree
 
 #: Searched points under way at once in one regime: more would be suggested from older knowledge.
 OPEN_POINTS = 2
@@ -24,33 +28,17 @@ OPEN_POINTS = 2
 #: its turn is used up.
 MAX_REPEATS = 20
 
+#: A setting in one regime: what all its seeds share.
+SettingKey = tuple[str, str]
+
 
 @dataclass
 class _RegimeSearch:
-    """One regime's search: tickets under way, and how many points have been asked for."""
+    """One regime's search, and how many points have been asked for."""
 
     budget: Budget
     optuna: OptunaSearch
     asked: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One thing for a worker to do: a trial, or a trunk that trials go on from.
-
-    Attributes:
-        job_id: the trial's id, or the trunk's.
-        trunk_steps: None for a trial; the steps a trunk trains.
-        fork_from: id of the trunk whose checkpoint it starts from, or None.
-        may_stop: whether it may stop early when it is dominated; None where no trial of the study may, and
-            standings need not be told.
-    """
-
-    job_id: str
-    config: RunConfig
-    trunk_steps: int | None = None
-    fork_from: str | None = None
-    may_stop: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,20 +55,11 @@ class Elsewhere:
     """
 
     result: Callable[[TrialRecord], TrialRecord | None] = lambda record: None
-    trunk: Callable[[str], dict[str, Any] | None] = lambda trunk_id: None
+    trunk: Callable[[str], TrunkOutcome | None] = lambda trunk_id: None
     share: bool = False
     search: Callable[[Search, Budget, int], OptunaSearch] = lambda search, budget, before: OptunaSearch(
         search, asked_before=before
     )
-
-
-@dataclass
-class _TrunkState:
-    """A trunk and where it stands: `waiting`, `running`, `ready`, or `lost` (its trials then run alone)."""
-
-    trunk: Trunk
-    status: str = "waiting"
-    outcome: dict[str, Any] = field(default_factory=dict)
 
 
 class StudyScheduler:
@@ -102,78 +81,65 @@ class StudyScheduler:
     ) -> None:
         self.study, self._changed, self._elsewhere = study, changed, elsewhere or Elsewhere()
         self.records: dict[str, TrialRecord] = {}
-        self._trunks: dict[str, _TrunkState] = {}
-        self._forks: dict[str, str] = {}
+        self._by_setting: dict[SettingKey, list[str]] = {}
         self._queue: deque[TrialSpec] = deque()
         self._running: dict[str, TrialSpec] = {}
-        self._tickets: dict[tuple[str, str], tuple[_RegimeSearch, str]] = {}
+        self._tickets: dict[SettingKey, tuple[_RegimeSearch, str]] = {}
         earlier = {record.trial_id: record for record in known}
-        self._searches = (
-            []
-            if study.search is None
-            else [
-                _RegimeSearch(
-                    budget=budget,
-                    optuna=self._elsewhere.search(
-                        study.search, budget, len(_searched(earlier.values(), budget))
-                    ),
-                )
-                for budget in study.budgets
-            ]
-        )
-        for trial in plan(study):
+        self._searches = self._open_searches(earlier.values())
+        for trial in study.trials:
             self._admit(trial, earlier.pop(trial.trial_id, None))
-        self._readmit(list(earlier.values()))
-        for point_id, regime in dict.fromkeys((r.point_id, r.regime) for r in self.records.values()):
-            self._tell(point_id, regime)
-        if self._elsewhere.share:
-            self._plan_trunks()
+        self._readmit(earlier)
+        for key in list(self._by_setting):
+            self._tell(key)
+        shared = plan_trunks(self._queue) if self._elsewhere.share else plan_trunks(())
+        self._trunks = TrunkTree(shared, known=self._elsewhere.trunk)
 
-    def _plan_trunks(self) -> None:
-        shared = plan_trunks(self._queue)
-        self._forks = dict(shared.fork_of)
-        for trunk in shared.trunks:
-            found = self._elsewhere.trunk(trunk.trunk_id)
-            self._trunks[trunk.trunk_id] = _TrunkState(
-                trunk, "waiting" if found is None else "ready", found or {}
+    def _open_searches(self, earlier: Iterable[TrialRecord]) -> list[_RegimeSearch]:
+        search = self.study.search
+        if search is None:
+            return []
+        known = list(earlier)
+        opened = []
+        for budget in self.study.budgets:
+            asked_before = len(_searched(known, budget))
+            opened.append(
+                _RegimeSearch(budget=budget, optuna=self._elsewhere.search(search, budget, asked_before))
             )
+        return opened
 
     def _admit(self, trial: TrialSpec, earlier: TrialRecord | None) -> None:
         if trial.trial_id in self.records:
             return
         record = (self._elsewhere.result(trial.record) or trial.record) if earlier is None else earlier
-        self.records[trial.trial_id] = record
-        if record.status in ("planned", "failed"):
-            if record.status == "failed":
-                record = replace(trial.record, attempts=0)
-                self.records[trial.trial_id] = record
+        if STATUSES[record.status].runs_again:
+            record = trial.record if record.status == "failed" else record
             self._queue.append(replace(trial, record=record))
-        self._changed(record)
+        self.records[trial.trial_id] = record
+        self._by_setting.setdefault(setting_of(record), []).append(trial.trial_id)
+        if record is not earlier:
+            self._changed(record)
 
-    def _readmit(self, searched: list[TrialRecord]) -> None:
+    def _readmit(self, earlier: Mapping[str, TrialRecord]) -> None:
         """Takes over the searched points of an earlier call: their finished trials count, the others run."""
-        earlier = {record.trial_id: record for record in searched}
         for search in self._searches:
-            for overrides in _searched(searched, search.budget).values():
+            for overrides in _searched(earlier.values(), search.budget).values():
                 search.asked += 1
                 self._enqueue_point(overrides, search.budget, earlier)
 
-    def _enqueue_point(self, overrides: Overrides, budget: Budget, earlier: Mapping[str, TrialRecord]) -> str:
-        trials = [
-            make_trial(self.study, Point.of("search", overrides), seed, budget) for seed in self.study.seeds
-        ]
+    def _enqueue_point(
+        self, overrides: Overrides, budget: Budget, earlier: Mapping[str, TrialRecord]
+    ) -> SettingKey:
+        trials = searched_trials(self.study, overrides, budget)
         for trial in trials:
             self._admit(trial, earlier.get(trial.trial_id))
-        return trials[0].record.point_id
+        return setting_of(trials[0].record)
 
     @property
     def expected(self) -> int:
         """Trials that the study will have in the end, searched ones included."""
-        to_ask = (
-            0
-            if self.study.search is None
-            else sum(max(0, self.study.search.points - s.asked) for s in self._searches)
-        )
+        planned = 0 if self.study.search is None else self.study.search.points
+        to_ask = sum(max(0, planned - search.asked) for search in self._searches)
         return len(self.records) + to_ask * len(self.study.seeds)
 
     @property
@@ -184,142 +150,97 @@ class StudyScheduler:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to start or to wait for."""
-        return (
-            not self._queue
-            and not self._running
-            and not self.busy_trunks
-            and not any(self._can_ask(search) for search in self._searches)
-        )
-
-    @property
-    def busy_trunks(self) -> bool:
-        """Whether a trunk is running."""
-        return any(state.status == "running" for state in self._trunks.values())
+        waiting = self._queue or self._running or self._trunks.busy
+        return not waiting and not any(self._can_ask(search) for search in self._searches)
 
     def next(self) -> Job | None:
-        """The next thing to start.
-
-        None when there is none now (look at `finished` to tell waiting from the end).
-        """
+        """The next thing to start; None when there is none now (`finished` tells waiting from the end)."""
         if not self._queue:
             self._ask()
         for trial in self._queue:
-            fork = self._fork(self._forks.get(trial.trial_id))
-            state = None if fork is None else self._trunks[fork]
-            if state is not None and state.status == "waiting":
-                job = self._start_trunk(state)
-                if job is not None:
-                    return job
-                continue
-            if state is None or state.status == "ready":
-                self._queue.remove(trial)
-                self._running[trial.trial_id] = trial
-                stops = self.study.search is not None and self.study.search.stop_dominated
-                may_stop = trial.record.design == "search" if stops else None
-                return Job(job_id=trial.trial_id, config=trial.config, fork_from=fork, may_stop=may_stop)
+            trunk = self._trunks.before(trial.trial_id)
+            if trunk is None or self._trunks.is_ready(trunk):
+                return self._start(trial, fork_from=trunk)
+            started = self._trunks.start(trunk)
+            if started is not None:
+                return Job(
+                    job_id=started.trunk.trunk_id,
+                    config=started.trunk.config,
+                    trunk_steps=started.trunk.steps,
+                    fork_from=started.fork_from,
+                )
         return None
 
-    def _fork(self, trunk_id: str | None) -> str | None:
-        """The deepest trunk at or above this one that is not lost."""
-        while trunk_id is not None and self._trunks[trunk_id].status == "lost":
-            trunk_id = self._trunks[trunk_id].trunk.parent
-        return trunk_id
+    def _start(self, trial: TrialSpec, *, fork_from: str | None) -> Job:
+        self._queue.remove(trial)
+        self._running[trial.trial_id] = trial
+        stops = self.study.search is not None and self.study.search.stop_dominated
+        may_stop = trial.record.plan.design == "search" if stops else None
+        return Job(job_id=trial.trial_id, config=trial.config, fork_from=fork_from, may_stop=may_stop)
 
-    def _start_trunk(self, state: _TrunkState) -> Job | None:
-        """Starts a trunk, or the one it goes on from; None while that one is running."""
-        parent = self._fork(state.trunk.parent)
-        above = None if parent is None else self._trunks[parent]
-        if above is not None and above.status == "waiting":
-            return self._start_trunk(above)
-        if above is not None and above.status == "running":
-            return None
-        state.status = "running"
-        return Job(
-            job_id=state.trunk.trunk_id,
-            config=state.trunk.config,
-            trunk_steps=state.trunk.steps,
-            fork_from=parent,
-        )
+    def trunk_ended(self, trunk_id: str, outcome: TrunkOutcome | None) -> None:
+        """Takes what a trunk left; None when it failed, and its trials run without it."""
+        self._trunks.ended(trunk_id, outcome)
 
-    def trunk_ended(self, trunk_id: str, outcome: dict[str, Any] | None) -> None:
-        """Takes what a trunk left: `steps` and `train_seconds`.
-
-        None when it failed, and its trials run without it.
-        """
-        state = self._trunks[trunk_id]
-        state.status, state.outcome = ("lost", {}) if outcome is None else ("ready", outcome)
-
-    def trunks(self) -> list[dict[str, Any]]:
+    def trunks(self) -> list[TrunkRecord]:
         """The trunks that have run, for the store."""
-        return [
-            {
-                "trunk_id": state.trunk.trunk_id,
-                "parent": self._fork(state.trunk.parent),
-                "members": list(state.trunk.members),
-                **state.outcome,
-            }
-            for state in self._trunks.values()
-            if state.status == "ready"
-        ]
+        return self._trunks.records()
 
     def spent_trunks(self) -> list[str]:
         """Trunks that nobody will go on from any more: all their trials have ended."""
-        return [
-            trunk_id
-            for trunk_id, state in self._trunks.items()
-            if all(self.records[member].ended for member in state.trunk.members)
-        ]
+        return self._trunks.spent(lambda trial_id: self.records[trial_id].ended)
 
     def complete(self, record: TrialRecord) -> None:
         """Takes the outcome of a started trial, and tells the search once a point has all its seeds."""
         self._running.pop(record.trial_id, None)
         self.records[record.trial_id] = record
         self._changed(record)
-        self._tell(record.point_id, record.regime)
+        self._tell(setting_of(record))
 
-    def _tell(self, point_id: str, regime: str) -> None:
-        """Tells the regime's search a point whose trials have all ended.
+    def _tell(self, key: SettingKey) -> None:
+        """Tells the regime's search a setting whose trials have all ended.
 
         As an answer if it asked, else as a gift.
         """
-        siblings = self._siblings(point_id, regime)
+        siblings = self._siblings(key)
         if not all(sibling.ended for sibling in siblings):
             return
-        held = self._tickets.pop((point_id, regime), None)
+        held = self._tickets.pop(key, None)
         if held is not None:
             search, ticket = held
             search.optuna.tell(ticket, siblings)
             return
-        first = siblings[0]
         for search in self._searches:
-            if search.budget.regime == regime and first.tau is not None:
-                knobs = self._knobs(first)
-                if with_overrides(self.study.base, first.overrides) == with_overrides(
-                    self.study.base, knobs
-                ):  # nothing else is moved
-                    search.optuna.add(knobs, siblings)
+            if search.budget.regime == key[1] and siblings[0].config.uses_grit:
+                self._give(search, siblings)
 
-    def _knobs(self, record: TrialRecord) -> dict[str, Any]:
-        """The values of the searched fields that a trial had."""
+    def _give(self, search: _RegimeSearch, siblings: list[TrialRecord]) -> None:
+        """Adds a setting that was measured without being asked for.
+
+        If it moves nothing but what is searched.
+        """
         assert self.study.search is not None
-        config = with_overrides(self.study.base, record.overrides)
-        return {name: config.setting(name) for name in self.study.search.space}
+        overrides = siblings[0].plan.overrides
+        changed = with_overrides(self.study.base, overrides)
+        searched = {name: changed.setting(name) for name in self.study.search.space}
+        if changed == with_overrides(self.study.base, searched):
+            search.optuna.add(searched, siblings)
 
     def close(self) -> None:
         """Ends the searches: nothing stays RUNNING in Optuna when a study is interrupted."""
         for search in self._searches:
             search.optuna.close()
 
-    def give_back(self, trial_id: str) -> None:
+    def give_back(self, job_id: str) -> None:
         """Puts a started trial that was not run back in front of the queue; a trunk may be started again."""
-        if trial_id in self._trunks:
-            self._trunks[trial_id].status = "waiting"
-        trial = self._running.pop(trial_id, None)
+        trial = self._running.pop(job_id, None)
         if trial is not None:
             self._queue.appendleft(trial)
+        else:
+            self._trunks.give_back(job_id)
 
-    def _siblings(self, point_id: str, regime: str) -> list[TrialRecord]:
-        return [r for r in self.records.values() if r.point_id == point_id and r.regime == regime]
+    def _siblings(self, key: SettingKey) -> list[TrialRecord]:
+        return [self.records[trial_id] for trial_id in self._by_setting[key]]
 
     def _can_ask(self, search: _RegimeSearch) -> bool:
         return self.study.search is not None and search.asked < self.study.search.points
@@ -327,24 +248,34 @@ class StudyScheduler:
     def _ask(self) -> None:
         for search in self._searches:
             open_points = sum(held is search for held, _ in self._tickets.values())
-            if not self._can_ask(search) or open_points >= OPEN_POINTS:
+            if self._can_ask(search) and open_points < OPEN_POINTS:
+                search.asked += 1
+                self._ask_for_a_new_point(search)
+
+    def _ask_for_a_new_point(self, search: _RegimeSearch) -> None:
+        for _ in range(MAX_REPEATS):
+            ticket, knobs = search.optuna.ask()
+            key = self._enqueue_point(knobs, search.budget, {})
+            if key in self._tickets:
+                search.optuna.tell(ticket, [])  # it is being measured already: this suggestion is used up
                 continue
-            search.asked += 1
-            for _ in range(MAX_REPEATS):
-                ticket, knobs = search.optuna.ask()
-                point_id = self._enqueue_point(knobs, search.budget, {})
-                siblings = self._siblings(point_id, search.budget.regime)
-                if (point_id, search.budget.regime) in self._tickets:
-                    search.optuna.tell(ticket, [])  # it is being measured already: this suggestion is used up
-                    continue
-                if not all(record.ended for record in siblings):
-                    self._tickets[point_id, search.budget.regime] = (search, ticket)
-                    break
-                search.optuna.tell(
-                    ticket, siblings
-                )  # it was measured before: answer at once, and ask for another
+            siblings = self._siblings(key)
+            if not all(record.ended for record in siblings):
+                self._tickets[key] = (search, ticket)
+                return
+            # it was measured before: answer at once, and ask for another
+            search.optuna.tell(ticket, siblings)
+
+
+def setting_of(record: TrialRecord) -> SettingKey:
+    """What all seeds of a setting share in one regime."""
+    return record.plan.point_id, record.plan.regime
 
 
 def _searched(records: Iterable[TrialRecord], budget: Budget) -> dict[str, Overrides]:
     """The searched points of a regime among earlier records."""
-    return {r.point_id: r.overrides for r in records if r.design == "search" and r.regime == budget.regime}
+    return {
+        record.plan.point_id: record.plan.overrides
+        for record in records
+        if record.plan.design == "search" and record.plan.regime == budget.regime
+    }

@@ -8,40 +8,61 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from grit.errors import ConfigError
-from ray_jobs.design.study import Interval, Search
+from grit.training.measurements import OBJECTIVES
+from ray_jobs.design.search_space import Interval, Search
 from ray_jobs.records.trial_record import TrialRecord
 
-#: What is searched: record field and direction. The order is that of Optuna's values.
-OBJECTIVES: tuple[tuple[str, Literal["maximize", "minimize"]], ...] = (
-    ("quality", "maximize"),
-    ("retention", "maximize"),
-    ("overhead", "minimize"),
-    ("footprint", "minimize"),
-)
-SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "qmc", "random")
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """One of Optuna's samplers.
+
+    Attributes:
+        help: what it is good for. make: from a seed.
+    """
+
+    help: str
+    make: Callable[[int], optuna.samplers.BaseSampler]
+
+
+SAMPLERS: dict[str, SamplerSpec] = {
+    "tpe": SamplerSpec(
+        "multivariate tree-structured Parzen estimator: the usual choice",
+        lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=8),
+    ),
+    "nsga2": SamplerSpec(
+        "genetic, for two or three objectives and many points",
+        lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
+    ),
+    "nsga3": SamplerSpec(
+        "genetic, for more objectives and many points", lambda seed: optuna.samplers.NSGAIIISampler(seed=seed)
+    ),
+    "gp": SamplerSpec(
+        "Gaussian process: few points, each dear",
+        lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=8),
+    ),
+    "qmc": SamplerSpec(
+        "quasi-random: fills the space evenly",
+        lambda seed: optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_asynchronous_seeding=False),
+    ),
+    "random": SamplerSpec("at random", lambda seed: optuna.samplers.RandomSampler(seed=seed)),
+}
 
 
 def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    makers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
-        "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=8),
-        "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed),
-        "nsga3": lambda: optuna.samplers.NSGAIIISampler(seed=seed),
-        "gp": lambda: optuna.samplers.GPSampler(seed=seed, n_startup_trials=8),
-        "qmc": lambda: optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_asynchronous_seeding=False),
-        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-    }
-    if name not in makers:
+    if name not in SAMPLERS:
         raise ConfigError("sampler", name, f"must be one of {', '.join(SAMPLERS)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return makers[name]()
+        return SAMPLERS[name].make(seed)
 
 
 def open_storage(uri: str) -> optuna.storages.BaseStorage:
@@ -77,7 +98,7 @@ def objectives(records: Sequence[TrialRecord]) -> list[float] | None:
     A diverged trial has numbers, and they count: the point is told as infeasible, which says more to a
     sampler than a failure.
     """
-    values = [[getattr(record, name) for name, _ in OBJECTIVES] for record in records]
+    values = [[getattr(record.measured, name) for name in OBJECTIVES] for record in records]
     measured = all(record.status in ("completed", "diverged") for record in records)
     if (
         not records
@@ -90,7 +111,7 @@ def objectives(records: Sequence[TrialRecord]) -> list[float] | None:
 
 def constraints(search: Search, records: Sequence[TrialRecord], values: Sequence[float]) -> dict[str, float]:
     """By how much a point breaks each constraint (feasible: none above 0)."""
-    named = dict(zip((name for name, _ in OBJECTIVES), values, strict=True))
+    named = dict(zip(OBJECTIVES, values, strict=True))
     broken = {"diverged": float(sum(record.status == "diverged" for record in records))}
     for name, cap in (("overhead", search.max_overhead), ("footprint", search.max_footprint)):
         if cap is not None:
@@ -128,7 +149,7 @@ class OptunaSearch:
         if storage is not None and name in optuna.get_all_study_names(storage):
             optuna.delete_study(study_name=name, storage=storage)
         self._study = optuna.create_study(
-            directions=[direction for _, direction in OBJECTIVES],
+            directions=[str(known.direction) for known in OBJECTIVES.values()],
             sampler=sampler,
             storage=storage,
             study_name=name,

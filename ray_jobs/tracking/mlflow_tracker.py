@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -26,9 +27,12 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from grit.config.method import KNOBS
 from grit.errors import ConfigError
+from grit.training.measurements import TRACKED, Row
+from ray_jobs.records.status import STATUSES
 from ray_jobs.records.trial_record import TrialRecord
-from ray_jobs.schedule.search import OBJECTIVES
+from ray_jobs.tracking.tracker import Telemetry
 
 #: Points of a curve that are kept: the charts of MLflow's UI get slow above some hundreds.
 CURVE_POINTS = 200
@@ -44,21 +48,7 @@ RETRY_SECONDS, GIVE_UP_SECONDS = 5.0, 30.0
 #: delivered.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
-_Job = tuple[TrialRecord, Sequence[dict[str, Any]]]
-_TERMINAL = {"completed": "FINISHED", "diverged": "FAILED", "failed": "FAILED", "stopped": "KILLED"}
-_SCALARS = (
-    "forgetting",
-    "answer_loss",
-    "steps",
-    "tokens",
-    "train_seconds",
-    "effective_parameters",
-    "peak_memory_bytes",
-    "disturbance",
-    "reprojections",
-    "rank_events",
-    "skipped_steps",
-)
+_Job = tuple[TrialRecord, Telemetry]
 _CURVES = ("loss", "learning_rate", "grad_norm", "mean_rank", "effective_parameters", "ms_step")
 
 
@@ -146,6 +136,19 @@ class MlflowTracker:
             if not token:
                 return
 
+    def address(self) -> list[str]:
+        """Lines that tell how to look at the study.
+
+        The command that starts MLflow's own UI, if need be, and the page.
+        """
+        if self.uri.startswith("http"):
+            return [f"{self.uri}/{self.page()}"]
+        command = Path(sys.executable).parent / "mlflow"
+        return [
+            f"{command} ui --workers 1 --backend-store-uri {self.uri}",
+            f"then open http://127.0.0.1:5000/{self.page()}",
+        ]
+
     def page(self) -> str:
         """The part of the UI's address, after the host, that shows the study.
 
@@ -172,7 +175,7 @@ class MlflowTracker:
             [*lines, *([f"- {left} more methods: choose their runs by the tag `method`"] if left else [])]
         )
 
-    def log_trial(self, record: TrialRecord, telemetry: Sequence[dict[str, Any]]) -> None:
+    def log_trial(self, record: TrialRecord, telemetry: Telemetry) -> None:
         """Queues an ended trial; returns at once."""
         self._jobs.put((record, telemetry))
 
@@ -219,55 +222,44 @@ class MlflowTracker:
         for run in self._client.search_runs([self.experiment_id], where):
             self._client.delete_run(run.info.run_id)
 
-    def _log(self, record: TrialRecord, telemetry: Sequence[dict[str, Any]]) -> None:
+    def _log(self, record: TrialRecord, telemetry: Telemetry) -> None:
         if record.trial_id in self._tried:
             self._clear(record.trial_id)
             self._runs.pop(record.trial_id, None)
-        known = self._runs.get(record.trial_id)
+        known, terminal = self._runs.get(record.trial_id), STATUSES[record.status].mlflow
         if known is not None:
-            if known.info.status == _TERMINAL[record.status] and known.data.tags["status"] == record.status:
+            if known.info.status == terminal and known.data.tags["status"] == record.status:
                 return
-            self._client.delete_run(
-                known.info.run_id
-            )  # half written, or of an attempt that a later one has replaced
+            # Half written, or of an attempt that a later one has replaced.
+            self._client.delete_run(known.info.run_id)
         tags = {
             "mlflow.parentRunId": self.parent_id,
             "trial_id": record.trial_id,
-            "point_id": record.point_id,
-            "regime": record.regime,
-            "design": record.design,
-            "seed": str(record.seed),
-            "task": record.task,
+            "point_id": record.plan.point_id,
+            "regime": record.plan.regime,
+            "design": record.plan.design,
+            "seed": str(record.plan.seed),
+            "task": record.config.task.name,
             "method": record.method,
             "status": record.status,
             "pareto": "false",
             "kind": "trial",
         }
-        name = f"{record.method} {record.regime} s{record.seed} {record.trial_id[:6]}"
-        start = int(1000 * (record.started_at or record.ended_at or time.time()))
+        name = f"{record.method} {record.plan.regime} s{record.plan.seed} {record.trial_id[:6]}"
+        start = int(1000 * (record.times.started_at or record.times.ended_at or time.time()))
         run_id = self._client.create_run(
             self.experiment_id, tags=tags, start_time=start, run_name=name
         ).info.run_id
-        # Seed, regime and design are tags only: the compare page opens with the first parameters that differ,
-        # and those are the knobs.
-        cadence = "none" if record.T is None and record.tau is not None else record.T
-        knobs = {
-            "tau": record.tau,
-            "T": cadence,
-            "lambda": record.lambda_,
-            "task": record.task,
-            "model": record.model,
-        }
         self._client.log_batch(
             run_id,
-            params=[Param(key, str(value)) for key, value in knobs.items() if value is not None],
+            params=[Param(name, value) for name, value in _trial_params(record).items()],
             tags=[RunTag("error", record.error[:500])] if record.error else [],
         )
-        metrics = _trial_metrics(record, telemetry, start)
+        metrics = _trial_metrics(record, telemetry(), start)
         for first in range(0, len(metrics), BATCH):
             self._client.log_batch(run_id, metrics=metrics[first : first + BATCH])
         self._client.set_terminated(
-            run_id, _TERMINAL[record.status], end_time=int(1000 * (record.ended_at or time.time()))
+            run_id, terminal, end_time=int(1000 * (record.times.ended_at or time.time()))
         )
         self._runs[record.trial_id] = self._client.get_run(run_id)
 
@@ -300,34 +292,38 @@ class MlflowTracker:
         self._client.set_terminated(self.parent_id, status)
 
 
-def _trial_metrics(record: TrialRecord, telemetry: Sequence[dict[str, Any]], start: int) -> list[Metric]:
-    """Objectives and scalars at the last step, and curves thinned to `CURVE_POINTS`."""
-    end = record.steps or 0
-    metrics = []
-    for name in (*(name for name, _ in OBJECTIVES), *_SCALARS):
-        value = getattr(record, name)
-        if value is not None and name not in _CURVES:
-            metrics.append(Metric(name, float(value), int(1000 * (record.ended_at or 0)), end))
-    further = {f"metric/{name}": found["value"] for name, found in (record.metrics or {}).items()}
-    further |= {f"probe/{name}": found["accuracy"] for name, found in (record.probes or {}).items()}
-    metrics += [
-        Metric(name, value, int(1000 * (record.ended_at or 0)), end)
-        for name, value in further.items()
-        if value is not None
+def _trial_params(record: TrialRecord) -> dict[str, str]:
+    """The knobs, task and model.
+
+    Seed, regime and design are tags only: the compare page opens with the first parameters that differ, and
+    those are the knobs.
+    """
+    params = {}
+    if record.config.uses_grit:
+        params = {name: knob_value(record.config.setting(name)) for name in KNOBS}
+    return {**params, "task": record.config.task.name, "model": record.config.backbone.model}
+
+
+def knob_value(value: float | int | None) -> str:
+    """As MLflow's parallel coordinates read it."""
+    return "none" if value is None else str(value)
+
+
+def _trial_metrics(record: TrialRecord, telemetry: Sequence[Row], start: int) -> list[Metric]:
+    """Tracked quantities at the last step, and curves thinned to `CURVE_POINTS`."""
+    measured, end = record.measured, record.measured.steps or 0
+    ended_at = int(1000 * (record.times.ended_at or 0))
+    numbers = {name: getattr(measured, name) for name in TRACKED if name not in _CURVES}
+    numbers |= {f"metric/{name}": found["value"] for name, found in (measured.metrics or {}).items()}
+    numbers |= {f"probe/{name}": found["accuracy"] for name, found in (measured.probes or {}).items()}
+    metrics = [
+        Metric(name, float(value), ended_at, end) for name, value in numbers.items() if value is not None
     ]
-    for point in record.curve or []:
-        for name in ("quality", "retention"):
-            if point["step"] < end and point[name] is not None:
-                metrics.append(
-                    Metric(
-                        name, float(point[name]), start + int(1000 * point["train_seconds"]), point["step"]
-                    )
-                )
-    stride = max(1, -(-len(telemetry) // CURVE_POINTS))
-    for row in (*telemetry[::stride], *telemetry[-1:]):
-        metrics += [
-            Metric(name, float(row[name]), start + int(1000 * row["train_seconds"]), row["step"])
-            for name in _CURVES
-            if row.get(name) is not None
-        ]
+    on_the_way = [point for point in measured.curve or [] if point["step"] < end]
+    thinned = [*telemetry[:: max(1, -(-len(telemetry) // CURVE_POINTS))], *telemetry[-1:]]
+    for rows, names in ((on_the_way, ("quality", "retention")), (thinned, _CURVES)):
+        for row in rows:
+            at = start + int(1000 * row["train_seconds"])
+            known = {name: row[name] for name in names if row.get(name) is not None}
+            metrics += [Metric(name, float(value), at, row["step"]) for name, value in known.items()]
     return metrics

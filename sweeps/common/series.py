@@ -8,56 +8,56 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from grit.errors import ConfigError
+from ray_jobs.records.study_file import STUDY_FILE
 from sweeps.common.command import EXIT_BAD_INPUT
+from sweeps.common.request import CommandLine
+from sweeps.common.script import StudyScript
 
 
-class Member(NamedTuple):
-    """One study of a series.
-
-    What the terminal calls it, its folder's name, and what runs it on a command line.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One study of a series: what the terminal calls it, its folder's name, its script and its options."""
 
     label: str
     place: str
-    run: Callable[[list[str]], int]
+    script: StudyScript
+    line: CommandLine
 
 
-def in_turn(
-    name: str,
-    kind: str,
-    members: Sequence[Member],
-    output: Path | None,
-    rest: Sequence[str],
-    conclude: Callable[[Path], None],
-) -> int:
+def in_turn(name: str, kind: str, members: Sequence[Member], conclude: Callable[[Path], None]) -> int:
     """Runs the studies, then what they come to together; stops at the first that does not end well.
 
     Args:
         name: of the series, for its default folder.
         kind: what a member is, for the terminal.
-        members: in order.
-        output: the folder of all; None for a new one.
-        rest: the options that all members share; `--resume` reaches those whose turn had come.
-        conclude: writes and prints what the folder holds; not called for a dry run.
+        members: in order; they share `--output`, which is the folder of all, and `--resume`, which reaches
+            those whose turn had come.
+        conclude: writes and prints what the folder holds; not called where nothing was launched.
 
     Returns:
         The exit code.
     """
-    if "--resume" in rest and output is None:
+    shared = members[0].line.execution
+    for option in ("study", "save_study"):
+        if getattr(shared, option) is not None:
+            print(f"error: --{option.replace('_', '-')}: is for one study; this is a series", file=sys.stderr)
+            return EXIT_BAD_INPUT
+    if shared.resume and shared.output is None:
         print("error: resume = True: needs --output: the folder of the studies to continue", file=sys.stderr)
         return EXIT_BAD_INPUT
-    folder = output or Path("results") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = shared.output or Path("results") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number, member in enumerate(members, 1):
         print(f"{kind} {number} of {len(members)}: {member.label}", file=sys.stderr, flush=True)
-        begun = (folder / member.place / "study.json").exists()
-        options = [option for option in rest if option != "--resume" or begun]
-        if code := member.run([*options, "--output", str(folder / member.place)]):
+        place = folder / member.place
+        begun = (place / STUDY_FILE).exists()
+        execution = replace(member.line.execution, output=place, resume=shared.resume and begun)
+        if code := member.script.run(replace(member.line, execution=execution)):
             return code
-    if "--dry-run" in rest:
+    if shared.dry_run:
         return 0
     try:
         conclude(folder)

@@ -1,32 +1,39 @@
-"""Tables for the terminal: the plan before a study, the front after it."""
+"""The plan of a study as the terminal shows it before anything runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from tabulate import tabulate
 
 from grit.config.run import RunConfig
+from ray_jobs.design.plan import Study
+from ray_jobs.design.resources import Costs, TrialResources
 from ray_jobs.design.sharing import SharedPlan, plan_trunks, seconds_saved
-from ray_jobs.design.study import Study, TrialSpec
-from ray_jobs.design.study_presets import Preset
 from ray_jobs.records.describe import describe, duration
 
 #: Seconds until the first worker trains, and for the report: for the estimate of a plan.
 STARTUP_SECONDS = 45.0
-#: What a step with hardly any sequences costs, against the preset's; seconds of a memory probe (mostly
+#: What a step with hardly any sequences costs, against the base's; seconds of a memory probe (mostly
 #: imports); scorings per truncation.
 SMALL_STEP, PROBE_SECONDS, TRUNCATION_SHARE = 0.3, 8.0, 1.5
 
-if TYPE_CHECKING:
-    from analysis.data.points import PointSummary
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedTrunk:
+    """What a trunk is predicted to take."""
+
+    trunk_id: str
+    parent: str | None
+    train_seconds: float
 
 
 def plan_table(
     study: Study,
-    trials: Sequence[TrialSpec],
-    preset: Preset,
+    costs: Costs,
+    resources: TrialResources,
     concurrent: int,
     *,
     share: bool,
@@ -36,119 +43,72 @@ def plan_table(
 
     Searched points are counted, since their knobs are not known yet.
     """
+    trials = study.trials
+    seconds = [predicted_seconds(trial.config, study.base, costs) for trial in trials]
     rows: list[list[Any]] = []
-    total = 0.0
-    shared = plan_trunks(trials) if share else SharedPlan(trunks=(), fork_of={})
-    for trial in trials:
+    for trial, predicted in zip(trials, seconds, strict=True):
         budget = trial.config.budget
-        seconds = predicted_seconds(trial.config, preset)
-        total += seconds
         unit = "steps" if budget.regime == "step" else "s"
-        rows.append([trial.trial_id, describe(trial.record), f"{budget.amount:g} {unit}", f"{seconds:.0f}"])
+        rows.append([trial.trial_id, describe(trial.record), f"{budget.amount:g} {unit}", f"{predicted:.0f}"])
+    headers, sides = ["trial", "setting", "budget", "est. s"], ("left", "left", "right", "right")
+    lines = [tabulate(rows, headers=headers, colalign=sides)]
     searched = 0 if study.search is None else study.search.points * len(study.budgets) * len(study.seeds)
-    total += searched * (total / max(1, len(trials)))
-    spared = _spared(shared, preset)
-    total -= spared
-    lines = [
-        tabulate(
-            rows,
-            headers=["trial", "setting", "budget", "est. s"],
-            colalign=("left", "left", "right", "right"),
-        )
-    ]
     if study.search is not None and searched:
         lines.append(
             f"then {searched} searched trials: {study.search.points} points x {len(study.budgets)} regimes "
-            f"x {len(study.seeds)} seeds "
-            f"({study.search.sampler})"
+            "x "
+            f"{len(study.seeds)} seeds ({study.search.sampler})"
         )
-    hours = total / 3600
+    shared = plan_trunks(trials) if share else plan_trunks(())
+    spared = _spared(shared, costs)
     if spared:
         lines.append(
-            f"{len(shared.trunks)} shared beginnings are trained once: about {duration(spared)} of "
-            "training saved (--no-share: not)"
+            f"{len(shared.trunks)} shared beginnings are trained once: about {duration(spared)} of training "
+            "saved (--no-share: not)"
         )
-    used = hours * preset.resources.gpus
-    gpus = (
-        f", {used:.1f} GPU-hours, about ${used * usd_per_gpu_hour:,.0f} at ${usd_per_gpu_hour:g} each"
-        if preset.resources.gpus
-        else ""
-    )
+    total = sum(seconds) * (1 + searched / max(1, len(trials))) - spared
     minutes = max(1.0, (total / concurrent + STARTUP_SECONDS) / 60)
     time = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
+    money = _money(total / 3600 * resources.gpus, usd_per_gpu_hour)
     lines.append(
-        f"{len(trials) + searched} trials; about {time} with {concurrent} at once{gpus} (predicted from "
+        f"{len(trials) + searched} trials; about {time} with {concurrent} at once{money} (predicted from "
         "the preset)"
     )
     return "\n".join(lines)
 
 
-def predicted_seconds(config: RunConfig, preset: Preset) -> float:
-    """Seconds of one trial: a step costs by the sequences it holds and by the runs that take turns.
+def _money(gpu_hours: float, usd_per_gpu_hour: float) -> str:
+    if not gpu_hours:
+        return ""
+    cost = gpu_hours * usd_per_gpu_hour
+    return f", {gpu_hours:.1f} GPU-hours, about ${cost:,.0f} at ${usd_per_gpu_hour:g} each"
 
-    Probes of memory and truncations come on top.
+
+def predicted_seconds(config: RunConfig, base: RunConfig, costs: Costs) -> float:
+    """Seconds of one trial.
+
+    A step costs by the sequences it holds and by the runs that take turns; probes of memory and truncations
+    come on top.
     """
-    sequences = (
-        config.optimization.micro_batch
-        * config.optimization.accumulation
-        / (preset.base.optimization.micro_batch * preset.base.optimization.accumulation)
-    )
-    step = preset.step_seconds * max(sequences, SMALL_STEP) * (1 + len(config.audits.beside))
-    probes = PROBE_SECONDS * (1 + len(config.audits.beside)) if config.audits.memory else 0.0
-    scored = preset.other_seconds * (1 + TRUNCATION_SHARE * len(config.audits.truncations))
-    return (
-        (config.budget.amount * step if config.budget.regime == "step" else config.budget.amount)
-        + probes
-        + scored
-    )
+    runs = 1 + len(config.audits.beside)
+    step = costs.step_seconds * max(config.step_sequences / base.step_sequences, SMALL_STEP) * runs
+    training = config.budget.amount * step if config.budget.regime == "step" else config.budget.amount
+    probes = PROBE_SECONDS * runs if config.audits.memory else 0.0
+    return training + probes + costs.other_seconds * (1 + TRUNCATION_SHARE * len(config.audits.truncations))
 
 
-def departures_table(rows: list[list[str]]) -> str:
+def departures_table(rows: Sequence[Sequence[str]]) -> str:
     """Where a preset is not what the paper prints, and why."""
     return str(tabulate(rows, headers=["setting", "paper", "here", "why"]))
 
 
-def _spared(shared: SharedPlan, preset: Preset) -> float:
+def _spared(shared: SharedPlan, costs: Costs) -> float:
     """Predicted training seconds that shared beginnings save."""
-    predicted: list[dict[str, Any]] = [
-        {
-            "trunk_id": trunk.trunk_id,
-            "parent": trunk.parent,
-            "train_seconds": trunk.steps * preset.step_seconds,
-        }
+    predicted = [
+        PredictedTrunk(
+            trunk_id=trunk.trunk_id, parent=trunk.parent, train_seconds=trunk.steps * costs.step_seconds
+        )
         for trunk in shared.trunks
     ]
-    reached = {trunk["trunk_id"]: trunk["train_seconds"] for trunk in predicted}
+    reached = {trunk.trunk_id: trunk.train_seconds for trunk in predicted}
     return seconds_saved(predicted, [reached[trunk_id] for trunk_id in shared.fork_of.values()])
-
-
-def front_table(front: Sequence[PointSummary]) -> str:
-    """The Pareto front as it stands on the terminal: means over seeds."""
-    rows = []
-    for point in sorted(front, key=lambda p: (p.regime, -p.mean("quality"))):
-        rows.append(
-            [
-                point.regime,
-                point.method,
-                *point.knob_texts(),
-                f"{point.mean('quality'):.3f}",
-                f"{point.mean('retention'):.3f}",
-                f"{point.mean('overhead'):.1%}",
-                f"{point.mean('footprint'):.0%}",
-                len(point.seeds),
-            ]
-        )
-    headers = [
-        "regime",
-        "method",
-        "tau",
-        "T",
-        "lambda",
-        front[0].quality_metric if front else "quality",
-        "retention",
-        "overhead",
-        "footprint",
-        "n",
-    ]
-    title = "\nPareto front (quality, retention, overhead, footprint; means over n seeds)\n"
-    return title + str(tabulate(rows, headers=headers, disable_numparse=True))

@@ -22,9 +22,9 @@ from analysis.studies.batch_stability import Change, stability_of, verdict
 from analysis.studies.compression import all_arms, best_arms
 from analysis.studies.small_batch import boundary
 from grit.config.sections import Budget
-from ray_jobs.design.study import Point
+from ray_jobs.design.points import Point
 from ray_jobs.design.study_presets import preset
-from ray_jobs.records.trial_record import read_trials, write_trials
+from ray_jobs.records.trials_file import read_trials, write_trials
 from sweeps import baselines, compression, forgetting_law, overhead, small_batch
 
 

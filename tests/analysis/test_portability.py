@@ -12,7 +12,7 @@ from builders import ended, study, study_folder
 from analysis.data.load import load_study
 from analysis.studies.portability import build, judge
 from grit.errors import ConfigError
-from ray_jobs.design.study import plan
+from ray_jobs.design.plan import plan
 
 SEEDS = (41, 42, 43)
 

@@ -15,7 +15,7 @@ from analysis.data.points import paired_quality, summarize_points
 from analysis.report import analyse, build_report
 from analysis.studies.sensitivity.bands import band, sweep_of
 from grit.errors import ConfigError
-from ray_jobs.design.study import plan
+from ray_jobs.design.plan import plan
 
 
 def test_everything_promised_is_written(tmp_path):
@@ -324,7 +324,7 @@ def test_a_folder_without_a_study_is_refused(tmp_path):
 
 def test_the_report_says_where_the_time_went_and_what_was_saved(tmp_path):
     from analysis.data.compute import compute_of, sentences
-    from ray_jobs.records.trial_record import read_study
+    from ray_jobs.records.study_file import read_study
 
     records = study_folder(tmp_path)
     own = [

@@ -15,7 +15,8 @@ from grit.config.method import GritConfig
 from grit.config.registry import METHODS, Method, MethodSpec
 from grit.config.sections import Budget
 from grit.errors import ConfigError
-from grit.training.trainer import Hooks, adapted, train
+from grit.training.hooks import Hooks
+from grit.training.trainer import adapted, train
 
 OTHERS = [name for name in METHODS if not METHODS[name].geometry and not METHODS[name].quantized]
 

@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 from transformers import AutoModelForCausalLM
 
-from grit.__main__ import main, parser, run_configuration
+from grit.cli.main import main, parser, run_configuration
 from grit.cli.single_run import read_run
 
 SHORT = (

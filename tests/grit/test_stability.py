@@ -17,7 +17,8 @@ from grit.audits.factor_stability import (
     eigenvalue_cv,
     relative_variance,
 )
-from grit.training.trainer import Hooks, train
+from grit.training.hooks import Hooks
+from grit.training.trainer import train
 
 
 @pytest.mark.parametrize("samples", [4, 16, 64])

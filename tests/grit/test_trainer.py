@@ -6,7 +6,9 @@ from killing import Killed, killed_at
 
 from grit.config.method import GritConfig
 from grit.config.sections import Budget, TaskSource
-from grit.training.trainer import Hooks, learning_rate_factor, train
+from grit.training.hooks import Hooks
+from grit.training.run import learning_rate_factor
+from grit.training.trainer import train
 
 #: What a clock measured: everything else of a result must be equal, bit for bit.
 TIMED = {

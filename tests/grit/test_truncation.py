@@ -10,7 +10,8 @@ import torch
 
 from grit.adapters.peft_adapters import converted
 from grit.audits.truncation import WAYS, rank_choices, replaced, truncated_factors
-from grit.training.trainer import Run, adapted, train
+from grit.training.run import Run
+from grit.training.trainer import adapted, train
 
 
 @pytest.fixture

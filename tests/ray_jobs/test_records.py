@@ -11,10 +11,11 @@ from builders import ended, study
 from conftest import ROOT
 
 from grit.errors import ConfigError
-from ray_jobs.design.study import plan
+from ray_jobs.design.plan import plan
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
-from ray_jobs.records.trial_record import TrialRecord, read_trials, write_trials
+from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trials_file import read_trials, write_trials
 from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 
 

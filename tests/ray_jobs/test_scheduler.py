@@ -6,7 +6,9 @@ import pytest
 from builders import ended, study
 
 from grit.errors import ConfigError
-from ray_jobs.design.study import Interval, Point, Search
+from ray_jobs.design.search_space import Interval
+from ray_jobs.design.points import Point
+from ray_jobs.design.search_space import Search
 from ray_jobs.schedule.scheduler import OPEN_POINTS, Elsewhere, StudyScheduler
 from ray_jobs.schedule.search import OptunaSearch, open_storage
 

@@ -3,7 +3,11 @@ from builders import study
 
 from grit.config.overrides import with_overrides
 from grit.errors import ConfigError
-from ray_jobs.design.study import Point, grid, make_trial, one_at_a_time, plan
+from ray_jobs.design.points import Point
+from ray_jobs.design.points import grid
+from ray_jobs.design.plan import make_trial
+from ray_jobs.design.points import one_at_a_time
+from ray_jobs.design.plan import plan
 
 CENTER = {"tau": 0.99, "T": 10, "lambda": 1e-3}
 

@@ -13,7 +13,7 @@ from conftest import ROOT
 from mlflow.tracking import MlflowClient
 
 from grit.errors import ConfigError
-from ray_jobs.design.study import plan
+from ray_jobs.design.plan import plan
 from ray_jobs.tracking.mlflow_tracker import CURVE_POINTS, MlflowTracker
 
 pytestmark = pytest.mark.filterwarnings(

@@ -12,7 +12,7 @@ import pytest
 from launching import after_trials
 from launching import runs as runs_of
 
-from ray_jobs.records.trial_record import read_trials
+from ray_jobs.records.trials_file import read_trials
 
 pytestmark = [
     pytest.mark.ray,

@@ -27,7 +27,8 @@ from grit.config.overrides import with_overrides
 from grit.config.run import RunConfig
 from grit.config.sections import Budget
 from grit.training.trainer import train
-from ray_jobs.records.trial_record import read_study, read_trials
+from ray_jobs.records.study_file import read_study
+from ray_jobs.records.trials_file import read_trials
 
 pytestmark = [
     pytest.mark.ray,

@@ -47,7 +47,7 @@ def failure_modes(data: StudyData, point: PointSummary, center: PointSummary, kn
         )
     if not point.records:
         return tuple(found)
-    skipped = sum(r.skipped_steps or 0 for r in point.records)
+    skipped = sum(r.measured.skipped_steps or 0 for r in point.records)
     if skipped:
         found.append(
             Mode(name="instability", evidence=f"{skipped} steps skipped for gradients that were not finite")

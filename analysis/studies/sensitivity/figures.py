@@ -144,7 +144,7 @@ def _overhead_panel(
             [
                 100
                 * fmean(
-                    (r.components_ms or {}).get(name, 0.0) / (r.step_time_ms or {"mean": 1.0})["mean"]
+                    (r.measured.components_ms or {}).get(name, 0.0) / (r.measured.step_time_ms or {"mean": 1.0})["mean"]
                     for r in p.records
                 )
                 for _, p in places

@@ -23,24 +23,24 @@ def further_rows(points: Sequence[PointSummary]) -> tuple[list[str], list[list[s
     All empty where a study measured nothing further.
     """
     usable = [p for p in points if p.records]
-    metrics = list(dict.fromkeys(name for p in usable for r in p.records for name in r.metrics or {}))
-    probes = list(dict.fromkeys(name for p in usable for r in p.records for name in r.probes or {}))
+    metrics = list(dict.fromkeys(name for p in usable for r in p.records for name in r.measured.metrics or {}))
+    probes = list(dict.fromkeys(name for p in usable for r in p.records for name in r.measured.probes or {}))
     if not metrics and not probes:
         return [], [], []
     first = usable[0].records[0]
-    base = [_shown([(first.metrics or {}).get(name, {}).get("base_value")]) for name in metrics]
-    base += [_shown([(first.probes or {}).get(name, {}).get("base_accuracy")]) for name in probes]
+    base = [_shown([(first.measured.metrics or {}).get(name, {}).get("base_value")]) for name in metrics]
+    base += [_shown([(first.measured.probes or {}).get(name, {}).get("base_accuracy")]) for name in probes]
     rows = [["untuned", "-", "-", "-", "-", *base, "-"]]
     problems: dict[str, str] = {}
     for p in usable:
         for r in p.records:
             problems |= {
                 name: str(found["problem"])
-                for name, found in (r.metrics or {}).items()
+                for name, found in (r.measured.metrics or {}).items()
                 if found.get("problem")
             }
-        values = [_shown([_value(r.metrics, name, "value") for r in p.records]) for name in metrics]
-        values += [_shown([_value(r.probes, name, "accuracy") for r in p.records]) for name in probes]
+        values = [_shown([_value(r.measured.metrics, name, "value") for r in p.records]) for name in metrics]
+        values += [_shown([_value(r.measured.probes, name, "accuracy") for r in p.records]) for name in probes]
         rows.append([p.regime, p.method, *p.knob_texts(), *values, str(len(p.seeds))])
     header = ["regime", "method", "tau", "T", "lambda", *metrics, *(f"probe {name}" for name in probes), "n"]
     return header, rows, [f"{name}: {problem}" for name, problem in problems.items()]

@@ -252,7 +252,7 @@ def update_plane_figure(data: StudyData, points: Sequence[PointSummary]) -> Figu
     sweep = [p for p in sweep_of(points, "tau", pair[0].regime) if p.records]
     shown = [pair[1], *sweep]
     sketches = [
-        (p, record.seed, np.concatenate([row["sketch"] for row in rows]))
+        (p, record.plan.seed, np.concatenate([row["sketch"] for row in rows]))
         for p in shown
         for record in p.records
         if (rows := data.geometry(record))

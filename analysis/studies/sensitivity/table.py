@@ -46,7 +46,7 @@ def _row(band: Band, setting: SettingVerdict) -> list[str]:
     delta = setting.quality_delta
     against = shown(None if setting.is_default else delta)
     rate = p.mean("quality") / (p.mean("train_seconds") / 3600)
-    ranks = [statistics.fmean(r.final_ranks) for r in p.records if r.final_ranks]
+    ranks = [statistics.fmean(r.measured.final_ranks) for r in p.records if r.measured.final_ranks]
     return [
         *head,
         _plus_minus(p, "quality", 3),

@@ -1,4 +1,4 @@
-"""The board: where Tune's trials leave their specs, and where warm workers take them and leave outcomes.
+"""The board: where jobs wait, and where warm workers take them and leave outcomes.
 
 One async actor per study.
 """
@@ -11,28 +11,32 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_jobs.execution.outcome import Collected, Outcome, OutcomeStatus
+from ray_jobs.schedule.job import Job
 from ray_jobs.schedule.stopping import Standing, dominated
 
 #: Deliveries of one trial to workers before it counts as failed: a worker that dies gets its trial again,
 #: from its checkpoint.
 MAX_ATTEMPTS = 3
 
+#: Regime, seed and the number of the evaluation: only trials that agree in these are compared.
+EvaluationKey = tuple[str, int, int]
+
 
 @dataclass
 class _Entry:
-    """One trial on the board."""
+    """One job on the board."""
 
-    trial_id: str
-    job: dict[str, Any]
+    job: Job
     queued_at: float
     done: asyncio.Event = field(default_factory=asyncio.Event)
-    outcome: dict[str, Any] | None = None
+    collected: Collected | None = None
     attempts: int = 0
     started_at: float | None = None
 
 
 class TrialBoard:
-    """Hands trials to slots in the order in which they came.
+    """Hands jobs to slots in the order in which they came.
 
     Plain asyncio: Ray makes an actor of it, a test needs no Ray.
     """
@@ -42,30 +46,33 @@ class TrialBoard:
         self._waiting: deque[str] = deque()
         self._assigned: dict[str, str] = {}
         self._progress: dict[str, dict[str, Any]] = {}
-        self._standings: dict[str, dict[tuple[str, int, int], Standing]] = {}
-        self._completed: dict[tuple[str, int, int], list[Standing]] = {}
+        self._standings: dict[str, dict[EvaluationKey, Standing]] = {}
+        self._completed: dict[EvaluationKey, list[Standing]] = {}
         self._ready: set[str] = set()
         self._lost: dict[str, str] = {}
         self._changed = asyncio.Condition()
         self._closed = False
         self._expected_slots = 0
 
-    async def run(self, trial_id: str, job: dict[str, Any]) -> dict[str, Any]:
-        """Queues a trial (or a trunk) and waits for its outcome."""
+    async def offer(self, job: Job) -> None:
+        """Puts a job up for any slot; one that is up already (its first driver was lost) stays as it is."""
         async with self._changed:
-            entry = self._entries.get(trial_id)
-            if entry is None:  # else its first driver was lost: wait for the run that is under way
-                entry = _Entry(trial_id=trial_id, job=job, queued_at=time.time())
-                self._entries[trial_id] = entry
-                self._waiting.append(trial_id)
-                self._fail_if_no_slot()
-                self._changed.notify_all()
-        await entry.done.wait()
-        assert entry.outcome is not None
-        return {"status": entry.outcome["status"]}
+            if job.job_id in self._entries:
+                return
+            self._entries[job.job_id] = _Entry(job=job, queued_at=time.time())
+            self._waiting.append(job.job_id)
+            self._fail_if_no_slot()
+            self._changed.notify_all()
 
-    async def take(self, slot: str) -> dict[str, Any] | None:
-        """The next trial for `slot`; the one it had, if its worker died in it.
+    async def wait(self, job_id: str) -> OutcomeStatus:
+        """The status of an offered job, once it has one."""
+        entry = self._entries[job_id]
+        await entry.done.wait()
+        assert entry.collected is not None
+        return entry.collected.outcome.status
+
+    async def take(self, slot: str) -> Job | None:
+        """The next job for `slot`; the one it had, if its worker died in it.
 
         None once the board is closed.
         """
@@ -80,63 +87,52 @@ class TrialBoard:
             entry = self._entries[self._assigned[slot]]
             entry.attempts += 1
             entry.started_at = entry.started_at or time.time()
-            return {"trial_id": entry.trial_id, "attempt": entry.attempts, **entry.job}
+            return entry.job
 
     def _settle_interrupted(self, slot: str) -> None:
-        trial_id = self._assigned.get(slot)
-        if trial_id is None:
+        job_id = self._assigned.get(slot)
+        if job_id is None:
             return
-        entry = self._entries[trial_id]
+        entry = self._entries[job_id]
         if entry.attempts >= MAX_ATTEMPTS:
-            self._finish(
-                slot,
-                entry,
-                {
-                    "status": "failed",
-                    "error": f"its worker died {entry.attempts} times (out of memory or killed)",
-                },
-            )
+            error = f"its worker died {entry.attempts} times (out of memory or killed)"
+            self._finish(slot, entry, Outcome(status="failed", error=error))
 
-    def _finish(self, slot: str, entry: _Entry, outcome: dict[str, Any]) -> None:
-        entry.outcome = {
-            **outcome,
-            "attempts": entry.attempts,
-            "queued_at": entry.queued_at,
-            "started_at": entry.started_at,
-            "ended_at": time.time(),
-            "worker": slot,
-        }
-        for where, standing in self._standings.pop(entry.trial_id, {}).items():
-            if outcome["status"] == "completed":
+    def _finish(self, slot: str, entry: _Entry, outcome: Outcome) -> None:
+        job_id = entry.job.job_id
+        entry.collected = Collected(
+            outcome=outcome,
+            worker=slot,
+            attempts=entry.attempts,
+            queued_at=entry.queued_at,
+            started_at=entry.started_at,
+            ended_at=time.time(),
+        )
+        for where, standing in self._standings.pop(job_id, {}).items():
+            if outcome.status == "completed":
                 self._completed.setdefault(where, []).append(standing)
         self._assigned.pop(slot, None)
-        self._progress.pop(entry.trial_id, None)
+        self._progress.pop(job_id, None)
         entry.done.set()
 
-    async def finish(self, slot: str, trial_id: str, outcome: dict[str, Any]) -> None:
-        """Leaves an outcome: {"status", "error", "result"}.
-
-        One from a slot that no longer has the trial is dropped.
-        """
+    async def finish(self, slot: str, job_id: str, outcome: Outcome) -> None:
+        """Leaves an outcome. One from a slot that no longer has the job is dropped."""
         async with self._changed:
-            if self._assigned.get(slot) == trial_id:
-                self._finish(slot, self._entries[trial_id], outcome)
+            if self._assigned.get(slot) == job_id:
+                self._finish(slot, self._entries[job_id], outcome)
                 self._changed.notify_all()
 
     async def lose_slot(self, slot: str, reason: str) -> None:
         """A slot's workers ended for good.
 
-        Its trial fails, and so does every waiting one when no slot is left.
+        Its job fails, and so does every waiting one when no slot is left.
         """
         async with self._changed:
             self._lost[slot] = reason
             self._ready.discard(slot)
             if slot in self._assigned:
-                self._finish(
-                    slot,
-                    self._entries[self._assigned[slot]],
-                    {"status": "failed", "error": f"its slot ended: {reason}"},
-                )
+                entry = self._entries[self._assigned[slot]]
+                self._finish(slot, entry, Outcome(status="failed", error=f"its slot ended: {reason}"))
             self._fail_if_no_slot()
             self._changed.notify_all()
 
@@ -150,39 +146,31 @@ class TrialBoard:
         reason = next(iter(self._lost.values()))
         while self._waiting:
             entry = self._entries[self._waiting.popleft()]
-            self._finish("none", entry, {"status": "failed", "error": f"no worker is left: {reason}"})
+            self._finish("none", entry, Outcome(status="failed", error=f"no worker is left: {reason}"))
 
-    async def collect(self, trial_id: str) -> dict[str, Any] | None:
-        """The full outcome of a trial, once; the board forgets it. None when it has none."""
-        entry = self._entries.get(trial_id)
-        if entry is None or entry.outcome is None:
+    async def collect(self, job_id: str) -> Collected | None:
+        """What is known of a job that has ended, once; the board forgets it. None when it has no outcome."""
+        entry = self._entries.get(job_id)
+        if entry is None or entry.collected is None:
             return None
-        del self._entries[trial_id]
-        return entry.outcome
+        del self._entries[job_id]
+        return entry.collected
 
-    async def report(self, trial_id: str, progress: dict[str, Any]) -> None:
-        """Where a running trial is."""
-        self._progress[trial_id] = progress
+    async def report(self, job_id: str, progress: dict[str, Any]) -> None:
+        """Where a running job is."""
+        self._progress[job_id] = progress
 
-    async def evaluated(self, trial_id: str, where: tuple[str, int, int], standing: dict[str, Any]) -> bool:
-        """Takes a trial's standing at an evaluation; says whether a completed trial dominates it there.
-
-        Args:
-            trial_id: the trial.
-            where: regime, seed and the number of the evaluation: only trials that agree in these are
-                compared.
-            standing: the fields of `Standing`.
-        """
-        stands = Standing(**standing)
-        self._standings.setdefault(trial_id, {})[where] = stands
-        return dominated(stands, self._completed.get(where, []))
+    async def evaluated(self, job_id: str, where: EvaluationKey, standing: Standing) -> bool:
+        """Takes a trial's standing at an evaluation; says whether a completed trial dominates it there."""
+        self._standings.setdefault(job_id, {})[where] = standing
+        return dominated(standing, self._completed.get(where, []))
 
     async def snapshot(self) -> dict[str, Any]:
-        """Running trials with their progress, and how many slots are ready."""
+        """Running jobs with their progress, and how many slots are ready."""
         return {"running": dict(self._progress), "ready": len(self._ready), "waiting": len(self._waiting)}
 
     async def close(self) -> None:
-        """Lets the slots end: no trial is handed out any more."""
+        """Lets the slots end: no job is handed out any more."""
         async with self._changed:
             self._closed = True
             self._changed.notify_all()

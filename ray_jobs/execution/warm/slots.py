@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,8 +18,10 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_jobs.execution.outcome import Collected
 from ray_jobs.execution.warm.board import TrialBoard
-from ray_jobs.execution.warm.worker import slot_loop
+from ray_jobs.execution.warm.worker import SlotSettings, slot_loop
+from ray_jobs.schedule.job import Job
 
 #: Seconds after which a study gives up when not one worker has started: its packages do not import, or
 #: nothing can be scheduled.
@@ -28,41 +31,31 @@ START_SECONDS = 600.0
 class SlotDriver:
     """Runs one slot's `TorchTrainer` to its end."""
 
-    def serve(
-        self, settings: dict[str, Any], resources: dict[str, float], workers: int, storage: str
-    ) -> None:
+    def serve(self, settings: SlotSettings, resources: dict[str, float], workers: int, storage: str) -> None:
         """Blocks until the board is closed; a dead worker is replaced."""
-        trainer = TorchTrainer(
-            slot_loop,
-            train_loop_config=settings,
-            scaling_config=ScalingConfig(
-                num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources
-            ),
-            run_config=RunConfig(
-                name=settings["slot"], storage_path=storage, failure_config=FailureConfig(max_failures=-1)
-            ),
+        scaling = ScalingConfig(
+            num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources
         )
-        trainer.fit()
+        run = RunConfig(
+            name=settings.slot, storage_path=storage, failure_config=FailureConfig(max_failures=-1)
+        )
+        loop_config: dict[str, Any] = {"settings": settings}
+        TorchTrainer(slot_loop, train_loop_config=loop_config, scaling_config=scaling, run_config=run).fit()
 
 
 class SlotPool:
     """All slots of a study and their board.
 
     Args:
+        name: of the pool, unlike any other on the cluster.
+        slots: trials at once.
         resources: what one worker holds, e.g. {"CPU": 1} or {"CPU": 8, "GPU": 1}.
         workers: processes that train one trial together.
-        checkpoints: folder that every node can reach, or None.
+        folder: the study's, which every node can reach.
     """
 
     def __init__(
-        self,
-        *,
-        name: str,
-        slots: int,
-        resources: dict[str, float],
-        workers: int,
-        storage: str,
-        checkpoints: str | None,
+        self, *, name: str, slots: int, resources: dict[str, float], workers: int, folder: Path
     ) -> None:
         self.namespace = ray.get_runtime_context().namespace
         self.board_name = f"board-{name}"
@@ -79,17 +72,24 @@ class SlotPool:
         self._drivers: list[Any] = [driver.remote() for _ in range(slots)]
         self._fits: dict[Any, str] = {}
         for index, actor in enumerate(self._drivers):
-            settings = {
-                "board": self.board_name,
-                "namespace": self.namespace,
-                "slot": f"slot-{index}",
-                "checkpoints": checkpoints,
-            }
-            self._fits[actor.serve.remote(settings, resources, workers, storage)] = settings["slot"]
+            settings = SlotSettings(
+                board=self.board_name, namespace=self.namespace, slot=f"slot-{index}", folder=str(folder)
+            )
+            fit = actor.serve.remote(settings, resources, workers, str(folder / "ray"))
+            self._fits[fit] = settings.slot
         self._closing = threading.Event()
         self._deadline = time.monotonic() + START_SECONDS
         self._watch = threading.Thread(target=self._watch_slots, daemon=True)
         self._watch.start()
+
+    def offer(self, job: Job) -> None:
+        """Puts a job on the board."""
+        ray.get(self.board.offer.remote(job))
+
+    def collect(self, job_id: str) -> Collected | None:
+        """Takes what is known of a job that has ended off the board; None when it has no outcome."""
+        collected: Collected | None = ray.get(self.board.collect.remote(job_id))
+        return collected
 
     def _watch_slots(self) -> None:
         """Tells the board of a slot that ended before it was asked to."""

@@ -1,6 +1,6 @@
 """What runs inside a Ray Train worker.
 
-A warm loop that takes trials from the board and trains them with `grit`.
+A warm loop that takes jobs from the board and trains them with `grit`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,23 @@ import json
 import shutil
 import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import ray.train
+
+from grit.runtime.checkpoint_files import CHECKPOINT_FILE
+from ray_jobs.execution.outcome import Fork, Outcome
+from ray_jobs.records.tables import write_rows
+from ray_jobs.records.trunk_record import TrunkOutcome
+from ray_jobs.schedule.job import Job
+from ray_jobs.schedule.stopping import Standing
+
+if TYPE_CHECKING:
+    from grit.training.hooks import Interim
+    from grit.training.result import RunResult
+    from grit.training.workbench import Workbench
 
 #: Seconds between progress messages of a running trial.
 PROGRESS_SECONDS = 0.5
@@ -25,49 +36,48 @@ _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory",
 LEAK_BYTES = 2 << 30
 
 
+@dataclass(frozen=True, kw_only=True)
+class SlotSettings:
+    """Where a slot finds its board, and the study's folder, which every node can reach."""
+
+    board: str
+    namespace: str
+    slot: str
+    folder: str
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where trials and trunks leave what they would go on from."""
+        return Path(self.folder) / "checkpoints"
+
+
 class WorkerRetiredError(RuntimeError):
     """Ends a worker that holds memory it should have given back; Train starts another one."""
 
 
-def slot_loop(settings: dict[str, Any]) -> None:
+def slot_loop(loop_config: dict[str, SlotSettings]) -> None:
     """Serves one slot until the board is closed.
 
-    Backbones, tokenized data and base scores stay loaded between trials.
-
-    A trial that raises is recorded as failed and re-raised: Train replaces this worker, and the next trial
-    starts in a clean process. Where a slot has several workers they train each trial together; the first
-    talks to the board for all of them.
+    Backbones, tokenized data and base scores stay loaded between trials. A trial that raises is recorded as
+    failed and re-raised: Train replaces this worker, and the next trial starts in a clean process. Where a
+    slot has several workers they train each trial together; the first talks to the board for all of them.
     """
     from grit.runtime.allocator import keep_freed_memory
-    from grit.runtime.workers import PeerLostError, Workers
+    from grit.runtime.workers import Workers
     from grit.training.workbench import Workbench
 
+    settings = loop_config["settings"]
     keep_freed_memory()
-    board: Any = ray.get_actor(settings["board"], namespace=settings["namespace"])
-    slot, workers = settings["slot"], Workers()
-    bench = Workbench(
-        base_cache=None
-        if settings["checkpoints"] is None
-        else Path(settings["checkpoints"]).with_name("base")
-    )
+    board: Any = ray.get_actor(settings.board, namespace=settings.namespace)
+    workers = Workers()
+    bench = Workbench(base_cache=Path(settings.folder) / "base")
     first: int | None = None
     while True:
-        taken = ray.get(board.take.remote(slot)) if workers.leads else None
-        job: Any = workers.first_says(taken)
+        taken = ray.get(board.take.remote(settings.slot)) if workers.leads else None
+        job: Job | None = workers.first_says(taken)
         if job is None:
             return
-        try:
-            outcome = run_job(job, bench, board if workers.leads else None, settings["checkpoints"])
-        except PeerLostError:
-            # nothing is known to be wrong with the trial: the group is replaced, and gets it again from its
-            # checkpoint
-            raise
-        except Exception as error:
-            outcome = {"status": "failed", "error": explain(error), "traceback": traceback.format_exc()}
-            ray.get(board.finish.remote(slot, job["trial_id"], outcome))
-            raise
-        if workers.leads:
-            ray.get(board.finish.remote(slot, job["trial_id"], outcome))
+        _serve(job, bench, board if workers.leads else None, settings)
         if first is None:
             # What the libraries and the backbone hold stays: later collections need not walk through it,
             # which takes a third of a second.
@@ -77,6 +87,25 @@ def slot_loop(settings: dict[str, Any]) -> None:
             raise WorkerRetiredError(
                 f"its memory grew by more than {LEAK_BYTES >> 20} MiB since its first trial"
             )
+
+
+def _serve(job: Job, bench: Workbench, board: Any, settings: SlotSettings) -> None:
+    """Runs one job and leaves its outcome on the board; None for a worker that does not lead."""
+    from grit.runtime.workers import PeerLostError
+
+    try:
+        outcome = run_job(job, bench, board, settings)
+    except PeerLostError:
+        # nothing is known to be wrong with the trial: the group is replaced, and gets it again from its
+        # checkpoint
+        raise
+    except Exception as error:
+        if board is not None:
+            failed = Outcome(status="failed", error=explain(error), traceback=traceback.format_exc())
+            ray.get(board.finish.remote(settings.slot, job.job_id, failed))
+        raise
+    if board is not None:
+        ray.get(board.finish.remote(settings.slot, job.job_id, outcome))
 
 
 def held_bytes() -> int:
@@ -90,118 +119,156 @@ def held_bytes() -> int:
 
 def explain(error: Exception) -> str:
     """An error in one line, with a hint where memory ran out."""
-    said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    if isinstance(error, MemoryError) or any(words in said.lower() for words in _OUT_OF_MEMORY):
+    line = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    if isinstance(error, MemoryError) or any(words in line.lower() for words in _OUT_OF_MEMORY):
         return (
-            f"out of memory ({said}); lower micro_batch and raise accumulation, or lower max_length or rank"
+            f"out of memory ({line}); lower micro_batch and raise accumulation, or lower max_length or rank"
         )
-    return said
+    return line
 
 
-def run_job(job: dict[str, Any], bench: Any, board: Any, checkpoints: str | None) -> dict[str, Any]:
-    """Trains one trial, or one trunk; returns its outcome with the result as a plain dictionary.
+class _Watch:
+    """What the board is told of a running job.
+
+    Attributes:
+        setup_seconds: from the beginning to the end of the first step; None before that.
+    """
+
+    def __init__(self, job: Job, board: Any) -> None:
+        self._job, self._board = job, board
+        self._began, self._sent = time.monotonic(), 0.0
+        self.setup_seconds: float | None = None
+
+    def progress(self, step: int, share: float, loss: float, mean_rank: float) -> None:
+        """Tells where the job is, now and then."""
+        now = time.monotonic()
+        seconds = max(1e-9, now - self._began)
+        if self.setup_seconds is None:
+            self.setup_seconds = seconds
+        if self._board is None or now - self._sent < PROGRESS_SECONDS:
+            return
+        self._sent = now
+        config = self._job.config
+        told = {
+            "step": step,
+            "share": share,
+            "left": seconds * (1 - share) / share if share > 0 else None,
+            "loss": loss,
+            "rank": mean_rank,
+            "method": config.method,
+            "seed": config.seed,
+            "regime": config.budget.regime,
+        }
+        self._board.report.remote(self._job.job_id, told)
+
+    def evaluated(self, interim: Interim) -> bool:
+        """Tells where the job stands; True where it should stop."""
+        if self._board is None:
+            return False
+        config = self._job.config
+        where = (config.budget.regime, config.seed, interim.number)
+        standing = Standing(
+            scores=interim.scores,
+            document_losses=interim.document_losses,
+            footprint=interim.footprint,
+            overhead=interim.overhead,
+        )
+        dominated = ray.get(self._board.evaluated.remote(self._job.job_id, where, standing))
+        return bool(dominated) and bool(self._job.may_stop)
+
+
+def run_job(job: Job, bench: Workbench, board: Any, settings: SlotSettings) -> Outcome:
+    """Trains one trial, or one trunk; writes a trial's tables, and returns the outcome.
 
     Args:
         job: what the board handed out.
         bench: what this worker has loaded.
         board: told of progress; None for a worker that does not lead.
-        checkpoints: folder of all checkpoints of the study, or None.
+        settings: of its slot.
     """
-    from grit.config.run import RunConfig
     from grit.runtime.workers import Workers
+    from grit.training.hooks import Hooks
     from grit.training.side_by_side import train
-    from grit.training.trainer import Hooks, train_trunk
 
-    trial_id, config = job["trial_id"], RunConfig.from_dict(job["config"])
-    began, sent, setup = time.monotonic(), 0.0, None
-
-    def progress(step: int, share: float, loss: float, mean_rank: float) -> None:
-        nonlocal sent, setup
-        setup = time.monotonic() - began if setup is None else setup
-        if board is not None and time.monotonic() - sent >= PROGRESS_SECONDS:
-            sent = time.monotonic()
-            seconds = max(1e-9, time.monotonic() - began)
-            left = seconds * (1 - share) / share if share > 0 else None
-            board.report.remote(
-                trial_id,
-                {
-                    "step": step,
-                    "share": share,
-                    "left": left,
-                    "loss": loss,
-                    "rank": mean_rank,
-                    "method": config.method,
-                    "seed": config.seed,
-                    "regime": config.budget.regime,
-                },
+    watch = _Watch(job, board)
+    hooks = Hooks(progress=watch.progress, evaluated=None if job.may_stop is None else watch.evaluated)
+    folder, fork = settings.checkpoints / job.job_id, None
+    if job.fork_from is not None:
+        trunk = settings.checkpoints / job.fork_from
+        fork = Workers().first_does(lambda: fork_checkpoint(trunk, folder))
+    if job.trunk_steps is not None:
+        return _train_trunk(job, job.trunk_steps, bench, folder, hooks)
+    keeps = job.config.execution.checkpoint_steps is not None or fork is not None
+    result = train(job.config, bench, checkpoints=folder if keeps else None, hooks=hooks)
+    if board is not None:
+        try:
+            _write_tables(result, settings.folder, job.job_id)
+        except OSError as error:
+            return Outcome(
+                status="unwritten", error=f"{error.strerror or error}: {error.filename or settings.folder}"
             )
+    return Outcome(
+        status=result.status,
+        error=result.reason,
+        measured=result.measured,
+        setup_seconds=_setup_seconds(watch.setup_seconds, result),
+        fork=fork,
+    )
 
-    def evaluated(interim: Any) -> bool:
-        if board is None:
-            return False
-        where = (config.budget.regime, config.seed, interim.number)
-        stands = {
-            "scores": interim.scores,
-            "document_losses": interim.document_losses,
-            "footprint": interim.footprint,
-            "overhead": interim.overhead,
-        }
-        return bool(ray.get(board.evaluated.remote(trial_id, where, stands))) and job["may_stop"]
 
-    folder = None if checkpoints is None else Path(checkpoints) / trial_id
-    fork = None
-    if checkpoints is not None and folder is not None and job["fork_from"] is not None:
-        fork = Workers().first_does(lambda: fork_checkpoint(Path(checkpoints), job["fork_from"], folder))
-    hooks = Hooks(progress=progress, evaluated=None if job["may_stop"] is None else evaluated)
-    if job["trunk_steps"] is not None:
-        assert folder is not None
-        left = train_trunk(config, bench, steps=job["trunk_steps"], checkpoints=folder, hooks=hooks)
-        if left is None:
-            return {
-                "status": "failed",
-                "error": "the shared steps diverged: its trials run alone, and tell so themselves",
-            }
-        return {"status": "trunk", **asdict(left)}
-    keeps = config.execution.checkpoint_steps is not None or fork is not None
-    result = train(config, bench, checkpoints=folder if keeps else None, hooks=hooks)
-    measured = asdict(result)
-    if setup is not None and result.resumed_from_step < len(
-        result.telemetry
-    ):  # the clock was read after the first step
-        measured["setup_seconds"] = max(
-            0.0, setup - result.telemetry[result.resumed_from_step]["ms_step"] / 1e3
+def _train_trunk(job: Job, steps: int, bench: Workbench, folder: Path, hooks: Any) -> Outcome:
+    from grit.training.trainer import train_trunk
+
+    left = train_trunk(job.config, bench, steps=steps, checkpoints=folder, hooks=hooks)
+    if left is None:
+        return Outcome(
+            status="failed", error="the shared steps diverged: its trials run alone, and tell so themselves"
         )
-    if fork is not None:
-        measured |= fork
-    return {"status": result.status, "error": result.reason, "result": measured}
+    return Outcome(status="trunk", trunk=TrunkOutcome(**asdict(left)))
 
 
-def fork_checkpoint(checkpoints: Path, trunk: str, folder: Path) -> dict[str, Any] | None:
+def _write_tables(result: RunResult, folder: str, trial_id: str) -> None:
+    for kind, rows in result.tables().items():
+        write_rows(Path(folder), kind, trial_id, rows)
+
+
+def _setup_seconds(until_first_step: float | None, result: RunResult) -> float | None:
+    """Without the first step itself: the clock was read after it. None where this process has taken none."""
+    first = result.measured.resumed_from_step or 0
+    if until_first_step is None or first >= len(result.telemetry):
+        return None
+    return max(0.0, until_first_step - float(result.telemetry[first]["ms_step"]) / 1e3)
+
+
+def fork_checkpoint(trunk: Path, folder: Path) -> Fork | None:
     """Puts the trunk's checkpoint where the trial looks for its own; returns what the trunk left there.
 
     A trial that has a checkpoint already goes on from that one: then what it says of the trunk it came from,
-    if it did, is returned.
+    if it did, is
+    returned.
 
     Raises:
         FileNotFoundError: the trunk's checkpoint is gone.
     """
     from grit.runtime import checkpoint
 
-    told = folder / "fork.json"
+    note = folder / "fork.json"
     if checkpoint.exists(folder):
-        return json.loads(told.read_text()) if told.exists() else None
-    state = checkpoint.load(checkpoints / trunk)
+        return Fork(**json.loads(note.read_text(encoding="utf8"))) if note.exists() else None
+    state = checkpoint.load(trunk)
     if state is None:
-        raise FileNotFoundError(f"the checkpoint of {trunk} is gone: run the study again with --no-share")
+        raise FileNotFoundError(
+            f"the checkpoint of {trunk.name} is gone: run the study again with --no-share"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    left = {
-        "forked_from": trunk,
-        "forked_at_step": state["step"],
-        "fork_seconds": state["train_seconds"],
-        "fork_eval_seconds": state["eval_seconds"],
-    }
-    told.write_text(json.dumps(left))
-    partial = folder / f"{checkpoint.FILE}.fork"
-    shutil.copyfile(checkpoints / trunk / checkpoint.FILE, partial)
-    partial.replace(folder / checkpoint.FILE)
-    return left
+    fork = Fork(
+        trunk_id=trunk.name,
+        step=state["step"],
+        train_seconds=state["train_seconds"],
+        eval_seconds=state["eval_seconds"],
+    )
+    note.write_text(json.dumps(asdict(fork)), encoding="utf8")
+    partial = folder / f"{CHECKPOINT_FILE}.fork"
+    shutil.copyfile(trunk / CHECKPOINT_FILE, partial)
+    partial.replace(folder / CHECKPOINT_FILE)
+    return fork

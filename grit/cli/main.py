@@ -1,0 +1,220 @@
+"""One run without a study: `python -m grit train | eval | export` (see `--help` of each)."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from grit.cli.options import DataOptions, ModelOptions, with_data_options
+from grit.cli.parser import OneLineParser, flag, taken
+from grit.config.overrides import parse_cadence, with_overrides
+from grit.config.registry import METHODS, Method
+from grit.config.run import RunConfig
+from grit.config.sections import Budget
+from grit.errors import ConfigError
+from grit.training.measurements import Measurements
+from grit.training.run_presets import CONFIGURATIONS, configuration
+
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """One run into a folder."""
+
+    _argument_group_name = "the run"
+
+    output: Path = flag(MISSING, "where the run goes: run.json, tables, state", metavar="DIR")
+    resume: bool = flag(False, "continue the run in --output from its last checkpoint")
+    preset: str = flag(
+        "embedded", "starting point for every setting (default: embedded)", choices=tuple(CONFIGURATIONS)
+    )
+    method: str = flag(
+        "grit",
+        "grit, qgrit (in 4-bit NF4), or what they are compared with: "
+        + ", ".join(name for name in METHODS if not METHODS[name].geometry),
+        choices=tuple(METHODS),
+        metavar="NAME",
+    )
+    tau: float | None = flag(None, "energy threshold", metavar="V")
+    T: str | None = flag(None, "reprojection cadence in steps, or `none`", metavar="V")
+    lambda_: float | None = flag(None, "damping", metavar="V")
+    seed: int | None = flag(None, "of initialization, order and dropout", metavar="N")
+    budget_steps: int | None = flag(None, "optimizer steps", metavar="N")
+    budget_seconds: float | None = flag(None, "training seconds (evaluation excluded)", metavar="S")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """A trained run's adapter as files."""
+
+    _argument_group_name = "the export"
+
+    to: Path | None = flag(None, "an empty folder (default: DIR/export)", metavar="DIR")
+    merged: bool = flag(False, "a whole model instead, with the adapter added to the weights; needs no PEFT")
+
+
+def parser() -> OneLineParser:
+    """The three commands."""
+    p = OneLineParser(prog="python -m grit", description=__doc__)
+    commands = p.add_subparsers(dest="command", required=True, metavar="train | eval | export")
+    commands.add_parser(
+        "train",
+        help="train one adapter into a folder",
+        dataclass_types=[TrainOptions, ModelOptions, DataOptions],
+    )
+    evaluate = commands.add_parser(
+        "eval", help="score a trained run, on its own data or on others", dataclass_types=[DataOptions]
+    )
+    export = commands.add_parser(
+        "export",
+        help="write a trained run's adapter, truncated to its ranks, as a plain PEFT adapter",
+        dataclass_types=[ExportOptions],
+    )
+    for command in (evaluate, export):
+        command.add_argument("folder", type=Path, metavar="DIR", help="what `train` wrote")
+    return p
+
+
+def run_configuration(arguments: Namespace) -> RunConfig:
+    """What `train` was asked for.
+
+    Raises:
+        ConfigError: a value that cannot be used.
+    """
+    options, data = taken(TrainOptions, arguments), taken(DataOptions, arguments)
+    if options.budget_steps is not None and options.budget_seconds is not None:
+        raise ConfigError("budget-seconds", options.budget_seconds, "cannot be given beside --budget-steps")
+    method = cast(Method, options.method)
+    base = configuration(options.preset, method, task=data.task, steps=options.budget_steps)
+    base = with_data_options(base, data, arguments.model)
+    if base.execution.checkpoint_steps is None:
+        base = base.changed(checkpoint_steps=max(1, int(base.budget.amount) // 10))
+    if options.budget_seconds is not None:
+        base = base.changed(budget=Budget(regime="time", amount=options.budget_seconds))
+    if options.seed is not None:
+        base = base.changed(seed=options.seed)
+    knobs: dict[str, Any] = {"tau": options.tau, "lambda": options.lambda_}
+    knobs = {name: value for name, value in knobs.items() if value is not None}
+    if options.T is not None:
+        knobs["T"] = parse_cadence(options.T)
+    if knobs and not base.uses_grit:
+        name, value = next(iter(knobs.items()))
+        raise ConfigError(name, value, f"is a knob of GRIT; method {base.method} does not use it")
+    return with_overrides(base, knobs)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0 done, 1 the run diverged, 2 bad input, 130 interrupted."""
+    arguments = parser().parse_args(argv)
+    try:
+        return {"train": _train, "eval": _evaluate, "export": _export}[arguments.command](arguments)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; continue from the last checkpoint with --resume", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+@contextmanager
+def _bar(what: str, count: int) -> Iterator[Any]:
+    with tqdm(total=count, desc=what, file=sys.stderr, leave=False, disable=not sys.stderr.isatty()) as bar:
+        yield bar.update
+
+
+def _train(arguments: Namespace) -> int:
+    from grit.cli.single_run import open_run, train_into
+    from grit.runtime.allocator import keep_freed_memory
+    from grit.training.hooks import Hooks
+    from grit.training.workbench import Workbench
+
+    config = run_configuration(arguments)
+    record = open_run(arguments.output, config, resume=arguments.resume)
+    if record.status == "planned":
+        keep_freed_memory()
+        signal.signal(signal.SIGTERM, _interrupt)
+        with tqdm(
+            total=100,
+            desc=config.method,
+            unit="%",
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        ) as bar:
+
+            def progress(step: int, share: float, loss: float, rank: float) -> None:
+                bar.n = round(100 * share, 1)
+                bar.set_postfix_str(f"step {step}, loss {loss:.3f}, rank {rank:.1f}")
+
+            record = train_into(arguments.output, record, Workbench(progress=_bar), Hooks(progress=progress))
+    measured = record.measured
+    print(_table(measured))
+    print(
+        f"{record.status} after {measured.steps} steps, {measured.train_seconds:.1f} s of training; "
+        f"footprint {_share(measured.footprint)}, overhead {_share(measured.overhead)}; "
+        f"{measured.truncated_examples} training examples were truncated"
+        + (f"; {record.reason}" if record.reason else "")
+    )
+    print(f"export it:  python -m grit export {arguments.output}")
+    return 0 if record.status == "completed" else 1
+
+
+def _interrupt(_number: int, _frame: Any) -> None:
+    """SIGTERM ends a run as Ctrl-C does: it goes on from its last checkpoint with --resume."""
+    raise KeyboardInterrupt
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _evaluate(arguments: Namespace) -> int:
+    from grit.cli.single_run import evaluate_run, with_config
+    from grit.training.workbench import Workbench
+
+    data = taken(DataOptions, arguments)
+    config = with_config(lambda trained: with_data_options(trained, data), arguments.folder)
+    print(_table(evaluate_run(arguments.folder, config, Workbench(progress=_bar, training=False))))
+    print(f"per example: {arguments.folder / 'eval-predictions.parquet'}")
+    return 0
+
+
+def _export(arguments: Namespace) -> int:
+    from grit.cli.single_run import export_run
+    from grit.training.workbench import Workbench
+
+    to = arguments.to or arguments.folder / "export"
+    written = export_run(arguments.folder, to, Workbench(), merged=arguments.merged)
+    print(
+        f"{to}: {written.effective_parameters:,} of {written.parameters:,} adapter parameters, "
+        f"{written.bytes:,} bytes"
+    )
+    return 0
+
+
+def _table(measured: Measurements) -> str:
+    """Every measure before and after training; what could not be computed says why."""
+    base_loss, forgetting = measured.base_retention_loss, measured.forgetting
+    general = None if forgetting is None or base_loss is None else base_loss + forgetting
+    rows: list[list[Any]] = [
+        [measured.quality_metric, measured.base_quality, measured.quality, ""],
+        ["answer loss (nats/token)", measured.base_answer_loss, measured.answer_loss, ""],
+        ["general loss (nats/token)", base_loss, general, ""],
+        ["retention", 1.0, measured.retention, ""],
+    ]
+    for name, item in (measured.metrics or {}).items():
+        rows.append([name, item["base_value"], item["value"], item["problem"] or ""])
+    for name, item in (measured.probes or {}).items():
+        label = f"probe {name} (n = {item['items']})"
+        rows.append([label, item["base_accuracy"], item["accuracy"], ""])
+    return str(tabulate(rows, headers=["", "untuned", "trained", ""], floatfmt=".4f", missingval="-"))

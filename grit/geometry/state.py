@@ -1,0 +1,156 @@
+"""The curvature state of a whole model: its adapted layers, grouped by rank, where the adapter is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from grit.adapters.peft_adapters import AdaptedLayer
+from grit.config.method import GritConfig
+from grit.geometry.capture import Observation
+from grit.geometry.events import Event
+from grit.geometry.label_positions import Layout, stream_of
+from grit.geometry.rank_group import RankGroup
+from grit.runtime.workers import reduce_sum
+
+
+class ModuleFactors(NamedTuple):
+    """Both factors (r, r) of one module, and how many tokens each has seen."""
+
+    sigma_a: Tensor
+    sigma_g: Tensor
+    seen_a: int
+    seen_g: int
+
+
+class GeometryState:
+    """Statistics, inverses and subspaces of every adapted layer, one group per rank.
+
+    Attributes:
+        groups: in the order in which their ranks first appear in the model.
+        device: where the state was built.
+    """
+
+    def __init__(self, layers: tuple[AdaptedLayer, ...], layout: Layout, config: GritConfig) -> None:
+        self._layers, self._layout, self._config = layers, layout, config
+        self._keep_estimates = False
+        self._ranks: dict[str, int] | None = None
+        self._build()
+
+    def _build(self) -> None:
+        self.device = self._layers[0].down.weight.device
+        by_rank: dict[int, list[int]] = {}
+        for index, layer in enumerate(self._layers):
+            by_rank.setdefault(layer.rank, []).append(index)
+        streams = [stream_of(self._layout, layer.name) for layer in self._layers]
+        self.groups = [
+            RankGroup([self._layers[i] for i in rows], rows, [streams[i] for i in rows], self._config)
+            for rows in by_rank.values()
+        ]
+        for group in self.groups:
+            group.statistics.keep_estimate = self._keep_estimates
+
+    @property
+    def misplaced(self) -> bool:
+        """Whether the adapter has moved to another device since the state was built."""
+        return self._layers[0].down.weight.device != self.device
+
+    def follow(self) -> None:
+        """Builds the state again where the adapter is now, with what it held."""
+        held = self.state_dict()
+        self._build()
+        self.load_state_dict(held)
+
+    def keep_estimates(self) -> None:
+        """From now on the last step's own factors stay readable (`estimates`); it costs memory."""
+        self._keep_estimates = True
+        for group in self.groups:
+            group.statistics.keep_estimate = True
+
+    def observe(self, seen: Observation) -> None:
+        """Adds one backward pass to the step's sums."""
+        for group in self.groups:
+            group.statistics.observe(seen)
+
+    def discard(self) -> None:
+        """Forgets the passes of a step that was never taken."""
+        for group in self.groups:
+            group.statistics.discard()
+
+    def commit(self) -> int:
+        """Folds the step's sums, over all workers, into the means.
+
+        Returns how many factors were not finite.
+        """
+        return sum(group.statistics.commit(reduce_sum) for group in self.groups)
+
+    def refresh(self) -> list[Event]:
+        """Recomputes the damped inverses; returns events."""
+        return [event for group in self.groups for event in group.refresh()]
+
+    def transform_gradients(self, *, precondition: bool, regularization: float) -> None:
+        """Adds the regularizers' gradients, times `regularization`, and preconditions, in place."""
+        for group in self.groups:
+            group.transform_gradients(precondition=precondition, regularization=regularization)
+
+    def mean_shift(self) -> float | None:
+        """How far the kept share of energy has moved, as a mean over modules; None before a reprojection."""
+        shifts = [group.subspace.shift() for group in self.groups]
+        known = [shift for shift in shifts if shift is not None]
+        return float(torch.cat(known).mean()) if known else None
+
+    def estimates(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Each stack's factors: (`<stack>/<side>`, those in use, the last step's own), each (M, r, r)."""
+        for number, group in enumerate(self.groups):
+            estimates = group.statistics.estimate
+            assert estimates is not None
+            moments = (group.statistics.moment_a, group.statistics.moment_g)
+            for side, moment, estimate in zip("ag", moments, estimates, strict=True):
+                yield f"{number}/{side}", moment.mean(), estimate
+
+    def modules_by_stack(self) -> dict[str, list[str]]:
+        """Names of the modules in each stack of factors, in order, by the stack's number."""
+        return {
+            str(number): [layer.name for layer in group.layers] for number, group in enumerate(self.groups)
+        }
+
+    def factors(self) -> dict[str, ModuleFactors]:
+        """Per module name, in the model's order."""
+        found = {}
+        for group in self.groups:
+            moment_a, moment_g = group.statistics.moment_a, group.statistics.moment_g
+            mean_a, mean_g = moment_a.mean(), moment_g.mean()
+            for row, layer in enumerate(group.layers):
+                seen_a, seen_g = int(moment_a.samples[row]), int(moment_g.samples[row])
+                found[layer.name] = ModuleFactors(mean_a[row], mean_g[row], seen_a, seen_g)
+        return {layer.name: found[layer.name] for layer in self._layers}
+
+    def ranks(self) -> dict[str, int]:
+        """Per module name: the number of directions kept, in the model's order."""
+        if self._ranks is None:
+            kept: dict[int, int] = {}
+            for group in self.groups:
+                kept |= dict(zip(group.indices, group.subspace.ranks.tolist(), strict=True))
+            self._ranks = {layer.name: kept[index] for index, layer in enumerate(self._layers)}
+        return dict(self._ranks)
+
+    def ranks_changed(self) -> None:
+        """To be told when a subspace has chosen."""
+        self._ranks = None
+
+    def effective_parameters(self) -> int:
+        """Sum over modules of k (d_in + d_out)."""
+        return sum(group.effective_parameters() for group in self.groups)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The exact state, for a checkpoint."""
+        return [group.state_dict() for group in self.groups]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Restores `state_dict()`."""
+        for group, saved in zip(self.groups, state, strict=True):
+            group.load_state_dict(saved)
+        self._ranks = None

@@ -1,0 +1,359 @@
+"""One run between its steps: what a checkpoint holds of it, and how it takes a step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from grit.adapters.optimizers import build_optimizer, follow_parameters
+from grit.adapters.peft_adapters import after_step, extra_state, load_extra_state, penalty
+from grit.audits.factor_stability import StabilityMonitor
+from grit.audits.truncation import truncation_rows
+from grit.config.run import RunConfig
+from grit.data.encode import TrainingOrder
+from grit.errors import ConfigError
+from grit.evaluation.scores import Scores, example_quality, mean_quality, nats_per_token
+from grit.geometry.attach import attach
+from grit.geometry.gradient_guard import GradientGuard
+from grit.geometry.handle import GritHandle
+from grit.runtime import checkpoint
+from grit.runtime.clock import StepClock
+from grit.runtime.memory import MemoryPeak
+from grit.runtime.sections import GEOMETRY_SECTIONS
+from grit.runtime.workers import Workers
+from grit.training.divergence import DivergenceRule
+from grit.training.hooks import Interim
+from grit.training.measurements import Row
+from grit.training.step_log import StepLog
+from grit.training.summary import short_rows
+from grit.training.workbench import Workbench
+
+Outcome = TypeVar("Outcome")
+
+
+def learning_rate_factor(progress: float, warmup: float) -> float:
+    """Linear warm-up over the first `warmup` of the budget (from a tenth of the rate), then cosine to zero.
+
+    `progress` lies in [0, 1], on the budget's own clock.
+    """
+    if progress < warmup:
+        return max(progress / warmup, 0.1)
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-9)))
+
+
+class RunState:
+    """Everything that a checkpoint holds: the adapted model, its optimizer, GRIT's state, and the counters.
+
+    Attributes:
+        handle: GRIT's, or None for a method that does not use it.
+        monitor: watches the steadiness of factors where the run asks for it.
+        step, tokens: taken and seen so far. resumed_from: the step of the checkpoint that it went on from.
+        train_seconds, cpu_seconds, eval_seconds: of all processes that this run has had.
+        curve: quality and forgetting at each evaluation.
+    """
+
+    def __init__(self, config: RunConfig, bench: Workbench, model: Any) -> None:
+        self.config, self.bench, self.model = config, bench, model
+        self.clock = StepClock(bench.device)
+        self.optimizer = build_optimizer(config, model)
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.handle: GritHandle | None = None
+        if config.uses_grit:  # the handle clips, after preconditioning
+            grit = replace(
+                config.grit, max_grad_norm=config.optimization.max_grad_norm, mixing_seed=config.seed
+            )
+            self.handle = attach(model, self.optimizer, grit, clock=self.clock)
+        self.guard = (
+            GradientGuard(self.optimizer, config.optimization.max_grad_norm)
+            if self.handle is None
+            else self.handle.guard
+        )
+        self.monitor = StabilityMonitor() if config.audits.stability else None
+        if self.handle is not None and self.monitor is not None:
+            self.handle.watch(self.monitor)
+        self.divergence, self.log, self.memory = (
+            DivergenceRule(),
+            StepLog(self.clock),
+            MemoryPeak(bench.device),
+        )
+        self.step, self.tokens, self.resumed_from = 0, 0, 0
+        self.train_seconds = self.cpu_seconds = self.eval_seconds = 0.0
+        self.curve: list[Row] = []
+
+    def untrained(self) -> Any:
+        """The model before its first step; not after `restored`."""
+        return self.model.eval()
+
+    def restored(self, folder: Path) -> Any:
+        """The model as the checkpoint in `folder` has it."""
+        self.resume(folder)
+        return self.model.eval()
+
+    def adapter_parameters(self) -> int:
+        """Trained parameters."""
+        return sum(parameter.numel() for parameter in self.parameters)
+
+    def mean_rank(self) -> float:
+        """Directions kept, as a mean over modules."""
+        if self.handle is None:
+            return float(self.config.adapter.rank)
+        ranks = self.handle.ranks().values()
+        return sum(ranks) / len(ranks)
+
+    def save(self, folder: Path) -> None:
+        """Writes a checkpoint."""
+        handle, monitor = self.handle, self.monitor
+        checkpoint.save(
+            folder,
+            {
+                "step": self.step,
+                "tokens": self.tokens,
+                "train_seconds": self.train_seconds,
+                "cpu_seconds": self.cpu_seconds,
+                "eval_seconds": self.eval_seconds,
+                "adapter": checkpoint.adapter_state(self.model),
+                "optimizer": self.optimizer.state_dict(),
+                "handle": None if handle is None else handle.state_dict(),
+                "guard": self.guard.state_dict(),
+                "divergence": self.divergence.state_dict(),
+                "rows": self.log.rows,
+                "curve": self.curve,
+                "peak_memory": self.memory.bytes,
+                "adapter_extra": extra_state(self.model),
+                "monitor": None if monitor is None else monitor.state_dict(),
+            },
+        )
+
+    def resume(self, folder: Path) -> None:
+        """Goes on from the checkpoint in `folder`, if there is one."""
+        state = checkpoint.load(folder)
+        if state is None:
+            return
+        device = torch.device(self.bench.device)
+        self.step = self.resumed_from = state["step"]
+        self.tokens, self.train_seconds, self.cpu_seconds = (
+            state["tokens"],
+            state["train_seconds"],
+            state["cpu_seconds"],
+        )
+        self.curve, self.memory.bytes = state["curve"], state["peak_memory"]
+        self.eval_seconds += state["eval_seconds"]
+        checkpoint.load_adapter_state(self.model, state["adapter"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        follow_parameters(self.optimizer, device)
+        if self.handle is not None:
+            self.handle.load_state_dict(state["handle"])
+        load_extra_state(self.model, state["adapter_extra"])
+        if self.monitor is not None:
+            self.monitor.load_state_dict(state["monitor"], device)
+        self.guard.load_state_dict(state["guard"])
+        self.divergence.load_state_dict(state["divergence"])
+        self.log.restore(state["rows"])
+
+
+class Run:
+    """A run that is being trained.
+
+    Args:
+        config: the run. bench: what this process has loaded. model: the backbone with its adapter, untrained.
+        checkpoints: where this run leaves its checkpoints; None: it leaves none.
+
+    Raises:
+        ConfigError: its micro-batches cannot be shared by the workers that train it.
+    """
+
+    def __init__(self, config: RunConfig, bench: Workbench, model: Any, checkpoints: Path | None) -> None:
+        self.config, self.bench, self.checkpoints = config, bench, checkpoints
+        self.workers = Workers()
+        if config.optimization.accumulation % self.workers.count:
+            raise ConfigError(
+                "accumulation",
+                config.optimization.accumulation,
+                f"must be a multiple of the {self.workers.count} workers that share its steps",
+            )
+        self.state = RunState(config, bench, model)
+        self._rates = [group["lr"] for group in self.state.optimizer.param_groups]
+        self._packs = bench.packs(config)
+        self._order = TrainingOrder(len(self._packs), config.seed)
+        first = bench.micro_batches(config, self._packs[: config.optimization.micro_batch])[0]
+        bench.warm_up(config, model, first)
+        self._base: Scores | None = None
+        self._scores: Scores | None = None
+        self.truncated: list[Row] = []
+
+    @property
+    def base(self) -> Scores:
+        """The untuned model's scores."""
+        if self._base is None:
+            raise RuntimeError(
+                "the untuned model has not been scored: call measure_base() before the first step"
+            )
+        return self._base
+
+    @property
+    def scores(self) -> Scores:
+        """The last evaluation."""
+        if self._scores is None:
+            raise RuntimeError("the run has not been evaluated yet")
+        return self._scores
+
+    def measure_base(self) -> None:
+        """Scores the untuned model, unless that was done before; while the adapter is still zero."""
+        model = self.state.model
+        self._base = self._timed(lambda: self.bench.base_scores(self.config, model.eval()))
+
+    def resume(self) -> None:
+        """Goes on from this run's own checkpoint, if there is one."""
+        if self.checkpoints is not None:
+            self.state.resume(self.checkpoints)
+
+    def save(self) -> None:
+        """Leaves a checkpoint; the first worker does, for all."""
+        assert self.checkpoints is not None
+        self.state.log.flush()
+        if self.workers.leads:
+            self.state.save(self.checkpoints)
+
+    def share(self) -> float:
+        """Of the budget used, in [0, 1]."""
+        return self.config.budget.progress(self.state.step, self.state.train_seconds)
+
+    def spent(self) -> bool:
+        """Whether no further step fits into the budget."""
+        return self.config.budget.is_spent(self.state.step, self.state.train_seconds)
+
+    def take_step(self) -> float:
+        """One optimizer step; returns its loss in nats per token."""
+        state, config = self.state, self.config
+        began, cpu = time.perf_counter(), time.process_time()
+        state.clock.start_step()
+        state.memory.begin_step()
+        state.model.train()
+        factor = learning_rate_factor(self.share(), config.optimization.warmup_fraction)
+        for group, rate in zip(state.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        packs = [self._packs[i] for i in self._order.step(state.step, config.step_sequences)]
+        rows = [row for members in packs for row in members]
+        loss = self._backward(packs, labels=sum(row.labels for row in rows))
+        self._update()
+        value = float(self.workers.add(loss))
+        state.clock.end_step()
+        state.step += 1
+        state.tokens += sum(len(row.tokens) for row in rows)
+        state.train_seconds = self.workers.first_says(state.train_seconds + time.perf_counter() - began)
+        state.cpu_seconds += time.process_time() - cpu
+        state.memory.end_step()
+        state.log.add(
+            state.step,
+            state.train_seconds,
+            loss=value,
+            learning_rate=config.optimization.learning_rate * factor,
+            grad_norm=state.guard.norm,
+            tokens=state.tokens,
+            handle=state.handle,
+        )
+        return value
+
+    def _backward(self, packs: list[Any], labels: int) -> torch.Tensor:
+        """Gradients of one mean over all answer tokens of the step, however they fall into micro-batches."""
+        state, config = self.state, self.config
+        loss = torch.zeros((), device=self.bench.device, dtype=torch.float64)
+        for number, batch in self.workers.share(self.bench.micro_batches(config, packs)):
+            # Dropout depends on the micro-batch alone: not on what was drawn before it, nor on which worker
+            # it falls to.
+            torch.manual_seed(((config.seed * 1_000_003 + state.step) * 1_009 + number) % 2**63)
+            with state.clock.section("forward"):
+                part = state.model(**batch, num_items_in_batch=labels, use_cache=False).loss
+            with state.clock.section("backward"):
+                part.backward()
+            loss += part.detach() - penalty(state.model)
+        return loss
+
+    def _update(self) -> None:
+        """The optimizer's step, unless the gradients are not finite."""
+        state = self.state
+        with state.clock.section("optimizer"):
+            self.workers.add_gradients(state.parameters)
+            if state.handle is None:
+                state.guard()
+            if state.handle is not None or not state.guard.skipped_last:
+                state.optimizer.step()
+                after_step(state.model, state.step + 1)
+            state.optimizer.zero_grad(set_to_none=True)
+
+    def _timed(self, work: Callable[[], Outcome]) -> Outcome:
+        """What `work` returns; its seconds count as evaluation."""
+        began = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.state.eval_seconds += time.perf_counter() - began
+
+    def evaluate(self, *, last: bool = False) -> None:
+        """Measures quality and retention now, outside the training clock, and adds a point to the curve.
+
+        Every data-parallel worker does: the others would only wait for the first.
+        """
+        state = self.state
+        self._scores = self._timed(lambda: self.bench.score(state.model.eval(), self.config, last=last))
+        if not state.curve:
+            self._add_to_curve(0, 0.0, self.base)
+        self._add_to_curve(state.step, state.train_seconds, self._scores)
+
+    def _add_to_curve(self, step: int, seconds: float, scores: Scores) -> None:
+        forgetting = nats_per_token(scores.documents) - nats_per_token(self.base.documents)
+        self.state.curve.append(
+            {
+                "step": step,
+                "train_seconds": seconds,
+                "quality": mean_quality(scores.predictions, self.config.evaluation.quality),
+                "forgetting": forgetting,
+                "retention": math.exp(-forgetting),
+            }
+        )
+
+    def finish(self) -> None:
+        """Truncates the adapter to its ranks, so that what is scored is what is counted, and evaluates it."""
+        if self.state.handle is not None:
+            self.state.handle.finish()
+        self.evaluate(last=True)
+
+    def score_truncated(self) -> None:
+        """The trained adapter truncated in every way there is, scored as it is itself; fills `truncated`."""
+        model, config, handle = self.state.model, self.config, self.state.handle
+        assert handle is not None
+
+        def score() -> list[Row]:
+            scores = self.bench.score(model.eval(), config, last=False)
+            return short_rows(scores, self.base, config.evaluation.quality)
+
+        self.truncated = self._timed(lambda: truncation_rows(model, handle, config.audits.truncations, score))
+
+    def unique_tokens(self) -> int:
+        """Tokens of the distinct training examples seen so far."""
+        steps = (self._order.step(step, self.config.step_sequences) for step in range(self.state.step))
+        seen = {index for chosen in steps for index in chosen}
+        return sum(len(row.tokens) for index in seen for row in self._packs[index])
+
+    def interim(self) -> Interim:
+        """Where the run stands at its last evaluation."""
+        state, quality = self.state, self.config.evaluation.quality
+        footprint, spent = 1.0, 0.0
+        if state.handle is not None:
+            timings = state.handle.timings()
+            footprint = state.handle.effective_parameters() / state.adapter_parameters()
+            spent = sum(timings.get(name, 0.0) for name in GEOMETRY_SECTIONS)
+        return Interim(
+            number=len(state.curve) - 1,
+            share=self.share(),
+            scores=tuple(example_quality(prediction, quality) for prediction in self.scores.predictions),
+            document_losses=tuple(document.loss for document in self.scores.documents),
+            footprint=footprint,
+            overhead=spent / state.train_seconds,
+        )

@@ -1,0 +1,140 @@
+"""A study as data: points x seeds x regimes, and the trials they expand to.
+
+Pure: nothing here starts anything.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from grit.config.overrides import with_overrides
+from grit.config.registry import METHODS
+from grit.config.run import Overrides, RunConfig
+from grit.config.sections import Budget
+from grit.io.hashing import digest
+from ray_jobs.design.points import Point, control_method
+from ray_jobs.design.search_space import Search
+from ray_jobs.records.trial_record import TrialPlan, TrialRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything that is to be measured.
+
+    Attributes:
+        base: the configuration that points change; its budget and seed are replaced for each trial.
+        budgets: one per regime.
+        content: hashes of the data and the model behind the names in `base`.
+    """
+
+    name: str
+    base: RunConfig
+    points: tuple[Point, ...]
+    seeds: tuple[int, ...]
+    budgets: tuple[Budget, ...]
+    content: dict[str, str]
+    search: Search | None = None
+
+    def control_point(self) -> Point:
+        """LoRA, or QLoRA for Q-GRIT."""
+        return Point(design="control", method=control_method(self.base))
+
+    @cached_property
+    def trials(self) -> tuple[TrialSpec, ...]:
+        """All designed trials, each once, in the order in which they should run.
+
+        A setting that two designs ask for is one trial; its record names both. Seeds are the outer loop, so
+        that an interrupted study has every setting measured once before any is measured twice.
+        """
+        points = [self.control_point(), *self.points]
+        trials: dict[str, TrialSpec] = {}
+        for seed, point, budget in itertools.product(self.seeds, points, self.budgets):
+            if point.regime not in (None, budget.regime) or seed not in self.seeds[: point.seeds]:
+                continue
+            trial = make_trial(self, point, seed, budget)
+            known = trials.get(trial.trial_id)
+            trials[trial.trial_id] = trial if known is None else known.also_for(point.design)
+        return tuple(trials.values())
+
+    def fingerprint(self) -> str:
+        """A hash of what makes a study this study: records made under another may not be mixed with it."""
+        points = [[p.design, p.method, p.overrides, p.budget, p.regime, p.seeds] for p in self.points]
+        space = None
+        if self.search is not None:
+            space = {name: repr(interval) for name, interval in self.search.space.items()}
+        return digest(
+            {
+                "name": self.name,
+                "base": self.base.identity(self.content),
+                "seeds": self.seeds,
+                "budgets": [[budget.regime, budget.amount] for budget in self.budgets],
+                "points": points,
+                "space": space,
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """One training run to do, with the record it will fill."""
+
+    trial_id: str
+    config: RunConfig
+    record: TrialRecord = field(compare=False)
+
+    def also_for(self, design: str) -> TrialSpec:
+        """The same trial, asked for by one more design."""
+        plan = self.record.plan
+        if design in plan.designs:
+            return self
+        return replace(self, record=self.record.changed(also_designs=(*plan.also_designs, design)))
+
+
+#: Stands for whatever budget in a point's id: long enough for every method.
+ANY_BUDGET = Budget(regime="step", amount=100)
+
+
+def make_trial(study: Study, point: Point, seed: int, budget: Budget) -> TrialSpec:
+    """The trial of one point under one seed and the study's budget, which the point may stretch."""
+    config = _configuration(study.base, point, seed, budget)
+    trial_id = config.identity(study.content)
+    point_id = replace(config, seed=0, budget=ANY_BUDGET).identity(study.content)
+    if point.budget != 1.0:
+        point_id = digest([point_id, point.budget])
+    plan = TrialPlan(
+        point_id=point_id,
+        design=point.design,
+        regime=budget.regime,
+        seed=seed,
+        overrides=dict(point.overrides),
+    )
+    record = TrialRecord(trial_id=trial_id, plan=plan, config=config)
+    return TrialSpec(trial_id=trial_id, config=config, record=record)
+
+
+def _configuration(base: RunConfig, point: Point, seed: int, budget: Budget) -> RunConfig:
+    """What needs GRIT's statistics is left out for a method that has none."""
+    method = point.method or base.method
+    amount = budget.amount * point.budget
+    if budget.regime == "step":
+        amount = max(1, round(amount))
+    audits: dict[str, Any] = {}
+    if not METHODS[method].geometry:
+        audits = {"stability": False, "truncations": ()}
+    stretched = Budget(regime=budget.regime, amount=amount)
+    config = base.changed(method=method, seed=seed, budget=stretched, **audits)
+    return with_overrides(config, dict(point.overrides))
+
+
+def as_data(study: Study) -> dict[str, Any]:
+    """A study as plain values, for a file."""
+    return asdict(study)
+
+
+def searched_trials(study: Study, overrides: Overrides, budget: Budget) -> list[TrialSpec]:
+    """The trials of a searched point: every seed."""
+    point = Point.of("search", overrides)
+    return [make_trial(study, point, seed, budget) for seed in study.seeds]

@@ -1,0 +1,44 @@
+"""What is searched, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from grit.config.settings import at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A search range.
+
+    `log` draws on a logarithmic scale; `complement` draws 1 - x, so that tau is resolved near 1.
+    """
+
+    low: float
+    high: float
+    log: bool = True
+    integer: bool = False
+    complement: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A multi-objective search: `points` per regime, each measured with every seed of the study.
+
+    `max_overhead` and `max_footprint` are constraints: a point above one is infeasible to the sampler, and
+    measured all the same. `stop_dominated` lets searched trials stop when another is better beyond noise and
+    no dearer.
+    """
+
+    space: Mapping[str, Interval]
+    points: int
+    sampler: str = "tpe"
+    seed: int = 0
+    max_overhead: float | None = None
+    max_footprint: float | None = None
+    stop_dominated: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        at_least(0).check("search-points", self.points)

@@ -1,0 +1,132 @@
+"""`study.json`: what a study is, and every call that has worked on it. Needs neither Ray nor torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from grit.config.run import RunConfig
+from grit.config.sections import Regime
+from grit.errors import ConfigError
+from grit.io.files import read_object, write_atomically
+from grit.io.validation import refusal
+from grit.io.versions import SCHEMA_VERSION, upgraded
+from grit.training.measurements import finite
+from ray_jobs.records.migrate import study_from_version_1
+
+STUDY_FILE = "study.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Caps(_Part):
+    """Shares that a front's points keep below: of a step's time, and of the full adapter's parameters."""
+
+    overhead: float | None = None
+    footprint: float | None = None
+
+    def words(self) -> str:
+        """The caps in words; empty without any."""
+        named = (("overhead", self.overhead), ("footprint", self.footprint))
+        return " and ".join(f"{name} at most {cap:.0%}" for name, cap in named if cap is not None)
+
+
+class Execution(_Part):
+    """How a call ran its trials: how many at once, and what each one's workers hold."""
+
+    concurrent: int = 1
+    resources: dict[str, float] = {}
+    workers: int = 1
+    address: str | None = None
+
+
+class Call(_Part):
+    """One call of a study: when, from what code, on what machine, with what command line.
+
+    `seconds` is its wall time; None while it runs, or where it did not end by itself.
+    """
+
+    created: str
+    command_line: list[str] = []
+    python: str | None = None
+    platform: str | None = None
+    cpu_count: int | None = None
+    versions: dict[str, str] = {}
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    search_points: int = 0
+    sampler: str | None = None
+    caps: Caps = Caps()
+    execution: Execution = Execution()
+    seconds: float | None = None
+
+    def environment(self) -> tuple[object, ...]:
+        """What must be the same for one call's result to count as another's.
+
+        A time-matched trial is a measurement of its machine.
+        """
+        return (self.platform, self.cpu_count, self.python, self.versions, self.execution)
+
+
+class StudyFile(_Part):
+    """Everything that a folder says of its study, beside the trials.
+
+    Attributes:
+        study_id: names this folder's study among others with the same settings.
+        fingerprint: of all that makes it this study; records made under another may not be mixed with it.
+        config: what its points change.
+        budgets: per regime, in steps or seconds.
+        content: hashes of data and model.
+        sizes: of the data, in examples and documents.
+        calls: the first one made it.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    study_id: str
+    fingerprint: str
+    name: str
+    config: RunConfig
+    budgets: dict[Regime, float]
+    seeds: tuple[int, ...]
+    content: dict[str, str] = {}
+    task_metric: str | None = None
+    sizes: dict[str, int] = {}
+    calls: tuple[Call, ...]
+
+    @property
+    def made_by(self) -> Call:
+        """The call that made it."""
+        return self.calls[0]
+
+    @property
+    def last_call(self) -> Call:
+        """The call that worked on it last."""
+        return self.calls[-1]
+
+    def write(self, folder: Path) -> None:
+        """Into `folder`, whole or not at all."""
+        text = json.dumps(finite(self.model_dump(mode="json")), indent=2, ensure_ascii=False, allow_nan=False)
+        write_atomically(folder / STUDY_FILE, text)
+
+
+def read_study(folder: Path) -> StudyFile:
+    """`study.json`, whichever version wrote it.
+
+    Raises:
+        ConfigError: it is missing, malformed, or written by a newer version.
+    """
+    name, place = "study folder", str(folder / STUDY_FILE)
+    values = upgraded(
+        read_object(folder / STUDY_FILE, name), name=name, place=place, migrations={1: study_from_version_1}
+    )
+    try:
+        study = StudyFile.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(name, place, f"is malformed: {refusal(error)}") from None
+    if not study.calls:
+        raise ConfigError(name, place, "is malformed: it names no call that made it")
+    return study

@@ -1,0 +1,198 @@
+"""From options to what a study is asked to be.
+
+Everything laid over the preset, checked before anything is launched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from grit.cli.options import DataOptions, ModelOptions, with_data_options
+from grit.config.method import KNOBS, GritConfig
+from grit.config.overrides import parse_cadence, parse_setting, with_overrides
+from grit.config.registry import Method
+from grit.config.run import Overrides, RunConfig
+from grit.config.sections import Budget, Regime
+from grit.config.settings import POSITIVE, at_least
+from grit.errors import ConfigError
+from ray_jobs.design.search_space import Interval
+from ray_jobs.design.study_presets import Preset, PresetOf
+from sweeps.common.options import DesignOptions, ExecutionOptions, SearchOptions, parse_space
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandLine:
+    """A whole command line, option by option. `own` are the script's own options, if it has any."""
+
+    design: DesignOptions
+    search: SearchOptions
+    execution: ExecutionOptions
+    data: DataOptions
+    model: ModelOptions
+    own: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRequest:
+    """What the user asked for.
+
+    Attributes:
+        preset: with everything laid over it.
+        budget_seconds: None: to be measured on this machine (a model or task that the preset does not know).
+        space: of the search; empty: the script's own.
+        listed: settings that were named one by one.
+        own: the script's own options.
+    """
+
+    preset: Preset
+    preset_name: str
+    regimes: tuple[Regime, ...]
+    budget_steps: int
+    budget_seconds: float | None
+    seeds: tuple[int, ...]
+    search_points: int
+    space: Mapping[str, Interval]
+    listed: tuple[Overrides, ...]
+    small_batch: int | None
+    search: SearchOptions
+    execution: ExecutionOptions
+    own: Any = None
+
+    @property
+    def base(self) -> RunConfig:
+        """The configuration that points change."""
+        return self.preset.base
+
+    def budgets(self, seconds: float) -> tuple[Budget, ...]:
+        """One budget per regime."""
+        amounts: dict[Regime, float] = {"step": self.budget_steps, "time": seconds}
+        return tuple(Budget(regime=regime, amount=amounts[regime]) for regime in self.regimes)
+
+
+def resolve(line: CommandLine, presets: PresetOf, regimes: tuple[Regime, ...]) -> StudyRequest:
+    """Lays a command line over the preset.
+
+    Args:
+        line: what was asked for.
+        presets: what the study starts from, by a preset's name.
+        regimes: those of the study where none are named.
+
+    Raises:
+        ConfigError: a value that cannot be used.
+    """
+    design, method = line.design, cast(Method, line.design.method)
+    if design.budget_steps is not None:
+        at_least(1).check("budget-steps", design.budget_steps)
+    chosen = presets(design.preset, method, design.budget_steps, line.data.task)
+    usual = presets(design.preset, method, None, None)
+    base = with_data_options(chosen.base, line.data, line.model.model)
+    oat = {**chosen.oat, **_named_grids(design)}
+    _check_values(base, oat)
+    grid = _coarse_grid(base.grit, oat) if design.grid and not chosen.grid else chosen.grid
+    asked = line.search.search_points
+    named = cast("list[Regime]", design.regimes)
+    request = StudyRequest(
+        preset=replace(chosen, base=base, oat=oat, grid=grid),
+        preset_name=design.preset,
+        regimes=tuple(dict.fromkeys(named or regimes)),
+        budget_steps=chosen.budget_steps,
+        budget_seconds=_budget_seconds(line, chosen, base, usual, presets),
+        seeds=tuple(dict.fromkeys(design.seeds or chosen.seeds)),
+        search_points=chosen.search_points if asked is None else asked,
+        space=parse_space(line.search.space),
+        listed=tuple(dict(parse_setting(text, "point") for text in point) for point in design.point),
+        small_batch=design.small_batch,
+        search=line.search,
+        execution=line.execution,
+        own=line.own,
+    )
+    _check(request)
+    return request
+
+
+def _budget_seconds(
+    line: CommandLine, chosen: Preset, base: RunConfig, usual: Preset, presets: PresetOf
+) -> float | None:
+    """The time budget: as asked for, or the preset's, scaled with the steps.
+
+    None where the preset knows neither model nor task.
+    """
+    design = line.design
+    if design.budget_seconds is not None:
+        return Budget(regime="time", amount=design.budget_seconds).amount
+    same_model = line.model.model in (None, chosen.base.backbone.model)
+    if not same_model or (chosen.small and base.task.name != usual.base.task.name):
+        return None
+    if design.budget_steps is None:
+        return chosen.budget_seconds
+    own = presets(design.preset, cast(Method, design.method), None, line.data.task).budget_steps
+    return chosen.budget_seconds * design.budget_steps / own
+
+
+def _named_grids(design: DesignOptions) -> dict[str, tuple[Any, ...]]:
+    """The values that were named for a knob."""
+    found: dict[str, tuple[Any, ...]] = {}
+    if design.tau is not None:
+        found["tau"] = tuple(design.tau)
+    if design.T is not None:
+        found["T"] = tuple(parse_cadence(text) for text in design.T)
+    if design.lambda_ is not None:
+        found["lambda"] = tuple(design.lambda_)
+    return found
+
+
+def _check_values(base: RunConfig, oat: Mapping[str, tuple[Any, ...]]) -> None:
+    for knob, values in oat.items():
+        for value in values:
+            with_overrides(base, {knob: value})
+
+
+def _coarse_grid(grit: GritConfig, oat: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    """Each knob's lowest, default and highest value (paper H.3); a cadence of `none` stays out."""
+    found = {}
+    for knob, values in oat.items():
+        center = getattr(grit, KNOBS[knob].field)
+        numbers = [value for value in (*values, center) if value is not None]
+        found[knob] = tuple(dict.fromkeys((min(numbers), center, max(numbers))))
+    return found
+
+
+def _check(request: StudyRequest) -> None:
+    execution, search, base = request.execution, request.search, request.base
+    for seed in request.seeds:
+        at_least(0).check("seeds", seed)
+    at_least(0).check("search-points", request.search_points)
+    for name, cap in (("max-overhead", search.max_overhead), ("max-footprint", search.max_footprint)):
+        if cap is not None:
+            POSITIVE.check(name, cap)
+    if execution.max_concurrent is not None:
+        at_least(1).check("max-concurrent", execution.max_concurrent)
+    if execution.resume and execution.output is None:
+        raise ConfigError("resume", True, "needs --output: the folder of the study to continue")
+    _check_workers(request)
+    for name, interval in request.space.items():
+        for end in (interval.low, interval.high):
+            value = 1 - end if interval.complement else end
+            with_overrides(base, {name: int(value) if interval.integer else value})
+    for point in request.listed:
+        with_overrides(base, point)
+
+
+def _check_workers(request: StudyRequest) -> None:
+    workers, accumulation = request.execution.workers_per_trial, request.base.optimization.accumulation
+    at_least(1).check("workers-per-trial", workers)
+    if accumulation % workers:
+        raise ConfigError(
+            "workers-per-trial",
+            workers,
+            f"must divide accumulation = {accumulation}, whose micro-batches they share (see --set "
+            "accumulation=N)",
+        )
+    if request.small_batch is not None:
+        at_least(1).check("small-batch", request.small_batch)
+        if workers > 1:
+            raise ConfigError(
+                "small-batch", request.small_batch, "has no accumulation for several workers to share"
+            )

@@ -1,0 +1,164 @@
+"""A study script, declared: what it measures, what it starts from, which options mean something to it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from grit.cli.options import DataOptions, ModelOptions
+from grit.cli.parser import OneLineParser, given, option_names, taken
+from grit.config.sections import Regime
+from grit.errors import ConfigError
+from ray_jobs.design.plan import Study
+from ray_jobs.design.points import Point
+from ray_jobs.design.search_space import Search
+from ray_jobs.design.study_presets import PresetOf, preset
+from ray_jobs.design.study_spec import StudySpec, read_spec
+from sweeps.common.command import EXIT_BAD_INPUT, EXIT_INTERRUPTED, run_study
+from sweeps.common.options import DesignOptions, ExecutionOptions, SearchOptions
+from sweeps.common.request import CommandLine, StudyRequest, resolve
+
+#: Options that say which settings are measured or searched: a script that designs its points itself refuses
+#: them.
+DESIGN_OPTIONS = (
+    "tau",
+    "T",
+    "lambda_",
+    "grid",
+    "point",
+    "small_batch",
+    "search_points",
+    "sampler",
+    "space",
+    "stop_dominated",
+)
+
+
+def nothing(_request: StudyRequest) -> Search | None:
+    """Nothing is searched: all points are designed."""
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyScript:
+    """One study.
+
+    Attributes:
+        name: of the study, of its folder and of its report.
+        description: for `--help`.
+        points: what is measured.
+        search: what is searched after that.
+        regimes: the budgets that are matched where none are named.
+        designs: which of `DESIGN_OPTIONS` mean something here.
+        presets: what the study starts from, by a preset's name: it may have its own idea of seeds and
+            budgets.
+        own: a dataclass of the script's own options, or None.
+        design: the common options of what is measured, with other defaults where the script has its own.
+    """
+
+    name: str
+    description: str
+    points: Callable[[StudyRequest], list[Point]]
+    search: Callable[[StudyRequest], Search | None] = nothing
+    regimes: tuple[Regime, ...] = ("step", "time")
+    designs: tuple[str, ...] = DESIGN_OPTIONS
+    presets: PresetOf = preset
+    own: type | None = None
+    design: type[DesignOptions] = DesignOptions
+
+    def parser(self, *more: type) -> OneLineParser:
+        """The command line; `more` are further dataclasses of options."""
+        kinds = [self.design, ModelOptions, DataOptions, SearchOptions, ExecutionOptions]
+        own = [] if self.own is None else [self.own]
+        return OneLineParser([*own, *more, *kinds], description=self.description)
+
+    def read(self, argv: Sequence[str] | None, *more: type) -> tuple[CommandLine, list[object]]:
+        """A command line as options, and those of `more`."""
+        found = self.parser(*more).parse_args(argv)
+        line = CommandLine(
+            design=taken(self.design, found),
+            search=taken(SearchOptions, found),
+            execution=taken(ExecutionOptions, found),
+            data=taken(DataOptions, found),
+            model=taken(ModelOptions, found),
+            own=None if self.own is None else taken(self.own, found),
+        )
+        return line, [taken(kind, found) for kind in more]
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Runs the study by its command line; returns the exit code (see `run`)."""
+        return self.run(self.read(argv)[0])
+
+    def run(self, line: CommandLine) -> int:
+        """Runs the study.
+
+        Returns:
+            Its exit code: 0 done, 2 bad input (nothing was launched), 130 interrupted, 1 no trial completed.
+        """
+        address = line.execution.address or os.environ.get("RAY_ADDRESS")
+        line = replace(line, execution=replace(line.execution, address=address))
+        try:
+            self._refuse_what_says_nothing(line)
+            if line.execution.study is not None:
+                spec = self._read_spec(line)
+                return run_study(spec.preset, line.execution, line.search, spec=spec)
+            request = resolve(line, self.presets, self.regimes)
+            return run_study(
+                request.preset_name, line.execution, line.search, request=request, make=self._study
+            )
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_BAD_INPUT
+        except KeyboardInterrupt:
+            print(
+                "interrupted before the first trial or after the last; records are as they were",
+                file=sys.stderr,
+            )
+            return EXIT_INTERRUPTED
+
+    def _refuse_what_says_nothing(self, line: CommandLine) -> None:
+        for kind, options in ((DesignOptions, line.design), (SearchOptions, line.search)):
+            for name in given(kind, options, DESIGN_OPTIONS):
+                if name not in self.designs:
+                    raise ConfigError(
+                        _dashed(name),
+                        getattr(options, name),
+                        "has no meaning here: this study's points are its own",
+                    )
+
+    def _read_spec(self, line: CommandLine) -> StudySpec:
+        """The study of a file; what would change it is refused."""
+        kinds = ((DesignOptions, line.design), (ModelOptions, line.model), (DataOptions, line.data))
+        for kind, options in kinds:
+            for name in given(kind, options, option_names(kind)):
+                raise ConfigError(
+                    _dashed(name),
+                    getattr(options, name),
+                    "cannot be given beside --study: change the file, or leave --study out",
+                )
+        assert line.execution.study is not None
+        spec = read_spec(line.execution.study)
+        if spec.name != self.name:
+            raise ConfigError(
+                "study",
+                str(line.execution.study),
+                f"is a study of sweeps/{spec.name}.py; this is sweeps/{self.name}.py",
+            )
+        return spec
+
+    def _study(self, request: StudyRequest, content: dict[str, str], seconds: float) -> Study:
+        return Study(
+            name=self.name,
+            base=request.base,
+            points=tuple(self.points(request)),
+            seeds=request.seeds,
+            budgets=request.budgets(seconds),
+            content=content,
+            search=self.search(request),
+        )
+
+
+def _dashed(name: str) -> str:
+    return name.strip("_").replace("_", "-")
