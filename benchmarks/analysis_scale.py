@@ -19,8 +19,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from builders import ended, study, study_folder  # noqa: E402 - the tests' builder of study folders
 
-from ray_jobs.design.points import grid
 from ray_jobs.design.plan import plan  # noqa: E402
+from ray_jobs.design.points import grid
 
 
 def main(count: int) -> None:

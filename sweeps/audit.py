@@ -2,9 +2,8 @@
 
 Runtime, small batches, the law of forgetting.
 
-    python sweeps/audit.py                                       # the embedded default, small: one seed, few
-    steps python sweeps/audit.py --preset embedded                     # as the three scripts run by
-    themselves
+    python sweeps/audit.py                      # the embedded default, small: one seed, few steps
+    python sweeps/audit.py --preset embedded    # as the three scripts run by themselves
 
 All options of the other sweeps hold for each of the three; --output is the folder of all, --preset is smoke
 by default.
@@ -58,7 +57,7 @@ def _own(script: StudyScript) -> object:
 def _conclude(folder: Path) -> None:
     from analysis.studies.audits import build
 
-    print(f"\nall three:  xdg-open {build(folder)}")
+    print(f"\nall three:  xdg-open {build(folder).path}")
 
 
 if __name__ == "__main__":

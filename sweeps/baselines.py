@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x
 
 from grit.cli.parser import flag
 from grit.config.registry import METHODS, Method
+from grit.config.sections import Regime
 from grit.config.settings import POSITIVE
 from ray_jobs.design.points import Point
 from ray_jobs.design.study_presets import Preset, preset
@@ -69,7 +70,7 @@ def points(request: StudyRequest) -> list[Point]:
     found = []
     for value in rates:
         for method in methods:
-            regime = "step" if METHODS[method].scheduled else None
+            regime: Regime | None = "step" if METHODS[method].scheduled else None
             found.append(Point.of("baseline", {"learning_rate": value}, method, regime=regime))
     memory = {"memory": True, "evaluations": 1, "quality": "answer_logprob"}
     share = max(MEMORY_BUDGET, MEMORY_STEPS / request.budget_steps)

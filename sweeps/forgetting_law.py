@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _conclude(folder: Path) -> None:
-    from analysis.studies.forgetting_law import build_joint
+    from analysis.studies.forgetting_law.page import build_joint
 
     print("\n" + build_joint(folder).terminal())
     print(f"report:  xdg-open {folder / 'report.html'}")

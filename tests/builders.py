@@ -12,11 +12,9 @@ import pyarrow.parquet as pq
 from grit.config.method import GritConfig
 from grit.config.run import RunConfig
 from grit.config.sections import Budget, TaskSource
-from ray_jobs.design.search_space import Interval
-from ray_jobs.design.search_space import Search
-from ray_jobs.design.plan import Study
+from ray_jobs.design.plan import Study, plan
 from ray_jobs.design.points import one_at_a_time
-from ray_jobs.design.plan import plan
+from ray_jobs.design.search_space import Interval, Search
 from ray_jobs.records.study_file import STUDY_FILE
 from ray_jobs.records.trials_file import write_trials
 

@@ -24,14 +24,14 @@ def bench():
     from grit.training.workbench import Workbench
 
     keep_freed_memory()
-    # What pytest and the libraries hold stays: runs collect garbage when they end, and need not walk through it.
+    # What pytest and the libraries hold stays: a run that collects garbage at its end need not walk it.
     gc.freeze()
     return Workbench()
 
 
 @pytest.fixture
 def short_run():
-    """A run of a few steps under realistic settings: dropout 0.1, padding, accumulation 2, GRIT acting early."""
+    """A few steps under realistic settings: dropout 0.1, padding, accumulation 2, GRIT acting early."""
     from grit.config.method import GritConfig
     from grit.config.run import RunConfig
     from grit.config.sections import Budget, TaskSource

@@ -10,9 +10,7 @@ from dataclasses import asdict, replace
 
 from grit.training.result import TABLES
 from grit.training.side_by_side import train
-from ray_jobs.design.plan import Study
-from ray_jobs.design.plan import fingerprint
-from ray_jobs.design.plan import plan
+from ray_jobs.design.plan import Study, fingerprint, plan
 from ray_jobs.execution.runner import filled
 from ray_jobs.records.store import StudyStore
 from ray_jobs.records.study_file import STUDY_FILE

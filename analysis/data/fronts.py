@@ -1,13 +1,13 @@
-"""Pareto fronts and hypervolume over quality, retention, overhead and footprint.
+"""Pareto fronts and hypervolume over the four objectives, of a study's settings.
 
-Pure functions; lower is better inside this file.
-
-Signs are normalized once, by `costs`. Ties: equal points do not dominate each other, so duplicates of a front
-point are all on the front.
+Pure functions; lower is better inside this file: signs are normalized once, by `costs`, from the declared
+directions (grit/training/measurements.py). Ties: equal points do not dominate each other, so duplicates of a
+front point are all on the front.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,22 +17,20 @@ from analysis.data.load import StudyData
 from analysis.data.points import PointSummary, forgetting_matrix, quality_matrix
 from analysis.stats.arrays import Floats
 from analysis.stats.estimates import Resampling
-from analysis.stats.pareto import BEYOND_NOISE, dominance_share, hypervolume, non_dominated
+from analysis.stats.pareto import DOMINANCE_SHARE, dominance_share, hypervolume, non_dominated
+from grit.training.measurements import OBJECTIVES
+from ray_jobs.records.study_file import Caps
 
-#: Objectives by record field, and the sign that turns each into a cost.
-SIGNS = {"quality": -1.0, "retention": -1.0, "overhead": 1.0, "footprint": 1.0}
-#: Reference point of the hypervolume in cost space: retention 0, overhead 100% of a step, footprint of the
-#: full adapter (a little beyond, so that the control counts), and the quality of the untuned model.
-REFERENCE_RETENTION, REFERENCE_OVERHEAD, REFERENCE_FOOTPRINT = 0.0, 1.0, 1.05
+#: What turns each objective into a cost.
+SIGNS = {name: -1.0 if known.direction == "maximize" else 1.0 for name, known in OBJECTIVES.items()}
 
 FRONT_REPLICATES = 400
 
 
 def costs(points: Sequence[PointSummary]) -> Floats:
-    """(points, 4), means over seeds, in the order of `SIGNS`."""
-    return np.array(
-        [[sign * point.mean(name) for name, sign in SIGNS.items()] for point in points], dtype=float
-    ).reshape(-1, len(SIGNS))
+    """(points, objectives): means over seeds, in the order of `OBJECTIVES`."""
+    rows = [[sign * point.mean(name) for name, sign in SIGNS.items()] for point in points]
+    return np.array(rows, dtype=float).reshape(-1, len(SIGNS))
 
 
 def front(points: Sequence[PointSummary]) -> list[PointSummary]:
@@ -45,59 +43,78 @@ def front(points: Sequence[PointSummary]) -> list[PointSummary]:
     return [point for point, kept in zip(usable, mask, strict=True) if kept]
 
 
+def reference_point(points: Sequence[PointSummary]) -> Floats:
+    """The corner that the hypervolume counts from, in cost space; quality's is the untuned model's lowest."""
+    untuned = min(record.measured.base_quality or 0.0 for point in points for record in point.records)
+    corner = []
+    for name, known in OBJECTIVES.items():
+        reference = known.reference if known.reference is not None else math.nan
+        corner.append(SIGNS[name] * (untuned if math.isnan(reference) else reference))
+    return np.array(corner)
+
+
 def study_hypervolume(points: Sequence[PointSummary]) -> float:
-    """Hypervolume of the points with usable trials against the stated reference; 0 without any."""
+    """Hypervolume of the points with usable trials against `reference_point`; 0 without any."""
     usable = [point for point in points if point.records]
-    if not usable:
-        return 0.0
-    base = min(record.measured.base_quality or 0.0 for point in usable for record in point.records)
-    return hypervolume(
-        costs(usable), np.array([-base, -REFERENCE_RETENTION, REFERENCE_OVERHEAD, REFERENCE_FOOTPRINT])
-    )
+    return hypervolume(costs(usable), reference_point(usable)) if usable else 0.0
 
 
-def within_caps(point: PointSummary, max_overhead: float | None, max_footprint: float | None) -> bool:
+def within_caps(point: PointSummary, caps: Caps) -> bool:
     """Whether a point's mean costs keep below the caps that are given."""
-    return (max_overhead is None or point.mean("overhead") <= max_overhead) and (
-        max_footprint is None or point.mean("footprint") <= max_footprint
-    )
-
-
-def replicated_costs(data: StudyData, points: Sequence[PointSummary]) -> tuple[list[PointSummary], Floats]:
-    """Costs of bootstrap replicates (replicates, points, 4), and the points: those with every seed.
-
-    Replicates draw seeds, examples and documents jointly for all points, so that comparisons stay paired.
-    Points that lack a seed of the most complete one are left out.
-    """
-    most = max((len(point.seeds) for point in points), default=0)
-    full = [point for point in points if most and len(point.seeds) == most]
-    if not full:
-        return [], np.empty((0, 0, len(SIGNS)))
-    quality = [quality_matrix(data, point) for point in full]
-    forgetting = [forgetting_matrix(data, point) for point in full]
-    by_example = Resampling.draw(most, quality[0].shape[1], replicates=FRONT_REPLICATES)
-    by_document = Resampling.draw(
-        most, forgetting[0][0].shape[1], forgetting[0][1], replicates=FRONT_REPLICATES, seed=0
-    )
-    return full, np.stack(
-        [
-            np.stack(
-                [
-                    -by_example.means(q),
-                    by_document.means(f),
-                    by_example.seeds @ np.array(point.values("overhead")),
-                    by_example.seeds @ np.array(point.values("footprint")),
-                ],
-                axis=1,
-            )
-            for point, q, (f, _) in zip(full, quality, forgetting, strict=True)
-        ],
-        axis=1,
-    )
+    cheap = caps.overhead is None or point.mean("overhead") <= caps.overhead
+    small = caps.footprint is None or point.mean("footprint") <= caps.footprint
+    return cheap and small
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class ReplicatedCosts:
+    """Bootstrap replicates of the settings that have every seed.
+
+    `draws` (replicates, points, objectives) are costs.
+    """
+
+    points: tuple[PointSummary, ...]
+    draws: Floats
+
+
+def replicated_costs(data: StudyData, points: Sequence[PointSummary]) -> ReplicatedCosts:
+    """Replicates draw seeds, examples and documents jointly for all points, so that comparisons stay paired.
+
+    Points that lack a seed of the most complete one are left out.
+    """
+    most = max((len(point.seeds) for point in points), default=0)
+    full = tuple(point for point in points if most and len(point.seeds) == most)
+    if not full:
+        return ReplicatedCosts(points=(), draws=np.empty((0, 0, len(SIGNS))))
+    examples = quality_matrix(data, full[0]).shape[1]
+    documents, weights = forgetting_matrix(data, full[0])
+    by_example = Resampling.draw(most, examples, replicates=FRONT_REPLICATES)
+    by_document = Resampling.draw(most, documents.shape[1], weights, replicates=FRONT_REPLICATES, seed=0)
+    draws = [_replicates(data, point, by_example, by_document) for point in full]
+    return ReplicatedCosts(points=full, draws=np.stack(draws, axis=1))
+
+
+def _replicates(
+    data: StudyData, point: PointSummary, by_example: Resampling, by_document: Resampling
+) -> Floats:
+    """(replicates, objectives) of one point.
+
+    Retention stands as the forgetting it is a falling function of.
+    """
+    of = {
+        "quality": lambda: -by_example.means(quality_matrix(data, point)),
+        "retention": lambda: by_document.means(forgetting_matrix(data, point)[0]),
+    }
+    columns = []
+    for name, sign in SIGNS.items():
+        replicated = of.get(name)
+        by_seed = sign * np.array(point.values(name))
+        columns.append(by_example.seeds @ by_seed if replicated is None else replicated())
+    return np.stack(columns, axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placing:
     """How one point stands among those of its regime.
 
     Its share of replicates on the front, and who dominates it beyond noise, if anybody.
@@ -107,35 +124,36 @@ class Standing:
     dominated_by: str | None
 
 
-def standings(full: Sequence[PointSummary], draws: Floats) -> dict[str, Standing]:
-    """Per point_id, from `replicated_costs`; points without every seed are left out there.
+def placings(replicated: ReplicatedCosts) -> dict[str, Placing]:
+    """Per point_id; points without every seed have none.
 
-    A point is dominated beyond noise where one other dominates it in at least `BEYOND_NOISE` of the
+    A point is dominated beyond noise where one other dominates it in at least `DOMINANCE_SHARE` of the
     replicates.
     """
-    if not full:
+    points, draws = replicated.points, replicated.draws
+    if not points:
         return {}
-    share = np.mean([non_dominated(replicate) for replicate in draws], axis=0)
+    on_front = np.mean([non_dominated(replicate) for replicate in draws], axis=0)
     dominance = dominance_share(draws)
-    best = dominance.argmax(axis=0)
-    return {
-        point.point_id: Standing(
-            probability=float(share[j]),
-            dominated_by=full[best[j]].label() if dominance[best[j], j] >= BEYOND_NOISE else None,
+    strongest = dominance.argmax(axis=0)
+    found = {}
+    for number, point in enumerate(points):
+        rival = int(strongest[number])
+        beaten = dominance[rival, number] >= DOMINANCE_SHARE
+        found[point.point_id] = Placing(
+            probability=float(on_front[number]), dominated_by=points[rival].label() if beaten else None
         )
-        for j, point in enumerate(full)
-    }
+    return found
 
 
-def two_stage(full: Sequence[PointSummary], draws: Floats) -> list[PointSummary]:
+def two_stage(replicated: ReplicatedCosts) -> list[PointSummary]:
     """Quality and retention first, then cost.
 
-    The points that none dominates beyond noise in the first two, cheapest first.
-
-    Cheap is a small footprint; equal footprints go by overhead. Of `replicated_costs`.
+    The points that none dominates beyond noise in the first two, cheapest first. Cheap is a small footprint;
+    equal footprints go by overhead.
     """
-    if not full:
+    if not replicated.points:
         return []
-    worst = dominance_share(draws[:, :, :2]).max(axis=0)
-    kept = [point for point, share in zip(full, worst, strict=True) if share < BEYOND_NOISE]
+    worst = dominance_share(replicated.draws[:, :, :2]).max(axis=0)
+    kept = [point for point, share in zip(replicated.points, worst, strict=True) if share < DOMINANCE_SHARE]
     return sorted(kept, key=lambda p: (round(p.mean("footprint"), 3), p.mean("overhead")))

@@ -1,19 +1,27 @@
-"""Reads a study's folder: its configuration, records, and per-example values. Needs neither Ray nor torch."""
+"""Reads a study's folder, or takes its records from memory.
+
+Per-example values are read when they are asked for.
+
+Needs neither Ray nor torch. What is damaged is named: a trial whose predictions cannot be read is left out,
+and `damage` says so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from analysis.stats.arrays import Floats
-from ray_jobs.records.study_file import read_study
+from grit.geometry.events import Event, event_of
+from grit.training.measurements import Row
+from ray_jobs.records.study_file import StudyFile, read_study
+from ray_jobs.records.tables import TableError, read_columns, read_rows
 from ray_jobs.records.trial_record import TrialRecord
-from ray_jobs.records.trials_file import read_trials
+from ray_jobs.records.trials_file import read_trials_and_damage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,88 +36,181 @@ class PerExample:
     weights: Floats
 
 
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What one trial's predictions say.
+
+    Attributes:
+        quality: per-example quality: the task's score, or the answer's log-likelihood in nats per token.
+        untuned: the same of the model before training.
+        forgetting: per held-out document, in nats per token, weighted by tokens.
+    """
+
+    quality: PerExample
+    untuned: PerExample
+    forgetting: PerExample
+
+
 @dataclass
 class StudyData:
-    """One study's records, with predictions read when they are asked for."""
+    """One study's records and tables.
+
+    Attributes:
+        records: a trial whose predictions cannot be read has a `damage`, and is not usable.
+        damage: sentences on what could not be read.
+    """
 
     folder: Path
-    study: Mapping[str, Any]
+    study: StudyFile
     records: list[TrialRecord]
-    _cache: dict[str, dict[str, PerExample]] = field(default_factory=dict)
+    damage: list[str] = field(default_factory=list)
+    _predictions: dict[str, Predictions] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Reads the predictions of every usable trial.
+
+        All pages need them, and what is damaged must be known first.
+        """
+        self.records = [self._checked(record) for record in self.records]
+
+    def _checked(self, record: TrialRecord) -> TrialRecord:
+        if not record.usable:
+            return record
+        try:
+            self._predictions[record.trial_id] = read_predictions(self.folder, record)
+        except TableError as error:
+            self.damage.append(f"Trial {record.trial_id} is left out: {error}.")
+            return record.changed(damage=str(error))
+        return record
 
     def quality_values(self, record: TrialRecord) -> PerExample:
-        """Per-example quality: the task's score, or the answer's log-likelihood in nats per token."""
-        return self._read(record)["quality"]
+        """Per-example quality of a usable trial."""
+        return self._predictions[record.trial_id].quality
 
     def untuned_values(self, record: TrialRecord) -> PerExample:
         """Per-example quality of the model before training."""
-        return self._read(record)["untuned"]
+        return self._predictions[record.trial_id].untuned
 
     def retention_losses(self, record: TrialRecord) -> PerExample:
         """Per-document forgetting in nats per token, weighted by tokens."""
-        return self._read(record)["forgetting"]
+        return self._predictions[record.trial_id].forgetting
 
-    def _read(self, record: TrialRecord) -> dict[str, PerExample]:
-        if record.trial_id not in self._cache:
-            table = pq.read_table(self.folder / "predictions" / f"{record.trial_id}.parquet")
-            columns = {
-                name: table[name].to_pylist()
-                for name in ("kind", "example_id", "score", "base_score", "loss", "base_loss", "tokens")
-            }
-            task = [i for i, kind in enumerate(columns["kind"]) if kind == "task"]
-            general = [i for i, kind in enumerate(columns["kind"]) if kind == "retention"]
-            by_likelihood = record.measured.quality_metric == "answer_logprob"
-            quality = [-columns["loss"][i] if by_likelihood else columns["score"][i] for i in task]
-            untuned = [-columns["base_loss"][i] if by_likelihood else columns["base_score"][i] for i in task]
-            self._cache[record.trial_id] = {
-                "quality": PerExample(
-                    items=tuple(columns["example_id"][i] for i in task),
-                    values=np.array(quality, dtype=float),
-                    weights=np.ones(len(task)),
-                ),
-                "untuned": PerExample(
-                    items=tuple(columns["example_id"][i] for i in task),
-                    values=np.array(untuned, dtype=float),
-                    weights=np.ones(len(task)),
-                ),
-                "forgetting": PerExample(
-                    items=tuple(columns["example_id"][i] for i in general),
-                    values=np.array(
-                        [columns["loss"][i] - columns["base_loss"][i] for i in general], dtype=float
-                    ),
-                    weights=np.array([columns["tokens"][i] for i in general], dtype=float),
-                ),
-            }
-        return self._cache[record.trial_id]
+    def table(self, kind: str, record: TrialRecord) -> list[Row]:
+        """The rows of one of a trial's tables (grit/training/result.py).
 
-    def table(self, kind: str, record: TrialRecord) -> list[dict[str, Any]]:
-        """The rows of one of the tables that audits leave (grit/training/result.py).
-
-        None where the trial has no such table.
+        None where the trial has no such table, or it cannot be read: `damage` then says so.
         """
-        path = self.folder / kind / f"{record.trial_id}.parquet"
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.exists() else []
-        return rows
+        try:
+            return read_rows(self.folder, kind, record.trial_id)
+        except TableError as error:
+            self._note(error)
+            return []
 
-    def geometry(self, record: TrialRecord) -> list[dict[str, Any]]:
-        """One row per adapted module of the trained adapter (grit/audits/update_geometry.py).
-
-        None where the study did not measure it.
-        """
+    def geometry(self, record: TrialRecord) -> list[Row]:
+        """One row per adapted module of the trained adapter (grit/audits/update_geometry.py)."""
         return self.table("geometry", record)
 
     def telemetry(self, record: TrialRecord) -> dict[str, list[Any]]:
-        """The trial's rows of telemetry, by column."""
-        columns: dict[str, list[Any]] = pq.read_table(
-            self.folder / "telemetry" / f"{record.trial_id}.parquet"
-        ).to_pydict()
-        return columns
+        """The trial's rows of telemetry, by column; nothing where there are none."""
+        try:
+            return read_columns(self.folder, "telemetry", record.trial_id)
+        except TableError as error:
+            self._note(error)
+            return {}
+
+    def events(self, record: TrialRecord) -> list[Event]:
+        """What happened in the trial, in order."""
+        try:
+            return [event_of(row) for row in self.table("events", record)]
+        except (ValueError, TypeError) as error:
+            self._note(TableError(f"events of trial {record.trial_id} cannot be read: {error}"))
+            return []
+
+    def _note(self, error: TableError) -> None:
+        sentence = f"Left out: {error}."
+        if sentence not in self.damage:
+            self.damage.append(sentence)
 
 
-def load_study(folder: Path) -> StudyData:
-    """The study in `folder`.
+def read_predictions(folder: Path, record: TrialRecord) -> Predictions:
+    """A usable trial's predictions as arrays.
+
+    Raises:
+        TableError: there are none, or they cannot be read.
+    """
+    columns = read_columns(folder, "predictions", record.trial_id)
+    needed = ("kind", "example_id", "score", "base_score", "loss", "base_loss", "tokens")
+    missing = [name for name in needed if name not in columns]
+    place = f"predictions/{record.trial_id}.parquet"
+    if missing:
+        raise TableError(f"{place} lacks the column {missing[0]!r}" if columns else f"{place} is missing")
+    try:
+        return _predictions(columns, likelihood=record.measured.quality_metric == "answer_logprob")
+    except (TypeError, ValueError) as error:
+        raise TableError(f"{place} holds values that cannot be used: {error}") from error
+
+
+def _predictions(columns: dict[str, list[Any]], *, likelihood: bool) -> Predictions:
+    task = [i for i, kind in enumerate(columns["kind"]) if kind == "task"]
+    general = [i for i, kind in enumerate(columns["kind"]) if kind == "retention"]
+    if not task or not general:
+        raise ValueError("no evaluated example, or no held-out document")
+
+    def quality(score: str, loss: str) -> PerExample:
+        values = [-columns[loss][i] if likelihood else columns[score][i] for i in task]
+        return _per_example(columns, task, values, np.ones(len(task)))
+
+    lost = [columns["loss"][i] - columns["base_loss"][i] for i in general]
+    weights = np.array([columns["tokens"][i] for i in general], dtype=float)
+    if not weights.sum() > 0:
+        raise ValueError("held-out documents without tokens")
+    return Predictions(
+        quality=quality("score", "loss"),
+        untuned=quality("base_score", "base_loss"),
+        forgetting=_per_example(columns, general, lost, weights),
+    )
+
+
+def _per_example(
+    columns: dict[str, list[Any]], rows: Sequence[int], values: Sequence[float], weights: Floats
+) -> PerExample:
+    array = np.array(values, dtype=float)
+    if not np.isfinite(array).all():
+        raise ValueError("a value that is not finite")
+    return PerExample(items=tuple(str(columns["example_id"][i]) for i in rows), values=array, weights=weights)
+
+
+def load_study(folder: Path, records: Sequence[TrialRecord] | None = None) -> StudyData:
+    """The study in `folder`; its records are read there unless they are given.
 
     Raises:
         ConfigError: it holds none, or a malformed one.
     """
-    return StudyData(folder=folder, study=read_study(folder), records=read_trials(folder))
+    study, damage = read_study(folder), list[str]()
+    if records is None:
+        records, damage = read_trials_and_damage(folder)
+    data = StudyData(folder=folder, study=study, records=list(records), damage=damage)
+    _leave_out_odd_ones(data)
+    return data
+
+
+def _leave_out_odd_ones(data: StudyData) -> None:
+    """Trials whose examples are not those of most.
+
+    Values can only be paired where they are about the same items.
+    """
+    usable = [record for record in data.records if record.usable]
+    items = {record.trial_id: _items(data, record) for record in usable}
+    if len(set(items.values())) < 2:
+        return
+    known = list(items.values())
+    usual = max(set(known), key=known.count)
+    odd = [record for record in usable if items[record.trial_id] != usual]
+    for record in odd:
+        reason = "its predictions are about other examples, or in another order, than most trials'"
+        data.damage.append(f"Trial {record.trial_id} is left out: {reason}.")
+        data.records[data.records.index(record)] = record.changed(damage=reason)
+
+
+def _items(data: StudyData, record: TrialRecord) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return data.quality_values(record).items, data.retention_losses(record).items

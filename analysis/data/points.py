@@ -11,27 +11,75 @@ import numpy as np
 from analysis.data.load import StudyData
 from analysis.stats.arrays import Floats
 from analysis.stats.estimates import Estimate, estimate
-from grit.config.registry import Method
+from grit.config.method import KNOBS
+from grit.config.registry import METHODS, Method
+from grit.config.run import RunConfig
+from grit.config.sections import Regime
+from grit.tasks.metrics import metric_label
+from ray_jobs.records.describe import changes, shown_value
 from ray_jobs.records.trial_record import TrialRecord
+
+REGIMES: tuple[Regime, ...] = ("step", "time")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointSummary:
     """One setting in one regime.
 
-    `records` are its usable trials by seed; `lost` counts those that failed, diverged or were stopped.
+    Attributes:
+        planned_trials: all its trials, whatever their status.
+        records: those that are usable, by seed.
     """
 
     point_id: str
-    regime: str
-    method: Method
-    designs: frozenset[str]
-    tau: float | None
-    T: int | None  # noqa: N815 - the paper's name
-    lambda_: float | None
+    regime: Regime
+    planned_trials: tuple[TrialRecord, ...]
     records: tuple[TrialRecord, ...]
-    lost: int
-    planned: int
+
+    @property
+    def config(self) -> RunConfig:
+        """Of its first trial: all others differ in the seed alone."""
+        return self.planned_trials[0].config
+
+    @property
+    def method(self) -> Method:
+        """The training method."""
+        return self.config.method
+
+    @property
+    def title(self) -> str:
+        """The method's name in tables."""
+        return METHODS[self.method].title
+
+    @property
+    def designs(self) -> frozenset[str]:
+        """All that asked for it."""
+        return frozenset(design for record in self.planned_trials for design in record.plan.designs)
+
+    @property
+    def tau(self) -> float | None:
+        """None for a method that has no such knob; the same holds for T and lambda."""
+        return self.planned_trials[0].tau
+
+    @property
+    def T(self) -> int | None:
+        """None as well where reprojection is off."""
+        return self.planned_trials[0].T
+
+    @property
+    def lambda_(self) -> float | None:
+        """The damping."""
+        return self.planned_trials[0].lambda_
+
+    @property
+    def lost(self) -> int:
+        """Trials that failed, diverged, were stopped, or cannot be read."""
+        return sum(record.ended and not record.usable for record in self.planned_trials)
+
+    @property
+    def planned(self) -> int:
+        """Trials that have not run."""
+        return sum(not record.ended for record in self.planned_trials)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -44,58 +92,75 @@ class PointSummary:
         return str(self.records[0].measured.quality_metric)
 
     @property
+    def quality_label(self) -> str:
+        """How tables and axes call it."""
+        return metric_label(self.quality_metric)
+
+    @property
     def is_control(self) -> bool:
         """Whether this is the first-order control."""
         return "control" in self.designs
 
     def values(self, name: str) -> list[float]:
-        """One value per seed of a numeric record field."""
-        return [float(getattr(record, name)) for record in self.records]
+        """One value per seed of a measured quantity."""
+        return [float(getattr(record.measured, name)) for record in self.records]
 
     def mean(self, name: str) -> float:
         """Mean over seeds."""
         return statistics.fmean(self.values(name))
 
-    def spread(self, name: str) -> float:
-        """Standard deviation over seeds; 0 with one seed."""
-        return statistics.stdev(self.values(name)) if len(self.records) > 1 else 0.0
+    def spread(self, name: str) -> float | None:
+        """Standard deviation over seeds; None with one seed, which shows none."""
+        return statistics.stdev(self.values(name)) if len(self.records) > 1 else None
 
     def knob_texts(self) -> tuple[str, str, str]:
         """tau, T, lambda as people write them; a dash for a control."""
-        if self.tau is None:
+        if not self.config.uses_grit:
             return "-", "-", "-"
-        return f"{self.tau:.4g}", "none" if self.T is None else str(self.T), f"{self.lambda_:.3g}"
+        tau, cadence, damping = (
+            KNOBS[name].shown(value) for name, value in zip(KNOBS, self.knob_values(), strict=True)
+        )
+        return tau, cadence, damping
+
+    def knob_values(self) -> tuple[float | None, int | None, float | None]:
+        """tau, T, lambda."""
+        return self.tau, self.T, self.lambda_
 
     def label(self) -> str:
         """The setting in one phrase."""
-        tau, cadence, damping = self.knob_texts()
-        return self.method if self.tau is None else f"tau={tau}, T={cadence}, lambda={damping}"
+        if not self.config.uses_grit:
+            return self.method
+        return ", ".join(f"{name}={text}" for name, text in zip(KNOBS, self.knob_texts(), strict=True))
+
+    def overrides_label(self) -> str:
+        """What it changes against the study's base, in one phrase; empty where that is nothing."""
+        overrides = self.planned_trials[0].plan.overrides
+        return ", ".join(f"{name} = {shown_value(value)}" for name, value in overrides.items())
+
+    def other_changes(self) -> dict[str, str]:
+        """What it changes beside the three knobs."""
+        return changes(self.planned_trials[0])
 
 
 def summarize_points(records: Sequence[TrialRecord]) -> list[PointSummary]:
     """All settings of a study, in the order in which they were planned."""
-    grouped: dict[tuple[str, str], list[TrialRecord]] = {}
+    grouped: dict[tuple[str, Regime], list[TrialRecord]] = {}
     for record in records:
         grouped.setdefault((record.plan.point_id, record.plan.regime), []).append(record)
     points = []
     for (point_id, regime), members in grouped.items():
-        first = members[0]
-        usable = tuple(sorted((r for r in members if r.usable), key=lambda r: r.plan.seed))
+        usable = sorted((r for r in members if r.usable), key=lambda r: r.plan.seed)
         points.append(
             PointSummary(
-                point_id=point_id,
-                regime=regime,
-                method=first.method,
-                designs=frozenset(d for r in members for d in (r.plan.design, *r.plan.also_designs)),
-                tau=first.tau,
-                T=first.T,
-                lambda_=first.lambda_,
-                records=usable,
-                lost=sum(r.ended and not r.usable for r in members),
-                planned=sum(not r.ended for r in members),
+                point_id=point_id, regime=regime, planned_trials=tuple(members), records=tuple(usable)
             )
         )
     return points
+
+
+def measured_regimes(points: Sequence[PointSummary]) -> list[Regime]:
+    """The regimes in which something was measured, step-matched first."""
+    return [regime for regime in REGIMES if any(p.regime == regime and p.records for p in points)]
 
 
 def of_one_regime(points: Sequence[PointSummary]) -> tuple[list[PointSummary], list[str]]:
@@ -103,15 +168,19 @@ def of_one_regime(points: Sequence[PointSummary]) -> tuple[list[PointSummary], l
 
     And a sentence on what is left out.
     """
-    regimes = [regime for regime in ("step", "time") if any(p.regime == regime for p in points)]
+    regimes = [regime for regime in REGIMES if any(p.regime == regime for p in points)]
     if not regimes:
         return [], []
-    said = (
-        [f"The {regimes[1]}-matched trials of this study are not on this page: the two are never mixed."]
-        if len(regimes) > 1
-        else []
-    )
-    return [p for p in points if p.regime == regimes[0]], said
+    left_out = [
+        f"The {regime}-matched trials of this study are not on this page: the two are never mixed."
+        for regime in regimes[1:]
+    ]
+    return [p for p in points if p.regime == regimes[0]], left_out
+
+
+def control_of(points: Sequence[PointSummary], regime: str) -> PointSummary | None:
+    """The first-order control of a regime, where it was measured."""
+    return next((p for p in points if p.is_control and p.regime == regime and p.records), None)
 
 
 def quality_matrix(data: StudyData, point: PointSummary) -> Floats:
@@ -125,16 +194,26 @@ def forgetting_matrix(data: StudyData, point: PointSummary) -> tuple[Floats, Flo
     return np.stack([item.values for item in items]), items[0].weights
 
 
+def quality_estimate(data: StudyData, point: PointSummary) -> Estimate:
+    """Mean quality with its interval."""
+    return estimate(quality_matrix(data, point))
+
+
+def forgetting_estimate(data: StudyData, point: PointSummary) -> Estimate:
+    """Mean forgetting with its interval, in nats per token."""
+    return estimate(*forgetting_matrix(data, point))
+
+
 def paired_quality(data: StudyData, point: PointSummary, reference: PointSummary) -> Estimate | None:
     """Quality of `point` minus that of `reference` on the same seeds and examples.
 
     None without a common seed.
     """
-    rows = _common(point, reference)
-    if not rows:
+    pairs = _common_seeds(point, reference)
+    if not pairs:
         return None
-    mine, theirs = quality_matrix(data, point), quality_matrix(data, reference)
-    return estimate(np.stack([mine[a] - theirs[b] for a, b in rows]))
+    own, other = quality_matrix(data, point), quality_matrix(data, reference)
+    return estimate(np.stack([own[a] - other[b] for a, b in pairs]))
 
 
 def paired_forgetting(data: StudyData, point: PointSummary, reference: PointSummary) -> Estimate | None:
@@ -142,12 +221,15 @@ def paired_forgetting(data: StudyData, point: PointSummary, reference: PointSumm
 
     None without a common seed.
     """
-    rows = _common(point, reference)
-    if not rows:
+    pairs = _common_seeds(point, reference)
+    if not pairs:
         return None
-    (mine, weights), (theirs, _) = forgetting_matrix(data, point), forgetting_matrix(data, reference)
-    return estimate(np.stack([mine[a] - theirs[b] for a, b in rows]), weights)
+    (own, weights), (other, _) = forgetting_matrix(data, point), forgetting_matrix(data, reference)
+    return estimate(np.stack([own[a] - other[b] for a, b in pairs]), weights)
 
 
-def _common(point: PointSummary, reference: PointSummary) -> list[tuple[int, int]]:
-    return [(i, reference.seeds.index(seed)) for i, seed in enumerate(point.seeds) if seed in reference.seeds]
+def _common_seeds(point: PointSummary, reference: PointSummary) -> list[tuple[int, int]]:
+    """Rows of both in which a common seed stands."""
+    return [
+        (row, reference.seeds.index(seed)) for row, seed in enumerate(point.seeds) if seed in reference.seeds
+    ]

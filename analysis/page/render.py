@@ -5,14 +5,22 @@ One environment for all of them, in which HTML is escaped and a name that is not
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
+
+from analysis.page.tables import Table, markdown_text, shown
 
 
-def render(template: str, **context: Any) -> str:
-    """The template of that name (`templates/`) with these values."""
+def _html_table(table: Table[Any]) -> Markup:
+    return Markup(table.html())  # escaped by the table itself
+
+
+@cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=jinja2.StrictUndefined,
@@ -20,6 +28,12 @@ def render(template: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["knob"] = lambda value: "none" if value is None else f"{value:.4g}"
-    environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
-    return environment.get_template(template).render(**context)
+    environment.filters["shown"] = shown
+    environment.filters["table"] = _html_table
+    environment.filters["md"] = markdown_text
+    return environment
+
+
+def render(template: str, **context: Any) -> str:
+    """The template of that name (`templates/`) with these values."""
+    return _environment().get_template(template).render(**context)

@@ -5,9 +5,8 @@ Colours that colour-blind readers tell apart (Okabe and Ito), and shapes that su
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -74,26 +73,3 @@ def plain_log_axis(axis: Any) -> None:
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
-
-
-def save_figure(make: Callable[[], Figure | None], folder: Path, name: str) -> str | None:
-    """Draws a figure in the common look and writes it in `FORMATS`.
-
-    Returns its SVG for embedding, None where there is nothing to draw.
-    """
-    with styled():
-        figure = make()
-        if figure is None:
-            return None
-        for kind in FORMATS:
-            figure.savefig(
-                folder / f"{name}.{kind}",
-                metadata={"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind),
-            )
-    return inline_svg(folder / f"{name}.svg")
-
-
-def inline_svg(path: Path) -> str:
-    """An SVG file's root element, for embedding."""
-    text = path.read_text(encoding="utf8")
-    return text[text.index("<svg") :]

@@ -1,64 +1,190 @@
-"""Tables in Markdown, LaTeX and CSV."""
+"""Tables.
+
+Rows of objects and typed columns until they are rendered, once, to HTML, Markdown, LaTeX, CSV or the
+terminal.
+
+A row is whatever object was computed; a column knows how to get its value from a row and how to show it.
+Sentences are made of the same objects, never of cells.
+"""
 
 from __future__ import annotations
 
 import csv
+import html
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from tabulate import tabulate
 
-from analysis.stats.estimates import Estimate
+from analysis.stats.estimates import Estimate, Interval
+
+Row = TypeVar("Row")
+
+#: Stands where there is no value.
+NOTHING = "-"
 
 
-def to_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Comma-separated, with a header."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return out.getvalue()
+class Spread(NamedTuple):
+    """Mean and standard deviation over n seeds; one seed has no deviation."""
+
+    mean: float
+    deviation: float
+    n: int
 
 
-def to_latex(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A booktabs table; what means something to LaTeX is escaped."""
-    return (
-        str(
-            tabulate(
-                [[str(cell).replace("±", "+-") for cell in row] for row in rows],
-                headers=list(header),
-                tablefmt="latex_booktabs",
-                disable_numparse=True,
-            )
-        ).replace("+-", r"$\pm$")
-        + "\n"
-    )
+def shown(value: Any, style: str = "") -> str:
+    """A value as people read it: numbers in `style`, estimates with their interval, nothing as a dash."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, Interval):
+        return shown_interval(value, style or ("+.3f" if isinstance(value, Estimate) else ".3f"))
+    if isinstance(value, Spread):
+        return shown_spread(value, style or ".3f")
+    if isinstance(value, float):
+        return NOTHING if math.isnan(value) else format(value, style)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return format(value, style)
+    return str(value)
 
 
-def to_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A pipe table; bars in cells are escaped."""
-    return (
-        str(
-            tabulate(
-                [[str(cell).replace("|", "\\|") for cell in row] for row in rows],
-                headers=list(header),
-                tablefmt="github",
-                disable_numparse=True,
-            )
-        )
-        + "\n"
-    )
+def shown_interval(value: Interval, style: str) -> str:
+    """A number with its interval; differences have their sign."""
+    return f"{value.mean:{style}} [{value.low:{style}}, {value.high:{style}}]"
 
 
-def tables(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, str]:
-    """File names with the table in each of the three forms."""
-    return {
-        f"{name}.md": to_markdown(header, rows),
-        f"{name}.tex": to_latex(header, rows),
-        f"{name}.csv": to_csv(header, rows),
-    }
+def shown_spread(value: Spread, style: str) -> str:
+    """A mean and, of several seeds, its standard deviation."""
+    mean = format(value.mean, style)
+    return mean if value.n < 2 else f"{mean} ± {format(value.deviation, style.lstrip('+'))}"
 
 
-def shown(found: Estimate | None) -> str:
-    """A difference with its interval, as tables have it."""
-    return "-" if found is None else f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+@dataclass(frozen=True, kw_only=True)
+class Column(Generic[Row]):
+    """One column.
+
+    Attributes:
+        header: with the unit where there is one.
+        value: of a row.
+        style: format of its numbers.
+        show: overrules `style`, for what a style cannot say.
+        terminal: whether it stands on the terminal, which is narrow.
+        wide: its text may be long, and wraps.
+    """
+
+    header: str
+    value: Callable[[Row], Any]
+    style: str = ""
+    show: Callable[[Any], str] | None = None
+    terminal: bool = False
+    wide: bool = False
+
+    def cell(self, row: Row) -> str:
+        """The value of a row, as people read it."""
+        value = self.value(row)
+        return shown(value, self.style) if self.show is None or value is None else self.show(value)
+
+
+def column(
+    header: str, value: Callable[[Any], Any], style: str = "", *, terminal: bool = False, **more: Any
+) -> Column[Any]:
+    """A column, in fewer words."""
+    return Column(header=header, value=value, style=style, terminal=terminal, **more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Generic[Row]):
+    """Rows and how they are shown. `name` is that of its files and its anchor."""
+
+    name: str
+    columns: Sequence[Column[Row]]
+    rows: Sequence[Row] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self.rows)
+
+    @property
+    def header(self) -> list[str]:
+        """Of all columns."""
+        return [column.header for column in self.columns]
+
+    def cells(self) -> list[list[str]]:
+        """Every value as people read it."""
+        return [[column.cell(row) for column in self.columns] for row in self.rows]
+
+    def html(self) -> str:
+        """A table element; everything in it is escaped."""
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.header)
+        lines = ["<table>", f"<tr>{head}</tr>"]
+        for row in self.rows:
+            lines.append(f"<tr>{''.join(_html_cell(column, row) for column in self.columns)}</tr>")
+        return "\n".join([*lines, "</table>"])
+
+    def markdown(self) -> str:
+        """A pipe table; what means something to Markdown or HTML is escaped."""
+        rows = [[markdown_text(cell) for cell in row] for row in self.cells()]
+        table = tabulate(rows, headers=self.header, tablefmt="github", disable_numparse=True)
+        return str(table) + "\n"
+
+    def latex(self) -> str:
+        """A booktabs table; what means something to LaTeX is escaped."""
+        rows = [[cell.replace("±", "+-") for cell in row] for row in self.cells()]
+        table = tabulate(rows, headers=self.header, tablefmt="latex_booktabs", disable_numparse=True)
+        return str(table).replace("+-", r"$\pm$") + "\n"
+
+    def csv(self) -> str:
+        """Comma-separated values: numbers as they are, an estimate or a spread as several columns."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        values = [[column.value(row) for row in self.rows] for column in self.columns]
+        spans = [
+            _csv_columns(column.header, column_values)
+            for column, column_values in zip(self.columns, values, strict=True)
+        ]
+        writer.writerow([name for names, _ in spans for name in names])
+        for number in range(len(self.rows)):
+            writer.writerow([cell for _, rows in spans for cell in rows[number]])
+        return out.getvalue()
+
+    def terminal(self) -> str:
+        """The columns that stand on the terminal; empty where none does, or there are no rows."""
+        columns = [column for column in self.columns if column.terminal]
+        if not columns or not self.rows:
+            return ""
+        rows = [[column.cell(row) for column in columns] for row in self.rows]
+        headers = [column.header for column in columns]
+        return str(tabulate(rows, headers=headers, disable_numparse=True))
+
+    def files(self) -> dict[str, str]:
+        """File names with the table in each form that a paper or a notebook takes."""
+        return {
+            f"{self.name}.md": self.markdown(),
+            f"{self.name}.tex": self.latex(),
+            f"{self.name}.csv": self.csv(),
+        }
+
+
+def _html_cell(column: Column[Any], row: Any) -> str:
+    kind = ' class="text"' if column.wide else ""
+    return f"<td{kind}>{html.escape(column.cell(row))}</td>"
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is, in a cell or a sentence."""
+    escaped = html.escape(str(text), quote=False)
+    for mark in ("\\", "|", "`", "*"):
+        escaped = escaped.replace(mark, f"\\{mark}")
+    return " ".join(escaped.splitlines())
+
+
+def _csv_columns(header: str, values: Sequence[Any]) -> tuple[list[str], list[list[Any]]]:
+    """The names and the cells that a column takes in a file of numbers."""
+    if any(isinstance(value, Interval) for value in values):
+        names = [header, f"{header} low", f"{header} high"]
+        return names, [[None] * 3 if v is None else [v.mean, v.low, v.high] for v in values]
+    if any(isinstance(value, Spread) for value in values):
+        return [header, f"{header} sd"], [[None] * 2 if v is None else [v.mean, v.deviation] for v in values]
+    return [header], [[value] for value in values]

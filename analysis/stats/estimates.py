@@ -15,7 +15,7 @@ seed there is nothing to say about seeds, and the interval covers examples only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -30,15 +30,21 @@ Verdict = Literal["better", "worse", "inconclusive"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class Interval:
+    """A number with its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate(Interval):
     """A mean with its 95% interval, and the two-sided p-value of zero.
 
     `over` says what they cover: seeds and examples, or examples alone.
     """
 
-    mean: float
-    low: float
-    high: float
     seeds: int
     items: int
     p_value: float = 1.0
@@ -53,6 +59,10 @@ class Estimate:
         if self.low <= 0 <= self.high:
             return "inconclusive"
         return "better" if (self.low > 0) == higher_is_better else "worse"
+
+    def negated(self) -> Estimate:
+        """The same difference the other way round."""
+        return replace(self, mean=-self.mean, low=-self.high, high=-self.low)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ DEVIANCE = 3.841
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runs:
+class LawRuns:
     """Runs as columns.
 
     `tokens` D, `parameters` N, `ranks` of the adapter, `forgetting` (nats/token, above 0), `features`,
@@ -59,10 +59,10 @@ class Runs:
         """How many."""
         return len(self.tokens)
 
-    def take(self, chosen: Sequence[int] | NDArray[np.int64]) -> Runs:
+    def take(self, numbers: Sequence[int] | NDArray[np.int64]) -> LawRuns:
         """Some of them, as often as they are named."""
-        index = np.asarray(chosen, dtype=int)
-        return Runs(
+        index = np.asarray(numbers, dtype=int)
+        return LawRuns(
             tokens=self.tokens[index],
             parameters=self.parameters[index],
             ranks=self.ranks[index],
@@ -86,7 +86,7 @@ class BudgetLaw:
     alpha: float
     alpha_found: bool
 
-    def predict(self, runs: Runs) -> Floats:
+    def predict(self, runs: LawRuns) -> Floats:
         """Log forgetting (n,); a rank that was not seen has the mean constant."""
         usual = float(np.mean(list(self.constants.values())))
         constants = np.array([self.constants.get(float(rank), usual) for rank in runs.ranks])
@@ -95,7 +95,7 @@ class BudgetLaw:
         )
 
 
-def tells_slope(runs: Runs) -> bool:
+def tells_slope(runs: LawRuns) -> bool:
     """Whether some rank has several budgets.
 
     Tokens alone differ by seed, and a slope through that would be noise.
@@ -103,7 +103,7 @@ def tells_slope(runs: Runs) -> bool:
     return any(len(np.unique(runs.budgets[runs.ranks == rank])) > 1 for rank in np.unique(runs.ranks))
 
 
-def fit_budget(runs: Runs) -> BudgetLaw:
+def fit_budget(runs: LawRuns) -> BudgetLaw:
     """Least squares in logarithms.
 
     With a single D the slope beta is 0, with a single N alpha is `ALPHA`: neither can be told.
@@ -124,19 +124,19 @@ def fit_budget(runs: Runs) -> BudgetLaw:
     )
 
 
-def log_multiplier(gains: Floats, runs: Runs) -> Floats:
+def log_multiplier(gains: Floats, runs: LawRuns) -> Floats:
     """Log of Xi over its value without geometry, (n,); gains are the three g."""
     return np.asarray(
         (np.log1p(gains * runs.features) - np.log1p(gains * runs.neutral)).sum(axis=1), dtype=float
     )
 
 
-def predict(law: BudgetLaw, gains: Floats, runs: Runs) -> Floats:
+def predict(law: BudgetLaw, gains: Floats, runs: LawRuns) -> Floats:
     """Log forgetting under the whole law, (n,)."""
     return np.asarray(law.predict(runs) - law.alpha * log_multiplier(gains, runs), dtype=float)
 
 
-def fit_gains(law: BudgetLaw, runs: Runs, fixed: tuple[int, float] | None = None) -> tuple[Floats, float]:
+def fit_gains(law: BudgetLaw, runs: LawRuns, fixed: tuple[int, float] | None = None) -> tuple[Floats, float]:
     """Stage 2: the g >= 0 of least squares, and the sum of squares; `fixed` holds one of them (index, value).
 
     Args:
@@ -187,7 +187,7 @@ class Profile:
         return "identified: above 0" if self.low > 0 else "bounded above, 0 not excluded"
 
 
-def profile(law: BudgetLaw, runs: Runs, index: int) -> Profile:
+def profile(law: BudgetLaw, runs: LawRuns, index: int) -> Profile:
     """Profile likelihood of one g with Gaussian errors of unknown variance.
 
     The others are fitted anew at every value.
@@ -215,7 +215,7 @@ def profile(law: BudgetLaw, runs: Runs, index: int) -> Profile:
     )
 
 
-def bootstrap(lora: Runs, grit: Runs, *, replicates: int = 300, seed: int = 0) -> Floats:
+def bootstrap(lora: LawRuns, grit: LawRuns, *, replicates: int = 300, seed: int = 0) -> Floats:
     """Both stages on runs drawn again with replacement, LoRA's and GRIT's apart: (replicates, ranks + 5).
 
     Log c by rank, beta, alpha, the g.
@@ -243,7 +243,7 @@ def by_setting(
 ) -> tuple[float, float]:
     """95% interval of the mean of values (n,) with whole settings drawn again.
 
-    Runs of one setting share what made them.
+    LawRuns of one setting share what made them.
     """
     groups = [values[settings == setting] for setting in np.unique(settings)]
     generator, means = np.random.default_rng(seed), []
@@ -255,6 +255,6 @@ def by_setting(
     return float(low), float(high)
 
 
-def error(predicted: Floats, runs: Runs) -> Floats:
+def error(predicted: Floats, runs: LawRuns) -> Floats:
     """Squared errors of predicted log forgetting, (n,)."""
     return np.asarray((predicted - np.log(runs.forgetting)) ** 2, dtype=float)

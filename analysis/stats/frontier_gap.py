@@ -58,7 +58,7 @@ def segment_at(forgetting: Floats, quality: Floats, base: float, at: float) -> S
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class SettingValues:
     """One setting.
 
     Quality (seeds, examples), forgetting (seeds, documents) in nats per token with the documents' weights.
@@ -105,7 +105,7 @@ class Gap:
         )
 
 
-def gap_to(point: Side, frontier: Sequence[Side], untuned: Floats) -> Gap:
+def gap_to(point: SettingValues, frontier: Sequence[SettingValues], untuned: Floats) -> Gap:
     """All with the same seeds, examples and documents.
 
     `untuned` is the model's quality before training, (examples,).

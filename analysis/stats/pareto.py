@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from analysis.stats.arrays import Floats
 
 #: Share of replicates in which one point must dominate another to count as better beyond noise.
-BEYOND_NOISE = 0.95
+DOMINANCE_SHARE = 0.95
 
 
 def non_dominated(cost: Floats) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from scipy.optimize import nnls
 from scipy.stats import t
 
 from analysis.stats.arrays import Floats
+from analysis.stats.estimates import Interval
 
 #: Share of a run's steps that is warm-up at its start and cooldown at its end: neither is measured.
 EDGE = 0.1
@@ -54,9 +55,7 @@ def window_of(steps: int) -> dict[str, slice]:
     }
 
 
-def ratio_interval(
-    times: Floats, reference: Floats, *, replicates: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
+def ratio_interval(times: Floats, reference: Floats, *, replicates: int = 2000, seed: int = 0) -> Interval:
     """Mean time over the reference's mean, with a 95% interval from blocks of steps drawn together.
 
     Both (n,), step by step beside each other.
@@ -66,7 +65,7 @@ def ratio_interval(
     drawn = np.random.default_rng(seed).integers(0, len(blocks), (replicates, len(blocks)))
     totals = sums[drawn].sum(axis=1)
     low, high = np.quantile(totals[:, 0] / totals[:, 1], [0.025, 0.975])
-    return float(times.mean() / reference.mean()), float(low), float(high)
+    return Interval(mean=float(times.mean() / reference.mean()), low=float(low), high=float(high))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,17 +94,18 @@ def scaling_fit(ranks: Floats, layers: Floats, geometry_ms: Floats) -> ScalingFi
     """
     design = np.stack([layers * ranks, layers * ranks**2, layers, np.ones_like(layers)], axis=1)
     scale = np.maximum(np.abs(design).max(axis=0), 1e-12)
-    found = nnls(design / scale, geometry_ms)[0] / scale
+    coefficients = nnls(design / scale, geometry_ms)[0] / scale
+    linear, quadratic, per_layer, constant = (float(value) for value in coefficients)
     return ScalingFit(
-        linear=float(found[0]),
-        quadratic=float(found[1]),
-        layers=float(found[2]),
-        constant=float(found[3]),
-        residuals=np.asarray(geometry_ms - design @ found, dtype=float),
+        linear=linear,
+        quadratic=quadratic,
+        layers=per_layer,
+        constant=constant,
+        residuals=np.asarray(geometry_ms - design @ coefficients, dtype=float),
     )
 
 
-def creep(windows: Sequence[float]) -> tuple[float, float, float]:
+def creep(windows: Sequence[float]) -> Interval:
     """Slope of a ratio over at least three successive windows, per window.
 
     With its 95% interval by least squares and Student's t: 0 is no creep.
@@ -115,7 +115,7 @@ def creep(windows: Sequence[float]) -> tuple[float, float, float]:
     rest = y - level - slope * x
     error = math.sqrt(float(rest @ rest) / (len(x) - 2) / float(((x - x.mean()) ** 2).sum()))
     half = float(t.ppf(0.975, len(x) - 2)) * error
-    return slope, slope - half, slope + half
+    return Interval(mean=slope, low=slope - half, high=slope + half)
 
 
 def amortized(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> float:

@@ -5,45 +5,67 @@ What differs in their settings, and how the settings that both measured compare.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis.data.load import StudyData, load_study
 from analysis.data.points import PointSummary, summarize_points
+from analysis.page.columns import knob_columns, regime_column
 from analysis.page.render import render
+from analysis.page.tables import Column, Table
 from grit.errors import ConfigError
 from grit.io.files import write_atomically
+from grit.training.measurements import OBJECTIVES
+from ray_jobs.records.study_file import StudyFile
 
-#: Objectives with their format, in the order of the table.
-_SHOWN = (("quality", ".3f"), ("retention", ".3f"), ("overhead", ".1%"), ("footprint", ".0%"))
-HEADER = (
-    "regime",
-    "method",
-    "tau",
-    "T",
-    "lambda",
-    "n",
-    *(f"{name} {side}" for name, _ in _SHOWN for side in ("1", "2", "2 - 1")),
-)
+#: What says when and where a study ran, rather than what it is.
+NOT_COMPARED = {"calls", "study_id", "fingerprint", "schema_version"}
 
 
-def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
-    """(name, first, second) of every setting in which two nested configurations differ."""
-    rows = []
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A setting in which two studies differ."""
+
+    name: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedSetting:
+    """A setting that both studies measured."""
+
+    point: PointSummary
+    other: PointSummary
+
+    def methods(self) -> str:
+        """The method, or both."""
+        names = (self.point.title, self.other.title)
+        return names[0] if names[0] == names[1] else ", ".join(names)
+
+    def change(self, name: str) -> float:
+        """The second study's mean minus the first's."""
+        return self.other.mean(name) - self.point.mean(name)
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[Difference]:
+    """Of two nested configurations."""
+    found: list[Difference] = []
     for name in dict.fromkeys([*first, *second]):
-        mine, theirs = first.get(name), second.get(name)
-        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-            rows += differences(mine, theirs, f"{prefix}{name}.")
-        elif mine != theirs:
-            rows.append([f"{prefix}{name}", str(mine), str(theirs)])
-    return rows
+        one, two = first.get(name), second.get(name)
+        if isinstance(one, Mapping) and isinstance(two, Mapping):
+            found += differences(one, two, f"{prefix}{name}.")
+        elif one != two:
+            found.append(Difference(name=f"{prefix}{name}", first=str(one), second=str(two)))
+    return found
 
 
-def common_rows(first: StudyData, second: StudyData) -> list[list[str]]:
-    """One row per setting (method and knobs) and regime that both studies measured."""
-    mine, theirs = _by_setting(first), _by_setting(second)
-    return [_row(mine[key], theirs[key]) for key in mine if key in theirs]
+def shared_settings(first: StudyData, second: StudyData) -> list[SharedSetting]:
+    """One per setting (method and knobs) and regime."""
+    ones, others = _by_setting(first), _by_setting(second)
+    return [SharedSetting(point=ones[key], other=others[key]) for key in ones if key in others]
 
 
 def _by_setting(data: StudyData) -> dict[tuple[Any, ...], PointSummary]:
@@ -51,50 +73,79 @@ def _by_setting(data: StudyData) -> dict[tuple[Any, ...], PointSummary]:
 
     A setting that a study measured at several batch sizes counts as its design has it.
     """
-    found: dict[tuple[Any, ...], PointSummary] = {}
+    settings: dict[tuple[Any, ...], PointSummary] = {}
     for p in summarize_points(data.records):
         if p.records and "small-batch" not in p.designs:
             # Q-GRIT is compared with GRIT, and QLoRA with LoRA: the backbone's form is among the differences
             # that the page lists.
-            found.setdefault((p.regime, p.is_control, p.tau, p.T, p.lambda_), p)
-    return found
+            settings.setdefault((p.regime, p.is_control, *p.knob_values()), p)
+    return settings
 
 
-def _row(a: PointSummary, b: PointSummary) -> list[str]:
-    method = a.method if a.method == b.method else f"{a.method}, {b.method}"
-    row = [a.regime, method, *a.knob_texts(), f"{len(a.seeds)}, {len(b.seeds)}"]
-    for name, style in _SHOWN:
-        x, y = a.mean(name), b.mean(name)
-        row += [format(x, style), format(y, style), format(y - x, "+" + style)]
-    return row
+def comparison_table(settings: list[SharedSetting], metric: str) -> Table[SharedSetting]:
+    """Objectives of both, and how they differ."""
+    columns: list[Column[SharedSetting]] = [
+        regime_column(),
+        Column(header="method", value=lambda row: row.methods()),
+        *knob_columns(),
+        Column(header="n", value=lambda row: f"{len(row.point.seeds)}, {len(row.other.seeds)}"),
+    ]
+    for name, known in OBJECTIVES.items():
+        label = metric if name == "quality" else known.label
+        columns += [
+            Column(header=f"{label} 1", value=_mean_of_first(name), style=known.style),
+            Column(header=f"{label} 2", value=_mean_of_second(name), style=known.style),
+            Column(header=f"{label} 2 - 1", value=_change_of(name), style=f"+{known.style}"),
+        ]
+    return Table(name="comparison", columns=columns, rows=settings)
 
 
-def build_comparison(first: Path, second: Path, page: Path) -> Path:
+def _mean_of_first(name: str) -> Callable[[SharedSetting], float]:
+    return lambda row: row.point.mean(name)
+
+
+def _mean_of_second(name: str) -> Callable[[SharedSetting], float]:
+    return lambda row: row.other.mean(name)
+
+
+def _change_of(name: str) -> Callable[[SharedSetting], float]:
+    return lambda row: row.change(name)
+
+
+def difference_table(rows: list[Difference]) -> Table[Difference]:
+    """Setting by setting."""
+    columns: list[Column[Difference]] = [
+        Column(header="setting", value=lambda row: row.name, wide=True),
+        Column(header="1", value=lambda row: row.first, wide=True),
+        Column(header="2", value=lambda row: row.second, wide=True),
+    ]
+    return Table(name="differences", columns=columns, rows=rows)
+
+
+def build(first: Path, second: Path, page: Path) -> Path:
     """Writes the page and returns its path.
 
     Raises:
         ConfigError: a folder holds no study, or their qualities are different metrics.
     """
     one, two = load_study(first), load_study(second)
-    metrics = {r.measured.quality_metric for data in (one, two) for r in data.records if r.measured.quality_metric}
+    points = [p for data in (one, two) for p in summarize_points(data.records) if p.records]
+    metrics = sorted({p.quality_metric for p in points})
     if len(metrics) > 1:
-        raise ConfigError(
-            "compare", f"{first} {second}", f"measure different qualities: {', '.join(sorted(metrics))}"
-        )
-    skipped = ("created", "command_line", "calls", "study_id", "fingerprint", "git_commit", "git_dirty")
-    mine, theirs = ({k: v for k, v in data.study.items() if k not in skipped} for data in (one, two))
-    paired = one.study.get("content") == two.study.get("content")
-    write_atomically(
-        page,
-        render(
-            "compare.html.j2",
-            first=str(first),
-            second=str(second),
-            metric=next(iter(metrics), "quality"),
-            header=HEADER,
-            rows=common_rows(one, two),
-            differences=differences(mine, theirs),
-            same_content=paired,
-        ),
-    )
+        both = f"{first} {second}"
+        raise ConfigError("compare", both, f"measure different qualities: {', '.join(metrics)}")
+    metric = points[0].quality_label if points else "quality"
+    context = {
+        "first": str(first),
+        "second": str(second),
+        "metric": metric,
+        "settings": comparison_table(shared_settings(one, two), metric),
+        "differences": difference_table(differences(_compared(one.study), _compared(two.study))),
+        "same_content": one.study.content == two.study.content,
+    }
+    write_atomically(page, render("compare.html.j2", **context))
     return page
+
+
+def _compared(study: StudyFile) -> dict[str, Any]:
+    return study.model_dump(mode="json", exclude=NOT_COMPARED)

@@ -8,61 +8,59 @@ half of the examples, and compared with the default on the other.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Literal
 
 from analysis.data.load import StudyData, load_study
 from analysis.data.points import PointSummary, paired_forgetting, quality_matrix, summarize_points
+from analysis.page.document import FEW_SEEDS, write_table
 from analysis.page.render import render
-from analysis.page.tables import shown, tables
+from analysis.page.tables import Column, Table
 from analysis.stats.estimates import Estimate, estimate
-from analysis.studies.sensitivity.bands import EPSILON, default_point
+from analysis.studies.sensitivity.one_at_a_time import default_point
 from grit.errors import ConfigError
 from grit.io.files import write_atomically
+from grit.tasks.metrics import metric_label, tolerance_of
+from ray_jobs.records.study_file import STUDY_FILE
 
-HEADER = (
-    "task",
-    "metric",
-    "n",
-    "settings",
-    "default",
-    "chosen on one half",
-    "gain of tuning on the other [95%]",
-    "forgetting of the chosen [95%]",
-    "epsilon",
-    "verdict",
-)
+PortabilityVerdict = Literal["portable", "tuning-sensitive", "undecided"]
+PAGE_FILE = "portability.html"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskPortability:
-    """One task: what tuning gains over the default, on examples that did not choose the setting."""
+    """One task: what tuning gains over the default, on examples that did not choose the setting.
+
+    Attributes:
+        settings: how many the best was chosen from.
+        gain: of the best over the default; `forgetting` likewise, in nats per token.
+    """
 
     task: str
     metric: str
     default: PointSummary
-    chosen: PointSummary
+    best: PointSummary
     settings: int
     gain: Estimate
     forgetting: Estimate | None
 
     @property
-    def verdict(self) -> str:
-        """`portable` where the gain is at most epsilon, `tuning-sensitive` where it is more.
+    def tolerance(self) -> float:
+        """The gain that matters, in the metric's units."""
+        return tolerance_of(self.metric)
 
-        `undecided` where the interval holds epsilon.
+    @property
+    def verdict(self) -> PortabilityVerdict:
+        """`portable` where the gain is at most the tolerance, `tuning-sensitive` where it is more.
+
+        `undecided` where the interval holds the tolerance.
         """
-        epsilon = EPSILON[self.metric]
-        return (
-            "portable"
-            if self.gain.high <= epsilon
-            else "tuning-sensitive"
-            if self.gain.low > epsilon
-            else "undecided"
-        )
+        if self.gain.high <= self.tolerance:
+            return "portable"
+        return "tuning-sensitive" if self.gain.low > self.tolerance else "undecided"
 
 
 def judge(data: StudyData, regime: str = "step") -> TaskPortability | None:
@@ -77,68 +75,71 @@ def judge(data: StudyData, regime: str = "step") -> TaskPortability | None:
         return None
     settings = [p for p in points if p.regime == regime and not p.is_control and p.seeds == default.seeds]
     values = {p.point_id: quality_matrix(data, p) for p in settings}
-    chosen = max(settings, key=lambda p: float(values[p.point_id][:, ::2].mean()))
-    gain = estimate(values[chosen.point_id][:, 1::2] - values[default.point_id][:, 1::2])
+    best = max(settings, key=lambda p: float(values[p.point_id][:, ::2].mean()))
     return TaskPortability(
-        task=str(data.study["config"]["task"]["name"]),
+        task=data.study.config.task.name,
         metric=default.quality_metric,
         default=default,
-        chosen=chosen,
+        best=best,
         settings=len(settings),
-        gain=gain,
-        forgetting=paired_forgetting(data, chosen, default),
+        gain=estimate(values[best.point_id][:, 1::2] - values[default.point_id][:, 1::2]),
+        forgetting=paired_forgetting(data, best, default),
     )
 
 
-def rows_of(found: Sequence[TaskPortability]) -> list[list[str]]:
-    """The table, in the order of `HEADER`."""
-    return [
-        [
-            t.task,
-            t.metric,
-            str(len(t.default.seeds)),
-            str(t.settings),
-            f"{t.default.mean('quality'):.3f}",
-            t.chosen.label(),
-            shown(t.gain),
-            shown(t.forgetting),
-            f"{EPSILON[t.metric]:g}",
-            t.verdict,
-        ]
-        for t in found
+def portability_table(tasks: Sequence[TaskPortability]) -> Table[TaskPortability]:
+    """One row per task."""
+    columns: list[Column[TaskPortability]] = [
+        Column(header="task", value=lambda row: row.task, terminal=True),
+        Column(header="metric", value=lambda row: metric_label(row.metric), terminal=True),
+        Column(header="n", value=lambda row: len(row.default.seeds), terminal=True),
+        Column(header="settings", value=lambda row: row.settings),
+        Column(header="default", value=lambda row: row.default.mean("quality"), style=".3f", terminal=True),
+        Column(header="chosen on one half", value=lambda row: row.best.label(), terminal=True),
+        Column(header="gain of tuning on the other [95%]", value=lambda row: row.gain, terminal=True),
+        Column(header="forgetting of the chosen [95%]", value=lambda row: row.forgetting),
+        Column(header="epsilon", value=lambda row: row.tolerance, style="g"),
+        Column(header="verdict", value=lambda row: row.verdict, terminal=True),
     ]
+    return Table(name="portability", columns=columns, rows=tasks)
 
 
-def build(folder: Path) -> list[TaskPortability]:
-    """Reads the studies below `folder`, one per task.
+@dataclass(frozen=True, kw_only=True)
+class PortabilityPage:
+    """What was found, task by task."""
 
-    And writes `portability.html` and `tables/portability.*` there.
+    tasks: tuple[TaskPortability, ...]
+
+    def terminal(self) -> str:
+        """The table."""
+        return portability_table(self.tasks).terminal()
+
+    def front_trials(self) -> list[str]:
+        """Each task's study has its own front."""
+        return []
+
+
+def build(folder: Path) -> PortabilityPage:
+    """Reads the studies below `folder`, one per task, and writes `portability.html` and its table there.
 
     Raises:
         ConfigError: there is no study that can be judged.
     """
-    studies = [load_study(path.parent) for path in sorted(folder.glob("*/study.json"))]
-    found = [judged for data in studies if (judged := judge(data)) is not None]
-    if not found:
+    studies = [load_study(path.parent) for path in sorted(folder.glob(f"*/{STUDY_FILE}"))]
+    judged = [judge(data) for data in studies]
+    tasks = tuple(task for task in judged if task is not None)
+    if not tasks:
         raise ConfigError("portability", str(folder), "holds no study whose default was measured")
-    rows = rows_of(found)
-    (folder / "tables").mkdir(exist_ok=True)
-    for name, text in tables("portability", HEADER, rows).items():
-        write_atomically(folder / "tables" / name, text)
-    defaults = {t.default.label() for t in found}
-    write_atomically(
-        folder / "portability.html",
-        render(
-            "portability.html.j2",
-            header=HEADER,
-            rows=rows,
-            defaults=sorted(defaults),
-            counts={
-                v: sum(t.verdict == v for t in found) for v in ("portable", "tuning-sensitive", "undecided")
-            },
-            studies=[str(data.folder.name) for data in studies],
-            missing=len(studies) - len(found),
-            seeds=float(np.mean([len(t.default.seeds) for t in found])),
-        ),
-    )
-    return found
+    table = portability_table(tasks)
+    write_table(table, folder)
+    context = {
+        "table": table,
+        "defaults": sorted({task.default.label() for task in tasks}),
+        "counts": Counter(task.verdict for task in tasks),
+        "studies": [data.folder.name for data in studies],
+        "missing": len(studies) - len(tasks),
+        "few_seeds": min(len(task.default.seeds) for task in tasks) < FEW_SEEDS,
+        "damage": [sentence for data in studies for sentence in data.damage],
+    }
+    write_atomically(folder / PAGE_FILE, render("portability.html.j2", **context))
+    return PortabilityPage(tasks=tasks)

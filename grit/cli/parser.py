@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from transformers.hf_argparser import HfArgumentParser
+
+from grit.cli.one_line import OneLineErrors
 
 Options = TypeVar("Options")
 
@@ -30,8 +32,8 @@ def flag(default: Any, help: str, **more: Any) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
-class OneLineParser(HfArgumentParser):
-    """Says what is wrong in one line, and exits with 2."""
+class OneLineParser(OneLineErrors, HfArgumentParser):
+    """A parser whose options are the fields of dataclasses."""
 
     def __init__(self, dataclass_types: Any = None, **settings: Any) -> None:
         settings.setdefault("allow_abbrev", False)
@@ -56,10 +58,6 @@ class OneLineParser(HfArgumentParser):
         action.option_strings = [*short, f"--{_dashed(field.name)}"]
         for name in action.option_strings:
             parser._option_string_actions[name] = action
-
-    def error(self, message: str) -> NoReturn:
-        """Ends the process."""
-        self.exit(2, f"error: {message} (see --help)\n")
 
 
 def _dashed(name: str) -> str:

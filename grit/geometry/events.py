@@ -58,10 +58,7 @@ class Reprojection(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ReprojectionHeld(Event):
-    """An adaptive trigger looked and found that the kept share of energy had moved by no more than `shift` ...
-
-    allows.
-    """
+    """An adaptive trigger looked, and the kept share of energy had moved too little: by `shift`."""
 
     kind = "reprojection_held"
     shift: float

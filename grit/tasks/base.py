@@ -11,20 +11,6 @@ from grit.io.hashing import digest
 #: How a prediction is made. `generate`: continuation of the prompt. `choose`: one of the labels
 #: (docs/tasks.md).
 Decoding = Literal["generate", "choose"]
-#: Every metric there is (grit/evaluation/metrics.py).
-METRICS = (
-    "exact_match",
-    "gsm8k_exact_match",
-    "accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "rouge1",
-    "rouge2",
-    "rougeL",
-    "bleu",
-    "bertscore",
-)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from grit.errors import ConfigError
-from grit.tasks.base import METRICS, Decoding, Example
+from grit.tasks.base import Decoding, Example
+from grit.tasks.metrics import METRICS, PREDICTED
 from grit.tasks.scoring import exact_match, gsm8k_answer, gsm8k_exact_match, rouge_l
 
 Row = dict[str, Any]
@@ -222,20 +223,19 @@ def custom(template: str | None) -> Declaration:
         values = {"prompt": prompt.rstrip(" "), "answer": answer}
     labels = tuple(values.get("labels", ()))
     metrics = tuple(values.get("metrics", ("accuracy",) if labels else ("exact_match",)))
-    if not metrics or not set(metrics) <= set(SCORES):
+    if not metrics or not set(metrics) <= set(PREDICTED):
         raise ConfigError(
             "template",
             template,
-            f"metrics must be among {', '.join(SCORES)}, the first of them one of a single example",
+            f"metrics must be among {', '.join(PREDICTED)}, the first of them one of a single example",
         )
-    if SCORES[metrics[0]] is None:
+    score = METRICS[metrics[0]].single
+    if score is None:
         raise ConfigError(
             "template",
             template,
             f"{metrics[0]} has no value for a single example, so it cannot be the first metric",
         )
-    score = SCORES[metrics[0]]
-    assert score is not None
     return Declaration(
         fields=_names(template, values["prompt"] + values["answer"]),
         prompt=values["prompt"].format_map,
@@ -246,20 +246,6 @@ def custom(template: str | None) -> Declaration:
         max_new_tokens=int(values.get("max_new_tokens", 256)),
         labels=labels,
     )
-
-
-#: The scorer of each metric that has a value for a single example; None: it has not.
-SCORES: dict[str, Callable[[str, Example], float] | None] = {
-    "exact_match": exact_match,
-    "gsm8k_exact_match": gsm8k_exact_match,
-    "accuracy": exact_match,
-    "rougeL": rouge_l,
-    **{
-        name: None
-        for name in METRICS
-        if name not in ("exact_match", "gsm8k_exact_match", "accuracy", "rougeL")
-    },
-}
 
 
 def _template_file(path: str) -> dict[str, Any]:

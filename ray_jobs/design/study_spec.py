@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, with_config
 
 from grit.config.registry import Method
 from grit.config.run import RunConfig
@@ -136,4 +136,4 @@ def read_spec(path: Path) -> StudySpec:
 
 
 for _kind in (StudySpec, PointSpec, Costs, TrialResources, Search):
-    _kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]  # pydantic's own name
+    with_config(ConfigDict(extra="forbid"))(_kind)

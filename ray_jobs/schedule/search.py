@@ -149,7 +149,7 @@ class OptunaSearch:
         if storage is not None and name in optuna.get_all_study_names(storage):
             optuna.delete_study(study_name=name, storage=storage)
         self._study = optuna.create_study(
-            directions=[str(known.direction) for known in OBJECTIVES.values()],
+            directions=[known.direction for known in OBJECTIVES.values() if known.direction is not None],
             sampler=sampler,
             storage=storage,
             study_name=name,

@@ -14,8 +14,8 @@ from analysis.data.load import load_study
 from analysis.report import rebuild
 from analysis.stats.estimates import Estimate
 from analysis.studies.ablation import analyse, verdict
-from ray_jobs.design.points import Point
 from ray_jobs.design.plan import make_trial
+from ray_jobs.design.points import Point
 
 POINTS = [
     Point.of("family", {}, "grit"),

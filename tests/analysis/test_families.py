@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from analysis.studies.batch_stability import Change, stability_of, verdict
 from trained import trained_study
 
 from analysis.data.load import load_study
@@ -18,7 +19,6 @@ from analysis.stats.estimates import Estimate
 from analysis.studies.audits import build as build_audit
 from analysis.studies.audits import main as audit_main
 from analysis.studies.baselines import tune
-from analysis.studies.batch_stability import Change, stability_of, verdict
 from analysis.studies.compression import all_arms, best_arms
 from analysis.studies.small_batch import boundary
 from grit.config.sections import Budget

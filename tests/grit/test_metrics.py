@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from grit.errors import ConfigError
-from grit.evaluation.bertscore import bert_scores, f1
 from grit.evaluation.metrics import measure, metric
+from grit.tasks.bertscore import bert_scores, f1
 
 #: (prediction, reference): empty, unicode, numbers with commas and units, punctuation, repetition, identical.
 AWKWARD = [

@@ -16,10 +16,9 @@ from grit.config.run import RunConfig
 from grit.config.sections import Budget, TaskSource
 from grit.training.hooks import Hooks
 from grit.training.trainer import train, train_trunk
-from ray_jobs.design.sharing import plan_trunks, seconds_saved
-from ray_jobs.design.plan import Study
+from ray_jobs.design.plan import Study, plan
 from ray_jobs.design.points import one_at_a_time
-from ray_jobs.design.plan import plan
+from ray_jobs.design.sharing import plan_trunks, seconds_saved
 from ray_jobs.execution.warm.worker import run_job
 from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 

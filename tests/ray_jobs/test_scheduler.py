@@ -6,9 +6,8 @@ import pytest
 from builders import ended, study
 
 from grit.errors import ConfigError
-from ray_jobs.design.search_space import Interval
 from ray_jobs.design.points import Point
-from ray_jobs.design.search_space import Search
+from ray_jobs.design.search_space import Interval, Search
 from ray_jobs.schedule.scheduler import OPEN_POINTS, Elsewhere, StudyScheduler
 from ray_jobs.schedule.search import OptunaSearch, open_storage
 

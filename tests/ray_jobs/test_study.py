@@ -3,11 +3,8 @@ from builders import study
 
 from grit.config.overrides import with_overrides
 from grit.errors import ConfigError
-from ray_jobs.design.points import Point
-from ray_jobs.design.points import grid
-from ray_jobs.design.plan import make_trial
-from ray_jobs.design.points import one_at_a_time
-from ray_jobs.design.plan import plan
+from ray_jobs.design.plan import make_trial, plan
+from ray_jobs.design.points import Point, grid, one_at_a_time
 
 CENTER = {"tau": 0.99, "T": 10, "lambda": 1e-3}
 

@@ -17,10 +17,9 @@ from ray.cluster_utils import AutoscalingCluster
 
 from grit.io.provenance import provenance
 from grit.tasks.registry import content_hashes, load_documents, load_task
-from ray_jobs.design.resources import TrialResources
-from ray_jobs.design.plan import Study
-from ray_jobs.design.plan import fingerprint
+from ray_jobs.design.plan import Study, fingerprint
 from ray_jobs.design.points import one_at_a_time
+from ray_jobs.design.resources import TrialResources
 from ray_jobs.design.study_presets import preset
 from ray_jobs.execution.runner import RunOptions, StudyRunner
 from ray_jobs.records.store import STUDY_PACKAGES, StudyStore

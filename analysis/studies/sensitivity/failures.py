@@ -5,19 +5,21 @@ What goes wrong, not only that something does.
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from analysis.data.load import StudyData
 from analysis.data.points import PointSummary, paired_forgetting, paired_quality
+from grit.geometry.events import RankChange
+from ray_jobs.records.trial_record import TrialRecord
 
 #: A step that spends more than this share on geometry is dominated by its overhead.
 OVERHEAD_SHARE = 0.15
 #: Rank changes in both directions in more than this share of the looks: noise decides, not the spectrum.
 NOISY_SHARE = 0.5
+#: Looks at the ranks below which nothing is said of noise.
+MIN_LOOKS = 4
 #: Effective parameters that another setting of tau must differ by to have triggered more or less.
 FOOTPRINT_STEP = 0.05
 #: A damping above this share of a factor's largest eigenvalue flattens even its leading directions.
@@ -25,113 +27,109 @@ WASHED_OUT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mode:
+class FailureMode:
     """One failure mode with the numbers it was read from."""
 
     name: str
     evidence: str
 
 
-def failure_modes(data: StudyData, point: PointSummary, center: PointSummary, knob: str) -> tuple[Mode, ...]:
+def failure_modes(
+    data: StudyData, point: PointSummary, center: PointSummary, knob: str
+) -> tuple[FailureMode, ...]:
     """The modes that the trials of `point` show; `center` is the default.
 
     None is a good sign, not a proof.
     """
-    found: list[Mode] = []
-    if point.lost:
-        found.append(
-            Mode(
-                name="instability",
-                evidence=f"{point.lost} of {point.lost + len(point.records)} trials failed or diverged",
-            )
-        )
-    if not point.records:
-        return tuple(found)
-    skipped = sum(r.measured.skipped_steps or 0 for r in point.records)
-    if skipped:
-        found.append(
-            Mode(name="instability", evidence=f"{skipped} steps skipped for gradients that were not finite")
-        )
-    if point.mean("overhead") > OVERHEAD_SHARE:
-        found.append(
-            Mode(
-                name="overhead domination",
-                evidence=f"{point.mean('overhead'):.0%} of a step is spent on geometry",
-            )
-        )
-    looks = [look for record in point.records for look in rank_looks(data.telemetry(record)["events"])]
-    both = sum(up > 0 and down > 0 for up, down in looks)
-    if len(looks) >= 4 and both / len(looks) > NOISY_SHARE:
-        found.append(
-            Mode(
-                name="noisy triggering",
-                evidence=f"{both} of {len(looks)} rank changes went up and down at once",
-            )
-        )
-    if point.point_id != center.point_id and center.records:
-        found += {"tau": _triggering, "T": _drift, "lambda": _washed_out}[knob](data, point, center)
-    return tuple(found)
+    candidates = [_lost_trials(point)]
+    if point.records:
+        candidates += [_skipped_steps(point), _overhead(point), _noisy_triggering(data, point)]
+    if point.records and center.records and point.point_id != center.point_id:
+        candidates.append(_OF_KNOB[knob](data, point, center))
+    return tuple(mode for mode in candidates if mode is not None)
 
 
-def rank_looks(events: Sequence[str | None]) -> list[tuple[int, int]]:
-    """(modules whose rank grew, modules whose rank shrank) at every rank change but the first.
-
-    Which starts from the full rank.
-    """
-    parsed: list[dict[str, Any]] = [event for text in events if text for event in json.loads(text)]
-    return [(event["up"], event["down"]) for event in parsed if event["kind"] == "rank"][1:]
+def _lost_trials(point: PointSummary) -> FailureMode | None:
+    if not point.lost:
+        return None
+    tried = point.lost + len(point.records)
+    return FailureMode(name="instability", evidence=f"{point.lost} of {tried} trials failed or diverged")
 
 
-def _triggering(data: StudyData, point: PointSummary, center: PointSummary) -> list[Mode]:
+def _skipped_steps(point: PointSummary) -> FailureMode | None:
+    skipped = sum(record.measured.skipped_steps or 0 for record in point.records)
+    if not skipped:
+        return None
+    evidence = f"{skipped} steps skipped for gradients that were not finite"
+    return FailureMode(name="instability", evidence=evidence)
+
+
+def _overhead(point: PointSummary) -> FailureMode | None:
+    share = point.mean("overhead")
+    if share <= OVERHEAD_SHARE:
+        return None
+    return FailureMode(name="overhead domination", evidence=f"{share:.0%} of a step is spent on geometry")
+
+
+def _noisy_triggering(data: StudyData, point: PointSummary) -> FailureMode | None:
+    looks = [event for record in point.records for event in later_rank_events(data, record)]
+    both_ways = sum(event.up > 0 and event.down > 0 for event in looks)
+    if len(looks) < MIN_LOOKS or both_ways / len(looks) <= NOISY_SHARE:
+        return None
+    evidence = f"{both_ways} of {len(looks)} rank changes went up and down at once"
+    return FailureMode(name="noisy triggering", evidence=evidence)
+
+
+def later_rank_events(data: StudyData, record: TrialRecord) -> list[RankChange]:
+    """Every rank change of a trial but the first, which starts from the full rank."""
+    return [event for event in data.events(record) if isinstance(event, RankChange)][1:]
+
+
+def _triggering(data: StudyData, point: PointSummary, center: PointSummary) -> FailureMode | None:
     """More parameters without better quality, or fewer with worse."""
     quality = paired_quality(data, point, center)
-    change = point.mean("footprint") - center.mean("footprint")
     if quality is None:
-        return []
-    if change > FOOTPRINT_STEP and quality.verdict() != "better":
-        return [
-            Mode(
-                name="over-triggering",
-                evidence=f"{change:+.0%} footprint for {quality.mean:+.3f} quality ({quality.verdict()})",
-            )
-        ]
-    if change < -FOOTPRINT_STEP and quality.verdict() == "worse":
-        return [
-            Mode(
-                name="under-triggering", evidence=f"{change:+.0%} footprint costs {quality.mean:+.3f} quality"
-            )
-        ]
-    return []
+        return None
+    change, verdict = point.mean("footprint") - center.mean("footprint"), quality.verdict()
+    if change > FOOTPRINT_STEP and verdict != "better":
+        evidence = f"{change:+.0%} footprint for {quality.mean:+.3f} quality ({verdict})"
+        return FailureMode(name="over-triggering", evidence=evidence)
+    if change < -FOOTPRINT_STEP and verdict == "worse":
+        evidence = f"{change:+.0%} footprint costs {quality.mean:+.3f} quality"
+        return FailureMode(name="under-triggering", evidence=evidence)
+    return None
 
 
-def _drift(data: StudyData, point: PointSummary, center: PointSummary) -> list[Mode]:
+def _drift(data: StudyData, point: PointSummary, center: PointSummary) -> FailureMode | None:
     """A larger cadence that forgets more."""
     rarer = point.T is None or (center.T is not None and point.T > center.T)
-    worse = paired_forgetting(data, point, center)
-    if rarer and worse is not None and worse.verdict(higher_is_better=False) == "worse":
-        return [
-            Mode(
-                name="drift",
-                evidence=f"forgets {worse.mean:+.3f} nats/token more than at T = {center.knob_texts()[1]}",
-            )
-        ]
-    return []
+    more = paired_forgetting(data, point, center)
+    if not rarer or more is None or more.verdict(higher_is_better=False) != "worse":
+        return None
+    cadence = center.knob_texts()[1]
+    evidence = f"forgets {more.mean:+.3f} nats/token more than at T = {cadence}"
+    return FailureMode(name="drift", evidence=evidence)
 
 
-def _washed_out(data: StudyData, point: PointSummary, center: PointSummary) -> list[Mode]:
+def _washed_out(data: StudyData, point: PointSummary, center: PointSummary) -> FailureMode | None:
     """A larger damping that is no longer small against the spectrum: the factors hardly act any more."""
     if point.lambda_ is None or center.lambda_ is None or point.lambda_ <= center.lambda_:
-        return []
-    ratios = []
-    for record in point.records:
-        tops = [row["fisher_a"][0] for row in data.geometry(record) if row["fisher_a"]]
-        ratios += [point.lambda_ / top for top in tops if top > 0]
-    if ratios and statistics.median(ratios) > WASHED_OUT:
-        return [
-            Mode(
-                name="washed-out geometry",
-                evidence=f"the damping is {statistics.median(ratios):.2g} times the activation factor's "
-                "largest eigenvalue (median of modules)",
-            )
-        ]
-    return []
+        return None
+    rows = [row for record in point.records for row in data.geometry(record)]
+    largest = [row["fisher_a"][0] for row in rows if row["fisher_a"]]
+    ratios = [point.lambda_ / top for top in largest if top > 0]
+    if not ratios or statistics.median(ratios) <= WASHED_OUT:
+        return None
+    evidence = (
+        f"the damping is {statistics.median(ratios):.2g} times the activation factor's largest eigenvalue "
+        "(median of modules)"
+    )
+    return FailureMode(name="washed-out geometry", evidence=evidence)
+
+
+#: What can go wrong with each knob.
+_OF_KNOB: dict[str, Callable[[StudyData, PointSummary, PointSummary], FailureMode | None]] = {
+    "tau": _triggering,
+    "T": _drift,
+    "lambda": _washed_out,
+}

@@ -6,52 +6,109 @@ The task's further metrics and the zero-shot probes, per setting.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from analysis.data.points import PointSummary
+from analysis.page.columns import ITSELF, knob_columns
+from analysis.page.tables import Column, Table
+from ray_jobs.records.trial_record import TrialRecord
 
-#: Shown where a value could not be computed.
-MISSING = "not computed"
 
+@dataclass(frozen=True, kw_only=True)
+class FurtherValues:
+    """One row: the untuned model, or a setting with its means over seeds.
 
-def further_rows(points: Sequence[PointSummary]) -> tuple[list[str], list[list[str]], list[str]]:
-    """(header, rows, notes): the untuned model first, then every setting's means over seeds.
-
-    Notes say what could not be computed, and why.
-
-    All empty where a study measured nothing further.
+    Attributes:
+        values: by the column's name; None could not be computed.
     """
-    usable = [p for p in points if p.records]
-    metrics = list(dict.fromkeys(name for p in usable for r in p.records for name in r.measured.metrics or {}))
-    probes = list(dict.fromkeys(name for p in usable for r in p.records for name in r.measured.probes or {}))
-    if not metrics and not probes:
-        return [], [], []
-    first = usable[0].records[0]
-    base = [_shown([(first.measured.metrics or {}).get(name, {}).get("base_value")]) for name in metrics]
-    base += [_shown([(first.measured.probes or {}).get(name, {}).get("base_accuracy")]) for name in probes]
-    rows = [["untuned", "-", "-", "-", "-", *base, "-"]]
+
+    point: PointSummary | None
+    values: dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FurtherResults:
+    """All rows, the untuned model first; nothing where a study measured nothing further.
+
+    Attributes:
+        problems: what could not be computed, and why.
+    """
+
+    names: tuple[str, ...] = ()
+    rows: tuple[FurtherValues, ...] = ()
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def sentences(self) -> list[str]:
+        """What stands beside the table."""
+        if not self.rows:
+            return []
+        missing = [f"Not computed: {name}: {problem}." for name, problem in self.problems.items()]
+        return ["Computed once, at the end of each trial; means over n seeds.", *missing]
+
+    def table(self) -> Table[FurtherValues]:
+        """One column per metric and probe."""
+        knobs = [
+            Column(header=column.header, value=_of_setting(column.value), style=column.style)
+            for column in knob_columns(point=ITSELF)
+        ]
+        columns: list[Column[FurtherValues]] = [
+            Column(header="regime", value=lambda row: "untuned" if row.point is None else row.point.regime),
+            Column(header="method", value=_of_setting(lambda point: point.title)),
+            *knobs,
+            *(Column(header=name, value=_value_named(name), style=".3f") for name in self.names),
+            Column(header="n", value=_of_setting(lambda point: len(point.seeds))),
+        ]
+        return Table(name="further", columns=columns, rows=self.rows)
+
+
+def _of_setting(value: Callable[[PointSummary], object]) -> Callable[[FurtherValues], object]:
+    return lambda row: None if row.point is None else value(row.point)
+
+
+def _value_named(name: str) -> Callable[[FurtherValues], float | None]:
+    return lambda row: row.values.get(name)
+
+
+def further_results(points: Sequence[PointSummary]) -> FurtherResults:
+    """Of the settings with usable trials."""
+    usable = [point for point in points if point.records]
+    records = [record for point in usable for record in point.records]
+    names = list(dict.fromkeys(name for record in records for name in measured_further(record)))
+    if not names:
+        return FurtherResults()
+    untuned = FurtherValues(point=None, values=untuned_further(records[0]))
+    rows = [FurtherValues(point=point, values=_means(point, names)) for point in usable]
     problems: dict[str, str] = {}
-    for p in usable:
-        for r in p.records:
-            problems |= {
-                name: str(found["problem"])
-                for name, found in (r.measured.metrics or {}).items()
-                if found.get("problem")
-            }
-        values = [_shown([_value(r.measured.metrics, name, "value") for r in p.records]) for name in metrics]
-        values += [_shown([_value(r.measured.probes, name, "accuracy") for r in p.records]) for name in probes]
-        rows.append([p.regime, p.method, *p.knob_texts(), *values, str(len(p.seeds))])
-    header = ["regime", "method", "tau", "T", "lambda", *metrics, *(f"probe {name}" for name in probes), "n"]
-    return header, rows, [f"{name}: {problem}" for name, problem in problems.items()]
+    for record in records:
+        for name, held in (record.measured.metrics or {}).items():
+            if held.get("problem"):
+                problems[name] = str(held["problem"])
+    return FurtherResults(names=tuple(names), rows=(untuned, *rows), problems=problems)
 
 
-def _value(found: dict[str, dict[str, Any]] | None, name: str, key: str) -> float | None:
-    value = (found or {}).get(name, {}).get(key)
-    return None if value is None else float(value)
+def measured_further(record: TrialRecord) -> dict[str, float | None]:
+    """Metrics and probes of one trial, by the names of their columns."""
+    metrics = {name: held.get("value") for name, held in (record.measured.metrics or {}).items()}
+    probes = {f"probe {name}": held.get("accuracy") for name, held in (record.measured.probes or {}).items()}
+    return {**metrics, **probes}
 
 
-def _shown(values: Sequence[float | None]) -> str:
+def untuned_further(record: TrialRecord) -> dict[str, float | None]:
+    """The same of the untuned model."""
+    metrics = {name: held.get("base_value") for name, held in (record.measured.metrics or {}).items()}
+    probes = {
+        f"probe {name}": held.get("base_accuracy") for name, held in (record.measured.probes or {}).items()
+    }
+    return {**metrics, **probes}
+
+
+def _means(point: PointSummary, names: Sequence[str]) -> dict[str, float | None]:
+    by_seed = [measured_further(record) for record in point.records]
+    return {name: mean_of_all([values.get(name) for values in by_seed]) for name in names}
+
+
+def mean_of_all(values: Sequence[float | None]) -> float | None:
     """The mean; never of fewer values than there are seeds."""
     numbers = [value for value in values if value is not None]
-    return f"{statistics.fmean(numbers):.3f}" if len(numbers) == len(values) else MISSING
+    return statistics.fmean(numbers) if numbers and len(numbers) == len(values) else None

@@ -1,71 +1,87 @@
-"""The paper's sensitivity table (Table 13) filled in from records: Markdown, LaTeX and CSV."""
+"""The paper's sensitivity table (Table 13) filled in from records, and the table of verdicts."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from analysis.data.points import PointSummary
-from analysis.page.tables import shown
+from analysis.page.columns import mean_column, seeds_column, spread_column
+from analysis.page.tables import Column, Table
+from analysis.stats.estimates import Estimate
 from analysis.studies.sensitivity.bands import Band, SettingVerdict
 
-HEADER = (
-    "knob",
-    "regime",
-    "setting",
-    "n",
-    "quality",
-    "median [range]",
-    "vs default [95%]",
-    "p (Holm)",
-    "retention",
-    "forgetting",
-    "overhead",
-    "score/h",
-    "footprint",
-    "mean rank",
-    "rank changes",
-    "verdict",
-    "failure modes",
-)
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityRow:
+    """One setting of one swept knob."""
+
+    band: Band
+    setting: SettingVerdict
+
+    @property
+    def point(self) -> PointSummary:
+        """The setting's trials."""
+        return self.setting.point
+
+    @property
+    def median(self) -> float | None:
+        """Median quality over seeds."""
+        return statistics.median(self.point.values("quality")) if self.point.records else None
+
+    def shown_range(self) -> str | None:
+        """Median, lowest and highest quality over seeds."""
+        if not self.point.records:
+            return None
+        quality = self.point.values("quality")
+        return f"{statistics.median(quality):.3f} [{min(quality):.3f}, {max(quality):.3f}]"
+
+    @property
+    def against_default(self) -> Estimate | None:
+        """Quality against the default; None for itself."""
+        return None if self.setting.is_default else self.setting.quality_delta
+
+    @property
+    def score_per_hour(self) -> float | None:
+        """Quality per training hour; a log-likelihood has none."""
+        if not self.point.records or self.point.quality_metric == "answer_logprob":
+            return None
+        return self.point.mean("quality") / (self.point.mean("train_seconds") / 3600)
+
+    @property
+    def mean_rank(self) -> float | None:
+        """Directions kept at the end, mean over modules and seeds."""
+        ranks = [
+            statistics.fmean(r.measured.final_ranks) for r in self.point.records if r.measured.final_ranks
+        ]
+        return statistics.fmean(ranks) if ranks else None
 
 
-def sensitivity_rows(bands: Sequence[Band]) -> list[list[str]]:
-    """One row per setting of every swept knob, in the order of `HEADER`."""
-    return [_row(band, setting) for band in bands for setting in band.settings]
+def sensitivity_rows(bands: Sequence[Band]) -> list[SensitivityRow]:
+    """Every setting of every swept knob."""
+    return [SensitivityRow(band=band, setting=setting) for band in bands for setting in band.settings]
 
 
-def _row(band: Band, setting: SettingVerdict) -> list[str]:
-    p = setting.point
-    value = "none" if setting.value is None else f"{setting.value:.4g}"
-    head = [band.knob, band.regime, value + (" (default)" if setting.is_default else ""), str(len(p.seeds))]
-    modes = "; ".join(f"{mode.name} ({mode.evidence})" for mode in setting.modes) or "none seen"
-    if not p.records:
-        return [*head, *["-"] * 11, setting.outcome, modes]
-    quality = p.values("quality")
-    delta = setting.quality_delta
-    against = shown(None if setting.is_default else delta)
-    rate = p.mean("quality") / (p.mean("train_seconds") / 3600)
-    ranks = [statistics.fmean(r.measured.final_ranks) for r in p.records if r.measured.final_ranks]
-    return [
-        *head,
-        _plus_minus(p, "quality", 3),
-        f"{statistics.median(quality):.3f} [{min(quality):.3f}, {max(quality):.3f}]",
-        against,
-        "-" if setting.p_holm is None else f"{setting.p_holm:.3f}",
-        _plus_minus(p, "retention", 3),
-        _plus_minus(p, "forgetting", 3),
-        f"{p.mean('overhead'):.1%}",
-        "-" if p.quality_metric == "answer_logprob" else f"{rate:.0f}",
-        f"{p.mean('footprint'):.0%}",
-        f"{statistics.fmean(ranks):.1f}" if ranks else "-",
-        f"{p.mean('rank_events'):.1f}",
-        setting.outcome,
-        modes,
+def sensitivity_table(bands: Sequence[Band]) -> Table[SensitivityRow]:
+    """Table 13."""
+    columns: list[Column[SensitivityRow]] = [
+        Column(header="knob", value=lambda row: row.band.knob),
+        Column(header="regime", value=lambda row: row.band.regime),
+        Column(header="setting", value=lambda row: row.setting.shown_value()),
+        seeds_column(),
+        spread_column("quality"),
+        Column(header="median [range]", value=lambda row: row.shown_range()),
+        Column(header="vs default [95%]", value=lambda row: row.against_default),
+        Column(header="p (Holm)", value=lambda row: row.setting.p_holm, style=".3f"),
+        spread_column("retention"),
+        spread_column("forgetting", header="forgetting"),
+        mean_column("overhead"),
+        Column(header="score/h", value=lambda row: row.score_per_hour, style=".0f"),
+        mean_column("footprint"),
+        Column(header="mean rank", value=lambda row: row.mean_rank, style=".1f"),
+        mean_column("rank_events", style=".1f"),
+        Column(header="verdict", value=lambda row: row.setting.outcome),
+        Column(header="failure modes", value=lambda row: row.setting.shown_modes(), wide=True),
     ]
-
-
-def _plus_minus(point: PointSummary, name: str, digits: int) -> str:
-    """Mean and, of several seeds, standard deviation."""
-    text = f"{point.mean(name):.{digits}f}"
-    return text if len(point.seeds) < 2 else f"{text} ± {point.spread(name):.{digits}f}"
+    return Table(name="sensitivity", columns=columns, rows=sensitivity_rows(bands))

@@ -1,0 +1,71 @@
+"""The page of `sweeps/ablation.py`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from analysis.data.load import StudyData
+from analysis.data.points import of_one_regime, summarize_points
+from analysis.page.document import Page, Section, WrittenPage, write_page
+from analysis.page.figures import FigureSpec
+from analysis.studies.ablation.claims import claim_rows, claim_table
+from analysis.studies.ablation.family import family_answer, family_rows, family_table
+from analysis.studies.ablation.heatmap import draw_metric_map, metric_map
+from analysis.studies.ablation.switches import switch_rows, switch_table
+
+
+def build(data: StudyData, folder: Path) -> WrittenPage:
+    """Writes the page, its tables and figures in the study's folder."""
+    points, left_out = of_one_regime(summarize_points(data.records))
+    measured = [point for point in points if point.records]
+    family = family_rows(data, measured)
+    sections = [
+        Section(
+            name="family",
+            title="One-sided against two-sided",
+            sentences=[
+                "Differences are paired by seed and by example (or document), with 95% intervals "
+                "(docs/reference/studies.md); an interval that holds zero is inconclusive. "
+                '"-uni" projects B by A\'s basis.',
+                "The verdict joins quality and forgetting: it is mixed where one is better and the other "
+                "worse, and inconclusive as well where the one that is better stands beside another that "
+                "may be much worse.",
+            ],
+            table=family_table(family),
+        ),
+        Section(
+            name="switches",
+            title="Each switch alone, against the default",
+            table=switch_table(switch_rows(data, measured)),
+        ),
+        Section(
+            name="heatmap",
+            title="Every metric of every setting",
+            figure=FigureSpec(
+                name="heatmap",
+                caption="As the paper's A.13: every metric's mean over seeds, each column shaded from its "
+                "worst value to its best.",
+                compute=partial(metric_map, measured),
+                draw=draw_metric_map,
+            ),
+        ),
+        Section(
+            name="claims",
+            title="Paper against measured",
+            sentences=["On this backbone and task alone, and at one learning rate."],
+            table=claim_table(claim_rows(data, measured)),
+        ),
+    ]
+    config = data.study.config
+    page = Page(
+        title=f"Ablations: {config.method} on {config.task.name}",
+        answer=family_answer(family),
+        sections=sections,
+        limits=[
+            "One learning rate for all: a method may look gentle by learning less. Compare quality and "
+            "forgetting together.",
+            *left_out,
+        ],
+    )
+    return write_page(page, [data], folder)

@@ -1,0 +1,99 @@
+"""The page of `sweeps/baselines.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from analysis.data.load import StudyData
+from analysis.data.points import REGIMES, PointSummary, summarize_points
+from analysis.page.document import Page, Section, WrittenPage, write_page
+from analysis.page.figures import FigureSpec
+from analysis.studies.baselines.frontier import draw_frontiers, frontiers
+from analysis.studies.baselines.tables import (
+    ReachedRow,
+    cost_rows,
+    cost_table,
+    reached_answer,
+    reached_rows,
+    reached_table,
+)
+from analysis.studies.baselines.tuning import TunedMethod, is_baseline, tune
+from grit.config.registry import METHODS, Method
+
+
+def build(data: StudyData, folder: Path) -> WrittenPage:
+    """Writes the page, its tables and figures in the study's folder."""
+    points = summarize_points(data.records)
+    sections: list[Section] = []
+    answer: list[str] = []
+    for regime in REGIMES:
+        tuned = tune(data, points, regime)
+        if tuned:
+            rows = reached_rows(data, tuned)
+            answer.append(reached_answer(rows, regime, _without_a_rate(data, tuned, regime)))
+            sections += _sections(points, tuned, rows, regime)
+    page = Page(
+        title="Baselines: each at its own learning rate",
+        answer=answer or ["No method has all its trials yet."],
+        sections=sections,
+        limits=[
+            "One rank and one schedule for all, published settings for what is each method's own "
+            "(grit/config/registry.py, grit/adapters/peft_adapters.py): tuning these too may change the "
+            "order.",
+            "Shampoo's roots are found by Newton's iteration every 10 steps, grafted to a signed step's "
+            "size.",
+        ],
+    )
+    return write_page(page, [data], folder)
+
+
+def _without_a_rate(data: StudyData, tuned: Mapping[Method, TunedMethod], regime: str) -> list[str]:
+    """Methods that were planned, and of which every learning rate lost a seed."""
+    planned = dict.fromkeys(
+        record.method for record in data.records if record.plan.regime == regime and is_baseline(record)
+    )
+    return [METHODS[method].title for method in planned if method not in tuned]
+
+
+def _sections(
+    points: Sequence[PointSummary], tuned: dict[Method, TunedMethod], rows: Sequence[ReachedRow], regime: str
+) -> list[Section]:
+    same = "steps" if regime == "step" else "training seconds"
+    reached = Section(
+        name=f"tuned_{regime}",
+        title=f"Each method at its best learning rate, {regime}-matched",
+        sentences=[
+            f"All have the same {same}, seeds, examples and grid of learning rates. The rate was chosen on "
+            "the even half of the evaluation examples, quality and its difference are those of the odd "
+            "half; forgetting is measured on text that chose nothing.",
+            "Against LoRA's frontier: quality minus what LoRA reaches at the same forgetting by another "
+            "learning rate (linear between its points, from the untuned model; flat beyond its best). "
+            "Between two points the frontier lies above their chord, by an unknown amount: `above` asks "
+            "that LoRA's next harsher point is beaten too. At the grid's edge, better may lie beyond.",
+        ],
+        table=reached_table(rows, regime),
+    )
+    curves = Section(
+        name=f"frontier_{regime}",
+        title=f"Quality against forgetting over learning rates, {regime}-matched",
+        figure=FigureSpec(
+            name=f"frontier_{regime}",
+            caption="Each method's curve over the learning rate beside LoRA's (squares) and GRIT's "
+            "(triangles). Up and to the left is better.",
+            compute=partial(frontiers, tuned, regime),
+            draw=draw_frontiers,
+        ),
+    )
+    costs = Section(
+        name=f"counts_{regime}",
+        title=f"What each costs, {regime}-matched",
+        sentences=[
+            "Counted alike: parameters that are trained, those that act at the end, the peak of resident "
+            "(or GPU) memory over a few steps in a fresh process, step times of the chosen rate, and what "
+            "tuning cost in trials and training seconds."
+        ],
+        table=cost_table(cost_rows(tuned, points), regime),
+    )
+    return [reached, curves, costs]

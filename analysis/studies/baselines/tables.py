@@ -1,0 +1,188 @@
+"""What each method reaches, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from analysis.data.load import StudyData
+from analysis.data.points import PointSummary, paired_forgetting
+from analysis.page.columns import mean_column, seeds_column
+from analysis.page.tables import Column, Table, shown
+from analysis.stats.estimates import Estimate, holm
+from analysis.stats.frontier_gap import Gap
+from analysis.studies.baselines.tuning import (
+    TunedMethod,
+    against_frontier,
+    held_out_quality,
+    paired_test_quality,
+)
+from grit.config.registry import METHODS, Method
+
+#: Whose frontier the others are laid beside.
+REFERENCE: Method = "lora"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReachedRow:
+    """One method at its best learning rate.
+
+    Attributes:
+        quality: mean on the odd examples.
+        against: quality minus the reference's best, on the odd examples; `forgetting` likewise.
+        gap: against the reference's frontier; `p_holm` its p-value, corrected by Holm's method.
+    """
+
+    tuned: TunedMethod
+    quality: float
+    against: Estimate | None
+    forgetting: Estimate | None
+    gap: Gap | None
+    p_holm: float | None
+
+    @property
+    def point(self) -> PointSummary:
+        """The best setting."""
+        return self.tuned.best
+
+    @property
+    def verdict(self) -> str | None:
+        """Where it stands against the frontier."""
+        return None if self.gap is None or self.p_holm is None else self.gap.verdict(self.p_holm)
+
+    def shown_verdict(self) -> str | None:
+        """The verdict as the table has it."""
+        return "the reference" if self.tuned.method == REFERENCE else self.verdict
+
+
+def reached_rows(data: StudyData, tuned: dict[Method, TunedMethod]) -> list[ReachedRow]:
+    """Every tuned method."""
+    reference = tuned.get(REFERENCE)
+    gaps: dict[Method, Gap] = {}
+    for method, found in tuned.items():
+        gap = None if reference in (None, found) else against_frontier(data, found.best, tuned[REFERENCE])
+        if gap is not None:
+            gaps[method] = gap
+    adjusted = dict(zip(gaps, holm([gap.chord.p_value for gap in gaps.values()]), strict=True))
+    rows = []
+    for method, found in tuned.items():
+        best = None if reference is None or reference is found else reference.best
+        rows.append(
+            ReachedRow(
+                tuned=found,
+                quality=held_out_quality(data, found.best),
+                against=None if best is None else paired_test_quality(data, found.best, best),
+                forgetting=None if best is None else paired_forgetting(data, found.best, best),
+                gap=gaps.get(method),
+                p_holm=adjusted.get(method),
+            )
+        )
+    return rows
+
+
+def reached_table(rows: Sequence[ReachedRow], regime: str) -> Table[ReachedRow]:
+    """One row per method."""
+    columns: list[Column[ReachedRow]] = [
+        Column(header="method", value=lambda row: row.tuned.title, terminal=True),
+        seeds_column(),
+        Column(header="learning rate", value=lambda row: row.tuned.shown_rate(), terminal=True),
+        Column(header="quality (test half)", value=lambda row: row.quality, style=".3f", terminal=True),
+        Column(header="quality vs LoRA [95%]", value=lambda row: row.against, terminal=True),
+        mean_column("forgetting", terminal=True),
+        Column(header="forgetting vs LoRA [95%]", value=lambda row: row.forgetting),
+        Column(
+            header="against LoRA's frontier [95%]",
+            value=lambda row: None if row.gap is None else row.gap.chord,
+            terminal=True,
+        ),
+        Column(header="p (Holm)", value=lambda row: row.p_holm, style=".3f"),
+        Column(header="verdict", value=lambda row: row.shown_verdict(), terminal=True),
+    ]
+    return Table(name=f"tuned_{regime}", columns=columns, rows=rows)
+
+
+def reached_answer(rows: Sequence[ReachedRow], regime: str, without_a_rate: Sequence[str]) -> str:
+    """Where GRIT stands, in a sentence; then how many others stand above and below LoRA's frontier.
+
+    `without_a_rate`: methods of which every learning rate lost a seed.
+    """
+    own = []
+    for row in rows:
+        if METHODS[row.tuned.method].geometry:
+            frontier = "-" if row.gap is None else shown(row.gap.chord)
+            own.append(
+                f"{row.tuned.title} at its best learning rate: quality {shown(row.against)} against LoRA's "
+                "best; "
+                f"against LoRA's frontier {frontier}: {row.verdict or '-'}"
+            )
+    above = [row.tuned.title for row in rows if row.verdict == "above LoRA's frontier"]
+    below = [row.tuned.title for row in rows if row.verdict == "below LoRA's frontier"]
+    gone = ""
+    if without_a_rate:
+        gone = f" Without a rate of which no seed was lost, and so not here: {', '.join(without_a_rate)}."
+    return (
+        f"{regime.capitalize()}-matched. {'; '.join(own) or 'GRIT was not measured'}. After Holm's "
+        "correction "
+        f"above LoRA's frontier: {', '.join(above) or 'none'}; below: {', '.join(below) or 'none'}.{gone}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostRow:
+    """What one method costs; memory in bytes, times in milliseconds."""
+
+    tuned: TunedMethod
+    peak_memory: float | None
+    step_mean: float | None
+    step_p99: float | None
+
+    @property
+    def point(self) -> PointSummary:
+        """The best setting."""
+        return self.tuned.best
+
+
+def cost_rows(tuned: dict[Method, TunedMethod], points: Sequence[PointSummary]) -> list[CostRow]:
+    """Every tuned method."""
+    return [_cost_row(found, points) for found in tuned.values()]
+
+
+def _cost_row(tuned: TunedMethod, points: Sequence[PointSummary]) -> CostRow:
+    probed = [p for p in points if p.method == tuned.method and "memory" in p.designs]
+    memory = []
+    for record in (record for p in probed for record in p.records):
+        size = (record.measured.memory_bytes or {}).get(record.method)
+        if size is not None:
+            memory.append(float(size))
+    return CostRow(
+        tuned=tuned,
+        peak_memory=fmean(memory) if memory else None,
+        step_mean=_step_time(tuned.best, "mean"),
+        step_p99=_step_time(tuned.best, "p99"),
+    )
+
+
+def _step_time(point: PointSummary, name: str) -> float | None:
+    """Mean over seeds."""
+    times = [(record.measured.step_time_ms or {}).get(name) for record in point.records]
+    numbers = [time for time in times if time is not None]
+    return fmean(numbers) if numbers else None
+
+
+def cost_table(rows: Sequence[CostRow], regime: str) -> Table[CostRow]:
+    """One row per method."""
+    columns: list[Column[CostRow]] = [
+        Column(header="method", value=lambda row: row.tuned.title),
+        Column(header="source", value=lambda row: METHODS[row.tuned.method].source),
+        mean_column("adapter_parameters"),
+        mean_column("effective_parameters", header="effective"),
+        Column(header="peak memory (MB)", value=lambda row: row.peak_memory, show=lambda v: f"{v / 1e6:.0f}"),
+        Column(header="step (ms)", value=lambda row: row.step_mean, style=".1f"),
+        Column(header="P99 (ms)", value=lambda row: row.step_p99, style=".1f"),
+        mean_column("adapter_seconds"),
+        Column(header="tuning: trials", value=lambda row: row.tuned.trials),
+        Column(header="tuning: training s", value=lambda row: row.tuned.train_seconds, style=".0f"),
+        Column(header="lost", value=lambda row: row.tuned.lost),
+    ]
+    return Table(name=f"counts_{regime}", columns=columns, rows=rows)

@@ -1,0 +1,121 @@
+"""Each method's settings over learning rates, and the one that the even examples choose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analysis.data.load import StudyData
+from analysis.data.points import PointSummary, forgetting_matrix, quality_matrix
+from analysis.stats.estimates import Estimate, estimate
+from analysis.stats.frontier_gap import Gap, SettingValues, gap_to
+from grit.config.registry import METHODS, Method
+from ray_jobs.records.trial_record import TrialRecord
+
+DESIGN = "baseline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedMethod:
+    """One method in one regime.
+
+    Attributes:
+        settings: in the order of their learning rates.
+        best: the one that the validation split chose.
+        lost, trials: over all learning rates, also those of which a seed was lost.
+        train_seconds: what tuning cost, over all its trials.
+    """
+
+    method: Method
+    settings: tuple[PointSummary, ...]
+    best: PointSummary
+    lost: int
+    trials: int
+    train_seconds: float
+
+    @property
+    def title(self) -> str:
+        """The method's name in tables."""
+        return METHODS[self.method].title
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rates of the settings."""
+        return [learning_rate(point) for point in self.settings]
+
+    @property
+    def rate(self) -> float:
+        """The best learning rate."""
+        return learning_rate(self.best)
+
+    @property
+    def edge(self) -> str | None:
+        """Where the best rate is the grid's lowest or highest, so that a better one may lie beyond."""
+        if len(self.settings) < 2:
+            return None
+        return {self.rates[0]: "lowest", self.rates[-1]: "highest"}.get(self.rate)
+
+    def shown_rate(self) -> str:
+        """The best learning rate, marked where it is at the edge."""
+        return f"{self.rate:g} (the grid's {self.edge})" if self.edge else f"{self.rate:g}"
+
+
+def learning_rate(point: PointSummary) -> float:
+    """The learning rate that a setting was given."""
+    return point.config.optimization.learning_rate
+
+
+def is_baseline(record: TrialRecord) -> bool:
+    """Whether a trial belongs to the design."""
+    return DESIGN in record.plan.designs
+
+
+def tune(data: StudyData, points: Sequence[PointSummary], regime: str) -> dict[Method, TunedMethod]:
+    """Each method's settings with every seed of the study, and the best of them on the even examples.
+
+    Methods without any are left out.
+    """
+    members = [p for p in points if p.regime == regime and DESIGN in p.designs]
+    tuned: dict[Method, TunedMethod] = {}
+    for method in dict.fromkeys(p.method for p in members):
+        settings = [p for p in members if p.method == method]
+        whole = [p for p in settings if p.records and not p.lost and not p.planned]
+        if not whole:
+            continue
+        trials = [r for p in settings for r in p.planned_trials]
+        tuned[method] = TunedMethod(
+            method=method,
+            settings=tuple(sorted(whole, key=learning_rate)),
+            best=max(whole, key=lambda p: float(quality_matrix(data, p)[:, ::2].mean())),
+            lost=sum(p.lost for p in settings),
+            trials=sum(len(p.records) + p.lost for p in settings),
+            train_seconds=sum(r.measured.train_seconds or 0.0 for r in trials),
+        )
+    return tuned
+
+
+def held_out_quality(data: StudyData, point: PointSummary) -> float:
+    """Mean quality on the odd examples."""
+    return float(quality_matrix(data, point)[:, 1::2].mean())
+
+
+def paired_test_quality(data: StudyData, point: PointSummary, reference: PointSummary) -> Estimate | None:
+    """Quality on the odd examples, point minus reference; None where seeds differ."""
+    if point.seeds != reference.seeds:
+        return None
+    return estimate(quality_matrix(data, point)[:, 1::2] - quality_matrix(data, reference)[:, 1::2])
+
+
+def against_frontier(data: StudyData, point: PointSummary, reference: TunedMethod) -> Gap | None:
+    """The point against the reference's frontier, on the odd examples; None where their seeds differ."""
+    if any(p.seeds != point.seeds for p in reference.settings):
+        return None
+    frontier = [_values(data, p) for p in reference.settings]
+    untuned = data.untuned_values(point.records[0]).values[1::2]
+    return gap_to(_values(data, point), frontier, untuned)
+
+
+def _values(data: StudyData, point: PointSummary) -> SettingValues:
+    forgetting, weights = forgetting_matrix(data, point)
+    quality = quality_matrix(data, point)[:, 1::2]
+    return SettingValues(quality=quality, forgetting=forgetting, weights=weights)

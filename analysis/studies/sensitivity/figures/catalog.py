@@ -1,0 +1,115 @@
+"""The figures of the sensitivity study, each declared once, in the order of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from analysis.data.load import StudyData
+from analysis.data.points import REGIMES, PointSummary
+from analysis.page.figures import FigureSpec
+from analysis.studies.sensitivity.figures import crossings, fronts, knobs, ranks, updates
+from grit.config.method import KNOBS
+
+KNOB_PHRASES = {
+    "tau": "The energy threshold tau",
+    "T": "The reprojection cadence T",
+    "lambda": "The damping lambda",
+}
+
+
+def sensitivity_figures(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSpec[Any]]:
+    """All of them; those that the records cannot support compute to None."""
+    return [*_objectives(data, points), *_interactions(points), *_mechanism(data, points)]
+
+
+def _objectives(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSpec[Any]]:
+    front = FigureSpec(
+        name="front",
+        caption="Every setting: task quality against forgetting.",
+        compute=partial(fronts.front_panels, points),
+        draw=fronts.draw_front,
+    )
+    capacity = FigureSpec(
+        name="capacity",
+        caption="F1: quality against footprint over tau; retention as colour, rank changes as numbers.",
+        compute=partial(fronts.capacity_panels, points),
+        draw=fronts.draw_capacity,
+    )
+    curves = []
+    for knob in KNOBS:
+        curves.append(
+            FigureSpec(
+                name=f"knob_{knob}",
+                caption=f"{KNOB_PHRASES[knob]} alone, all else at the default.",
+                compute=partial(knobs.knob_curves, data, points, knob),
+                draw=knobs.draw_knob,
+            )
+        )
+    return [front, capacity, *curves]
+
+
+def _interactions(points: Sequence[PointSummary]) -> list[FigureSpec[Any]]:
+    crossed: list[FigureSpec[Any]] = []
+    parallel: list[FigureSpec[Any]] = []
+    for regime in REGIMES:
+        crossed.append(
+            FigureSpec(
+                name=f"interactions_{regime}",
+                caption=f"F4: each objective over T and lambda at the default tau, {regime}-matched.",
+                compute=partial(crossings.crossing_of, points, regime),
+                draw=crossings.draw_crossing,
+            )
+        )
+        parallel.append(
+            FigureSpec(
+                name=f"parallel_{regime}",
+                caption=f"Every setting's knobs and objectives, {regime}-matched.",
+                compute=partial(crossings.parallel_lines, points, regime),
+                draw=crossings.draw_parallel,
+            )
+        )
+    return [*crossed, *parallel]
+
+
+def _mechanism(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSpec[Any]]:
+    """Why: of one trial, or means over modules, said on each."""
+    return [
+        FigureSpec(
+            name="ranks",
+            caption="Rank over training for each tau.",
+            compute=partial(ranks.rank_curves, data, points),
+            draw=ranks.draw_ranks,
+        ),
+        FigureSpec(
+            name="rank_map",
+            caption="Where capacity is kept and used: layers by kind of module.",
+            compute=partial(ranks.rank_map, data, points),
+            draw=ranks.draw_rank_map,
+        ),
+        FigureSpec(
+            name="spectra",
+            caption="Curvature spectra in rank space at the end of training.",
+            compute=partial(ranks.spectra_of, data, points),
+            draw=ranks.draw_spectra,
+        ),
+        FigureSpec(
+            name="updates",
+            caption="Where the weights change: by layer, against the first-order control.",
+            compute=partial(updates.update_sizes, data, points),
+            draw=updates.draw_update_sizes,
+        ),
+        FigureSpec(
+            name="update_plane",
+            caption="Weight updates of GRIT and of the control in one plane.",
+            compute=partial(updates.update_plane, data, points),
+            draw=updates.draw_update_plane,
+        ),
+        FigureSpec(
+            name="step_times",
+            caption="Step times, reprojection steps on their own.",
+            compute=partial(updates.step_times, data, points),
+            draw=updates.draw_step_times,
+        ),
+    ]

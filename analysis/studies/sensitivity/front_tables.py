@@ -1,0 +1,175 @@
+"""Tables of a sensitivity study's settings and trials.
+
+The front, the cheapest of the best, and every trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.data.fronts import Placing, within_caps
+from analysis.data.points import PointSummary
+from analysis.page.columns import (
+    ITSELF,
+    knob_columns,
+    mean_column,
+    method_column,
+    regime_column,
+    seeds_column,
+)
+from analysis.page.tables import Column, Table
+from analysis.studies.sensitivity.results import RegimeResult, SensitivityResult
+from grit.config.method import KNOBS
+from grit.training.measurements import OBJECTIVES, QUANTITIES
+from ray_jobs.records.study_file import Caps
+from ray_jobs.records.trial_record import TrialRecord
+
+#: Settings of each regime that the second table shows.
+CHEAPEST = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontRow:
+    """One setting on the front, and how it stands there."""
+
+    point: PointSummary
+    placing: Placing | None
+    is_knee: bool
+    above_cap: bool
+
+    @property
+    def probability(self) -> float | None:
+        """Share of replicates in which it is on the front."""
+        return None if self.placing is None else self.placing.probability
+
+    def remarks(self) -> str:
+        """What else is to be said."""
+        remarks = []
+        if self.is_knee:
+            remarks.append("knee")
+        if self.above_cap:
+            remarks.append("above a cap")
+        if self.placing is not None and self.placing.dominated_by is not None:
+            remarks.append(f"dominated beyond noise by {self.placing.dominated_by}")
+        return "; ".join(remarks)
+
+
+def front_rows(result: SensitivityResult) -> list[FrontRow]:
+    """Of all regimes, in the order of planning."""
+    return [_front_row(regime, p, result.caps) for regime in result.regimes for p in regime.front]
+
+
+def _front_row(result: RegimeResult, point: PointSummary, caps: Caps) -> FrontRow:
+    return FrontRow(
+        point=point,
+        placing=result.placings.get(point.point_id),
+        is_knee=result.knee is point,
+        above_cap=not within_caps(point, caps),
+    )
+
+
+def front_table(result: SensitivityResult) -> Table[FrontRow]:
+    """The page's first table."""
+    objectives = [mean_column(name, header=_header(name, result), terminal=True) for name in OBJECTIVES]
+    forgetting = mean_column("forgetting", header="forgetting")
+    columns: list[Column[FrontRow]] = [
+        regime_column(terminal=True),
+        method_column(terminal=True),
+        *knob_columns(terminal=True),
+        *objectives[:2],
+        forgetting,
+        *objectives[2:],
+        mean_column("steps", header="steps"),
+        seeds_column(terminal=True),
+        Column(header="P(on front)", value=lambda row: row.probability, style=".0%"),
+        Column(header="remarks", value=lambda row: row.remarks(), wide=True),
+    ]
+    return Table(name="front", columns=columns, rows=front_rows(result))
+
+
+def _header(name: str, result: SensitivityResult) -> str:
+    return result.metric if name == "quality" else OBJECTIVES[name].label
+
+
+def pareto_file(result: SensitivityResult) -> Table[FrontRow]:
+    """`pareto.csv`: every front point with its objectives, means over seeds.
+
+    Raw numbers and machine-readable names.
+    """
+    named: dict[str, Callable[[FrontRow], Any]] = {
+        "regime": lambda row: row.point.regime,
+        "point_id": lambda row: row.point.point_id,
+        "method": lambda row: row.point.method,
+        "designs": lambda row: "+".join(sorted(row.point.designs)),
+    }
+    columns = [Column(header=header, value=value) for header, value in named.items()]
+    columns += knob_columns()
+    columns += [
+        Column(header="n_seeds", value=lambda row: len(row.point.seeds)),
+        Column(header="quality_metric", value=lambda row: row.point.quality_metric),
+    ]
+    for name in ("quality", "retention", "forgetting", "overhead", "footprint", "effective_parameters"):
+        columns.append(mean_column(name, header=name))
+    columns += [
+        Column(header="front_probability", value=lambda row: row.probability),
+        Column(header="trial_ids", value=lambda row: " ".join(r.trial_id for r in row.point.records)),
+    ]
+    return Table(name="pareto", columns=columns, rows=front_rows(result))
+
+
+def cheapest_table(result: SensitivityResult) -> Table[PointSummary]:
+    """Quality and retention first, then cost.
+
+    The cheapest of each regime that none beats in the first two.
+    """
+    columns: list[Column[PointSummary]] = [
+        regime_column(point=ITSELF),
+        method_column(point=ITSELF),
+        *knob_columns(point=ITSELF),
+        mean_column("quality", point=ITSELF, header=result.metric),
+        mean_column("retention", point=ITSELF),
+        mean_column("footprint", point=ITSELF),
+        mean_column("overhead", point=ITSELF),
+    ]
+    rows = [point for regime in result.regimes for point in regime.cheapest[:CHEAPEST]]
+    return Table(name="cheapest", columns=columns, rows=rows)
+
+
+def trial_table(result: SensitivityResult) -> Table[TrialRecord]:
+    """Every trial with what came of it."""
+    columns: list[Column[TrialRecord]] = [
+        Column(header="trial", value=lambda record: record.trial_id),
+        Column(header="design", value=lambda record: record.plan.design),
+        Column(header="regime", value=lambda record: record.plan.regime),
+        Column(header="seed", value=lambda record: record.plan.seed),
+        Column(header="method", value=lambda record: record.method),
+    ]
+    columns += [Column(header=name, value=_knob_of(name), style=knob.style) for name, knob in KNOBS.items()]
+    columns.append(Column(header="status", value=lambda record: record.status))
+    headers = {
+        "quality": result.metric,
+        "train_seconds": "train s",
+        "disturbance": "disturbed",
+        "steps": "steps",
+    }
+    for name in (*OBJECTIVES, "steps", "train_seconds", "disturbance"):
+        header = headers.get(name, QUANTITIES[name].label)
+        columns.append(Column(header=header, value=_measured(name), style=QUANTITIES[name].style))
+    columns.append(Column(header="error", value=lambda record: record.error or record.damage or ""))
+    return Table(name="trials", columns=columns, rows=result.data.records)
+
+
+def _knob_of(name: str) -> Callable[[TrialRecord], float | str | None]:
+    def value(record: TrialRecord) -> float | str | None:
+        if not record.config.uses_grit:
+            return None
+        held: float | None = getattr(record.config.grit, KNOBS[name].field)
+        return "none" if held is None else held
+
+    return value
+
+
+def _measured(name: str) -> Callable[[TrialRecord], Any]:
+    return lambda record: getattr(record.measured, name)

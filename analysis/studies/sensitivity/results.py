@@ -1,0 +1,128 @@
+"""Everything that a sensitivity study says, as numbers: fronts, bands, comparisons and the recommendation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analysis.data.fronts import (
+    Placing,
+    costs,
+    front,
+    placings,
+    replicated_costs,
+    study_hypervolume,
+    two_stage,
+    within_caps,
+)
+from analysis.data.load import StudyData
+from analysis.data.points import PointSummary, measured_regimes, summarize_points
+from analysis.stats.pareto import knee
+from analysis.studies.sensitivity.bands import Band, band_of
+from analysis.studies.sensitivity.control import ControlComparison, compare_with_control
+from analysis.studies.sensitivity.one_at_a_time import default_point
+from analysis.studies.sensitivity.recommend import Recommendation, recommend
+from grit.config.method import KNOBS
+from grit.config.sections import Regime
+from ray_jobs.records.study_file import Caps
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegimeResult:
+    """One regime.
+
+    Attributes:
+        points: all its settings; `front` those that no other dominates.
+        placings: by point_id, of the settings with every seed.
+        knee: the front's setting nearest to the ideal, under the caps; None where nothing keeps below them.
+        cheapest: the settings that none beats in quality and retention beyond noise, cheapest first.
+        comparison: the default against the control; None where either was not measured.
+    """
+
+    regime: Regime
+    points: tuple[PointSummary, ...]
+    front: tuple[PointSummary, ...]
+    placings: dict[str, Placing]
+    knee: PointSummary | None
+    cheapest: tuple[PointSummary, ...]
+    hypervolume: float
+    bands: tuple[Band, ...]
+    comparison: ControlComparison | None
+
+    @property
+    def dominated(self) -> int:
+        """Settings that one other dominates beyond noise."""
+        return sum(placing.dominated_by is not None for placing in self.placings.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityResult:
+    """The whole study, regime by regime."""
+
+    data: StudyData
+    points: tuple[PointSummary, ...]
+    regimes: tuple[RegimeResult, ...]
+    caps: Caps
+    recommendation: Recommendation
+
+    @property
+    def front(self) -> list[PointSummary]:
+        """The fronts of all regimes."""
+        return [point for result in self.regimes for point in result.front]
+
+    @property
+    def bands(self) -> list[Band]:
+        """Of all regimes."""
+        return [band for result in self.regimes for band in result.bands]
+
+    @property
+    def usable(self) -> list[PointSummary]:
+        """Settings with a usable trial."""
+        return [point for point in self.points if point.records]
+
+    @property
+    def metric(self) -> str:
+        """The label of quality."""
+        return self.usable[0].quality_label if self.usable else "quality"
+
+
+def analyse(data: StudyData, caps: Caps | None = None) -> SensitivityResult:
+    """All numbers of the report; a cap that is not given is that of the study's last call."""
+    points = summarize_points(data.records)
+    asked, before = caps or Caps(), data.study.last_call.caps
+    caps = Caps(
+        overhead=before.overhead if asked.overhead is None else asked.overhead,
+        footprint=before.footprint if asked.footprint is None else asked.footprint,
+    )
+    regimes = [_regime_result(data, points, regime, caps) for regime in measured_regimes(points)]
+    bands = [band for result in regimes for band in result.bands]
+    comparisons = [result.comparison for result in regimes if result.comparison is not None]
+    return SensitivityResult(
+        data=data,
+        points=tuple(points),
+        regimes=tuple(regimes),
+        caps=caps,
+        recommendation=recommend(bands, comparisons, points),
+    )
+
+
+def _regime_result(
+    data: StudyData, all_points: list[PointSummary], regime: Regime, caps: Caps
+) -> RegimeResult:
+    points = [point for point in all_points if point.regime == regime]
+    on_front = front(points)
+    replicated = replicated_costs(data, points)
+    allowed = [point for point in on_front if within_caps(point, caps)]
+    bend = knee(costs(allowed))
+    bands = [band_of(data, points, knob, regime) for knob in KNOBS]
+    center = default_point(points, regime)
+    return RegimeResult(
+        regime=regime,
+        points=tuple(points),
+        front=tuple(on_front),
+        placings=placings(replicated),
+        knee=None if bend is None else allowed[bend],
+        cheapest=tuple(point for point in two_stage(replicated) if within_caps(point, caps)),
+        hypervolume=study_hypervolume(points),
+        bands=tuple(band for band in bands if band is not None),
+        comparison=None if center is None else compare_with_control(data, points, center),
+    )
