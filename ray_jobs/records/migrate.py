@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from grit.config.method import ALIASES
 from grit.config.registry import METHODS
 from grit.config.run import nested_from_flat
 from grit.errors import ConfigError
@@ -75,6 +76,7 @@ def _config(values: dict[str, Any], base: dict[str, Any], budget: dict[str, Any]
     config |= {"method": values["method"], "seed": values["seed"], "budget": budget}
     if not METHODS[values["method"]].geometry:
         config["audits"] = {**config["audits"], "stability": False, "truncations": []}
-    for section, changes in nested_from_flat(values["overrides"]).items():
+    overrides = {ALIASES.get(name, name): value for name, value in values["overrides"].items()}
+    for section, changes in nested_from_flat(overrides).items():
         config[section] = {**config[section], **changes}
     return config
