@@ -18,6 +18,7 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
+from ray_jobs.records.status import STATUSES
 from ray_jobs.records.study_file import read_study
 from ray_jobs.records.trials_file import read_trials
 
@@ -108,16 +109,16 @@ def assert_nothing_lies(study, *, uri, statuses):
     records = read_trials(study)
     assert len({r.trial_id for r in records}) == len(records)
     assert Counter(r.status for r in records) == Counter(statuses)
-    mine = [run for run in runs(uri) if run.data.tags.get("study_id") == read_study(study)["study_id"]]
-    assert len(mine) == 1 and mine[0].info.status == "FINISHED"
-    nested = [run for run in runs(uri) if run.data.tags.get("mlflow.parentRunId") == mine[0].info.run_id]
-    assert sorted(run.data.tags["trial_id"] for run in nested) == sorted(
-        r.trial_id for r in records if r.ended
-    )
-    told = {run.data.tags["trial_id"]: run for run in nested}
+    study_id = read_study(study).study_id
+    (parent,) = [run for run in runs(uri) if run.data.tags.get("study_id") == study_id]
+    assert parent.info.status == "FINISHED"
+    nested = [run for run in runs(uri) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    by_trial = {run.data.tags["trial_id"]: run for run in nested}
+    assert len(by_trial) == len(nested)
+    assert set(by_trial) == {record.trial_id for record in records if record.ended}
     for record in records:
-        assert told[record.trial_id].data.tags["status"] == record.status
-        assert told[record.trial_id].info.status == ("FINISHED" if record.status == "completed" else "FAILED")
+        assert by_trial[record.trial_id].data.tags["status"] == record.status
+        assert by_trial[record.trial_id].info.status == STATUSES[record.status].mlflow
     if (study / "optuna.db").exists():
         storage = f"sqlite:///{study / 'optuna.db'}"
         for name in optuna.get_all_study_names(storage):

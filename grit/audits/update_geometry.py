@@ -9,6 +9,7 @@ docs/method.md section 9.
 from __future__ import annotations
 
 import zlib
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -96,45 +97,77 @@ def sketch(name: str, down: Tensor, up: Tensor, scaling: float) -> Tensor:
     return forms.mul(scaling / SKETCH**0.5)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModuleGeometry:
+    """One adapted module of a trained adapter; what needs GRIT's factors is None for a run without them.
+
+    Attributes:
+        rank: directions kept.
+        singular_values: of the update scaling B A, (r,).
+        update_norm: Frobenius.
+        effective_rank, participation_ratio: of the squared singular values.
+        tail_mass: share of the update's entries above `TAIL_THRESHOLD`.
+        sketch: (`SKETCH`,).
+        fisher_a, fisher_g: eigenvalues of the two factors, descending, (r,).
+        alignment, alignment_top: rho of Sigma_a with how strongly B reads each direction (B^T B), in the kept
+            directions and in the leading 1 / `TOP` of them all.
+        exposure: of the kept directions, tr(P Sigma_a P); `exposure_share` of the whole trace.
+    """
+
+    module: str
+    rank: int
+    singular_values: list[float]
+    update_norm: float
+    effective_rank: float
+    participation_ratio: float
+    tail_mass: float
+    sketch: list[float]
+    fisher_a: list[float] | None = None
+    fisher_g: list[float] | None = None
+    alignment: float | None = None
+    alignment_top: float | None = None
+    exposure: float | None = None
+    exposure_share: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As the table `geometry` has it."""
+        return asdict(self)
+
+
 @torch.no_grad()
 def geometry_rows(model: Any, handle: GritHandle | None) -> list[dict[str, Any]]:
-    """One row per adapted module. What needs GRIT's factors is None for a run without them."""
+    """One row per adapted module."""
     factors = {} if handle is None else handle.factors()
     ranks = {} if handle is None else handle.ranks()
     gates = {} if handle is None else handle.gates()
     rows = []
     for layer in adapted_layers(model):
-        up = (
-            layer.up.weight
-            if layer.name not in gates
-            else layer.up.weight @ gates[layer.name].to(layer.up.weight)
-        )
+        up = layer.up.weight
+        if layer.name in gates:
+            up = up @ gates[layer.name].to(up)
+        rank = ranks.get(layer.name, layer.rank)
         singular = update_singular_values(layer.down.weight, up, layer.scaling)
-        row: dict[str, Any] = {
-            "module": layer.name,
-            "rank": ranks.get(layer.name, layer.rank),
-            "singular_values": singular.tolist(),
-            "update_norm": float(singular.square().sum().sqrt()),
-            "effective_rank": effective_rank(singular.square()),
-            "participation_ratio": participation_ratio(singular.square()),
-            "tail_mass": tail_mass(layer.down.weight, up, layer.scaling),
-            "sketch": sketch(layer.name, layer.down.weight, up, layer.scaling).tolist(),
-        }
-        rows.append({**row, **_against_fisher(layer, up, row["rank"], factors.get(layer.name))})
+        geometry = ModuleGeometry(
+            module=layer.name,
+            rank=rank,
+            singular_values=singular.tolist(),
+            update_norm=float(singular.square().sum().sqrt()),
+            effective_rank=effective_rank(singular.square()),
+            participation_ratio=participation_ratio(singular.square()),
+            tail_mass=tail_mass(layer.down.weight, up, layer.scaling),
+            sketch=sketch(layer.name, layer.down.weight, up, layer.scaling).tolist(),
+            **_against_fisher(layer, up, rank, factors.get(layer.name)),
+        )
+        rows.append(geometry.row())
     return rows
 
 
 def _against_fisher(
     layer: AdaptedLayer, up: Tensor, kept: int, factors: tuple[Tensor, Tensor, int, int] | None
 ) -> dict[str, Any]:
-    """Spectra of both factors; rho of Sigma_a with how strongly B reads each direction (B^T B).
-
-    Exposure of the kept ones, tr(P Sigma_a P).
-    """
+    """What `ModuleGeometry` has of the factors; nothing where nothing was seen."""
     if factors is None or factors[2] == 0:
-        return dict.fromkeys(
-            ("fisher_a", "fisher_g", "alignment", "alignment_top", "exposure", "exposure_share")
-        )
+        return {}
     sigma_a, sigma_g = factors[0].double().cpu(), factors[1].double().cpu()
     values = spectrum(sigma_a).values
     reads = (up.detach().double().mT @ up.detach().double()).cpu()

@@ -28,7 +28,8 @@ from grit.tasks.registry import content_hashes, load_documents, load_task
 from grit.training.hooks import Hooks
 from grit.training.measurements import Measurements, finite
 from grit.training.run import RunState
-from grit.training.summary import score_rows, score_summary
+from grit.training.score_rows import score_rows
+from grit.training.summary import score_summary
 from grit.training.trainer import on_finished, train
 from grit.training.workbench import Workbench
 

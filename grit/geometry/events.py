@@ -6,7 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 Row = dict[str, Any]
@@ -176,7 +176,7 @@ def event_of(row: Row) -> Event:
     kind = KINDS.get(str(row.get("kind")))
     if kind is None:
         raise ValueError(f"unknown kind of event {row.get('kind')!r}")
-    names = set(kind.__dataclass_fields__)
+    names = {item.name for item in fields(kind)}
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in row.items()

@@ -365,8 +365,9 @@ class GritHandle:
 
     def _suppress(self, group: RankGroup, projection: Projection) -> None:
         if self.config.suppression == "project":
-            known = group.apply(projection, self._optimizer)
-            if not known and not any(isinstance(event, MomentumNotProjected) for event in self.events):
+            momentum_projected = group.apply(projection, self._optimizer)
+            told = any(isinstance(event, MomentumNotProjected) for event in self.events)
+            if not momentum_projected and not told:
                 self._record(MomentumNotProjected(optimizer=type(self._optimizer).__name__))
             return
         eye = torch.eye(group.rank, device=projection.between.device, dtype=projection.between.dtype)

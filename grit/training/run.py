@@ -30,8 +30,8 @@ from grit.runtime.workers import Workers
 from grit.training.divergence import DivergenceRule
 from grit.training.hooks import Interim
 from grit.training.measurements import Row
+from grit.training.score_rows import short_rows
 from grit.training.step_log import StepLog
-from grit.training.summary import short_rows
 from grit.training.workbench import Workbench
 
 Outcome = TypeVar("Outcome")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
 from grit.geometry.handle import GritHandle
 from grit.runtime.clock import StepClock
 from grit.runtime.sections import SECTIONS
@@ -9,6 +12,36 @@ from grit.training.measurements import Row
 
 #: Steps between reads of the clock: on a GPU a read waits for the device.
 READ_EVERY = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRow:
+    """One optimizer step, counted from 1; what GRIT alone has is None for other methods.
+
+    Attributes:
+        train_seconds: since the run began, this step included.
+        loss: mean over the step's labelled tokens, nats per token.
+        tokens: since the run began.
+    """
+
+    step: int
+    train_seconds: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    effective_parameters: int | None
+    mean_rank: float | None
+
+    def row(self) -> Row:
+        """As the table has it, before its component times are known."""
+        return asdict(self)
+
+
+def component_times(spent: Mapping[str, float]) -> Row:
+    """The columns of a step's component times (ms), and their sum."""
+    times = {f"ms_{name}": spent[name] for name in SECTIONS}
+    return {**times, "ms_step": sum(spent.values())}
 
 
 class StepLog:
@@ -31,27 +64,24 @@ class StepLog:
     ) -> None:
         """Adds the row of optimizer step `step` (from 1)."""
         ranks = None if handle is None else list(handle.ranks().values())
-        self.rows.append(
-            {
-                "step": step,
-                "train_seconds": train_seconds,
-                "loss": loss,
-                "learning_rate": learning_rate,
-                "grad_norm": grad_norm,
-                "tokens": tokens,
-                "effective_parameters": None if handle is None else handle.effective_parameters(),
-                "mean_rank": None if ranks is None else sum(ranks) / len(ranks),
-            }
+        row = StepRow(
+            step=step,
+            train_seconds=train_seconds,
+            loss=loss,
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            tokens=tokens,
+            effective_parameters=None if handle is None else handle.effective_parameters(),
+            mean_rank=None if ranks is None else sum(ranks) / len(ranks),
         )
+        self.rows.append(row.row())
         if len(self.rows) - self._filled >= READ_EVERY:
             self.flush()
 
     def flush(self) -> None:
         """Fills in the component times of the rows so far."""
         for spent in self._clock.read():
-            row = self.rows[self._filled]
-            row.update({f"ms_{name}": spent[name] for name in SECTIONS})
-            row["ms_step"] = sum(spent.values())
+            self.rows[self._filled].update(component_times(spent))
             self._filled += 1
 
     def restore(self, rows: list[Row]) -> None:

@@ -10,20 +10,14 @@ from typing import TYPE_CHECKING
 from grit.adapters.peft_adapters import effective_parameters, trained_modules
 from grit.audits.update_geometry import geometry_rows
 from grit.config.run import RunConfig
-from grit.config.sections import ExecutionConfig, QualityMetric
-from grit.evaluation.scores import (
-    ProbeAnswer,
-    Scores,
-    example_quality,
-    mean_quality,
-    nats_per_token,
-    quality_name,
-)
+from grit.config.sections import ExecutionConfig
+from grit.evaluation.scores import ProbeAnswer, Scores, mean_quality, nats_per_token, quality_name
 from grit.geometry.events import Event, RankChange, reprojections
 from grit.geometry.export import exported_bytes
 from grit.runtime.clock import GEOMETRY_SECTIONS, SECTIONS
 from grit.training.measurements import Measurements, Row
 from grit.training.result import RunResult, RunStatus
+from grit.training.score_rows import score_rows
 
 if TYPE_CHECKING:
     from grit.training.run import Run
@@ -183,85 +177,3 @@ def score_summary(scores: Scores, base: Scores, config: RunConfig, metric: str) 
         "metrics": metric_rows(scores, base),
         "probes": probe_rows(scores, base),
     }
-
-
-def score_rows(scores: Scores, base: Scores) -> list[Row]:
-    """One row per evaluation example (kind `task`).
-
-    Per held-out document (`retention`) and per item of a probe (`probe`).
-
-    The base model's values stand beside; further metrics that have a value for one example are columns of
-    their own.
-    """
-    rows: list[Row] = []
-    for after, before in zip(scores.predictions, base.predictions, strict=True):
-        rows.append(
-            {
-                "kind": "task",
-                "example_id": after.example_id,
-                "prediction": after.prediction,
-                "reference": after.reference,
-                "score": after.score,
-                "base_score": before.score,
-                "loss": after.answer_loss,
-                "base_loss": before.answer_loss,
-                "tokens": after.answer_tokens,
-            }
-        )
-    for name, found in scores.measured.items():
-        if found.per_example is not None:
-            for row, value, before_value in zip(
-                rows, found.per_example, base.measured[name].per_example or (), strict=True
-            ):
-                row[name], row[f"base_{name}"] = value, before_value
-    for name, answers in scores.probes.items():
-        for answer, earlier_answer in zip(answers, base.probes[name], strict=True):
-            rows.append(
-                {
-                    "kind": "probe",
-                    "example_id": answer.item,
-                    "prediction": None,
-                    "reference": None,
-                    "score": answer.correct,
-                    "base_score": earlier_answer.correct,
-                    "loss": None,
-                    "base_loss": None,
-                    "tokens": None,
-                }
-            )
-    for document, earlier in zip(scores.documents, base.documents, strict=True):
-        rows.append(
-            {
-                "kind": "retention",
-                "example_id": document.document_id,
-                "prediction": None,
-                "reference": None,
-                "score": None,
-                "base_score": None,
-                "loss": document.loss,
-                "base_loss": earlier.loss,
-                "tokens": document.tokens,
-            }
-        )
-    return rows
-
-
-def short_rows(scores: Scores, base: Scores, quality: QualityMetric) -> list[Row]:
-    """One row per example (kind `task`) and per document (kind `retention`).
-
-    An example's value is its quality and its loss its answer's; a document's value is its forgetting.
-    """
-    rows: list[Row] = [
-        {
-            "kind": "task",
-            "value": example_quality(p, quality),
-            "loss": p.answer_loss,
-            "tokens": p.answer_tokens,
-        }
-        for p in scores.predictions
-    ]
-    rows += [
-        {"kind": "retention", "value": after.loss - before.loss, "loss": after.loss, "tokens": after.tokens}
-        for after, before in zip(scores.documents, base.documents, strict=True)
-    ]
-    return rows

@@ -89,7 +89,7 @@ class Workbench:
 
         Those stored in 4 bits count as what they stand for.
         """
-        self._backbone(config)
+        self.backbone(config)
         return self._sizes[self._backbone_key(config)]
 
     def tokenizer(self, config: RunConfig) -> PreTrainedTokenizerBase:
@@ -163,7 +163,7 @@ class Workbench:
         """The backbone with a fresh adapter; give it back with `release` before the next call."""
         if self._in_use:
             raise RuntimeError("the backbone already carries an adapter: release it first")
-        backbone = self._backbone(config)
+        backbone = self.backbone(config)
         ranks = place(backbone, config, lambda: self._importance(config, backbone))
         if config.spec.inexact:
             self.base_scores(
@@ -240,7 +240,8 @@ class Workbench:
         """Gives up what an adapter's initialization changed: for a process that ends with this run."""
         self._moved = {}
 
-    def _backbone(self, config: RunConfig) -> PreTrainedModel:
+    def backbone(self, config: RunConfig) -> PreTrainedModel:
+        """The model without an adapter, loaded once."""
         key = self._backbone_key(config)
         if key not in self._backbones:
             self._backbones[key] = load_backbone(
@@ -287,27 +288,7 @@ class Workbench:
 
     def base_scores(self, config: RunConfig, model: Any) -> Scores:
         """The scores of `model` with its adapter still zero, computed once per backbone and data."""
-        decisive = [
-            config.backbone.model,
-            config.backbone.revision,
-            config.quantized,
-            config.backbone.dtype,
-            asdict(config.task),
-            config.optimization.max_length,
-            config.evaluation.eval_examples,
-            config.evaluation.retention_documents,
-            config.evaluation.quality,
-            config.evaluation.eval_batch,
-            config.execution.threads,
-            config.evaluation.max_new_tokens,
-            config.evaluation.temperature,
-            config.evaluation.top_p,
-            config.evaluation.label_scoring,
-            config.evaluation.bertscore_encoder,
-            config.evaluation.probes,
-            config.evaluation.probe_examples,
-            self.device,
-        ]
+        decisive = {**config.untuned_key(), "device": self.device}
         key = digest(decisive)
         if key not in self._base:
             kept = None if self._base_cache is None else self._base_file(config, decisive)
@@ -322,7 +303,7 @@ class Workbench:
                     partial.replace(kept)
         return self._base[key]
 
-    def _base_file(self, config: RunConfig, decisive: list[Any]) -> Path:
+    def _base_file(self, config: RunConfig, decisive: dict[str, Any]) -> Path:
         """Where the scores of the untuned model are kept.
 
         Named by the content behind the names, not by the names alone.

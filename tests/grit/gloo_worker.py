@@ -41,9 +41,9 @@ def main(folder):
         optimizer.step()
         optimizer.zero_grad()
     weights = {layer.name: (layer.down.weight.detach(), layer.up.weight.detach()) for layer in handle.layers}
-    kinds = [event["kind"] for event in handle.events]
+    kinds = [event.kind for event in handle.events]
     torch.save(
-        {"ranks": handle.ranks(), "factors": handle.factors(), "events": kinds, "weights": weights},
+        {"ranks": handle.ranks(), "factors": {name: tuple(entry) for name, entry in handle.factors().items()}, "events": kinds, "weights": weights},
         Path(folder) / f"{rank}.pt",
     )
     dist.destroy_process_group()

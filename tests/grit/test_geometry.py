@@ -86,9 +86,11 @@ def test_sketches_keep_distances_on_average():
 def test_a_run_measures_every_module(bench, short_run):
     grit, lora = train(short_run(), bench), train(short_run(method="lora"), bench)
     assert (
-        [row["module"] for row in grit.geometry] == grit.modules == [row["module"] for row in lora.geometry]
+        [row["module"] for row in grit.geometry]
+        == grit.measured.modules
+        == [row["module"] for row in lora.geometry]
     )
-    for row, kept in zip(grit.geometry, grit.final_ranks, strict=True):
+    for row, kept in zip(grit.geometry, grit.measured.final_ranks, strict=True):
         assert (
             row["rank"] == kept
             and sum(v > 1e-9 * row["singular_values"][0] for v in row["singular_values"]) <= kept

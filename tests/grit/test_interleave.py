@@ -13,10 +13,10 @@ from grit.training.side_by_side import train
 def test_turns_change_nothing(bench, short_run):
     alone, together = train(short_run(), bench), train(short_run(beside=("lora", "dora", "qgrit")), bench)
     assert [r["loss"] for r in alone.telemetry] == [r["loss"] for r in together.telemetry]
-    assert (alone.quality, alone.forgetting, alone.final_ranks) == (
-        together.quality,
-        together.forgetting,
-        together.final_ranks,
+    assert (alone.measured.quality, alone.measured.forgetting, alone.measured.final_ranks) == (
+        together.measured.quality,
+        together.measured.forgetting,
+        together.measured.final_ranks,
     )
     assert not alone.interleaved and Counter(row["method"] for row in together.interleaved) == dict.fromkeys(
         ("grit", "lora", "dora", "qgrit"), 10
@@ -29,7 +29,7 @@ def test_turns_change_nothing(bench, short_run):
     assert not any(
         row["reprojected"] or row["ms_fisher"] for row in together.interleaved if row["method"] == "lora"
     )
-    assert train(short_run(), bench).quality == alone.quality  # the bench is as it was
+    assert train(short_run(), bench).measured.quality == alone.measured.quality  # the bench is as it was
 
 
 def test_one_that_diverges_is_told(bench, short_run, monkeypatch):
@@ -50,12 +50,10 @@ def test_the_probe_of_memory_reaches_everything_that_takes_memory(short_run):
     found = probe(
         short_run(beside=("lora",), memory=True, checkpoint_steps=2, budget=Budget(regime="step", amount=500))
     )
-    assert (
-        found.budget.amount == 4
-        and found.grit.reprojection_freq == 2
-        and found.beside == ()
-        and not found.memory
-    )
+    assert found.budget.amount == 4
+    assert found.grit.reprojection_freq == 2
+    assert found.audits.beside == ()
+    assert not found.audits.memory
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import torch
 
 from grit.config.method import GritConfig
 from grit.geometry.attach import attach
+from grit.geometry.events import PassWithoutBackward
 
 ACTIVE = GritConfig(
     cov_update_freq=1,
@@ -155,7 +156,7 @@ def test_two_workers_are_one_on_the_joined_batch(tiny_llama, token_batches, tmp_
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for rank in range(2):
         assert found[rank]["ranks"] == reference.ranks()
-        assert found[rank]["events"] == [event["kind"] for event in reference.events]
+        assert found[rank]["events"] == [event.kind for event in reference.events]
         for layer in reference.layers:
             ours = found[rank]["weights"][layer.name]
             torch.testing.assert_close(ours[0], layer.down.weight.detach(), rtol=1e-6, atol=1e-8)
@@ -276,9 +277,8 @@ def test_a_step_that_a_scaler_skips_belongs_to_no_statistics(tiny_llama, token_b
         scaler.step(optimizer)
         scaler.update(16.0)
         optimizer.zero_grad()
-    assert handle.step == 1 and not [
-        event for event in handle.events if event["kind"].startswith("nonfinite")
-    ]
+    assert handle.step == 1
+    assert not [event for event in handle.events if event.kind.startswith("nonfinite")]
     assert {entry[2:] for entry in handle.factors().values()} == {
         (int(batches[1]["attention_mask"].sum()), 6)
     }
@@ -299,7 +299,7 @@ def test_one_backward_may_end_several_forward_passes(tiny_llama, token_batches):
                 (model(**batch).loss / 4).backward()
         model(**batches[0])  # looked at, and never trained on
         optimizer.step()
-        assert handle.events == [{"step": 1, "kind": "pass_without_backward", "passes": 1}]
+        assert handle.events == [PassWithoutBackward(step=1, passes=1)]
         found.append(handle.factors())
     for name, entry in found[0].items():
         assert entry[2:] == found[1][name][2:] == (55, 24)

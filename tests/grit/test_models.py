@@ -75,12 +75,12 @@ def test_every_projection_is_found_and_trained(saved, short_run, name):
     result = train(config, bench)
     assert (
         result.status == "completed"
-        and result.reprojections == 1
-        and result.answer_loss < result.base_answer_loss
+        and result.measured.reprojections == 1
+        and result.measured.answer_loss < result.measured.base_answer_loss
     )
-    assert {module.rsplit(".", 1)[-1] for module in result.modules} == ARCHITECTURES[name][1]
-    assert len(result.modules) == 2 * len(ARCHITECTURES[name][1]) and not any(
-        "lm_head" in m or "embed_out" in m for m in result.modules
+    assert {module.rsplit(".", 1)[-1] for module in result.measured.modules} == ARCHITECTURES[name][1]
+    assert len(result.measured.modules) == 2 * len(ARCHITECTURES[name][1]) and not any(
+        "lm_head" in m or "embed_out" in m for m in result.measured.modules
     )
 
 

@@ -9,6 +9,7 @@ from oracles import exact_fisher
 from grit.adapters.peft_adapters import adapted_layers
 from grit.config.method import GritConfig
 from grit.geometry.attach import attach
+from grit.geometry.events import MomentumNotProjected, Reprojection, ReprojectionSkipped
 
 TINY_LAMBDA = 1e-12
 
@@ -204,18 +205,23 @@ def test_the_lambda_that_is_set_is_the_lambda_of_every_step(
 
 
 def test_batch_aware_damping_grows_as_batches_shrink(tiny_llama, token_batches):
-    """lambda * reference / B below the reference (two micro-batches of two sequences).
+    """lambda * reference / B below the reference (two micro-batches of two sequences); lambda itself above."""
+    damping = 1e-2
 
-    Lambda as it is above.
-    """
-    for reference, multiple in ((None, 1.0), (2, 1.0), (4, 1.0), (16, 4.0)):
-        model, batches = tiny_llama(), token_batches()
+    def gradient(**changes):
+        model, batches = tiny_llama(dropout=0.0), token_batches()
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-        handle = attach(model.train(), optimizer, GritConfig(**ACTIVE, damping_reference_batch=reference))
+        handle = attach(model.train(), optimizer, GritConfig(**{**ACTIVE, **changes}))
         for batch in batches[:2]:
             model(**batch).loss.backward()
         optimizer.step()
-        assert handle._groups[0].curvature.multiple == multiple
+        return handle.layers[0].up.weight.grad
+
+    as_set, fourfold = gradient(kfac_damping=damping), gradient(kfac_damping=4 * damping)
+    for reference in (2, 4):
+        assert torch.equal(gradient(kfac_damping=damping, damping_reference_batch=reference), as_set)
+    assert torch.equal(gradient(kfac_damping=damping, damping_reference_batch=16), fourfold)
+    assert not torch.equal(as_set, fourfold)
 
 
 def test_the_order_of_modules_does_not_matter(tiny_llama, token_batches, monkeypatch):
@@ -254,17 +260,9 @@ def test_two_sided_falls_back_before_its_gate_and_switches_at_it(tiny_llama, tok
             model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    kinds = [
-        (event["kind"], event.get("two_sided"))
-        for event in handle.events
-        if event["kind"].startswith("reprojection")
-    ]
-    assert kinds == [
-        ("reprojection_skipped", None),
-        ("reprojection", False),
-        ("reprojection", True),
-        ("reprojection", True),
-    ]
+    skipped, *projected = [e for e in handle.events if isinstance(e, Reprojection | ReprojectionSkipped)]
+    assert isinstance(skipped, ReprojectionSkipped)
+    assert [event.two_sided for event in projected] == [False, True, True]
 
 
 def _update(layer):
@@ -311,9 +309,8 @@ def test_a_projection_keeps_its_rank_and_adds_no_energy(tiny_llama, token_batche
                 and layer.up.weight.norm().item() < norms[layer.name][1]
             )
     event = handle.events[0]
-    assert event["retained_mass"] == pytest.approx(sum(masses) / len(masses)) and event[
-        "retained_mass_min"
-    ] == pytest.approx(min(masses))
+    assert event.retained_mass == pytest.approx(sum(masses) / len(masses))
+    assert event.retained_mass_min == pytest.approx(min(masses))
     settled = {layer.name: _update(layer) for layer in handle.layers}
     handle.reproject(trigger="again", adapt_rank=False)
     for layer in handle.layers:
@@ -411,7 +408,7 @@ def test_non_finite_values_never_reach_the_weights(tiny_llama, token_batches, wh
         optimizer.step()
         optimizer.zero_grad()
         if step == 2:
-            kinds = {event["kind"] for event in handle.events if event["step"] == 3}
+            kinds = {event.kind for event in handle.events if event.step == 3}
             assert "nonfinite_gradient" in kinds and ("nonfinite_factor" in kinds) == (where == "factor")
             assert torch.equal(before, layer.down.weight)
         assert all(torch.isfinite(p).all() for p in model.parameters())
@@ -472,7 +469,9 @@ def test_a_module_whose_gate_closes_again_keeps_its_projector(tiny_llama, token_
     optimizer.step()
     gates, ranks = handle.gates(), handle.ranks()
     assert len(gates) == 14 and max(ranks.values()) < 4
-    handle._groups[0].statistics.moment_a.samples[3:] = 0  # closed
+    closed = handle.state_dict()
+    closed["groups"][0]["statistics"]["moment_a"]["samples"][3:] = 0
+    handle.load_state_dict(closed)
     handle.reproject(trigger="test")
     assert handle.ranks() == ranks
     names = list(gates)
@@ -496,7 +495,7 @@ def test_an_optimizer_whose_momentum_is_not_known_is_told_of(tiny_llama, token_b
     for batch in batches[:2]:
         model(**batch).loss.backward()
         optimizer.step()
-    told = [event for event in handle.events if event["kind"] == "momentum_not_projected"]
+    told = [event for event in handle.events if isinstance(event, MomentumNotProjected)]
     assert len(told) == (0 if projected else 1)
     key = {"AdamW": "exp_avg", "SGD": "momentum_buffer"}.get(name)
     if key is not None:

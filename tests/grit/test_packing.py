@@ -69,10 +69,10 @@ def test_a_packed_run_trains_and_repeats(bench, short_run):
     first, again = train(config, bench), train(config, bench)
     assert (
         first.status == "completed"
-        and first.quality == again.quality
+        and first.measured.quality == again.measured.quality
         and first.predictions == again.predictions
     )
-    assert first.tokens > 10 * 4 * 64  # 10 steps of 4 packs, each more than half full
+    assert first.measured.tokens > 10 * 4 * 64  # 10 steps of 4 packs, each more than half full
 
 
 def test_a_model_that_mixes_examples_is_refused(tiny_llama):

@@ -81,7 +81,7 @@ def test_local_probes_are_what_their_likelihoods_say(bench, short_run, files):
 def test_a_run_reports_probes_and_keeps_the_base_models_answers(short_run, files, tmp_path, monkeypatch):
     config = short_run().changed(probes=(files["arc_challenge"],), probe_examples=3)
     first = train(config, Workbench(base_cache=tmp_path / "base"))
-    assert first.probes["arc_challenge"]["items"] == 3
+    assert first.measured.probes["arc_challenge"]["items"] == 3
     rows = [row for row in first.predictions if row["kind"] == "probe"]
     assert [row["example_id"] for row in rows] == [f"arc_challenge-{i}" for i in range(3)]
     kept = list((tmp_path / "base").iterdir())

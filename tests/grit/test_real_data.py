@@ -58,16 +58,18 @@ def test_every_task_trains_and_is_measured(bench, shared_data, task, method, dty
     result = train(config, bench)
     assert (
         result.status == "completed"
-        and result.answer_loss < result.base_answer_loss
-        and result.reprojections >= 1
+        and result.measured.answer_loss < result.measured.base_answer_loss
+        and result.measured.reprojections >= 1
     )
-    assert 0 < result.retention < 1.2 and result.skipped_steps == 0
+    assert 0 < result.measured.retention < 1.2 and result.measured.skipped_steps == 0
     wanted = set(load_task(config.task).also)
-    assert set(result.metrics) == wanted
-    for name, found in result.metrics.items():
+    assert set(result.measured.metrics) == wanted
+    for name, found in result.measured.metrics.items():
         assert (found["value"] is None) == (found["problem"] is not None), name
-    assert ("bertscore" not in wanted) or "encoder" in result.metrics["bertscore"]["problem"]
-    assert (result.truncated_examples > 0) == (task != "boolq")  # at 128 tokens; boolq's questions are short
+    assert ("bertscore" not in wanted) or "encoder" in result.measured.metrics["bertscore"]["problem"]
+    assert (result.measured.truncated_examples > 0) == (
+        task != "boolq"
+    )  # at 128 tokens; boolq's questions are short
 
 
 def test_the_same_seed_makes_the_same_predictions(bench, shared_data):

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from grit.cli.main import main, parser, run_configuration
 from grit.cli.single_run import read_run
+from grit.training.measurements import OBJECTIVES
 
 SHORT = (
     "--budget-steps",
@@ -37,21 +38,12 @@ def trained(tmp_path_factory):
 
 def test_a_run_leaves_what_a_trial_leaves(trained):
     record = read_run(trained)
-    assert (
-        record["status"] == "completed"
-        and record["steps"] == 20
-        and record["config"]["grit"]["rank_adaptation_threshold"] == 0.9
-    )
-    assert {
-        "quality",
-        "retention",
-        "overhead",
-        "footprint",
-        "final_ranks",
-        "step_time_ms",
-        "git_commit",
-        "versions",
-    } <= set(record)
+    assert record.status == "completed"
+    assert record.measured.steps == 20
+    assert record.config.grit.rank_adaptation_threshold == 0.9
+    assert all(getattr(record.measured, name) is not None for name in OBJECTIVES)
+    assert len(record.measured.final_ranks) == len(record.measured.modules)
+    assert {"git_commit", "versions"} <= set(record.provenance)
     assert pq.read_table(trained / "telemetry.parquet").num_rows == 20
     kinds = pq.read_table(trained / "predictions.parquet")["kind"].to_pylist()
     assert (kinds.count("task"), kinds.count("retention")) == (12, 6)
@@ -73,7 +65,6 @@ def test_evaluating_again_gives_the_same_predictions(trained, capsys):
 
 def test_exports_compute_what_was_trained(trained, tmp_path):
     """The adapter loads with PEFT, and the merged model alone has the recorded loss on the general text."""
-    from grit.config.run import RunConfig
     from grit.data.encode import Encoded
     from grit.evaluation.evaluator import Evaluator
     from grit.evaluation.scores import nats_per_token
@@ -81,11 +72,11 @@ def test_exports_compute_what_was_trained(trained, tmp_path):
 
     assert main(["export", str(trained), "--merged", "--to", str(tmp_path / "whole")]) == 0
     record = read_run(trained)
-    config, bench = RunConfig.from_dict(record["config"]), Workbench()
+    config, bench = record.config, Workbench()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.float32).eval()
     evaluator = Evaluator(model, bench.tokenizer(config), config)
     loss = nats_per_token(evaluator.documents(bench.documents(config)))
-    assert loss - record["base_retention_loss"] == pytest.approx(record["forgetting"], abs=2e-4)
+    assert loss - record.measured.base_retention_loss == pytest.approx(record.measured.forgetting, abs=2e-4)
     assert evaluator.losses([Encoded(tokens=(1, 2, 3), answer_start=1, truncated=False)])[0][1] == 2
     assert not [p for p in (tmp_path / "whole").rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
     assert main(["export", str(trained), "--to", str(tmp_path / "whole")]) == 2  # not empty
@@ -119,13 +110,14 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, trained):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL and read_run(folder)["status"] == "planned"
+    assert process.returncode == -signal.SIGKILL
+    assert read_run(folder).status == "planned"
     assert main(["eval", str(folder)]) == 2 and main(command[3:]) == 2  # not ended; and not without --resume
     assert main([*command[3:], "--resume"]) == 0
-    record, whole = read_run(folder), read_run(trained)
-    assert record["resumed_from_step"] >= 4
+    resumed, whole = read_run(folder).measured, read_run(trained).measured
+    assert resumed.resumed_from_step >= 4
     for name in ("quality", "retention", "answer_loss", "footprint", "final_ranks", "curve"):
-        assert _untimed(record[name]) == _untimed(whole[name]), name
+        assert _untimed(getattr(resumed, name)) == _untimed(getattr(whole, name)), name
     assert pq.read_table(folder / "predictions.parquet") == pq.read_table(trained / "predictions.parquet")
 
 
@@ -150,10 +142,8 @@ def test_a_start_that_failed_leaves_room_for_another(tmp_path, monkeypatch):
         broken.setattr(grit.cli.single_run, "train", fail)
         with pytest.raises(RuntimeError, match="lost"):
             main(["train", "--output", folder, *SHORT])
-    assert (
-        main(["train", "--output", folder, "--method", "lora", *SHORT]) == 0
-        and read_run(tmp_path / "run")["config"]["method"] == "lora"
-    )
+    assert main(["train", "--output", folder, "--method", "lora", *SHORT]) == 0
+    assert read_run(tmp_path / "run").config.method == "lora"
 
 
 def test_export_and_evaluation_need_no_training_file(tmp_path):

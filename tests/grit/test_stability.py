@@ -92,7 +92,7 @@ def test_watching_changes_nothing_and_survives_an_interruption(bench, short_run,
     plain, watched = train(short_run(), bench), train(short_run(stability=True), bench)
     assert [r["loss"] for r in plain.telemetry] == [
         r["loss"] for r in watched.telemetry
-    ] and plain.quality == watched.quality
+    ] and plain.measured.quality == watched.measured.quality
     assert not plain.stability and {row["kind"] for row in watched.stability} == {
         "jitter",
         "module",

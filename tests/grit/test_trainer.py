@@ -6,9 +6,10 @@ from killing import Killed, killed_at
 
 from grit.config.method import GritConfig
 from grit.config.sections import Budget, TaskSource
+from grit.geometry.events import NonfiniteGradient
 from grit.training.hooks import Hooks
 from grit.training.run import learning_rate_factor
-from grit.training.trainer import train
+from grit.training.trainer import on_finished, train
 
 #: What a clock measured: everything else of a result must be equal, bit for bit.
 TIMED = {
@@ -20,19 +21,24 @@ TIMED = {
     "components_ms",
     "overhead",
     "peak_memory_bytes",
+    "disturbance",
     "resumed_from_step",
 }
 
 
 def _comparable(result):
-    values = {name: getattr(result, name) for name in result.__dataclass_fields__ if name not in TIMED}
-    timed = ("train_seconds", "events")
-    values["telemetry"] = [
-        {k: v for k, v in row.items() if k not in timed and not k.startswith("ms_")}
-        for row in result.telemetry
-    ]
-    values["curve"] = [{k: v for k, v in row.items() if k != "train_seconds"} for row in result.curve]
-    return values
+    """All that must not depend on the clock."""
+    measured = result.measured.model_dump(exclude={*TIMED, "curve"})
+    curve = [_untimed(row) for row in result.measured.curve]
+    events = [_untimed(row) for row in result.events]
+    telemetry = [_untimed(row) for row in result.telemetry]
+    tables = (result.predictions, result.geometry, result.stability, result.truncated)
+    return (result.status, result.reason, measured, curve, events, telemetry, tables)
+
+
+def _untimed(row):
+    timed = ("train_seconds", "seconds")
+    return {name: value for name, value in row.items() if name not in timed and not name.startswith("ms_")}
 
 
 def test_same_seed_same_result_bit_for_bit(bench, short_run):
@@ -51,11 +57,11 @@ def test_interrupted_equals_uninterrupted(bench, short_run, tmp_path, kill, supp
     grit = replace(short_run().grit, suppression=suppression, rank_adaptation_threshold=0.8, min_lora_rank=2)
     config = short_run(grit=grit, checkpoint_steps=1)
     whole = train(config, bench)
-    assert whole.reprojections == 2 and min(whole.final_ranks) < 8
+    assert whole.measured.reprojections == 2 and min(whole.measured.final_ranks) < 8
     with pytest.raises(Killed):
         train(config, bench, checkpoints=tmp_path, hooks=Hooks(progress=killed_at(kill)))
     resumed = train(config, bench, checkpoints=tmp_path)
-    assert resumed.resumed_from_step == kill - 1
+    assert resumed.measured.resumed_from_step == kill - 1
     assert _comparable(resumed) == _comparable(whole)
     assert not (tmp_path / "run.pt").exists()
 
@@ -96,7 +102,7 @@ def test_every_knob_changes_training(bench, short_run, knob, value):
 def test_time_budget_is_kept_and_its_schedule_follows_the_clock(bench, short_run):
     result = train(short_run(budget=Budget(regime="time", amount=1.0)), bench)
     slowest = max(row["ms_step"] for row in result.telemetry) / 1e3
-    assert abs(result.train_seconds - 1.0) <= slowest
+    assert abs(result.measured.train_seconds - 1.0) <= slowest
     rates = [row["learning_rate"] for row in result.telemetry]
     expected = [
         2e-3 * learning_rate_factor(seconds / 1.0, 0.05)
@@ -111,11 +117,11 @@ def test_components_are_exclusive_and_complete(bench, short_run):
         parts = sum(value for name, value in row.items() if name.startswith("ms_") and name != "ms_step")
         assert parts == pytest.approx(row["ms_step"])
     assert (
-        result.components_ms["fisher"] > 0
-        and result.components_ms["reprojection"] > 0
-        and 0 < result.overhead < 1
+        result.measured.components_ms["fisher"] > 0
+        and result.measured.components_ms["reprojection"] > 0
+        and 0 < result.measured.overhead < 1
     )
-    assert train(short_run(method="lora"), bench).overhead == 0
+    assert train(short_run(method="lora"), bench).measured.overhead == 0
 
 
 @pytest.mark.parametrize("method", ["qlora", "qgrit"])
@@ -129,10 +135,10 @@ def test_nf4_learns_on_the_cpu_by_the_same_code(bench, short_run, method):
     )
     result = train(config, bench)
     assert result.status == "completed"
-    assert result.answer_loss < result.base_answer_loss - 1.0
+    assert result.measured.answer_loss < result.measured.base_answer_loss - 1.0
     assert all(torch.isfinite(torch.tensor(row["loss"])) for row in result.telemetry)
     if method == "qgrit":
-        assert result.reprojections == 7
+        assert result.measured.reprojections == 7
 
 
 def test_q_grit_has_switches_of_its_own(bench, short_run):
@@ -148,7 +154,7 @@ def test_q_grit_has_switches_of_its_own(bench, short_run):
         "refresh": {"dequantized_refresh": True},
     }.items():
         losses[name] = [
-            row["loss"] for row in train(replace(base, grit=replace(base.grit, **changes)), bench).telemetry
+            row["loss"] for row in train(base.changed(grit=replace(base.grit, **changes)), bench).telemetry
         ]
     assert losses["damping"] != losses["default"] != losses["refresh"]
     assert train(base, bench).telemetry[0]["loss"] == losses["default"][0]  # the layers compute in bf16 again
@@ -158,8 +164,8 @@ def test_lora_learns_and_forgets(bench, short_run):
     result = train(
         short_run(method="lora", budget=Budget(regime="step", amount=40), quality="answer_logprob"), bench
     )
-    assert result.quality > result.base_quality + 1.0 and result.forgetting > 0.02
-    assert result.footprint == 1.0 and result.final_ranks == []
+    assert result.measured.quality > result.measured.base_quality + 1.0 and result.measured.forgetting > 0.02
+    assert result.measured.footprint == 1.0 and result.measured.final_ranks == []
 
 
 def test_a_run_that_blows_up_is_called_diverged(bench, short_run):
@@ -200,36 +206,36 @@ def test_a_non_finite_gradient_never_reaches_the_weights(bench, short_run):
             assert torch.equal(before, parameters[0]) == (step in (1, 2))
             optimizer.zero_grad()
         assert all(torch.isfinite(p).all() for p in parameters)
-        assert [event["step"] for event in handle.events if event["kind"] == "nonfinite_gradient"] == [2, 3]
+        assert [event.step for event in handle.events if isinstance(event, NonfiniteGradient)] == [2, 3]
     finally:
         bench.release(model)
 
 
-def test_what_is_scored_has_the_rank_that_is_counted(bench, short_run, monkeypatch):
+def test_what_is_scored_has_the_rank_that_is_counted(bench, short_run, tmp_path):
     """T = 4 of 10 steps.
 
     The optimizer refills discarded directions in steps 9 and 10, and the end of the run truncates them again.
     """
-    from grit.training import trainer
-
+    config = short_run(grit=replace(short_run().grit, rank_adaptation_threshold=0.8, min_lora_rank=2))
     seen = {}
 
-    def look(run, status, reason):
-        for layer in run.handle.layers:
+    def look(state):
+        state.restored(tmp_path)
+        for layer in state.handle.layers:
             update = layer.up.weight.detach().double() @ layer.down.weight.detach().double()
-            seen[layer.name] = int(
-                (torch.linalg.svdvals(update) > 1e-6 * torch.linalg.matrix_norm(update, 2)).sum()
-            )
-        return summarize(run, status, reason)
+            largest = torch.linalg.matrix_norm(update, 2)
+            seen[layer.name] = int((torch.linalg.svdvals(update) > 1e-6 * largest).sum())
 
-    summarize = trainer.summarize
-    monkeypatch.setattr(trainer, "summarize", look)
-    config = short_run(grit=replace(short_run().grit, rank_adaptation_threshold=0.8, min_lora_rank=2))
-    result = train(config, bench)
-    assert result.reprojections == 2 and min(result.final_ranks) < 8
-    assert '"trigger": "end"' in result.telemetry[-1]["events"]
-    assert all(seen[name] <= rank for name, rank in zip(result.modules, result.final_ranks, strict=True))
-    assert 0 < result.footprint < 1
+    result = train(config, bench, checkpoints=tmp_path, keep=True)
+    on_finished(config, bench, look)
+    assert result.measured.reprojections == 2
+    assert min(result.measured.final_ranks) < 8
+    assert result.events[-1]["trigger"] == "end"
+    assert all(
+        seen[name] <= rank
+        for name, rank in zip(result.measured.modules, result.measured.final_ranks, strict=True)
+    )
+    assert 0 < result.measured.footprint < 1
 
 
 @pytest.mark.parametrize(
@@ -277,10 +283,12 @@ def test_every_switch_acts_and_trains(bench, short_run, changes):
         train(short_run(grit=grit), bench),
         train(short_run(grit=replace(grit, **changes)), bench),
     )
-    assert switched.status == "completed" and switched.answer_loss < switched.base_answer_loss
+    assert (
+        switched.status == "completed" and switched.measured.answer_loss < switched.measured.base_answer_loss
+    )
     same = [row["loss"] for row in switched.telemetry] == [row["loss"] for row in default.telemetry]
     assert same == (changes == {"inversion_device": "model"})
-    assert base.modules == switched.modules
+    assert base.measured.modules == switched.measured.modules
 
 
 @pytest.mark.parametrize(
@@ -320,13 +328,13 @@ def test_a_finished_run_leaves_nothing_in_memory(bench, short_run, monkeypatch):
 
     alive = []
 
-    class Watched(trainer.Run):
+    class WatchedRun(trainer.Run):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
-            alive.append(weakref.ref(self.handle))
-            alive.append(weakref.ref(self.parameters[0]))
+            alive.append(weakref.ref(self.state.handle))
+            alive.append(weakref.ref(self.state.parameters[0]))
 
-    monkeypatch.setattr(trainer, "Run", Watched)
+    monkeypatch.setattr(trainer, "Run", WatchedRun)
     train(short_run(), bench)
     assert [ref() for ref in alive] == [None, None]
 
@@ -345,14 +353,17 @@ def test_stop_on_request_is_clean(bench, short_run):
         bench,
         hooks=Hooks(should_stop=lambda: len(steps) >= 3, progress=lambda step, *_: steps.append(step)),
     )
-    assert (result.status, result.steps) == ("stopped", 3)
+    assert (result.status, result.measured.steps) == ("stopped", 3)
     assert len(result.predictions) == 12
 
 
 def test_curve_has_the_points_asked_for(bench, short_run):
     result = train(short_run(evaluations=5), bench)
-    assert [point["step"] for point in result.curve] == [0, 2, 4, 6, 8, 10]
-    assert result.curve[-1]["quality"] == result.quality and result.curve[0]["forgetting"] == 0
+    assert [point["step"] for point in result.measured.curve] == [0, 2, 4, 6, 8, 10]
+    assert (
+        result.measured.curve[-1]["quality"] == result.measured.quality
+        and result.measured.curve[0]["forgetting"] == 0
+    )
 
 
 def test_an_empty_train_split_is_refused(bench, short_run, tmp_path):

@@ -22,7 +22,7 @@ def trained(bench, short_run, monkeypatch):
     )
     with adapted(config, bench) as model:
         run = Run(config, bench, model, None)
-        while run.step < 6:
+        while run.state.step < 6:
             run.take_step()
         yield run
 
@@ -33,7 +33,7 @@ def _delta(factors, layer):
 
 
 def test_ways_against_dense_algebra(trained):
-    handle = trained.handle
+    handle = trained.state.handle
     ranks = dict.fromkeys((layer.name for layer in handle.layers), 3)
     found = {way: truncated_factors(handle, way, ranks) for way in WAYS}
     for layer in handle.layers[:5]:
@@ -61,41 +61,41 @@ def test_ways_against_dense_algebra(trained):
 
 
 def test_all_directions_are_the_adapter_itself(trained):
-    ranks = {layer.name: layer.rank for layer in trained.handle.layers}
+    ranks = {layer.name: layer.rank for layer in trained.state.handle.layers}
     for way in WAYS:
-        for layer in trained.handle.layers[:3]:
+        for layer in trained.state.handle.layers[:3]:
             whole = layer.scaling * layer.up.weight.detach().double() @ layer.down.weight.detach().double()
             torch.testing.assert_close(
-                _delta(truncated_factors(trained.handle, way, ranks), layer), whole, atol=1e-6, rtol=1e-4
+                _delta(truncated_factors(trained.state.handle, way, ranks), layer), whole, atol=1e-6, rtol=1e-4
             )
 
 
 def test_pefts_conversion_at_a_rank_is_the_svd(trained):
-    handle = trained.handle
+    handle = trained.state.handle
     scalings = {layer.name: layer.scaling for layer in handle.layers}
     ours, theirs = (
         truncated_factors(handle, "svd", dict.fromkeys(scalings, 4)),
-        converted(trained.model, 4, scalings),
+        converted(trained.state.model, 4, scalings),
     )
     for layer in handle.layers:
         torch.testing.assert_close(_delta(ours, layer), _delta(theirs, layer), atol=1e-6, rtol=1e-3)
 
 
 def test_the_model_is_as_it_was_afterwards(trained):
-    before = [layer.down.weight.detach().clone() for layer in trained.handle.layers]
+    before = [layer.down.weight.detach().clone() for layer in trained.state.handle.layers]
     with replaced(
-        trained.handle,
-        truncated_factors(trained.handle, "svd", dict.fromkeys((x.name for x in trained.handle.layers), 1)),
+        trained.state.handle,
+        truncated_factors(trained.state.handle, "svd", dict.fromkeys((x.name for x in trained.state.handle.layers), 1)),
     ):
-        assert not torch.equal(trained.handle.layers[0].down.weight, before[0])
+        assert not torch.equal(trained.state.handle.layers[0].down.weight, before[0])
     assert all(
         torch.equal(layer.down.weight, kept)
-        for layer, kept in zip(trained.handle.layers, before, strict=True)
+        for layer, kept in zip(trained.state.handle.layers, before, strict=True)
     )
 
 
 def test_ranks_by_the_rule_follow_tau(trained):
-    found = rank_choices(trained.handle, (2,))
+    found = rank_choices(trained.state.handle, (2,))
     assert set(found) == {"2", "tau"} and set(found["2"].values()) == {2}
     assert all(4 <= rank <= 8 for rank in found["tau"].values())
 
@@ -110,5 +110,5 @@ def test_the_table_of_a_run(bench, short_run):
         [row["loss"] for row in result.predictions if row["kind"] == "task"], abs=1e-4
     )
     sizes = {row["k"]: row["bytes"] for row in result.truncated if row["way"] == "svd"}
-    assert sizes["2"] < sizes["tau"] <= sizes["8"] and sizes["8"] == result.exported_bytes
-    assert {row["parameters"] for row in whole} == {result.adapter_parameters}
+    assert sizes["2"] < sizes["tau"] <= sizes["8"] and sizes["8"] == result.measured.exported_bytes
+    assert {row["parameters"] for row in whole} == {result.measured.adapter_parameters}
