@@ -4,65 +4,76 @@ Who is compared with whom, and what is said of it.
 """
 
 import csv
-import json
 from dataclasses import replace
 
 import pytest
-from builders import ended, study, study_folder
+from builders import ended, planned, study, study_folder
 
 from analysis.data.load import load_study
+from analysis.data.points import summarize_points
 from analysis.report import rebuild
 from analysis.stats.estimates import Estimate
-from analysis.studies.ablation import analyse, verdict
-from ray_jobs.design.plan import make_trial
+from analysis.studies.ablation.claims import claim_rows
+from analysis.studies.ablation.family import family_rows
+from analysis.studies.ablation.heatmap import metric_map
+from analysis.studies.ablation.joint import joint_verdict
+from analysis.studies.ablation.switches import switch_rows
 from ray_jobs.design.points import Point
+from ray_jobs.records.study_file import read_study
 
-POINTS = [
+POINTS = (
     Point.of("family", {}, "grit"),
     Point.of("family", {"two_sided": False}, "grit"),
     Point.of("family", {}, "lora"),
     Point.of("switch", {"preconditioner": "none"}),
     Point.of("switch", {"T": None}),
     Point.of("grid", {"rank": 8}),
-]
+)
+OPTIONS = {"seeds": (41, 42, 43), "regimes": ("step",)}
 
 
-def _folder(tmp_path, outcome, seeds=(41, 42, 43)):
-    made = replace(study(seeds=seeds, regimes=("step",)), points=())
-    records = [
-        outcome(make_trial(made, point, seed, made.budgets[0]).record) for seed in seeds for point in POINTS
-    ]
-    study_folder(tmp_path, records, seeds=seeds, regimes=("step",))
-    path = tmp_path / "study.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "name": "ablation"}))
-    return tmp_path
+def _folder(folder, outcome):
+    records = [outcome(record) for record in planned(replace(study(**OPTIONS), points=POINTS))]
+    study_folder(folder, records, **OPTIONS)
+    read_study(folder).model_copy(update={"name": "ablation"}).write(folder)
+    return folder
+
+
+def _measured(folder, outcome):
+    data = load_study(_folder(folder, outcome))
+    return data, [point for point in summarize_points(data.records) if point.records]
 
 
 def _outcome(record):
-    if record.overrides.get("two_sided") is False:
+    if record.plan.overrides.get("two_sided") is False:
         return ended(record, quality=0.3, forgetting=0.1, reprojections=1)
-    if record.overrides.get("preconditioner") == "none":
+    if record.plan.overrides.get("preconditioner") == "none":
         return ended(record, quality=0.5, forgetting=0.4, reprojections=1)
     if record.method == "lora":
         return ended(record, quality=0.5, forgetting=0.3, reprojections=0)
     return ended(record, quality=0.5, forgetting=0.1, footprint=0.5, reprojections=1)
 
 
-def test_one_sided_is_judged_against_two_sided_and_switches_against_the_default(tmp_path):
-    report = analyse(load_study(_folder(tmp_path, _outcome)))
-    family = {row[0]: row for row in report.family}
+def test_one_sided_is_judged_against_two_sided(tmp_path):
+    family = {row.title: row for row in family_rows(*_measured(tmp_path, _outcome))}
     assert list(family) == ["LoRA", "GRIT-uni", "GRIT"]
-    assert (
-        family["GRIT"][9] == "the reference"
-        and family["GRIT-uni"][9] == "worse"
-        and family["LoRA"][9] == "worse"
-    )
-    assert family["GRIT-uni"][7].startswith("-0.200")
-    switches = {row[0]: row for row in report.switches}
+    assert family["GRIT"].is_reference
+    assert family["GRIT-uni"].verdict == family["LoRA"].verdict == "worse"
+    assert family["GRIT-uni"].quality.mean == pytest.approx(-0.2)
+    assert family["GRIT"].own_basis_step == 10
+    assert family["LoRA"].own_basis_step is None
+
+
+def test_switches_are_judged_against_the_default(tmp_path):
+    switches = {row.point.overrides_label(): row for row in switch_rows(*_measured(tmp_path, _outcome))}
     assert set(switches) == {"preconditioner = none", "T = none", "rank = 8"}
-    assert switches["preconditioner = none"][-1] == "worse" and switches["rank = 8"][-1] == "changed nothing"
-    claims = {row[0]: row[2] for row in report.claims}
-    assert [claims[name] for name in claims] == [
+    assert switches["preconditioner = none"].verdict == "worse"
+    assert switches["rank = 8"].verdict == "changed nothing"
+
+
+def test_claims_can_be_confirmed(tmp_path):
+    claims = claim_rows(*_measured(tmp_path, _outcome))
+    assert [claim.verdict for claim in claims] == [
         "confirmed",
         "confirmed",
         "confirmed",
@@ -73,35 +84,50 @@ def test_one_sided_is_judged_against_two_sided_and_switches_against_the_default(
 
 def test_claims_can_fail(tmp_path):
     def outcome(record):
-        return (
-            ended(record, quality=0.6, forgetting=0.0, reprojections=0)
-            if record.method == "lora"
-            else ended(record, quality=0.4, forgetting=0.3, footprint=0.9, overhead=0.3, reprojections=1)
-        )
+        if record.method == "lora":
+            return ended(record, quality=0.6, forgetting=0.0, reprojections=0)
+        return ended(record, quality=0.4, forgetting=0.3, footprint=0.9, overhead=0.3, reprojections=1)
 
-    said = [row[2] for row in analyse(load_study(_folder(tmp_path, outcome))).claims]
-    assert said[:4] == ["not confirmed", "not confirmed", "not confirmed: it forgets more", "not confirmed"]
+    verdicts = [claim.verdict for claim in claim_rows(*_measured(tmp_path, outcome))]
+    assert verdicts[:4] == [
+        "not confirmed",
+        "not confirmed",
+        "not confirmed: it forgets more",
+        "not confirmed",
+    ]
+
+
+def test_the_map_shades_each_column_from_worst_to_best(tmp_path):
+    _, points = _measured(tmp_path, _outcome)
+    metrics = metric_map(points)
+    assert metrics.metrics == ("exact match", "retention", "footprint")
+    one_sided = metrics.settings.index("GRIT: two_sided = False")
+    assert metrics.values[one_sided, 0] == pytest.approx(0.3)
+    assert metrics.shades[one_sided, 0] == 0  # the lowest quality
+    assert metrics.shades[metrics.settings.index("LoRA"), 2] == 0  # the largest footprint
+    assert metrics.shades.max() == 1
 
 
 def test_the_report_is_rebuilt_by_the_studys_name(tmp_path):
-    rebuild(
-        _folder(
-            tmp_path,
-            lambda r: (
-                ended(r, status="failed", error="<b>lost</b>") if r.overrides.get("rank") else _outcome(r)
-            ),
-        )
-    )
+    def outcome(record):
+        if record.plan.overrides.get("rank"):
+            return ended(record, status="failed", error="<b>lost</b>")
+        return _outcome(record)
+
+    rebuild(_folder(tmp_path, outcome))
     page = (tmp_path / "report.html").read_text()
-    assert "One-sided against two-sided" in page and "&lt;b&gt;lost" in page and "<b>lost" not in page
+    assert "One-sided against two-sided" in page
+    assert "&lt;b&gt;lost" in page
+    assert "<b>lost" not in page + (tmp_path / "report.md").read_text()
     for name in ("family", "switches", "claims"):
         rows = list(csv.reader((tmp_path / "tables" / f"{name}.csv").read_text().splitlines()))
-        assert len(rows) > 1 and all(len(row) == len(rows[0]) for row in rows)
+        assert len(rows) > 1
+        assert {len(row) for row in rows} == {len(rows[0])}
         assert (tmp_path / "tables" / f"{name}.tex").exists()
 
 
 @pytest.mark.parametrize(
-    "quality, forgetting, said",
+    "quality, forgetting, verdict",
     [
         ((0.1, 0.2), (-0.1, 0.1), "better"),
         ((-0.2, -0.1), (0.1, 0.2), "worse"),
@@ -113,8 +139,8 @@ def test_the_report_is_rebuilt_by_the_studys_name(tmp_path):
         ((0.0, 0.0), (0.0, 0.0), "changed nothing"),
     ],
 )
-def test_verdicts_join_quality_and_forgetting(quality, forgetting, said):
-    def over(pair):
-        return Estimate(mean=sum(pair) / 2, low=pair[0], high=pair[1], seeds=3, items=10)
+def test_verdicts_join_quality_and_forgetting(quality, forgetting, verdict):
+    def over(ends):
+        return Estimate(mean=sum(ends) / 2, low=ends[0], high=ends[1], seeds=3, items=10)
 
-    assert verdict(over(quality), over(forgetting)) == said
+    assert joint_verdict(over(quality), over(forgetting)) == verdict

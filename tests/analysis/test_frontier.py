@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analysis.stats.estimates import Estimate
-from analysis.stats.frontier_gap import Gap, Side, gap_to, segment_at
+from analysis.stats.frontier_gap import Gap, SettingValues, gap_to, segment_at
 
 
 def test_a_frontier_is_what_nothing_gentler_beats():
@@ -27,7 +27,7 @@ def test_a_frontier_is_what_nothing_gentler_beats():
 def _side(quality, forgetting, generator, seeds=3, spread=0.1):
     """Seeds differ in quality; examples and documents vary."""
     shift = spread * generator.normal(size=(seeds, 1))
-    return Side(
+    return SettingValues(
         quality=quality + shift + 0.3 * generator.normal(size=(seeds, 60)),
         forgetting=forgetting + 0.1 * generator.normal(size=(seeds, 20)),
         weights=np.ones(20),
@@ -48,10 +48,8 @@ def test_above_asks_for_more_than_the_chord():
     generator = np.random.default_rng(0)
     frontier = [_side(0.3, 0.5, generator, spread=0), _side(0.9, 1.0, generator, spread=0)]
     between = gap_to(_side(0.8, 0.7, generator, spread=0), frontier, np.zeros(60))
-    assert (
-        between.chord.mean == pytest.approx(0.8 - 0.54, abs=0.1)
-        and between.verdict(0.001) == "above the chord, within the gap of LoRA's grid"
-    )
+    assert between.chord.mean == pytest.approx(0.8 - 0.54, abs=0.1)
+    assert between.verdict(0.001) == "above the chord, within the gap of LoRA's grid"
     assert (
         gap_to(_side(1.4, 0.7, generator, spread=0), frontier, np.zeros(60)).verdict(0.001)
         == "above LoRA's frontier"

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.stats.forgetting_fit import (
     ALPHA,
-    Runs,
+    LawRuns,
     bootstrap,
     error,
     fit_budget,
@@ -49,7 +49,7 @@ def _runs(
         np.round(np.log(tokens)),
         np.arange(count) // 2.0,
     )
-    empty = Runs(
+    empty = LawRuns(
         tokens=tokens,
         parameters=parameters,
         ranks=ranks,
@@ -65,7 +65,7 @@ def _runs(
         - alpha * (np.log(parameters) + log_multiplier(gains, empty))
     )
     log += noise * generator.normal(size=count)
-    return Runs(
+    return LawRuns(
         tokens=tokens,
         parameters=parameters,
         ranks=ranks,

@@ -25,10 +25,11 @@ def test_tails_are_nearest_ranks():
 def test_a_ratio_holds_under_common_disturbance():
     generator = np.random.default_rng(0)
     noise = np.repeat(generator.uniform(1, 3, 40), 5)  # the machine is slow in stretches, for both
-    mean, low, high = ratio_interval(1.1 * 50 * noise, 50 * noise)
-    assert (mean, low, high) == (pytest.approx(1.1),) * 3
-    mean, low, high = ratio_interval(55 * noise * generator.uniform(0.9, 1.1, 200), 50 * noise)
-    assert low < 1.1 < high and high - low < 0.05
+    same = ratio_interval(1.1 * 50 * noise, 50 * noise)
+    assert (same.mean, same.low, same.high) == (pytest.approx(1.1),) * 3
+    ratio = ratio_interval(55 * noise * generator.uniform(0.9, 1.1, 200), 50 * noise)
+    assert ratio.low < 1.1 < ratio.high
+    assert ratio.high - ratio.low < 0.05
 
 
 def test_a_known_scaling_is_found():
@@ -43,10 +44,11 @@ def test_a_known_scaling_is_found():
 
 
 def test_creep_is_told_from_none():
-    slope, low, high = creep([1.0 + 0.02 * i for i in range(8)])
-    assert slope == pytest.approx(0.02) and low > 0.019 and high < 0.021
-    _, low, high = creep([1.03, 1.0, 1.05, 1.02, 1.04, 1.01, 1.0, 1.03])
-    assert low < 0 < high
+    found = creep([1.0 + 0.02 * i for i in range(8)])
+    assert found.mean == pytest.approx(0.02)
+    assert 0.019 < found.low < found.high < 0.021
+    none = creep([1.03, 1.0, 1.05, 1.02, 1.04, 1.01, 1.0, 1.03])
+    assert none.low < 0 < none.high
 
 
 def test_amortized_cost_spreads_events_over_all_steps():

@@ -43,7 +43,12 @@ def main(folder):
     weights = {layer.name: (layer.down.weight.detach(), layer.up.weight.detach()) for layer in handle.layers}
     kinds = [event.kind for event in handle.events]
     torch.save(
-        {"ranks": handle.ranks(), "factors": {name: tuple(entry) for name, entry in handle.factors().items()}, "events": kinds, "weights": weights},
+        {
+            "ranks": handle.ranks(),
+            "factors": {name: tuple(entry) for name, entry in handle.factors().items()},
+            "events": kinds,
+            "weights": weights,
+        },
         Path(folder) / f"{rank}.pt",
     )
     dist.destroy_process_group()

@@ -205,7 +205,10 @@ def test_the_lambda_that_is_set_is_the_lambda_of_every_step(
 
 
 def test_batch_aware_damping_grows_as_batches_shrink(tiny_llama, token_batches):
-    """lambda * reference / B below the reference (two micro-batches of two sequences); lambda itself above."""
+    """lambda * reference / B below the reference (two micro-batches of two sequences).
+
+    Lambda itself above.
+    """
     damping = 1e-2
 
     def gradient(**changes):

@@ -66,7 +66,10 @@ def test_all_directions_are_the_adapter_itself(trained):
         for layer in trained.state.handle.layers[:3]:
             whole = layer.scaling * layer.up.weight.detach().double() @ layer.down.weight.detach().double()
             torch.testing.assert_close(
-                _delta(truncated_factors(trained.state.handle, way, ranks), layer), whole, atol=1e-6, rtol=1e-4
+                _delta(truncated_factors(trained.state.handle, way, ranks), layer),
+                whole,
+                atol=1e-6,
+                rtol=1e-4,
             )
 
 
@@ -85,7 +88,9 @@ def test_the_model_is_as_it_was_afterwards(trained):
     before = [layer.down.weight.detach().clone() for layer in trained.state.handle.layers]
     with replaced(
         trained.state.handle,
-        truncated_factors(trained.state.handle, "svd", dict.fromkeys((x.name for x in trained.state.handle.layers), 1)),
+        truncated_factors(
+            trained.state.handle, "svd", dict.fromkeys((x.name for x in trained.state.handle.layers), 1)
+        ),
     ):
         assert not torch.equal(trained.state.handle.layers[0].down.weight, before[0])
     assert all(

@@ -1,8 +1,24 @@
 import asyncio
 
 import pytest
+from builders import study
 
+from ray_jobs.execution.outcome import Outcome
 from ray_jobs.execution.warm.board import MAX_ATTEMPTS, TrialBoard
+from ray_jobs.schedule.job import Job
+
+CONFIG = study().base
+COMPLETED = Outcome(status="completed")
+
+
+def _job(name):
+    return Job(job_id=name, config=CONFIG)
+
+
+async def _run(board, name):
+    """A job from its offer to its status, as a Tune trial sees it."""
+    await board.offer(_job(name))
+    return await board.wait(name)
 
 
 def _play(scene):
@@ -13,15 +29,15 @@ def test_trials_go_out_in_order_and_outcomes_come_back():
     async def scene():
         board = TrialBoard()
         await board.expect(1)
-        waits = [asyncio.create_task(board.run(name, {"config": {"n": name}})) for name in "abc"]
+        waits = [asyncio.create_task(_run(board, name)) for name in "abc"]
         for name in "abc":
             job = await board.take("slot-0")
-            assert (job["trial_id"], job["config"], job["attempt"]) == (name, {"n": name}, 1)
-            await board.finish("slot-0", name, {"status": "completed", "result": {"x": name}})
-        assert [w["status"] for w in await asyncio.gather(*waits)] == ["completed"] * 3
-        outcome = await board.collect("b")
-        assert outcome["result"] == {"x": "b"} and outcome["worker"] == "slot-0"
-        assert outcome["ended_at"] >= outcome["started_at"] >= outcome["queued_at"]
+            assert (job.job_id, job.config) == (name, CONFIG)
+            await board.finish("slot-0", name, COMPLETED)
+        assert await asyncio.gather(*waits) == ["completed"] * 3
+        collected = await board.collect("b")
+        assert (collected.outcome, collected.worker, collected.attempts) == (COMPLETED, "slot-0", 1)
+        assert collected.ended_at >= collected.started_at >= collected.queued_at
         assert await board.collect("b") is None
 
     _play(scene)
@@ -31,13 +47,14 @@ def test_a_worker_that_died_gets_its_trial_again_until_it_has_died_too_often():
     async def scene():
         board = TrialBoard()
         await board.expect(1)
-        wait = asyncio.create_task(board.run("a", {}))
+        wait = asyncio.create_task(_run(board, "a"))
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            assert (await board.take("slot-0"))["attempt"] == attempt
+            assert (await board.take("slot-0")).job_id == "a", attempt
         after = asyncio.create_task(board.take("slot-0"))
-        assert (await wait)["status"] == "failed"
-        outcome = await board.collect("a")
-        assert outcome["attempts"] == MAX_ATTEMPTS and "died 3 times" in outcome["error"]
+        assert await wait == "failed"
+        collected = await board.collect("a")
+        assert collected.attempts == MAX_ATTEMPTS
+        assert "died 3 times" in collected.outcome.error
         await board.close()
         assert await after is None
 
@@ -48,12 +65,12 @@ def test_two_slots_never_share_a_trial():
     async def scene():
         board = TrialBoard()
         await board.expect(2)
-        waits = [asyncio.create_task(board.run(name, {})) for name in "ab"]
+        waits = [asyncio.create_task(_run(board, name)) for name in "ab"]
         await asyncio.sleep(0)
         first, second = await asyncio.gather(board.take("slot-0"), board.take("slot-1"))
-        assert {first["trial_id"], second["trial_id"]} == {"a", "b"}
+        assert {first.job_id, second.job_id} == {"a", "b"}
         for slot, job in (("slot-0", first), ("slot-1", second)):
-            await board.finish(slot, job["trial_id"], {"status": "completed"})
+            await board.finish(slot, job.job_id, COMPLETED)
         await asyncio.gather(*waits)
 
     _play(scene)
@@ -63,16 +80,16 @@ def test_losing_the_last_slot_fails_what_waits_instead_of_hanging():
     async def scene():
         board = TrialBoard()
         await board.expect(2)
-        waits = [asyncio.create_task(board.run(name, {})) for name in "abc"]
+        waits = [asyncio.create_task(_run(board, name)) for name in "abc"]
         await asyncio.sleep(0)
         await board.take("slot-0")
         await board.lose_slot("slot-1", "node lost")
         assert not waits[1].done()
         await board.lose_slot("slot-0", "node lost")
-        assert [w["status"] for w in await asyncio.gather(*waits)] == ["failed"] * 3
-        late = await board.run("d", {})
-        assert late["status"] == "failed"
-        assert "node lost" in (await board.collect("d"))["error"]
+        assert await asyncio.gather(*waits) == ["failed"] * 3
+        late = await _run(board, "d")
+        assert late == "failed"
+        assert "node lost" in (await board.collect("d")).outcome.error
 
     _play(scene)
 
@@ -80,17 +97,17 @@ def test_losing_the_last_slot_fails_what_waits_instead_of_hanging():
 def test_a_second_driver_of_a_running_trial_waits_for_the_same_run():
     async def scene():
         board = TrialBoard()
-        first = asyncio.create_task(board.run("a", {}))
+        first = asyncio.create_task(_run(board, "a"))
         await asyncio.sleep(0)
         await board.take("slot-0")
         first.cancel()
-        second = asyncio.create_task(board.run("a", {}))
+        second = asyncio.create_task(_run(board, "a"))
         idle = asyncio.create_task(board.take("slot-1"))
         await asyncio.sleep(0.01)
         assert not idle.done()
-        await board.finish("slot-1", "a", {"status": "failed"})  # not its trial: dropped
-        await board.finish("slot-0", "a", {"status": "completed"})
-        assert (await second)["status"] == "completed"
+        await board.finish("slot-1", "a", Outcome(status="failed"))  # not its trial: dropped
+        await board.finish("slot-0", "a", COMPLETED)
+        assert await second == "completed"
         await board.close()
         await idle
 
@@ -113,10 +130,10 @@ def test_a_closed_board_sends_idle_workers_home():
 def test_an_outcome_that_does_not_exist_is_none(unknown):
     async def scene():
         board = TrialBoard()
-        asyncio.create_task(board.run("a", {}))
+        asyncio.create_task(_run(board, "a"))
         await asyncio.sleep(0)
         assert await board.collect("a") is None and await board.collect(unknown) is None
         await board.take("s")
-        await board.finish("s", "a", {"status": "completed"})
+        await board.finish("s", "a", COMPLETED)
 
     _play(scene)

@@ -16,10 +16,11 @@ from grit.config.run import RunConfig
 from grit.config.sections import Budget, TaskSource
 from grit.training.hooks import Hooks
 from grit.training.trainer import train, train_trunk
-from ray_jobs.design.plan import Study, plan
+from ray_jobs.design.plan import Study
 from ray_jobs.design.points import one_at_a_time
 from ray_jobs.design.sharing import plan_trunks, seconds_saved
-from ray_jobs.execution.warm.worker import run_job
+from ray_jobs.execution.warm.worker import SlotSettings, run_job
+from ray_jobs.records.trunk_record import TrunkOutcome, TrunkRecord
 from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 
 #: method.md's long-run defaults, a tenth as long: warm-ups of 50 steps, kfac update 15, T 30.
@@ -68,7 +69,7 @@ def test_the_tree_of_the_one_at_a_time_plan():
 
     Then those of one lambda until the first reprojection (59); then T = 120 and none go on.
     """
-    trials = {t.trial_id: t for t in plan(_study())}
+    trials = {t.trial_id: t for t in _study().trials}
     shared = plan_trunks(trials.values())
     grit = [t for t in trials.values() if t.config.uses_grit]
     shape = sorted((trunk.steps, len(trunk.members)) for trunk in shared.trunks)
@@ -86,24 +87,24 @@ def test_the_tree_of_the_one_at_a_time_plan():
 
 
 def test_seeds_budgets_and_methods_share_nothing():
-    shared = plan_trunks(plan(_study(seeds=(41, 42), regimes=("step", "time"))))
+    shared = plan_trunks(_study(seeds=(41, 42), regimes=("step", "time")).trials)
     assert len(shared.trunks) == 3 * 2 * 2
     for trunk in shared.trunks:
         assert len({(shared.fork_of[m] is not None) for m in trunk.members}) == 1
     assert (
-        plan_trunks(plan(_study(grit=replace(GRIT, cadence="adaptive")))).trunks[0].steps >= 10
+        plan_trunks(_study(grit=replace(GRIT, cadence="adaptive")).trials).trunks[0].steps >= 10
     )  # only what reprojects later is shared
 
 
 def test_beginnings_too_short_to_pay_are_not_shared():
     assert (
         plan_trunks(
-            plan(_study(amount=100, grit=GritConfig(kfac_update_freq=10), oat={"tau": (0.9,)}, cadence=10))
+            _study(amount=100, grit=GritConfig(kfac_update_freq=10), oat={"tau": (0.9,)}, cadence=10).trials
         ).trunks
         == ()
     )
     assert (
-        plan_trunks(plan(_study(amount=2000))).trunks[0].steps == 119
+        plan_trunks(_study(amount=2000).trials).trunks[0].steps == 119
     )  # 29 and 59 are less than a twentieth
 
 
@@ -161,59 +162,48 @@ def test_a_forked_trial_is_what_it_would_have_been_alone(bench, tmp_path, suppre
     )
     study = _study(amount=40, grit=grit, oat={"tau": (0.8,), "T": (None,), "lambda": (1e-1,)}, cadence=24)
     scheduler = StudyScheduler(study, elsewhere=Elsewhere(share=True))
+    settings = SlotSettings(board="b", namespace="n", slot="s", folder=str(tmp_path))
     forked = {}
     while (job := scheduler.next()) is not None:
-        work = {
-            "trial_id": job.job_id,
-            "config": job.config.to_dict(),
-            "trunk_steps": job.trunk_steps,
-            "fork_from": job.fork_from,
-            "may_stop": job.may_stop,
-            "attempt": 1,
-        }
-        outcome = run_job(work, bench, None, str(tmp_path))
-        if outcome["status"] == "trunk":
-            scheduler.trunk_ended(
-                job.job_id, {key: outcome[key] for key in ("steps", "train_seconds", "eval_seconds")}
-            )
+        outcome = run_job(job, bench, None, settings)
+        if outcome.trunk is not None:
+            scheduler.trunk_ended(job.job_id, outcome.trunk)
         else:
-            scheduler.complete(ended(scheduler.records[job.job_id], status=outcome["status"]))
-            forked[job.job_id] = (job, outcome["result"])
-    assert scheduler.finished and sorted(trunk["steps"] for trunk in scheduler.trunks()) == [11, 23]
+            scheduler.complete(ended(scheduler.records[job.job_id], status=outcome.status))
+            forked[job.job_id] = (job, outcome)
+    assert scheduler.finished
+    assert sorted(trunk.steps for trunk in scheduler.trunks()) == [11, 23]
     assert sum(job.fork_from is not None for job, _ in forked.values()) == 4
-    for job, result in forked.values():
-        alone = train(job.config, bench)
-        assert result["predictions"] == alone.predictions and result["final_ranks"] == alone.final_ranks
-        assert [row["loss"] for row in result["telemetry"]] == [row["loss"] for row in alone.telemetry]
-        assert [point["quality"] for point in result["curve"]] == [point["quality"] for point in alone.curve]
+    for job, outcome in forked.values():
+        alone = train(job.config, bench).measured
+        for name in ("quality", "answer_loss", "forgetting", "final_ranks", "tokens"):
+            assert getattr(outcome.measured, name) == getattr(alone, name), name
+        qualities = [point["quality"] for point in outcome.measured.curve]
+        assert qualities == [point["quality"] for point in alone.curve]
         if job.fork_from is not None:
-            assert (
-                result["forked_at_step"] in (11, 23) and 0 < result["fork_seconds"] < result["train_seconds"]
-            )
-    assert {path.parent.name for path in tmp_path.glob("*/run.pt")} == {
-        trunk["trunk_id"] for trunk in scheduler.trunks()
-    }
+            assert outcome.fork.step in (11, 23)
+            assert 0 < outcome.fork.train_seconds < outcome.measured.train_seconds
+    left = {path.parent.name for path in settings.checkpoints.glob("*/run.pt")}
+    assert left == {trunk.trunk_id for trunk in scheduler.trunks()}
 
 
 def test_a_time_budget_counts_the_trunk(bench, tmp_path):
-    config = replace(_study().base, budget=Budget(regime="time", amount=1.5), seed=41)
+    config = _study().base.changed(budget=Budget(regime="time", amount=1.5), seed=41)
     trunk = train_trunk(config, bench, steps=6, checkpoints=tmp_path)
     assert trunk.steps == 6
     result = train(config, bench, checkpoints=tmp_path)
-    assert result.resumed_from_step == 6
+    assert result.measured.resumed_from_step == 6
     slowest = max(row["ms_step"] for row in result.telemetry) / 1e3
-    assert (
-        abs(result.train_seconds - 1.5) <= slowest
-        and result.telemetry[5]["train_seconds"] == trunk.train_seconds
-    )
+    assert abs(result.measured.train_seconds - 1.5) <= slowest
+    assert result.telemetry[5]["train_seconds"] == trunk.train_seconds
 
 
 def test_a_trunk_that_spends_its_budget_early_is_its_last_step(bench, tmp_path):
-    config = replace(_study().base, budget=Budget(regime="time", amount=0.3), seed=41)
+    config = _study().base.changed(budget=Budget(regime="time", amount=0.3), seed=41)
     trunk = train_trunk(config, bench, steps=10_000, checkpoints=tmp_path)
     assert trunk.steps < 10_000
     result = train(config, bench, checkpoints=tmp_path)
-    assert (result.steps, result.train_seconds, result.status) == (
+    assert (result.measured.steps, result.measured.train_seconds, result.status) == (
         trunk.steps,
         trunk.train_seconds,
         "completed",
@@ -238,7 +228,7 @@ def test_a_lost_trunk_leaves_its_trials_to_run_alone():
                 job.job_id,
                 None
                 if job.trunk_steps == 59
-                else {"steps": job.trunk_steps, "train_seconds": 1.0 * job.trunk_steps},
+                else TrunkOutcome(steps=job.trunk_steps, train_seconds=job.trunk_steps, eval_seconds=0),
             )
     trials = [job for job in jobs if job.trunk_steps is None]
     assert len(trials) == 9
@@ -259,12 +249,12 @@ def test_children_wait_for_their_trunk_and_others_do_not():
 
 def test_a_resumed_plan_names_its_trunks_as_the_first_did():
     """Some forked trials have ended: what is left shares the same beginnings under the same names."""
-    trials = plan(_study())
+    trials = _study().trials
     first = {trunk.steps: trunk.trunk_id for trunk in plan_trunks(trials).trunks}
     left = [trial for trial in trials if trial.record.tau != 0.8 and trial.record.lambda_ != 1e-4]
     second = {trunk.steps: trunk.trunk_id for trunk in plan_trunks(left).trunks}
     assert second == first and len(set(first.values())) == 3
-    other = {trunk.trunk_id for trunk in plan_trunks(plan(_study(seeds=(42,)))).trunks}
+    other = {trunk.trunk_id for trunk in plan_trunks(_study(seeds=(42,)).trials).trunks}
     assert not other & set(first.values())
 
 
@@ -282,8 +272,8 @@ def test_a_trunk_that_waits_keeps_nobody_else_from_starting():
 
 
 def test_trunks_of_an_earlier_call_are_not_run_again():
-    known = {"steps": 29, "train_seconds": 3.0, "eval_seconds": 1.0}
-    first = plan_trunks(plan(_study())).trunks[0]
+    known = TrunkOutcome(steps=29, train_seconds=3.0, eval_seconds=1.0)
+    first = plan_trunks(_study().trials).trunks[0]
     scheduler = StudyScheduler(
         _study(),
         elsewhere=Elsewhere(share=True, trunk=lambda trunk_id: known if trunk_id == first.trunk_id else None),
@@ -294,8 +284,8 @@ def test_trunks_of_an_earlier_call_are_not_run_again():
 
 def test_the_seconds_saved_by_hand():
     trunks = [
-        {"trunk_id": "a", "parent": None, "train_seconds": 10.0},
-        {"trunk_id": "b", "parent": "a", "train_seconds": 25.0},
+        TrunkRecord(trunk_id="a", parent=None, members=(), steps=1, train_seconds=10.0, eval_seconds=0),
+        TrunkRecord(trunk_id="b", parent="a", members=(), steps=2, train_seconds=25.0, eval_seconds=0),
     ]
     assert seconds_saved(trunks, [10.0, 25.0, 25.0]) == 60.0 - 25.0
     assert seconds_saved([], []) == 0

@@ -4,67 +4,58 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import pytest
-from builders import ended, study
+from builders import ended, planned, study, study_file
 from conftest import ROOT
 
 from grit.errors import ConfigError
-from ray_jobs.design.plan import plan
+from grit.io.versions import SCHEMA_VERSION
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
+from ray_jobs.records.study_file import Execution, read_study
+from ray_jobs.records.tables import read_rows, write_rows
 from ray_jobs.records.trial_record import TrialRecord
-from ray_jobs.records.trials_file import read_trials, write_trials
+from ray_jobs.records.trials_file import append_trials, read_trials, read_trials_and_damage, write_trials
 from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 
 
 def _records():
-    return [trial.record for trial in plan(study())]
+    return planned(study())
 
 
-def test_a_record_survives_a_round_trip_and_uses_the_contract_names():
+def _open(folder, *, resume=False, fingerprint=None, **call):
+    """A store of the made-up study, open for writing."""
+    made = study_file(study(), **call)
+    made = made.model_copy(update={"fingerprint": fingerprint or made.fingerprint})
+    store = StudyStore(folder, made.fingerprint, resume=resume)
+    store.open(made)
+    return store
+
+
+def test_a_record_survives_a_round_trip():
     record = ended(_records()[2])
+    assert TrialRecord.model_validate_json(record.to_json()) == record
     values = json.loads(record.to_json())
-    assert TrialRecord.from_json(record.to_json()) == record
-    assert {
-        "trial_id",
-        "point_id",
-        "design",
-        "regime",
-        "seed",
-        "method",
-        "tau",
-        "T",
-        "lambda",
-        "status",
-        "error",
-        "steps",
-        "train_seconds",
-        "quality",
-        "retention",
-        "forgetting",
-        "overhead",
-        "footprint",
-        "step_time_ms",
-        "peak_memory_bytes",
-        "final_ranks",
-    } <= set(values)
+    assert values["schema_version"] == SCHEMA_VERSION
+    assert (values["plan"]["regime"], values["config"]["grit"]["kfac_damping"]) == ("step", 1e-3)
+    assert values["measured"]["quality"] == 0.5
 
 
 def test_not_finite_becomes_null_and_is_not_usable():
     record = ended(_records()[2], quality=float("nan"), step_time_ms={"mean": float("inf")})
-    assert json.loads(record.to_json())["quality"] is None and json.loads(record.to_json())[
-        "step_time_ms"
-    ] == {"mean": None}
-    assert not TrialRecord.from_json(record.to_json()).usable and not record.usable
+    assert not record.usable
+    measured = json.loads(record.to_json())["measured"]
+    assert measured["quality"] is None
+    assert measured["step_time_ms"] == {"mean": None}
+    assert not TrialRecord.model_validate_json(record.to_json()).usable
 
 
 def test_malformed_lines_are_named(tmp_path):
     write_trials(tmp_path, _records())
     path = tmp_path / "trials.jsonl"
-    path.write_text(path.read_text() + '{"trial_id": 1}\n')
-    with pytest.raises(ConfigError, match=f"line {len(_records()) + 1} is not a trial record"):
+    path.write_text(path.read_text() + '{"schema_version":2,"trial_id":1}\n')
+    with pytest.raises(ConfigError, match=rf"line {len(_records()) + 1}.* is no trial record"):
         read_trials(tmp_path)
     with pytest.raises(ConfigError, match="no readable trials.jsonl"):
         read_trials(tmp_path / "nowhere")
@@ -77,7 +68,7 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
     """
     code = (
         "import sys; sys.path.insert(0, 'tests'); from builders import *; from pathlib import Path\n"
-        "records = [t.record for t in plan(study(seeds=range(40)))]\n"
+        "records = planned(study(seeds=range(40)))\n"
         "while True: write_trials(Path(sys.argv[1]), records); print('x', flush=True)"
     )
     for wait in (0.0, 0.013, 0.031):
@@ -92,8 +83,27 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
         assert len(read_trials(tmp_path)) == 40 * 5 * 2
 
 
+def test_an_append_that_is_killed_costs_at_most_its_own_line(tmp_path):
+    records = _records()
+    write_trials(tmp_path, records)
+    append_trials(tmp_path, [ended(records[0])])
+    path = tmp_path / "trials.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    read, damage = read_trials_and_damage(tmp_path)
+    assert [record.status for record in read] == ["planned"] * len(records)
+    assert damage == ["trials.jsonl ends in a line that was cut while it was written"]
+
+
+def test_the_last_line_of_a_trial_counts(tmp_path):
+    records = _records()
+    write_trials(tmp_path, records)
+    append_trials(tmp_path, [ended(records[1], status="failed"), ended(records[0])])
+    append_trials(tmp_path, [ended(records[1])])
+    assert [record.status for record in read_trials(tmp_path)[:3]] == ["completed", "completed", "planned"]
+
+
 def test_store_refuses_what_is_not_its_own(tmp_path):
-    StudyStore(tmp_path / "a", "one", resume=False).open({"name": "x"}, {})
+    _open(tmp_path / "a", fingerprint="one")
     with pytest.raises(ConfigError, match="holds another study"):
         StudyStore(tmp_path / "a", "two", resume=True)
     with pytest.raises(ConfigError, match="--resume"):
@@ -109,87 +119,83 @@ def test_store_refuses_what_is_not_its_own(tmp_path):
 
 
 def test_a_later_call_is_added_and_the_first_stays(tmp_path):
-    first = StudyStore(tmp_path / "s", "one", resume=False)
-    first.open({"name": "x"}, {"git_commit": "aaa"})
+    first = _open(tmp_path / "s", git_commit="aaa")
     first.release()
-    second = StudyStore(tmp_path / "s", "one", resume=True)
-    second.open({"name": "x"}, {"git_commit": "bbb"})
-    kept = json.loads((tmp_path / "s" / "study.json").read_text())
-    assert kept["git_commit"] == "aaa" and [call["git_commit"] for call in kept["calls"]] == ["aaa", "bbb"]
-    assert kept["study_id"] == first.study_id == second.study_id
+    second = _open(tmp_path / "s", resume=True, git_commit="bbb")
+    kept = read_study(tmp_path / "s")
+    assert kept.made_by.git_commit == "aaa"
+    assert [call.git_commit for call in kept.calls] == ["aaa", "bbb"]
+    assert kept.study_id == second.study_id
 
 
 def test_two_runs_of_one_study_never_write_one_folder(tmp_path):
-    first = StudyStore(tmp_path / "s", "one", resume=False)
-    second = StudyStore(
-        tmp_path / "s", "one", resume=False
-    )  # begun at the same moment: the folder was still empty
-    first.open({"name": "x"}, {})
+    made = study_file(study())
+    # begun at the same moment: the folder was still empty
+    first, second = (StudyStore(tmp_path / "s", made.fingerprint, resume=False) for _ in range(2))
+    first.open(made)
     with pytest.raises(ConfigError, match="being written by another run"):
-        second.open({"name": "x"}, {})
-    third = StudyStore(tmp_path / "s", "one", resume=True)
+        second.open(made)
+    third = StudyStore(tmp_path / "s", made.fingerprint, resume=True)
     with pytest.raises(ConfigError, match="being written by another run"):
-        third.open({"name": "x"}, {})
+        third.open(made)
     first.release()
-    third.open({"name": "x"}, {})
+    third.open(made)
 
 
-CALL = {
-    "platform": "p",
-    "cpu_count": 2,
-    "python": "3",
-    "versions": {"torch": "2"},
-    "execution": {"concurrent": 2},
-}
+CALL = study_file(study()).made_by
 
 
-def _neighbour(folder, call, status="completed"):
+def _neighbour(folder, status="completed", **call):
     """A study in `folder` with one trial of `status`, and the rows it left."""
-    store = StudyStore(folder, "one", resume=False)
-    store.open({"name": "x"}, call)
-    record = ended(plan(study())[1].record, status=status)
-    store.write_rows("telemetry", record.trial_id, [{"step": 1}])
+    store = _open(folder, **call)
+    record = ended(_records()[1], status=status)
+    write_rows(folder, "telemetry", record.trial_id, [{"step": 1}])
     store.put(record)
     store.release()
     return record
 
 
 def test_a_trial_that_another_study_has_run_is_taken_over(tmp_path):
-    record = _neighbour(tmp_path / "a", CALL)
-    store = StudyStore(tmp_path / "b", "two", resume=False)
-    store.open({"name": "y"}, CALL)
+    record = _neighbour(tmp_path / "a")
+    store = _open(tmp_path / "b")
     neighbours = Neighbours(store.folder, CALL)
-    planned = replace(plan(study())[1].record, design="other", also_designs=["grid"])
-    taken = store.adopt(*neighbours.find(planned))
-    assert (taken.status, taken.quality, taken.design, taken.also_designs) == (
-        "completed",
-        record.quality,
-        "other",
-        ["grid"],
-    )
-    assert taken.reused_from == "a" and store.read_rows("telemetry", taken.trial_id) == [{"step": 1}]
-    assert neighbours.find(plan(study())[2].record) is None
+    asked = _records()[1].changed(design="other", also_designs=("grid",))
+    taken = store.adopt(*neighbours.find(asked))
+    assert taken.status == "completed"
+    assert taken.measured.quality == record.measured.quality
+    assert taken.plan.designs == ("other", "grid")
+    assert taken.place.reused_from == "a"
+    assert read_rows(store.folder, "telemetry", taken.trial_id) == [{"step": 1}]
+    assert neighbours.find(_records()[2]) is None
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"cpu_count": 4}, {"versions": {"torch": "3"}}, {"execution": {"concurrent": 1}}, {"platform": "q"}],
+    [
+        {"cpu_count": 4},
+        {"versions": {"torch": "3"}},
+        {"execution": Execution(concurrent=1)},
+        {"platform": "q"},
+    ],
 )
 def test_what_was_measured_elsewhere_does_not_count(tmp_path, changes):
-    _neighbour(tmp_path / "a", {**CALL, **changes})
-    assert Neighbours(tmp_path / "b", CALL).find(plan(study())[1].record) is None
+    _neighbour(tmp_path / "a")
+    path = tmp_path / "a"
+    kept = read_study(path)
+    kept.model_copy(update={"calls": (kept.made_by.model_copy(update=changes),)}).write(path)
+    assert Neighbours(tmp_path / "b", CALL).find(_records()[1]) is None
 
 
 def test_failed_trials_and_damaged_folders_are_no_neighbours(tmp_path):
-    _neighbour(tmp_path / "a", CALL, status="failed")
+    _neighbour(tmp_path / "a", status="failed")
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "study.json").write_text("{")
-    assert Neighbours(tmp_path / "b", CALL).find(plan(study())[1].record) is None
+    assert Neighbours(tmp_path / "b", CALL).find(_records()[1]) is None
 
 
 def test_a_scheduler_does_not_run_what_it_can_take_over():
     made = study(seeds=(41,), regimes=("step",))
-    known = {trial.trial_id: ended(trial.record) for trial in plan(made)[:3]}
+    known = {record.trial_id: ended(record) for record in planned(made)[:3]}
     scheduler = StudyScheduler(made, elsewhere=Elsewhere(result=lambda record: known.get(record.trial_id)))
     started = []
     while (job := scheduler.next()) is not None:
@@ -198,20 +204,16 @@ def test_a_scheduler_does_not_run_what_it_can_take_over():
 
 
 def test_a_refused_study_is_withdrawn_unless_it_was_there_before(tmp_path):
-    first = StudyStore(tmp_path / "s", "one", resume=False)
-    first.open({"name": "x"}, {})
+    first = _open(tmp_path / "s")
     first.release()
-    again = StudyStore(tmp_path / "s", "one", resume=True)
-    again.open({"name": "x"}, {})
-    again.withdraw()
+    _open(tmp_path / "s", resume=True).withdraw()
     assert (tmp_path / "s" / "study.json").exists()
     first.withdraw()
     assert not (tmp_path / "s").exists()
 
 
 def test_a_study_with_an_ended_trial_is_never_withdrawn(tmp_path):
-    store = StudyStore(tmp_path / "s", "one", resume=False)
-    store.open({"name": "x"}, {})
+    store = _open(tmp_path / "s")
     store.put(ended(_records()[0]))
     store.withdraw()
     assert len(read_trials(tmp_path / "s")) == 1
@@ -219,19 +221,19 @@ def test_a_study_with_an_ended_trial_is_never_withdrawn(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
-    store = StudyStore(tmp_path / "file" / "below", "one", resume=False)
     with pytest.raises(ConfigError, match="cannot be written"):
-        store.open({}, {})
+        _open(tmp_path / "file" / "below")
 
 
-def test_ended_records_are_on_disk_at_once(tmp_path):
-    store = StudyStore(tmp_path / "s", "one", resume=False)
-    store.open({"name": "x"}, {})
-    records = _records()
+def test_ended_records_are_on_disk_at_once_and_planned_ones_when_the_study_opens(tmp_path):
+    made, records = study_file(study()), _records()
+    store = StudyStore(tmp_path / "s", made.fingerprint, resume=False)
     for record in records:
         store.put(record)
-    assert not (tmp_path / "s" / "trials.jsonl").exists()
+    store.open(made)
+    assert [record.status for record in read_trials(tmp_path / "s")] == ["planned"] * len(records)
     store.put(ended(records[0]))
-    assert [r.status for r in read_trials(tmp_path / "s")].count("completed") == 1
-    again = StudyStore(tmp_path / "s", "one", resume=True)
+    assert [record.status for record in read_trials(tmp_path / "s")].count("completed") == 1
+    store.release()
+    again = StudyStore(tmp_path / "s", made.fingerprint, resume=True)
     assert len(again.records) == len(records)

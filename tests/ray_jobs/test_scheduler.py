@@ -8,7 +8,7 @@ from builders import ended, study
 from grit.errors import ConfigError
 from ray_jobs.design.points import Point
 from ray_jobs.design.search_space import Interval, Search
-from ray_jobs.schedule.scheduler import OPEN_POINTS, Elsewhere, StudyScheduler
+from ray_jobs.schedule.scheduler import OPEN_POINTS, Elsewhere, StudyScheduler, setting_of
 from ray_jobs.schedule.search import OptunaSearch, open_storage
 
 
@@ -33,6 +33,28 @@ def _run(scheduler, outcome=ended, slots=2, stop_after=None, seed=0):
             return done
 
 
+class WatchedSearches:
+    """Optuna searches whose studies can be read, as anybody reads an Optuna storage."""
+
+    def __init__(self):
+        self._storage = optuna.storages.InMemoryStorage()
+        self.elsewhere = Elsewhere(search=self._open)
+
+    def _open(self, search, budget, before):
+        return OptunaSearch(search, asked_before=before, storage=self._storage, name=budget.regime)
+
+    def trials(self, regime):
+        return optuna.load_study(study_name=regime, storage=self._storage).get_trials()
+
+    def states(self, regime):
+        return [trial.state.name for trial in self.trials(regime)]
+
+
+@pytest.fixture
+def searches():
+    return WatchedSearches()
+
+
 def _by_knobs(record):
     tau = record.tau or 1.0
     return ended(
@@ -42,24 +64,24 @@ def _by_knobs(record):
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3", "gp", "qmc", "random"])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_study_with_search_runs_every_trial_once(sampler, seed):
-    scheduler = StudyScheduler(study(search_points=6, sampler=sampler))
+def test_a_study_with_search_runs_every_trial_once(searches, sampler, seed):
+    made = study(search_points=6, sampler=sampler)
+    scheduler = StudyScheduler(made, elsewhere=searches.elsewhere)
     expected = scheduler.expected
     done = _run(scheduler, _by_knobs, slots=3, seed=seed)
     assert scheduler.finished and len(done) == expected == len({r.trial_id for r in done})
-    searched = [r for r in scheduler.records.values() if r.design == "search"]
+    searched = [r for r in scheduler.records.values() if r.plan.design == "search"]
     assert len(searched) == 6 * 2 * 2
-    for search in scheduler._searches:
-        assert search.optuna.states().count("RUNNING") == 0
-        assert (
-            search.optuna.states().count("COMPLETE") == 4 + 6
-        )  # the one-at-a-time points were given to it first
+    for regime in ("step", "time"):
+        # the one-at-a-time points were given to it first
+        assert searches.states(regime).count("COMPLETE") == 4 + 6
+        assert "RUNNING" not in searches.states(regime)
 
 
 def test_designed_points_come_before_searched_ones():
     scheduler = StudyScheduler(study(search_points=2))
     done = _run(scheduler, slots=1)
-    designs = [r.design for r in done]
+    designs = [r.plan.design for r in done]
     assert designs.index("search") == len([d for d in designs if d != "search"])
 
 
@@ -68,41 +90,39 @@ def test_no_more_points_are_open_than_the_search_should_guess():
     started = []
     while (trial := scheduler.next()) is not None:
         started.append(scheduler.records[trial.job_id])
-    assert sum(record.design == "search" for record in started) == OPEN_POINTS and not scheduler.finished
+    assert sum(record.plan.design == "search" for record in started) == OPEN_POINTS
+    assert not scheduler.finished
 
 
 @pytest.mark.parametrize("status, state", [("failed", "FAIL"), ("stopped", "FAIL"), ("diverged", "COMPLETE")])
-def test_points_that_lost_a_trial_are_told_as_such_and_never_left_running(status, state):
+def test_points_that_lost_a_trial_are_told_as_such_and_never_left_running(searches, status, state):
     """A failed or stopped point is a failure; a diverged one has numbers, and is told as infeasible."""
 
     def outcome(record):
         return (
-            ended(record, status=status) if record.design == "search" and record.seed == 42 else ended(record)
+            ended(record, status=status)
+            if record.plan.design == "search" and record.plan.seed == 42
+            else ended(record)
         )
 
-    scheduler = StudyScheduler(study(search_points=3))
-    _run(scheduler, outcome)
-    for search in scheduler._searches:
-        trials = [
-            trial for trial in search.optuna._study.get_trials() if status in trial.user_attrs["statuses"]
-        ]
+    _run(StudyScheduler(study(search_points=3), elsewhere=searches.elsewhere), outcome)
+    for regime in ("step", "time"):
+        trials = [trial for trial in searches.trials(regime) if status in trial.user_attrs["statuses"]]
         assert [trial.state.name for trial in trials] == [state] * 3
-        assert search.optuna.states().count("RUNNING") == 0
+        assert "RUNNING" not in searches.states(regime)
         if state == "COMPLETE":
             assert all(trial.constraints["diverged"] == 1.0 for trial in trials)
 
 
-def test_caps_are_constraints_for_the_search():
+def test_caps_are_constraints_for_the_search(searches):
     made = study(search_points=4)
     made = replace(made, search=replace(made.search, max_overhead=0.04, max_footprint=0.9))
-    scheduler = StudyScheduler(made)
+    scheduler = StudyScheduler(made, elsewhere=searches.elsewhere)
     _run(scheduler, lambda r: ended(r, overhead=0.05 if r.tau is None or r.tau > 0.95 else 0.03))
-    for search in scheduler._searches:
-        for trial in search.optuna._study.get_trials():
-            expected = 0.01 if 1 - trial.params["tau"] > 0.95 else -0.01
-            assert trial.constraints["overhead"] == pytest.approx(expected) and trial.constraints[
-                "footprint"
-            ] == pytest.approx(-0.1)
+    for trial in (*searches.trials("step"), *searches.trials("time")):
+        expected = 0.01 if 1 - trial.params["tau"] > 0.95 else -0.01
+        assert trial.constraints["overhead"] == pytest.approx(expected)
+        assert trial.constraints["footprint"] == pytest.approx(-0.1)
 
 
 def _stored(uri, name="s"):
@@ -158,16 +178,17 @@ def test_a_storage_that_cannot_be_opened_is_refused():
             open_storage(uri).get_all_studies()
 
 
-def test_any_field_may_be_searched():
+def test_any_field_may_be_searched(searches):
     space = {"rank": Interval(low=4, high=16, integer=True), "learning_rate": Interval(low=1e-4, high=1e-2)}
     made = study(search_points=3)
-    scheduler = StudyScheduler(replace(made, search=Search(space=space, points=3)))
-    done = _run(scheduler)
-    searched = [r for r in done if r.design == "search"]
+    made = replace(made, search=Search(space=space, points=3))
+    done = _run(StudyScheduler(made, elsewhere=searches.elsewhere))
+    searched = [r for r in done if r.plan.design == "search"]
     assert len(searched) == 12 and all(
-        set(r.overrides) == {"rank", "learning_rate"} and 4 <= r.overrides["rank"] <= 16 for r in searched
+        set(r.plan.overrides) == {"rank", "learning_rate"} and 4 <= r.plan.overrides["rank"] <= 16
+        for r in searched
     )
-    assert scheduler._searches[0].optuna.states().count("COMPLETE") >= 3
+    assert searches.states("step").count("COMPLETE") >= 3
 
 
 @pytest.mark.parametrize("stop", range(1, 26, 4))
@@ -180,16 +201,16 @@ def test_resuming_pays_for_nothing_twice_and_loses_nothing(stop):
     assert not {r.trial_id for r in done} & {r.trial_id for r in more}
     assert second.finished and all(r.ended for r in second.records.values())
     assert len(second.records) == second.expected == 10 * 2 + 3 * 2 * 2
-    for search in second._searches:
-        assert search.asked == 3
+    searched = {setting_of(r) for r in second.records.values() if r.plan.design == "search"}
+    assert len(searched) == 3 * 2
 
 
 def test_failed_trials_run_again_on_resume():
     made = study()
     first = StudyScheduler(made)
-    _run(first, lambda r: ended(r, status="failed") if r.design == "control" else ended(r))
+    _run(first, lambda r: ended(r, status="failed") if r.plan.design == "control" else ended(r))
     second = StudyScheduler(made, first.records.values())
-    assert {r.design for r in _run(second)} == {"control"}
+    assert {r.plan.design for r in _run(second)} == {"control"}
 
 
 def test_asking_for_more_points_later_continues_the_same_search():
@@ -198,7 +219,7 @@ def test_asking_for_more_points_later_continues_the_same_search():
     more = study(search_points=5)
     second = StudyScheduler(more, first.records.values())
     done = _run(second)
-    assert len(done) == 3 * 2 * 2 and {r.design for r in done} == {"search"}
+    assert len(done) == 3 * 2 * 2 and {r.plan.design for r in done} == {"search"}
 
 
 def test_every_change_is_reported():
@@ -211,36 +232,41 @@ def test_every_change_is_reported():
 
 def test_a_searched_point_that_is_already_planned_is_not_run_twice():
     made = study(seeds=(41,), regimes=("step",), search_points=1)
-    scheduler = StudyScheduler(made)
     knobs = dict(made.points[0].overrides)
-    scheduler._searches[0].optuna.ask = lambda: ("0", knobs)
-    scheduler._searches[0].optuna.tell = lambda ticket, records: None
-    done = _run(scheduler)
+
+    class Repeating(OptunaSearch):
+        def ask(self):
+            return super().ask()[0], knobs
+
+    elsewhere = Elsewhere(search=lambda search, budget, before: Repeating(search, asked_before=before))
+    done = _run(StudyScheduler(made, elsewhere=elsewhere))
     assert len(done) == len({r.trial_id for r in done}) == 5
 
 
 def test_records_are_values():
     record = next(iter(StudyScheduler(study()).records.values()))
-    with pytest.raises(AttributeError):
+    with pytest.raises(ValueError, match="frozen"):
         record.status = "completed"
-    assert replace(record, status="completed").trial_id == record.trial_id
+    assert record.changed(status="completed").trial_id == record.trial_id
 
 
-def test_a_small_batch_repeat_tells_the_search_nothing_about_the_full_batch():
+def test_a_small_batch_repeat_tells_the_search_nothing_about_the_full_batch(searches):
     made = study(seeds=(41,), regimes=("step",), search_points=1)
     center = dict(made.points[0].overrides)
     odd = Point.of("small-batch", {**center, "micro_batch": 2})
-    scheduler = StudyScheduler(replace(made, points=(*made.points, odd)))
-    _run(scheduler, lambda r: ended(r, quality=0.1 if "micro_batch" in r.overrides else 0.9))
-    values = [trial.values[0] for trial in scheduler._searches[0].optuna._study.get_trials()]
+    made = replace(made, points=(*made.points, odd))
+    scheduler = StudyScheduler(made, elsewhere=searches.elsewhere)
+    _run(scheduler, lambda r: ended(r, quality=0.1 if "micro_batch" in r.plan.overrides else 0.9))
+    values = [trial.values[0] for trial in searches.trials("step")]
     assert values == [0.9] * 5  # four designed points and the searched one
 
 
-def test_a_point_that_is_asked_for_twice_is_told_once():
+def test_a_point_that_is_asked_for_twice_is_told_once(searches):
     made = study(seeds=(41,), regimes=("step",), oat={})
     space = {"rank": Interval(low=4, high=5, integer=True, log=False)}
-    scheduler = StudyScheduler(replace(made, search=Search(space=space, points=4, sampler="random")))
+    made = replace(made, search=Search(space=space, points=4, sampler="random"))
+    scheduler = StudyScheduler(made, elsewhere=searches.elsewhere)
     _run(scheduler, slots=3)
     scheduler.close()
-    states = scheduler._searches[0].optuna.states()
+    states = searches.states("step")
     assert "RUNNING" not in states and states.count("COMPLETE") >= 2

@@ -1,8 +1,11 @@
 import asyncio
 
 import pytest
+from builders import study
 
+from ray_jobs.execution.outcome import Outcome
 from ray_jobs.execution.warm.board import TrialBoard
+from ray_jobs.schedule.job import Job
 from ray_jobs.schedule.stopping import Standing, certainly_above, dominated
 
 LOW = Standing(
@@ -55,21 +58,11 @@ def test_the_board_compares_like_with_like():
         await board.expect(1)
 
         async def trial(name, where, standing, status="completed"):
-            wait = asyncio.create_task(board.run(name, {}))
-            await asyncio.sleep(0)
+            await board.offer(Job(job_id=name, config=study().base))
             await board.take("s")
-            told = await board.evaluated(
-                name,
-                where,
-                {
-                    "scores": standing.scores,
-                    "document_losses": standing.document_losses,
-                    "footprint": standing.footprint,
-                    "overhead": standing.overhead,
-                },
-            )
-            await board.finish("s", name, {"status": status})
-            await wait
+            told = await board.evaluated(name, where, standing)
+            await board.finish("s", name, Outcome(status=status))
+            assert await board.wait(name) == status
             return told
 
         assert not await trial("failed", ("step", 41, 1), _better(), status="failed")

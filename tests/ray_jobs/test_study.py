@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 from builders import study
 
 from grit.config.overrides import with_overrides
 from grit.errors import ConfigError
-from ray_jobs.design.plan import make_trial, plan
+from ray_jobs.design.plan import make_trial
 from ray_jobs.design.points import Point, grid, one_at_a_time
 
 CENTER = {"tau": 0.99, "T": 10, "lambda": 1e-3}
@@ -21,47 +23,42 @@ def test_grid_is_every_combination():
 
 def test_a_setting_that_two_designs_ask_for_is_one_trial():
     made = study()
-    both = study()
-    both = type(made)(
-        **{
-            **made.__dict__,
-            "points": (*made.points, Point.of("grid", CENTER), Point.of("grid", {**CENTER, "tau": 0.95})),
-        }
-    )
-    trials = plan(both)
-    assert len(trials) == len(plan(made)) + 2 * 2
-    shared = [t.record for t in trials if t.record.also_designs]
-    assert [(r.design, r.also_designs, r.tau) for r in shared] == [("oat", ["grid"], 0.99)] * 4
+    crossed = (Point.of("grid", CENTER), Point.of("grid", {**CENTER, "tau": 0.95}))
+    both = replace(made, points=(*made.points, *crossed))
+    trials = both.trials
+    assert len(trials) == len(made.trials) + 2 * 2
+    shared = [t.record for t in trials if t.record.plan.also_designs]
+    assert [(r.plan.design, r.plan.also_designs, r.tau) for r in shared] == [("oat", ("grid",), 0.99)] * 4
     assert len({t.trial_id for t in trials}) == len(trials)
 
 
 def test_every_setting_is_measured_once_before_any_is_measured_twice():
-    trials = plan(study(seeds=(41, 42, 43)))
-    seeds = [t.record.seed for t in trials]
+    trials = study(seeds=(41, 42, 43)).trials
+    seeds = [t.record.plan.seed for t in trials]
     assert seeds == sorted(seeds)
-    first = [t.record.point_id for t in trials if t.record.seed == 41]
+    first = [t.record.plan.point_id for t in trials if t.record.plan.seed == 41]
     assert len(set(first)) == len(first) / 2  # two regimes
 
 
 def test_points_are_the_same_over_seeds_and_regimes():
-    trials = plan(study())
+    trials = study().trials
     ids = {(t.record.tau, t.record.T, t.record.lambda_, t.record.method): set() for t in trials}
     for t in trials:
-        ids[t.record.tau, t.record.T, t.record.lambda_, t.record.method].add(t.record.point_id)
+        ids[t.record.tau, t.record.T, t.record.lambda_, t.record.method].add(t.record.plan.point_id)
     assert all(len(found) == 1 for found in ids.values())
 
 
 def test_the_control_is_the_first_order_method_on_the_same_backbone():
-    assert {t.config.method for t in plan(study()) if t.record.design == "control"} == {"lora"}
-    quantized = [t for t in plan(study(method="qgrit")) if t.record.design == "control"]
+    assert {t.config.method for t in study().trials if t.record.plan.design == "control"} == {"lora"}
+    quantized = [t for t in study(method="qgrit").trials if t.record.plan.design == "control"]
     assert {t.config.method for t in quantized} == {"qlora"} and quantized[0].record.tau is None
 
 
 def test_seeds_share_data_order_and_regimes_share_seeds():
-    trials = plan(study())
+    trials = study().trials
     by_seed = {}
     for t in trials:
-        by_seed.setdefault(t.record.seed, set()).add(
+        by_seed.setdefault(t.record.plan.seed, set()).add(
             (t.config.seed, t.config.optimization.micro_batch, t.config.optimization.accumulation)
         )
     assert all(len(found) == 1 for found in by_seed.values())

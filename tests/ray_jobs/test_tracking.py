@@ -6,14 +6,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 
 import pytest
-from builders import ended, study, telemetry_rows
+from builders import ended, planned, study, telemetry_rows
 from conftest import ROOT
 from mlflow.tracking import MlflowClient
 
 from grit.errors import ConfigError
-from ray_jobs.design.plan import plan
 from ray_jobs.tracking.mlflow_tracker import CURVE_POINTS, MlflowTracker
 
 pytestmark = pytest.mark.filterwarnings(
@@ -37,13 +37,18 @@ def _all_runs(uri):
     )
 
 
+def _ended_trials(uri):
+    runs = _all_runs(uri)[1]
+    return [run for run in runs if run.data.tags["kind"] == "trial" and run.info.status != "RUNNING"]
+
+
 def test_a_study_is_a_parent_with_one_nested_run_per_trial(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    records = [ended(t.record) for t in plan(study(seeds=(41,)))]
+    records = [ended(record) for record in planned(study(seeds=(41,)))]
     records[3] = ended(records[3], status="diverged", error="too high")
     tracker = _open(uri)
     for record in records:
-        tracker.log_trial(record, telemetry_rows(record))
+        tracker.log_trial(record, partial(telemetry_rows, record))
     report = tmp_path / "report.md"
     report.write_text("# hello")
     tracker.finish([records[0].trial_id], [report], interrupted=False)
@@ -51,14 +56,13 @@ def test_a_study_is_a_parent_with_one_nested_run_per_trial(uri, tmp_path, monkey
     client, runs = _all_runs(uri)
     parents = [r for r in runs if r.data.tags["kind"] == "study"]
     trials = {r.data.tags["trial_id"]: r for r in runs if r.data.tags["kind"] == "trial"}
-    assert len(parents) == 1 and len(trials) == len(records)
+    assert len(parents) == 1
+    assert len(trials) == len(records)
     assert {r.data.tags["mlflow.parentRunId"] for r in trials.values()} == {parents[0].info.run_id}
     for record in records:
         run = trials[record.trial_id]
-        assert (
-            run.data.metrics["quality"] == record.quality
-            and run.data.metrics["footprint"] == record.footprint
-        )
+        assert run.data.metrics["quality"] == record.measured.quality
+        assert run.data.metrics["footprint"] == record.measured.footprint
         assert run.info.status == ("FAILED" if record.status == "diverged" else "FINISHED")
         assert run.data.tags["pareto"] == str(record is records[0]).lower()
         if record.tau is not None:
@@ -75,14 +79,14 @@ def test_a_study_is_a_parent_with_one_nested_run_per_trial(uri, tmp_path, monkey
 
 def test_resuming_doubles_nothing_and_leaves_nothing_running(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    records = [ended(t.record) for t in plan(study(seeds=(41,)))]
+    records = [ended(record) for record in planned(study(seeds=(41,)))]
     first = _open(uri)
     for record in records[:4]:
-        first.log_trial(record, [])
+        first.log_trial(record, list)
     first.finish([], [], interrupted=True)
     second = _open(uri)
     for record in records:
-        second.log_trial(record, [])
+        second.log_trial(record, list)
     second.finish([], [], interrupted=False)
     _, runs = _all_runs(uri)
     assert len(runs) == len(records) + 1
@@ -91,9 +95,9 @@ def test_resuming_doubles_nothing_and_leaves_nothing_running(uri, tmp_path, monk
 
 def test_a_later_attempt_replaces_the_failed_one_and_half_written_runs_go(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    records = [t.record for t in plan(study(seeds=(41,)))]
+    records = planned(study(seeds=(41,)))
     first = _open(uri)
-    first.log_trial(ended(records[0], status="failed", error="oom"), [])
+    first.log_trial(ended(records[0], status="failed", error="oom"), list)
     first.finish([], [], interrupted=True)
     client, runs = _all_runs(uri)
     half = client.create_run(
@@ -108,7 +112,7 @@ def test_a_later_attempt_replaces_the_failed_one_and_half_written_runs_go(uri, t
     )
     second = _open(uri)
     for record in records[:2]:
-        second.log_trial(ended(record), telemetry_rows(record))
+        second.log_trial(ended(record), partial(telemetry_rows, record))
     second.finish([], [], interrupted=False)
     _, runs = _all_runs(uri)
     trials = {r.data.tags["trial_id"]: r for r in runs if r.data.tags["kind"] == "trial"}
@@ -119,10 +123,10 @@ def test_a_later_attempt_replaces_the_failed_one_and_half_written_runs_go(uri, t
 
 def test_two_studies_with_the_same_settings_keep_their_own_runs(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    record = ended([t.record for t in plan(study(seeds=(41,)))][0])
+    record = ended(planned(study(seeds=(41,)))[0])
     for study_id in ("one", "two"):
         tracker = MlflowTracker(uri, "tau_T_lambda", study_id, params={})
-        tracker.log_trial(record, [])
+        tracker.log_trial(record, list)
         tracker.finish([], [], interrupted=False)
     assert len(_all_runs(uri)[1]) == 4
 
@@ -130,8 +134,8 @@ def test_two_studies_with_the_same_settings_keep_their_own_runs(uri, tmp_path, m
 def test_the_study_links_to_its_compare_pages(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tracker = _open(uri)
-    for record in [t.record for t in plan(study(seeds=(41,)))]:
-        tracker.log_trial(ended(record), [])
+    for record in planned(study(seeds=(41,))):
+        tracker.log_trial(ended(record), list)
     tracker.finish([], [], interrupted=False)
     client, _ = _all_runs(uri)
     note = client.get_run(tracker.parent_id).data.tags["mlflow.note.content"]
@@ -140,9 +144,9 @@ def test_the_study_links_to_its_compare_pages(uri, tmp_path, monkeypatch):
 
 def test_long_curves_are_thinned_and_keep_their_end(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    record = ended([t.record for t in plan(study(seeds=(41,)))][2])
+    record = ended(planned(study(seeds=(41,)))[2])
     tracker = _open(uri)
-    tracker.log_trial(record, telemetry_rows(record, steps=1999))
+    tracker.log_trial(record, partial(telemetry_rows, record, steps=1999))
     tracker.finish([], [], interrupted=False)
     client, runs = _all_runs(uri)
     run = next(r for r in runs if r.data.tags["kind"] == "trial")
@@ -222,15 +226,15 @@ def test_a_server_that_is_away_for_a_while_gets_everything_later(server, tmp_pat
     from ray_jobs.tracking import mlflow_tracker as tracking
 
     monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.5)
-    records = [ended(t.record) for t in plan(study(seeds=(41,)))]
+    records = [ended(record) for record in planned(study(seeds=(41,)))]
     tracker = _open(server.uri)
     for record in records[:3]:
-        tracker.log_trial(record, telemetry_rows(record))
-    while tracker._jobs.qsize() or len(tracker._runs) < 3:
+        tracker.log_trial(record, partial(telemetry_rows, record))
+    while len(_ended_trials(server.uri)) < 3:
         time.sleep(0.1)
     server.kill()
     for record in records[3:]:
-        tracker.log_trial(record, telemetry_rows(record))
+        tracker.log_trial(record, partial(telemetry_rows, record))
     while tracker.failure is None:
         time.sleep(0.1)
     server.start()
@@ -249,17 +253,17 @@ def test_a_server_that_never_comes_back_is_told_of_and_resuming_delivers(server,
 
     monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.2)
     monkeypatch.setattr(tracking, "GIVE_UP_SECONDS", 1.0)
-    records = [ended(t.record) for t in plan(study(seeds=(41,)))][:3]
+    records = [ended(record) for record in planned(study(seeds=(41,)))][:3]
     tracker = _open(server.uri)
     server.kill()
     for record in records:
-        tracker.log_trial(record, [])
+        tracker.log_trial(record, list)
     tracker.finish([], [], interrupted=False)
     assert tracker.failure
     server.start()
     again = _open(server.uri)
     for record in records:
-        again.log_trial(record, [])
+        again.log_trial(record, list)
     again.finish([], [], interrupted=False)
     assert again.failure is None
     _, runs = _all_runs(server.uri)
@@ -270,8 +274,8 @@ def test_a_server_that_never_comes_back_is_told_of_and_resuming_delivers(server,
 def test_many_processes_may_open_a_fresh_database_at_once(tmp_path):
     """SQLite's migration breaks when two run it: one at a time, by a lock."""
     code = (
-        "import sys; from ray_jobs.tracking import MlflowTracker; t = MlflowTracker(sys.argv[1], 'x', "
-        "sys.argv[2], params={}); "
+        "import sys; from ray_jobs.tracking.mlflow_tracker import MlflowTracker\n"
+        "t = MlflowTracker(sys.argv[1], 'x', sys.argv[2], params={})\n"
         "t.finish([], [], interrupted=False); sys.exit(t.failure or 0)"
     )
     uri = f"sqlite:///{tmp_path / 'fresh.db'}"

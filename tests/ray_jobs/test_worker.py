@@ -1,25 +1,19 @@
 """A warm worker: what it has run before leaves no trace in what it runs now."""
 
-from dataclasses import replace
-
 import pytest
 
 from grit.runtime.memory import resident_bytes
-from ray_jobs.execution.warm.worker import explain, held_bytes, run_job
+from grit.training.trainer import train
+from ray_jobs.execution.warm.worker import SlotSettings, explain, held_bytes, run_job
+from ray_jobs.schedule.job import Job
 
 
-def _job(config):
-    return {
-        "trial_id": "t",
-        "config": config.to_dict(),
-        "trunk_steps": None,
-        "fork_from": None,
-        "may_stop": False,
-        "attempt": 1,
-    }
+def _run(config, bench, folder):
+    settings = SlotSettings(board="b", namespace="n", slot="s", folder=str(folder))
+    return run_job(Job(job_id="t", config=config), bench, None, settings)
 
 
-def test_the_fiftieth_trial_is_the_first_bit_for_bit_and_memory_is_flat(bench, short_run):
+def test_the_fiftieth_trial_is_the_first_bit_for_bit_and_memory_is_flat(bench, short_run, tmp_path):
     """Fifty trials of all methods on one worker, learning rates that blow up included."""
     from grit.config.sections import Budget
 
@@ -27,20 +21,21 @@ def test_the_fiftieth_trial_is_the_first_bit_for_bit_and_memory_is_flat(bench, s
         budget=Budget(regime="step", amount=4), eval_examples=4, retention_documents=2, dropout=0.1
     )
     others = [
-        replace(base, method="lora"),
+        base.changed(method="lora"),
         base.changed(method="qgrit", dtype="bfloat16"),
         base.changed(learning_rate=10.0),
-        replace(base, grit=replace(base.grit, suppression="gate")),
+        base.changed(suppression="gate"),
         base.changed(placement="attention", seed=42),
     ]
-    first = run_job(_job(base), bench, None, None)["result"]
+    first = train(base, bench)
     sizes = []
     for number in range(1, 49):
-        run_job(_job(others[number % len(others)]), bench, None, None)
+        _run(others[number % len(others)], bench, tmp_path)
         sizes.append(resident_bytes())
-    last = run_job(_job(base), bench, None, None)["result"]
-    assert last["predictions"] == first["predictions"] and last["final_ranks"] == first["final_ranks"]
-    assert [row["loss"] for row in last["telemetry"]] == [row["loss"] for row in first["telemetry"]]
+    last = train(base, bench)
+    assert last.predictions == first.predictions
+    assert last.measured.final_ranks == first.measured.final_ranks
+    assert [row["loss"] for row in last.telemetry] == [row["loss"] for row in first.telemetry]
     early, late = sum(sizes[10:20]) / 10, sum(sizes[-10:]) / 10  # the first trials load backbones and kernels
     assert late - early < 32 << 20
 
@@ -69,6 +64,8 @@ def test_what_went_wrong_is_one_line(error, words):
     assert re.search(words, said) and "\n" not in said
 
 
-def test_setup_is_measured_apart_from_training(bench, short_run):
-    result = run_job(_job(short_run()), bench, None, None)["result"]
-    assert 0 <= result["setup_seconds"] < 60 and held_bytes() > 0
+def test_setup_is_measured_apart_from_training(bench, short_run, tmp_path):
+    outcome = _run(short_run(), bench, tmp_path)
+    assert outcome.status == "completed"
+    assert outcome.setup_seconds >= 0
+    assert held_bytes() > 0

@@ -103,7 +103,8 @@ def draw_crossing(crossing: Crossing) -> Figure:
         axis.set_title(label)
         axis.grid(False)
         figure.colorbar(image, ax=axis, shrink=0.8)
-    title = f"{crossing.regime}-matched, τ = {crossing.tau:g}, {crossing.counts}; framed: on the four-objective front"
+    setting = f"{crossing.regime}-matched, τ = {crossing.tau:g}, {crossing.counts}"
+    title = f"{setting}; framed: on the four-objective front"
     figure.suptitle(title, fontsize=8)
     return figure
 

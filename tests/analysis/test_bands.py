@@ -1,0 +1,155 @@
+"""Verdicts on settings: each criterion by its own cause, failure modes by name, and what is advised."""
+
+from dataclasses import replace
+
+import pytest
+from builders import ended, planned, study, study_folder
+
+from analysis.data.load import load_study
+from analysis.data.points import paired_quality, summarize_points
+from analysis.studies.sensitivity.bands import band_of
+from analysis.studies.sensitivity.one_at_a_time import sweep_of
+from analysis.studies.sensitivity.results import analyse
+from grit.config.method import KNOBS
+from ray_jobs.records.study_file import Caps
+
+
+def _study(folder, outcome, **options):
+    """Step-matched records with these outcomes."""
+    options = {"regimes": ("step",), **options}
+    study_folder(folder, [outcome(record) for record in planned(study(**options))], **options)
+    return load_study(folder)
+
+
+def _bands(data):
+    points = summarize_points(data.records)
+    return {knob: band_of(data, points, knob, "step") for knob in KNOBS}
+
+
+def _modes(bands):
+    return {
+        (knob, setting.value): [mode.name for mode in setting.modes]
+        for knob, band in bands.items()
+        for setting in band.settings
+    }
+
+
+def test_equal_settings_are_all_safe(tmp_path):
+    assert {band.verdict for band in _bands(_study(tmp_path, ended)).values()} == {"robust"}
+
+
+def test_each_criterion_fails_by_its_own_cause(tmp_path):
+    def outcome(record):
+        if record.tau == 0.9:
+            return ended(record, footprint=0.95)
+        if record.T == 5:
+            return ended(record, forgetting=0.3)
+        if record.lambda_ == 0.1:
+            status = "completed" if record.plan.seed == 41 else "diverged"
+            return ended(record, status=status, quality=0.2)
+        return ended(record)
+
+    bands = _bands(_study(tmp_path, outcome))
+    failed = {knob: {s.value: s.failed for s in band.settings} for knob, band in bands.items()}
+    assert failed["tau"] == {0.9: ("footprint",), 0.99: ()}
+    assert failed["T"] == {5: ("retention",), 10: ()}
+    assert failed["lambda"] == {0.001: (), 0.1: ("stability", "near-best quality")}
+
+
+def test_seed_spread_fails_only_when_seeds_can_tell(tmp_path):
+    swings = {(0.9, 10): 0.05, (0.99, 5): 0.3}
+
+    def outcome(record):
+        swing = swings.get((record.tau, record.T), 0.0)
+        return ended(record, quality=0.5 + swing * (record.plan.seed - 41.5) * 2)
+
+    spread = {}
+    for knob, band in _bands(_study(tmp_path, outcome)).items():
+        for setting in band.settings:
+            outcomes = {criterion.name: criterion.outcome for criterion in setting.criteria}
+            spread[knob, setting.value] = outcomes["seed spread"]
+    assert spread["tau", 0.99] == "pass"
+    assert spread["tau", 0.9] == "inconclusive"
+    assert spread["T", 5] == "fail"
+
+
+def test_what_was_not_measured_is_not_advised(tmp_path):
+    def outcome(record):
+        return record if record.T == 5 or record.lambda_ == 0.1 else ended(record)
+
+    recommendation = analyse(_study(tmp_path, outcome)).recommendation
+    advised = {advice.knob: advice.value for advice in recommendation.knobs}
+    assert advised["T"] == 10
+    assert advised["lambda"] == 1e-3
+
+
+def test_a_sweep_holds_the_other_knobs_at_the_default(tmp_path):
+    points = summarize_points(_study(tmp_path, ended).records)
+    for knob in KNOBS:
+        assert len(sweep_of(points, knob, "step")) == 2
+
+
+def test_pairing_is_by_seed_and_example(tmp_path):
+    data = _study(tmp_path, lambda record: ended(record, quality=0.75 if record.tau == 0.9 else 0.5))
+    low, center = sweep_of(summarize_points(data.records), "tau", "step")
+    assert paired_quality(data, low, center).mean == pytest.approx(0.25)
+    lonely = replace(low, records=low.records[:1])
+    other = replace(center, records=center.records[1:])
+    assert paired_quality(data, lonely, other) is None
+
+
+def test_front_means_and_probabilities(tmp_path):
+    data = _study(tmp_path, lambda record: ended(record, quality=0.3 if record.T == 5 else 0.6))
+    (result,) = analyse(data).regimes
+    worse = next(point for point in result.points if point.T == 5)
+    assert worse not in result.front
+    assert result.placings[worse.point_id].probability < 0.5
+    assert result.hypervolume > 0
+
+
+def test_a_cheap_setting_of_equal_merit_comes_first_and_a_cap_takes_the_dear_ones_out(tmp_path):
+    def outcome(record):
+        return ended(record, footprint=0.3, overhead=0.02) if record.tau == 0.9 else ended(record)
+
+    data = _study(tmp_path, outcome)
+    (capped,) = analyse(data, Caps(footprint=0.5)).regimes
+    assert capped.knee.tau == 0.9
+    assert [point.tau for point in capped.cheapest] == [0.9]
+    (free,) = analyse(data).regimes
+    assert free.cheapest[0].tau == 0.9
+    assert len(free.cheapest) == len(free.points)
+
+
+def test_failure_modes_are_named(tmp_path):
+    def outcome(record):
+        if record.tau == 0.9:
+            return ended(record, footprint=0.5, quality=0.1)
+        if record.T == 5:
+            return ended(record, overhead=0.3)
+        if record.lambda_ == 0.1:
+            return ended(record, skipped_steps=4)
+        return ended(record)
+
+    named = _modes(_bands(_study(tmp_path, outcome)))
+    assert named["tau", 0.9] == ["under-triggering"]
+    assert named["tau", 0.99] == []
+    assert named["T", 5] == ["overhead domination"]
+    assert named["T", 10] == []
+    assert named["lambda", 0.1] == ["instability", "washed-out geometry"]
+
+
+def test_drift_and_over_triggering_need_evidence(tmp_path):
+    from ray_jobs.design.points import one_at_a_time
+
+    center = {"tau": 0.99, "T": 10, "lambda": 1e-3}
+    points = one_at_a_time(center, {"tau": (0.999,), "T": (None,), "lambda": (1e-2,)})
+
+    def outcome(record):
+        if record.config.uses_grit and record.T is None:
+            return ended(record, forgetting=0.4)
+        return ended(record, footprint=1.0 if record.tau == 0.999 else 0.8)
+
+    named = _modes(_bands(_study(tmp_path, outcome, oat=points)))
+    assert named["T", None] == ["drift"]
+    assert named["tau", 0.999] == ["over-triggering"]
+    assert named["lambda", 1e-2] == []

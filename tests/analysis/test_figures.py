@@ -1,0 +1,138 @@
+"""Figures are computed into objects, and these are asserted number by number."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import ended, planned, study, study_folder
+
+from analysis.data.load import load_study
+from analysis.data.points import summarize_points
+from analysis.studies.sensitivity.figures import crossings, fronts, knobs, ranks, updates
+from ray_jobs.design.points import grid
+
+
+def _outcome(record):
+    """Quality rises with the seed; a low tau is small, a short T dear, a large lambda forgets."""
+    changes = {"quality": 0.5 + 0.1 * (record.plan.seed - 41)}
+    if record.tau == 0.9:
+        changes["footprint"] = 0.4
+    if record.T == 5:
+        changes["overhead"] = 0.2
+    if record.lambda_ == 0.1:
+        changes["forgetting"] = 0.3
+    return ended(record, **changes)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measured")
+    study_folder(folder, [_outcome(record) for record in planned(study())])
+    data = load_study(folder)
+    return data, summarize_points(data.records)
+
+
+def test_a_knobs_curves(measured):
+    data, points = measured
+    curves = knobs.knob_curves(data, points, "lambda")
+    assert curves.values == ("0.001", "0.1")
+    assert curves.default_place == 0
+    assert (curves.metric, curves.metric_is_share) == ("exact match", True)
+    assert curves.counts == "n = 2 seeds a point"
+    step, time = curves.series
+    assert (step.regime, time.regime) == ("step", "time")
+    assert step.quality.y == pytest.approx([0.55, 0.55])
+    assert step.quality_by_seed == ((0.5, 0.6), (0.5, 0.6))
+    assert step.forgetting.y == pytest.approx([0.1, 0.3])
+    assert step.quality.x[0] == pytest.approx(-0.04)
+    assert step.control == ("lora", pytest.approx(0.55), pytest.approx(0.1))
+    assert step.cost.spread == pytest.approx([np.std([0.5, 0.6], ddof=1)] * 2)
+    assert step.cost.lost == pytest.approx([0.0, 0.0])
+
+
+def test_what_tau_and_T_cost(measured):
+    data, points = measured
+    footprint = knobs.knob_curves(data, points, "tau").series[0].cost.footprint
+    assert footprint.y == pytest.approx([40.0, 80.0])
+    shares = knobs.knob_curves(data, points, "T").series[0].cost.shares
+    assert set(shares) == {"statistics, inverses", "reprojection", "ranks"}
+
+
+def test_the_front_and_the_capacity(measured):
+    _, points = measured
+    step, _ = fronts.front_panels(points)
+    control = next(dot for dot in step.dots if dot.is_control)
+    assert (control.quality, control.footprint) == (pytest.approx(0.55), 1.0)
+    dear = next(dot for dot in step.dots if dot.footprint == pytest.approx(0.8) and dot.forgetting > 0.2)
+    assert not dear.on_front
+    small, large = fronts.capacity_panels(points)[0].dots
+    assert (small.tau, small.footprint) == (0.9, pytest.approx(40.0))
+    assert (large.tau, large.rank_changes) == (0.99, 2)
+
+
+def test_a_crossing_needs_T_and_lambda_moved_together(measured, tmp_path):
+    assert crossings.crossing_of(measured[1], "step") is None
+    made = study(regimes=("step",))
+    crossed = grid({"tau": (0.99,), "T": (5, 10), "lambda": (1e-3, 1e-1)})
+    made = replace(made, points=(made.points[0], *crossed))
+    study_folder(tmp_path, [_outcome(record) for record in planned(made)], regimes=("step",))
+    points = summarize_points(load_study(tmp_path).records)
+    crossing = crossings.crossing_of(points, "step")
+    assert (crossing.cadences, crossing.dampings) == ((5, 10), (1e-3, 1e-1))
+    assert crossing.panels["overhead (% of step)"] == pytest.approx(np.array([[20, 20], [5, 5]]))
+    assert (1, 0) in crossing.framed
+    assert (0, 1) not in crossing.framed
+
+
+def test_parallel_lines_scale_each_column(measured):
+    lines = crossings.parallel_lines(measured[1], "step")
+    assert lines.ends["T (log; none: top)"] == (pytest.approx(5), pytest.approx(10))
+    assert lines.ends["footprint (% of full)"] == (pytest.approx(40), pytest.approx(80))
+    scaled = lines.scaled()
+    assert scaled.min() == 0
+    assert scaled.max() == 1
+    assert len(lines.on_front) == 4
+
+
+def test_ranks_over_training(measured):
+    data, points = measured
+    curves = ranks.rank_curves(data, points)
+    assert [curve.tau for curve in curves.curves] == [0.9, 0.99]
+    assert curves.curves[0].reprojections == (10, 20)
+    assert curves.curves[0].mean_rank[-1] == pytest.approx(7.0)
+    shape = ranks.rank_map(data, points)
+    assert shape.kept.values.tolist() == [[8, 8], [8, 8]]
+    assert shape.effective.values.tolist() == [[4, 4], [5, 5]]
+    assert (shape.kept.layers, shape.kept.kinds) == (("0", "1"), ("q_proj", "v_proj"))
+    spectra = ranks.spectra_of(data, points)
+    assert spectra.activation == pytest.approx(np.tile([1.0, 0.5, 0.25], (4, 1)))
+
+
+def test_updates_by_layer_and_in_a_plane(measured):
+    data, points = measured
+    sizes = updates.update_sizes(data, points)
+    norms = sizes.measures["update norm |ΔW| (Frobenius)"]
+    assert set(norms) == {"grit", "lora"}
+    assert norms["grit"].y == pytest.approx([1.0, 2.0])
+    plane = updates.update_plane(data, points)
+    assert [group.is_control for group in plane.groups] == [True, False, False]
+    assert all(group.seeds == (41, 42) for group in plane.groups)
+    assert 0 < plane.shares[1] <= plane.shares[0] <= 1
+
+
+def test_step_times_set_reprojections_apart(measured):
+    data, points = measured
+    times = updates.step_times(data, points)
+    assert len(times.plain["lora"]) == 2 * 18
+    assert len(times.reprojecting["lora"]) == 0
+    assert len(times.reprojecting["grit"]) == 2 * 2
+
+
+def test_what_was_not_measured_is_not_drawn(tmp_path):
+    study_folder(tmp_path, [record for record in planned(study())])
+    data = load_study(tmp_path)
+    points = summarize_points(data.records)
+    assert fronts.front_panels(points) is None
+    assert knobs.knob_curves(data, points, "tau") is None
+    assert ranks.rank_curves(data, points) is None
+    assert updates.update_plane(data, points) is None
