@@ -62,3 +62,10 @@ def shared_data():
     if not SHARED.is_dir():
         pytest.skip("the real data are not beside this checkout")
     return SHARED
+
+
+def pytest_collection_modifyitems(items):
+    """Where tests run side by side, those that start a Ray run on one worker, one after the other."""
+    for item in items:
+        if item.get_closest_marker("ray") is not None:
+            item.add_marker(pytest.mark.xdist_group("ray"))

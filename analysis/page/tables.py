@@ -183,8 +183,15 @@ def markdown_text(text: str) -> str:
 def _csv_columns(header: str, values: Sequence[Any]) -> tuple[list[str], list[list[Any]]]:
     """The names and the cells that a column takes in a file of numbers."""
     if any(isinstance(value, Interval) for value in values):
-        names = [header, f"{header} low", f"{header} high"]
-        return names, [[None] * 3 if v is None else [v.mean, v.low, v.high] for v in values]
+        return [header, f"{header} low", f"{header} high"], [_interval_cells(value) for value in values]
     if any(isinstance(value, Spread) for value in values):
-        return [header, f"{header} sd"], [[None] * 2 if v is None else [v.mean, v.deviation] for v in values]
+        return [header, f"{header} sd"], [_spread_cells(value) for value in values]
     return [header], [[value] for value in values]
+
+
+def _interval_cells(value: Any) -> list[Any]:
+    return [value.mean, value.low, value.high] if isinstance(value, Interval) else [value, None, None]
+
+
+def _spread_cells(value: Any) -> list[Any]:
+    return [value.mean, value.deviation] if isinstance(value, Spread) else [value, None]

@@ -13,19 +13,17 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import ray
+from builders import study_file
 from ray.cluster_utils import AutoscalingCluster
 
-from grit.io.provenance import provenance
 from grit.tasks.registry import content_hashes, load_documents, load_task
-from ray_jobs.design.plan import Study, fingerprint
+from ray_jobs.design.plan import Study
 from ray_jobs.design.points import one_at_a_time
 from ray_jobs.design.resources import TrialResources
 from ray_jobs.design.study_presets import preset
 from ray_jobs.execution.runner import RunOptions, StudyRunner
-from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
+from ray_jobs.records.store import StudyStore
 from ray_jobs.tracking.mlflow_tracker import MlflowTracker
-
-ROOT = Path(__file__).parents[2]
 
 
 class Autoscaling(AutoscalingCluster):
@@ -87,18 +85,8 @@ def study(folder):
         budgets=(chosen.base.budget,),
         content=content,
     )
-    store = StudyStore(folder / "study", fingerprint(made), resume=False)
-    store.open(
-        {
-            "name": made.name,
-            "config": base.to_dict(),
-            "seeds": [41],
-            "budgets": {"step": 30},
-            "content": content,
-            "sizes": {},
-        },
-        {"created": "now", "execution": {"concurrent": 2}, **provenance(ROOT, STUDY_PACKAGES)},
-    )
+    store = StudyStore(folder / "study", made.fingerprint(), resume=False)
+    store.open(study_file(made))
     return made, store
 
 

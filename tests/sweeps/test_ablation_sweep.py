@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 from launching import ROOT, environment
@@ -34,8 +33,7 @@ def test_every_switch_acts_on_every_preset(preset, method):
     ],
 )
 def test_a_switch_that_changes_nothing_is_refused(changes, overrides, said):
-    base = replace(configuration("embedded", "grit"), budget=Budget(regime="step", amount=100))
-    base = replace(base, grit=replace(base.grit, **changes))
+    base = configuration("embedded", "grit").changed(budget=Budget(regime="step", amount=100), **changes)
     with pytest.raises(ConfigError, match=said):
         check_acts(base, "it", overrides)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -9,18 +10,18 @@ import pytest
 from conftest import ROOT
 
 from grit.config.overrides import parse_setting
-from sweeps.common.options import parser, resolve
-
-SCRIPT = ROOT / "sweeps" / "tau_T_lambda.py"
+from sweeps.common.request import resolve
+from sweeps.tau_T_lambda import SCRIPT
 
 
 def _main(*argv):
     """Runs the script's own main in this process: fast, and Ray must not be touched."""
-    sys.path.insert(0, str(ROOT / "sweeps"))
-    from sweeps.common.command import main
-    from sweeps.tau_T_lambda import points, search
+    return SCRIPT.main(argv)
 
-    return main("tau_T_lambda", "", points, search, argv)
+
+def _request(*argv):
+    """What a command line asks for."""
+    return resolve(SCRIPT.read(argv)[0], SCRIPT.presets, SCRIPT.regimes)
 
 
 @pytest.fixture
@@ -108,28 +109,38 @@ def test_bad_input_is_one_line_and_two(rows, capsys, monkeypatch, argv, words):
     monkeypatch.setattr(ray, "init", lambda *a, **k: pytest.fail("Ray was started"))
     before = sorted(rows.rglob("*"))
     assert _main(*(text.replace("{}", str(rows)) for text in argv)) == 2
-    said = capsys.readouterr()
-    assert said.err.startswith("error: ") and said.err.count("\n") == 1, said.err
-    import re
-
-    assert re.search(words, said.err), said.err
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert re.search(words, error), error
     assert [p for p in sorted(rows.rglob("*")) if p not in before and p.name != "results"] == []
 
 
 @pytest.mark.parametrize(
-    "argv", [["--preset", "huge"], ["--regimes", "calendar"], ["--method", "sgd"], ["--nonsense"]]
+    "argv",
+    [["--preset", "huge"], ["--regimes", "calendar"], ["--method", "sgd"], ["--nonsense"], ["--seed", "41"]],
 )
 def test_unknown_options_are_one_line_too(capsys, argv):
     with pytest.raises(SystemExit) as left:
         _main(*argv)
     said = capsys.readouterr().err
-    assert left.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
+    assert left.value.code == 2
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
 
 
 def test_dry_run_prints_every_trial_and_launches_nothing(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--preset", "embedded", "--dry-run", "--output", str(tmp_path / "o")],
+        [
+            sys.executable,
+            str(ROOT / "sweeps" / "tau_T_lambda.py"),
+            "--preset",
+            "embedded",
+            "--dry-run",
+            "--output",
+            str(tmp_path / "o"),
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -188,6 +199,7 @@ def test_help_names_every_promised_option(capsys):
     with pytest.raises(SystemExit):
         _main("--help")
     text = capsys.readouterr().out
+    assert len(re.findall(r"^  --", text, re.MULTILINE)) > 30
     for option in (
         "preset",
         "model",
@@ -210,27 +222,38 @@ def test_help_names_every_promised_option(capsys):
         assert f"--{option}" in text
 
 
-def test_settings_are_read_as_json_or_text():
-    assert [
-        parse_setting(text)
-        for text in ("rank=8", "basis=balanced", "ema_decay=none", "two_sided=false", 'targets=["q_proj"]')
-    ] == [
-        ("rank", 8),
-        ("basis", "balanced"),
-        ("ema_decay", None),
-        ("two_sided", False),
-        ("targets", ("q_proj",)),
-    ]
+@pytest.mark.parametrize(
+    "text, setting",
+    [
+        ("rank=8", ("rank", 8)),
+        ("basis=balanced", ("basis", "balanced")),
+        ("ema_decay=none", ("ema_decay", None)),
+        ("preconditioner=none", ("preconditioner", "none")),
+        ("two_sided=false", ("two_sided", False)),
+        ('targets=["q_proj"]', ("targets", ("q_proj",))),
+    ],
+)
+def test_settings_are_read_as_json_or_text(text, setting):
+    assert parse_setting(text) == setting
+
+
+def test_the_word_none_is_a_word_where_the_setting_has_it():
+    request = _request("--set", "preconditioner=none", "ema_decay=none", "--point", "cadence=adaptive")
+    assert request.base.grit.preconditioner == "none"
+    assert request.base.grit.ema_decay is None
 
 
 def test_budget_steps_scales_what_is_a_share_of_the_run():
-    options = resolve(parser("").parse_args(["--budget-steps", "200"]), {})
-    assert options.budget_steps == 200 and options.budget_seconds == pytest.approx(12.0)
-    assert options.preset.base.grit.reprojection_freq == 20 and options.preset.oat["T"] == (10, 80)
+    request = _request("--budget-steps", "200")
+    assert request.budget_steps == 200
+    assert request.budget_seconds == pytest.approx(12.0)
+    assert request.base.grit.reprojection_freq == 20
+    assert request.preset.oat["T"] == (10, 80)
 
 
-def test_the_address_of_a_job_comes_from_its_environment():
-    assert resolve(parser("").parse_args([]), {"RAY_ADDRESS": "10.0.0.1:6379"}).address == "10.0.0.1:6379"
+def test_the_address_of_a_job_comes_from_its_environment(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert _request().execution.address == "10.0.0.1:6379"
 
 
 def test_a_dry_run_says_what_shared_beginnings_save(tmp_path, capsys, monkeypatch):
@@ -241,7 +264,7 @@ def test_a_dry_run_says_what_shared_beginnings_save(tmp_path, capsys, monkeypatc
     for more, expected in (([], True), (["--no-share"], False)):
         assert _main("--preset", "llama-3.1-8b", "--dry-run", *files, *more) == 0
         said = capsys.readouterr().out
-        assert ("shared beginnings are trained once" in said) == expected and "$" in said
+        assert ("trunks are trained once" in said) == expected and "$" in said
 
 
 def test_designs_are_summed(capsys, monkeypatch):

@@ -8,9 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from dataclasses import replace
 
-import pyarrow.parquet as pq
 import pytest
 from launching import (
     COMMAND,
@@ -23,11 +21,8 @@ from launching import (
     workers,
 )
 
-from grit.config.overrides import with_overrides
-from grit.config.run import RunConfig
-from grit.config.sections import Budget
 from grit.training.trainer import train
-from ray_jobs.records.study_file import read_study
+from ray_jobs.records.tables import read_columns
 from ray_jobs.records.trials_file import read_trials
 
 pytestmark = [
@@ -40,17 +35,14 @@ pytestmark = [
 ]
 
 
-def _alone(study, record, bench):
+def _alone(record, bench):
     """The same trial, run whole in this process."""
-    described = read_study(study)
-    base = RunConfig.from_dict(described["config"])
-    config = replace(
-        base,
-        method=record.method,
-        seed=record.seed,
-        budget=Budget(regime="step", amount=described["budgets"]["step"]),
-    )
-    return train(with_overrides(config, record.overrides), bench)
+    return train(record.config, bench)
+
+
+def _losses(study, record):
+    """Step by step, as the study kept them."""
+    return read_columns(study, "telemetry", record.trial_id)["loss"]
 
 
 def test_a_trial_that_raises_and_one_that_runs_out_of_memory_take_nobody_with_them(launch, tmp_path):
@@ -68,7 +60,9 @@ def test_a_trial_that_raises_and_one_that_runs_out_of_memory_take_nobody_with_th
         uri=f"sqlite:///{tmp_path / 'mlflow.db'}",
         statuses=["completed"] * 5 + ["failed"] * 2,
     )
-    raised, starved = (next(r for r in records if name in r.overrides) for name in ("layer_ranks", "rank"))
+    raised, starved = (
+        next(r for r in records if name in r.plan.overrides) for name in ("layer_ranks", "rank")
+    )
     assert (
         "one rank for each of the model's" in raised.error
         and (tmp_path / "study" / f"traceback-{raised.trial_id}.txt").exists()
@@ -93,17 +87,13 @@ def test_a_worker_that_is_killed_mid_trial_goes_on_from_its_checkpoint_bit_for_b
     records = assert_nothing_lies(
         study, uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
     )
-    hit = next(r for r in records if r.attempts == 2)
-    assert sorted(r.attempts for r in records) == [1, 1, 1, 1, 2] and hit.resumed_from_step >= 5
-    whole = _alone(study, hit, bench)
-    assert (hit.quality, hit.forgetting, hit.final_ranks) == (
-        whole.quality,
-        whole.forgetting,
-        whole.final_ranks,
-    )
-    assert pq.read_table(study / "telemetry" / f"{hit.trial_id}.parquet")["loss"].to_pylist() == [
-        row["loss"] for row in whole.telemetry
-    ]
+    hit = next(record for record in records if record.place.attempts == 2)
+    assert sorted(record.place.attempts for record in records) == [1, 1, 1, 1, 2]
+    assert hit.measured.resumed_from_step >= 5
+    whole = _alone(hit, bench)
+    for name in ("quality", "forgetting", "final_ranks"):
+        assert getattr(hit.measured, name) == getattr(whole.measured, name), name
+    assert _losses(study, hit) == [row["loss"] for row in whole.telemetry]
     assert not list((study / "checkpoints").glob("*"))
 
 
@@ -177,7 +167,7 @@ def test_a_second_study_pays_for_nothing_that_the_first_has_run(launch, tmp_path
         tmp_path / "two", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
     )
     assert (
-        sorted(r.reused_from or "" for r in records) == ["", "one", "one", "one", "one"]
+        sorted(r.place.reused_from or "" for r in records) == ["", "one", "one", "one", "one"]
         and "4 reused" in said
     )
     assert "taken over from other studies" in (tmp_path / "two" / "report.md").read_text()
@@ -187,7 +177,7 @@ FULL_DISK = """
 mount -t tmpfs -o size=4m tmpfs {disk} || exit 77
 {command} > {out}/first.out 2> {out}/first.err &
 pid=$!
-until grep -q '"status": "completed"' {disk}/study/trials.jsonl 2>/dev/null; do
+until grep -q '"status":"completed"' {disk}/study/trials.jsonl 2>/dev/null; do
     sleep 0.1; kill -0 $pid || exit 3
 done
 dd if=/dev/zero of={disk}/filler bs=4k 2>/dev/null
@@ -265,14 +255,11 @@ def test_two_workers_for_one_trial_train_as_one(launch, tmp_path, bench):
         tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
     )
     for record in (records[0], records[1]):
-        whole = _alone(tmp_path / "study", record, bench)
-        losses = pq.read_table(tmp_path / "study" / "telemetry" / f"{record.trial_id}.parquet")[
-            "loss"
-        ].to_pylist()
+        whole = _alone(record, bench)
+        losses = _losses(tmp_path / "study", record)
         assert losses == pytest.approx([row["loss"] for row in whole.telemetry], rel=1e-4)
-        assert record.final_ranks == whole.final_ranks and record.quality == pytest.approx(
-            whole.quality, rel=1e-3
-        )
+        assert record.measured.final_ranks == whole.measured.final_ranks
+        assert record.measured.quality == pytest.approx(whole.measured.quality, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -300,10 +287,9 @@ def test_two_workers_go_on_from_a_shared_beginning(launch, tmp_path, bench):
     records = assert_nothing_lies(
         tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
     )
-    forked = [record for record in records if record.forked_from is not None]
-    assert forked and all(record.forked_at_step >= 10 for record in forked)
-    whole = _alone(tmp_path / "study", forked[0], bench)
-    losses = pq.read_table(tmp_path / "study" / "telemetry" / f"{forked[0].trial_id}.parquet")[
-        "loss"
-    ].to_pylist()
+    forked = [record for record in records if record.place.forked_from is not None]
+    assert forked
+    assert all(record.place.forked_at_step >= 10 for record in forked)
+    whole = _alone(forked[0], bench)
+    losses = _losses(tmp_path / "study", forked[0])
     assert losses == pytest.approx([row["loss"] for row in whole.telemetry], rel=1e-3)
