@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from analysis.data.load import StudyData, load_study
-from analysis.studies import audits, compare, portability
+from analysis.evidence.load import StudyData, load_study
+from analysis.studies import compare, joint_audits, portability
 from analysis.studies.ablation import page as ablation
 from analysis.studies.baselines import page as baselines
 from analysis.studies.compression import page as compression
 from analysis.studies.forgetting_law import page as forgetting_law
 from analysis.studies.overhead import page as overhead
-from analysis.studies.sensitivity import report as sensitivity
+from analysis.studies.sensitivity import page as sensitivity
 from analysis.studies.small_batch import page as small_batch
 from grit.cli.one_line import OneLineErrors
 from grit.errors import ConfigError
@@ -74,8 +74,8 @@ def _rebuild_joint(folder: Path) -> Report:
         return portability.build(folder)
     if names == {"forgetting_law"} and not (folder / "forgetting_law").exists():
         return forgetting_law.build_joint(folder)
-    if names & set(audits.PARTS):
-        return audits.build(folder)
+    if names & set(joint_audits.PARTS):
+        return joint_audits.build(folder)
     raise ConfigError("study folder", str(folder), f"holds no {STUDY_FILE}")
 
 

@@ -24,7 +24,8 @@ import torch
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from grit.adapters.peft_adapters import add_lora, load_backbone
+from grit.adapters.backbones import load_backbone
+from grit.adapters.peft_methods import add_lora
 from grit.adapters.placement import matching
 from grit.backbone import resolve
 from grit.config.method import GritConfig

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grit.config.method import GritConfig
-    from grit.config.run import RunConfig
+    from grit.config.run_config import RunConfig
     from grit.errors import ConfigError
     from grit.geometry.attach import attach
     from grit.geometry.export import export_adapter
@@ -31,7 +31,7 @@ _HOMES = {
     "attach": "grit.geometry.attach",
     "export_adapter": "grit.geometry.export",
     "RunResult": "grit.training.result",
-    "RunConfig": "grit.config.run",
+    "RunConfig": "grit.config.run_config",
     "train": "grit.training.trainer",
     "Workbench": "grit.training.workbench",
 }

@@ -21,7 +21,7 @@ from grit.config.first_effect import (
 )
 from grit.config.method import ALIASES
 from grit.config.overrides import with_overrides
-from grit.config.run import Overrides, RunConfig
+from grit.config.run_config import Overrides, RunConfig
 from grit.errors import ConfigError
 from ray_jobs.design.points import Point
 from sweeps.common.request import StudyRequest

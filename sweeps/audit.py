@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x
 from grit.cli.parser import flag
 from ray_jobs.design.study_presets import PRESETS
 from sweeps import forgetting_law, overhead, small_batch
-from sweeps.common.options import DesignOptions
 from sweeps.common.script import StudyScript
 from sweeps.common.series import Member, in_turn
+from sweeps.common.study_options import DesignOptions
 
 STUDIES = (overhead.SCRIPT, small_batch.SCRIPT, forgetting_law.SCRIPT)
 
@@ -55,7 +55,7 @@ def _own(script: StudyScript) -> object:
 
 
 def _conclude(folder: Path) -> None:
-    from analysis.studies.audits import build
+    from analysis.studies.joint_audits import build
 
     print(f"\nall three:  xdg-open {build(folder).path}")
 

@@ -33,7 +33,7 @@ MEMORY_BUDGET, MEMORY_STEPS = 0.04, 4
 
 
 @dataclass(frozen=True)
-class Own:
+class BaselinesOptions:
     """The script's own options."""
 
     _argument_group_name = "this study"
@@ -61,7 +61,7 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
 
 def points(request: StudyRequest) -> list[Point]:
     """Every method at every learning rate; what needs to know its steps has no time-matched form."""
-    own: Own = request.own
+    own: BaselinesOptions = request.own
     rate = request.base.optimization.learning_rate
     rates = own.learning_rates or [multiple * rate for multiple in MULTIPLES]
     for value in rates:
@@ -85,7 +85,7 @@ SCRIPT = StudyScript(
     regimes=("step",),
     designs=(),
     presets=presets,
-    own=Own,
+    own=BaselinesOptions,
 )
 
 if __name__ == "__main__":

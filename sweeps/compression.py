@@ -35,7 +35,7 @@ MULTIPLES = (1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
-class Own:
+class CompressionOptions:
     """The script's own options."""
 
     _argument_group_name = "this study"
@@ -107,7 +107,7 @@ SCRIPT = StudyScript(
     regimes=("step",),
     designs=(),
     presets=presets,
-    own=Own,
+    own=CompressionOptions,
 )
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ WATCHED = {"preconditioner": "none", "T": None}
 
 
 @dataclass(frozen=True)
-class SeriesOptions:
+class LawOptions:
     """Several backbones."""
 
     _argument_group_name = "this study"
@@ -81,8 +81,8 @@ SCRIPT = StudyScript(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the study once, or once per backbone of `--models`, and then one fit over all of them."""
-    line, (series,) = SCRIPT.read(argv, SeriesOptions)
-    assert isinstance(series, SeriesOptions)
+    line, (series,) = SCRIPT.read(argv, LawOptions)
+    assert isinstance(series, LawOptions)
     if series.models is None:
         return SCRIPT.run(line)
     members = [

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x
 from grit.backbone import resolve
 from grit.cli.parser import flag
 from grit.config.registry import METHODS, Method
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from ray_jobs.design.forecast import A100_BYTES, ModelShape, memory_bytes, shape_of
 from ray_jobs.design.points import Point, control_method
 from ray_jobs.design.study_presets import Preset, preset
@@ -35,7 +35,7 @@ STEPS, SECONDS = {"smoke": 24}, 0.6
 
 
 @dataclass(frozen=True)
-class Own:
+class OverheadOptions:
     """The script's own options."""
 
     _argument_group_name = "this study"
@@ -139,7 +139,12 @@ def points(request: StudyRequest) -> list[Point]:
 
 
 SCRIPT = StudyScript(
-    name="overhead", description=__doc__, points=points, designs=("point",), presets=presets, own=Own
+    name="overhead",
+    description=__doc__,
+    points=points,
+    designs=("point",),
+    presets=presets,
+    own=OverheadOptions,
 )
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from sweeps.common.series import Member, in_turn
 
 
 @dataclass(frozen=True)
-class SeriesOptions:
+class PortabilityOptions:
     """The tasks."""
 
     _argument_group_name = "this study"
@@ -48,8 +48,8 @@ SCRIPT = StudyScript(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the sweep once per task, each in a folder of its own, then the comparison."""
-    line, (series,) = SCRIPT.read(argv, SeriesOptions)
-    assert isinstance(series, SeriesOptions)
+    line, (series,) = SCRIPT.read(argv, PortabilityOptions)
+    assert isinstance(series, PortabilityOptions)
     if line.data.task is not None:
         print(f"error: task = {line.data.task!r}: say --tasks", file=sys.stderr)
         return EXIT_BAD_INPUT

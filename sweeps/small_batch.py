@@ -32,7 +32,7 @@ STEPS = {"smoke": 16}
 
 
 @dataclass(frozen=True)
-class Own:
+class SmallBatchOptions:
     """The script's own options."""
 
     _argument_group_name = "this study"
@@ -111,7 +111,7 @@ SCRIPT = StudyScript(
     regimes=("step",),
     designs=(),
     presets=presets,
-    own=Own,
+    own=SmallBatchOptions,
 )
 
 if __name__ == "__main__":

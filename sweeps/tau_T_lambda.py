@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x
 
 from grit.config.method import KNOBS
 from ray_jobs.design.points import Point, control_method, grid, listed, one_at_a_time, small_batch
-from ray_jobs.design.search_space import Interval, Search
+from ray_jobs.design.search_space import Search, SearchRange
 from sweeps.common.request import StudyRequest
 from sweeps.common.script import StudyScript
 
@@ -38,9 +38,9 @@ def search(request: StudyRequest) -> Search:
     """The searched part, with T from 1/40 to 1/2.5 of the run."""
     steps, options = request.budget_steps, request.search
     space = {
-        "tau": Interval(low=1e-3, high=0.2, complement=True),
-        "T": Interval(low=max(1, steps // 40), high=max(2, 2 * steps // 5), integer=True),
-        "lambda": Interval(low=1e-4, high=1e-1),
+        "tau": SearchRange(low=1e-3, high=0.2, complement=True),
+        "T": SearchRange(low=max(1, steps // 40), high=max(2, 2 * steps // 5), integer=True),
+        "lambda": SearchRange(low=1e-4, high=1e-1),
     }
     return Search(
         space=request.space or space,

@@ -10,27 +10,27 @@ import numpy as np
 
 from grit.audits.update_geometry import ModuleGeometry
 from grit.config.method import GritConfig
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import Budget, TaskSource
 from grit.evaluation.scores import DocumentLoss, Prediction
 from grit.geometry.events import Reprojection
-from grit.runtime.sections import SECTIONS
+from grit.runtime.step_sections import SECTIONS
 from grit.training.measurements import Measurements
 from grit.training.result import RunResult
 from grit.training.score_rows import document_row, task_row
 from grit.training.step_log import StepRow, component_times
 from ray_jobs.design.plan import Study
 from ray_jobs.design.points import one_at_a_time
-from ray_jobs.design.search_space import Interval, Search
+from ray_jobs.design.search_space import Search, SearchRange
 from ray_jobs.records.study_file import Call, Execution, StudyFile
-from ray_jobs.records.tables import write_rows
+from ray_jobs.records.trial_tables import write_rows
 from ray_jobs.records.trials_file import write_trials
 
 CONTENT = {"task": "t", "documents": "d", "model": "m"}
 SPACE = {
-    "tau": Interval(low=1e-3, high=0.2, complement=True),
-    "T": Interval(low=1, high=40, integer=True),
-    "lambda": Interval(low=1e-4, high=1e-1),
+    "tau": SearchRange(low=1e-3, high=0.2, complement=True),
+    "T": SearchRange(low=1, high=40, integer=True),
+    "lambda": SearchRange(low=1e-4, high=1e-1),
 }
 CENTER = {"tau": 0.99, "T": 10, "lambda": 1e-3}
 NEIGHBOURS = {"tau": (0.9,), "T": (5,), "lambda": (1e-1,)}

@@ -33,7 +33,7 @@ def bench():
 def short_run():
     """A few steps under realistic settings: dropout 0.1, padding, accumulation 2, GRIT acting early."""
     from grit.config.method import GritConfig
-    from grit.config.run import RunConfig
+    from grit.config.run_config import RunConfig
     from grit.config.sections import Budget, TaskSource
 
     grit = GritConfig(

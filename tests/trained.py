@@ -7,9 +7,9 @@ from builders import study_file
 from grit.config.sections import Budget
 from grit.training.side_by_side import train
 from ray_jobs.design.plan import Study
-from ray_jobs.execution.outcome import Collected, Outcome, filled
+from ray_jobs.execution.outcome import Collected, JobOutcome, filled
 from ray_jobs.records.store import StudyStore
-from ray_jobs.records.tables import write_rows
+from ray_jobs.records.trial_tables import write_rows
 
 
 def trained_study(folder, name, base, points, bench, *, seeds=(41, 42), regimes=("step",), seconds=0.4):
@@ -30,7 +30,7 @@ def trained_study(folder, name, base, points, bench, *, seeds=(41, 42), regimes=
         result = train(trial.config, bench)
         for kind, rows in result.tables().items():
             write_rows(folder, kind, trial.trial_id, rows)
-        outcome = Outcome(status=result.status, error=result.reason, measured=result.measured)
+        outcome = JobOutcome(status=result.status, error=result.reason, measured=result.measured)
         record = filled(trial.record, Collected(outcome=outcome, attempts=1))
         store.put(record)
         records.append(record)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from analysis.data.points import PointSummary
+from analysis.evidence.point_summary import PointSummary
 from analysis.stats.arrays import Floats
 from analysis.stats.estimates import Interval
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from analysis.data.points import PointSummary
-from analysis.page.tables import Column, Spread
+from analysis.evidence.point_summary import PointSummary
+from analysis.page.table import Column, Spread
 from grit.config.method import KNOBS, Knob
 from grit.training.measurements import QUANTITIES
 

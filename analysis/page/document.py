@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis.data.load import StudyData
-from analysis.page.figures import FigureSpec
+from analysis.evidence.load import StudyData
+from analysis.page.figure_spec import FigureSpec
 from analysis.page.render import render
-from analysis.page.tables import Table
+from analysis.page.table import Table
 from grit.io.files import own_folder, write_atomically
 
 #: Seeds below which the spread over them is hardly known.

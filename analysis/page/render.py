@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from analysis.page.tables import Table, markdown_text, shown
+from analysis.page.table import Table, markdown_text, shown
 
 
 def _html_table(table: Table[Any]) -> Markup:

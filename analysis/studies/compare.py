@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.data.load import StudyData, load_study
-from analysis.data.points import PointSummary, summarize_points
+from analysis.evidence.load import StudyData, load_study
+from analysis.evidence.point_summary import PointSummary, summarize_points
 from analysis.page.columns import knob_columns, regime_column
 from analysis.page.render import render
-from analysis.page.tables import Column, Table
+from analysis.page.table import Column, Table
 from grit.errors import ConfigError
 from grit.io.files import write_atomically
 from grit.training.measurements import OBJECTIVES

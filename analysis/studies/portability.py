@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from analysis.data.load import StudyData, load_study
-from analysis.data.points import PointSummary, paired_forgetting, quality_matrix, summarize_points
+from analysis.evidence.load import StudyData, load_study
+from analysis.evidence.point_summary import PointSummary, paired_forgetting, quality_matrix, summarize_points
 from analysis.page.document import FEW_SEEDS, write_table
 from analysis.page.render import render
-from analysis.page.tables import Column, Table
+from analysis.page.table import Column, Table
 from analysis.stats.estimates import Estimate, estimate
 from analysis.studies.sensitivity.one_at_a_time import default_point
 from grit.errors import ConfigError

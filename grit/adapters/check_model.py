@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from grit.backbone import EMBEDDED
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from grit.tasks.base import Task
 
@@ -32,7 +32,7 @@ def check_model(config: RunConfig, task: Task, *, ask_hub: bool = True) -> None:
         if not any(folder.glob("*.safetensors")):
             raise ConfigError("model", model, "holds no *.safetensors weights")
         _check_context(config, task, folder)
-    from grit.adapters.peft_adapters import check_weights, load_tokenizer
+    from grit.adapters.backbones import check_weights, load_tokenizer
 
     load_tokenizer(
         model, revision=config.backbone.revision, trust_remote_code=config.backbone.trust_remote_code

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from grit.adapters.peft_adapters import method_optimizer
-from grit.config.run import RunConfig
+from grit.adapters.peft_methods import method_optimizer
+from grit.config.run_config import RunConfig
 
 #: Shampoo's first preconditioned step, and the steps between computations of its roots: they cost more than
 #: the rest of a step.

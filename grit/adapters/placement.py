@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import EVERY_LINEAR, Placement
 from grit.errors import ConfigError
 

@@ -18,7 +18,7 @@ from grit.cli.options import DataOptions, ModelOptions, with_data_options
 from grit.cli.parser import OneLineParser, flag, taken
 from grit.config.overrides import parse_cadence, with_overrides
 from grit.config.registry import METHODS, Method
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import Budget
 from grit.errors import ConfigError
 from grit.training.measurements import Measurements

@@ -8,9 +8,9 @@ from typing import Any
 
 from grit.cli.parser import flag
 from grit.config.overrides import parse_setting, with_overrides
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import TaskSource
-from grit.tasks.registry import NAMES
+from grit.tasks.loading import NAMES
 
 
 @dataclass(frozen=True)

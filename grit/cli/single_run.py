@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from grit.adapters.check_model import check_model
 from grit.adapters.peft_adapters import merged_model
 from grit.backbone import resolve
-from grit.config.run import RunConfig, nested_from_flat
+from grit.config.run_config import RunConfig, nested_from_flat
 from grit.config.sections import AdapterConfig
 from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
@@ -24,7 +24,7 @@ from grit.io.provenance import provenance
 from grit.io.validation import refusal
 from grit.io.versions import SCHEMA_VERSION, upgraded
 from grit.runtime import checkpoint
-from grit.tasks.registry import content_hashes, load_documents, load_task
+from grit.tasks.loading import content_hashes, load_documents, load_task
 from grit.training.hooks import Hooks
 from grit.training.measurements import Measurements, finite
 from grit.training.run import RunState

@@ -1,8 +1,8 @@
 """When a setting first acts: until then, runs that differ only in it are one run.
 
-Used to plan studies without computing a shared beginning twice. Which settings wait for what stands in their
-declarations (grit/config/method.py); when that comes is what `GritHandle` does, and a test holds the two
-together.
+Used to plan studies without computing twice what trials share (a trunk). Which settings wait for what stands
+in their declarations (grit/config/method.py); when that comes is what `GritHandle` does, and a test holds the
+two together.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from grit.config.method import GritConfig
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.settings import waiting_for
 
 #: Settings that do not act before the first refresh of the inverses.

@@ -6,7 +6,7 @@ import json
 from typing import Any, get_args, get_type_hints
 
 from grit.config.method import ALIASES
-from grit.config.run import SECTIONS, Overrides, RunConfig, section_of
+from grit.config.run_config import RUN_SECTIONS, Overrides, RunConfig, section_of
 from grit.errors import ConfigError
 
 
@@ -47,7 +47,7 @@ def _words(name: str) -> tuple[Any, ...]:
         section = section_of(name)
     except ConfigError:
         return ()
-    return get_args(get_type_hints(SECTIONS[section])[ALIASES.get(name, name)])
+    return get_args(get_type_hints(RUN_SECTIONS[section])[ALIASES.get(name, name)])
 
 
 def parse_cadence(text: str) -> int | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import QualityMetric
 from grit.data.encode import IGNORED_LABEL, Encoded, collate, encode, prompt_tokens
 from grit.evaluation.generation import Bar, Sampling, generate
@@ -143,7 +143,7 @@ class Evaluator:
         """All of the task's metrics beside the primary one."""
         if not task.also or predictions[0].prediction is None:
             return {}
-        from grit.evaluation.metrics import measure
+        from grit.evaluation.text_metrics import measure
 
         return measure(
             task.also,

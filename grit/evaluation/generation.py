@@ -103,40 +103,51 @@ def generate(
     """
     texts = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    end = tokenizer.eos_token_id
     # A configuration of our own: the checkpoint's may sample, penalize repetition, or end elsewhere than
     # training taught.
     config = GenerationConfig(
         do_sample=False,
         num_beams=1,
         max_new_tokens=sampling.max_new_tokens,
-        pad_token_id=pad,
+        pad_token_id=tokenizer.pad_token_id,
         eos_token_id=end,
     )
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        length = max(len(prompts[i]) for i in part)
-        ids = torch.tensor(
-            [[pad] * (length - len(prompts[i])) + list(prompts[i]) for i in part], device=model.device
-        )
-        mask = torch.tensor(
-            [[0] * (length - len(prompts[i])) + [1] * len(prompts[i]) for i in part], device=model.device
-        )
-        chosen = LogitsProcessorList()
-        if sampling.temperature > 0:
-            chosen += [
-                TemperatureLogitsWarper(sampling.temperature),
-                TopPLogitsWarper(sampling.top_p),
-                OwnNoise([names[i] for i in part], sampling.seed),
-            ]
+        ids, mask = _left_padded([prompts[i] for i in part], tokenizer.pad_token_id, model.device)
         with _own_settings(model):
             made = model.generate(
-                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=chosen
-            )[:, length:].tolist()
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=config,
+                logits_processor=_processors([names[i] for i in part], sampling),
+            )[:, ids.shape[1] :].tolist()
         for i, row in zip(part, made, strict=True):
-            texts[i] = str(
-                tokenizer.decode(row[: row.index(end)] if end in row else row, skip_special_tokens=True)
-            )
+            answer = row[: row.index(end)] if end in row else row
+            texts[i] = str(tokenizer.decode(answer, skip_special_tokens=True))
         if bar is not None:
             bar(len(part))
     return texts
+
+
+def _left_padded(
+    prompts: Sequence[Sequence[int]], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both (prompts, longest)."""
+    length = max(len(prompt) for prompt in prompts)
+    ids = [[pad] * (length - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _processors(names: Sequence[str], sampling: Sampling) -> LogitsProcessorList:
+    """What makes scores into choices; nothing for greedy decoding."""
+    processors = LogitsProcessorList()
+    if sampling.temperature > 0:
+        processors += [
+            TemperatureLogitsWarper(sampling.temperature),
+            TopPLogitsWarper(sampling.top_p),
+            OwnNoise(names, sampling.seed),
+        ]
+    return processors

@@ -21,8 +21,8 @@ from typing import Any
 
 from grit.errors import ConfigError
 from grit.evaluation.scores import ProbeAnswer
-from grit.tasks.files import read_rows
 from grit.tasks.hub import reachable
+from grit.tasks.task_files import read_rows
 
 
 def _gap(part: int) -> Callable[[dict[str, Any]], str]:

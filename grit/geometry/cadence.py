@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Verdict = Literal["stable", "neutral", "unstable"]
+CadenceVerdict = Literal["stable", "neutral", "unstable"]
 
 #: Unstable: the norm's standard deviation exceeds its mean; the loss rises by a tenth from the window's first
 #: half to its second; updates mostly undo each other.
@@ -55,7 +55,7 @@ def indicators(norms: Sequence[float], losses: Sequence[float], cosines: Sequenc
     )
 
 
-def verdict(seen: Indicators) -> Verdict:
+def verdict(seen: Indicators) -> CadenceVerdict:
     """By the thresholds above."""
     if seen.spread > UNSTABLE_SPREAD or seen.change > UNSTABLE_RISE or seen.cosine < UNSTABLE_COSINE:
         return "unstable"
@@ -79,7 +79,7 @@ class CadenceController:
         self._cosines: list[Tensor] = []
 
     @torch.no_grad()
-    def update(self, norm: float, loss: Tensor, reduce_mean: Any) -> tuple[Verdict, Indicators] | None:
+    def update(self, norm: float, loss: Tensor, reduce_mean: Any) -> tuple[CadenceVerdict, Indicators] | None:
         """Takes one step, whose preconditioned gradients are in place.
 
         Returns a verdict at the end of each window.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
-Row = dict[str, Any]
+from grit.io.files import Row
 
 
 @dataclass(frozen=True, kw_only=True)

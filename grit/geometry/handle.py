@@ -39,7 +39,7 @@ from grit.geometry.state import GeometryState, ModuleFactors
 from grit.geometry.subspace_state import Projection
 from grit.rank_space.regularizers import ramp
 from grit.runtime.clock import SectionTotals, StepClock
-from grit.runtime.sections import GEOMETRY_SECTIONS
+from grit.runtime.step_sections import GEOMETRY_SECTIONS
 from grit.runtime.workers import reduce_mean
 
 

@@ -14,6 +14,9 @@ import pyarrow.parquet as pq
 
 from grit.errors import ConfigError
 
+#: A row of a table: values by the names of its columns.
+Row = dict[str, Any]
+
 
 def read_object(path: Path, name: str) -> dict[str, Any]:
     """A JSON object that a run or a study left in its folder; `name` is what a person calls that folder.

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from grit.runtime.sections import GEOMETRY_SECTIONS, SECTIONS
+from grit.runtime.step_sections import GEOMETRY_SECTIONS, SECTIONS
 
 __all__ = ["GEOMETRY_SECTIONS", "SECTIONS", "NoClock", "SectionTotals", "StepClock"]
 

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from grit.errors import ConfigError
+from grit.io.files import Row
 from grit.tasks.base import Decoding, Example
 from grit.tasks.metrics import METRICS, PREDICTED
 from grit.tasks.scoring import exact_match, gsm8k_answer, gsm8k_exact_match, rouge_l
-
-Row = dict[str, Any]
 
 
 class EmptyAnswerError(ValueError):

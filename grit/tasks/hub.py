@@ -13,7 +13,7 @@ import httpx2
 
 from grit.errors import ConfigError
 from grit.tasks.catalog import HubSource
-from grit.tasks.files import Numbered
+from grit.tasks.task_files import Numbered
 
 #: Seconds after which the hub counts as out of reach.
 TIMEOUT = 10.0

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
-Row = dict[str, Any]
+from grit.io.files import Row
+
 Direction = Literal["maximize", "minimize"]
 
 

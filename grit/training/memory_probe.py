@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import Budget
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from grit.training.measurements import Measurements, Row
+from grit.io.files import Row
+from grit.training.measurements import Measurements
 
 RunStatus = Literal["completed", "diverged", "stopped"]
 

@@ -12,29 +12,29 @@ from typing import Any, TypeVar
 import torch
 
 from grit.adapters.optimizers import build_optimizer, follow_parameters
-from grit.adapters.peft_adapters import after_step, extra_state, load_extra_state, penalty
+from grit.adapters.peft_methods import after_step, extra_state, load_extra_state, penalty
 from grit.audits.factor_stability import StabilityMonitor
 from grit.audits.truncation import truncation_rows
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.data.encode import TrainingOrder
 from grit.errors import ConfigError
 from grit.evaluation.scores import Scores, example_quality, mean_quality, nats_per_token
 from grit.geometry.attach import attach
 from grit.geometry.gradient_guard import GradientGuard
 from grit.geometry.handle import GritHandle
+from grit.io.files import Row
 from grit.runtime import checkpoint
 from grit.runtime.clock import StepClock
 from grit.runtime.memory import MemoryPeak
-from grit.runtime.sections import GEOMETRY_SECTIONS
+from grit.runtime.step_sections import GEOMETRY_SECTIONS
 from grit.runtime.workers import Workers
 from grit.training.divergence import DivergenceRule
 from grit.training.hooks import Interim
-from grit.training.measurements import Row
 from grit.training.score_rows import short_rows
 from grit.training.step_log import StepLog
 from grit.training.workbench import Workbench
 
-Outcome = TypeVar("Outcome")
+Returned = TypeVar("Returned")
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:
@@ -287,7 +287,7 @@ class Run:
                 after_step(state.model, state.step + 1)
             state.optimizer.zero_grad(set_to_none=True)
 
-    def _timed(self, work: Callable[[], Outcome]) -> Outcome:
+    def _timed(self, work: Callable[[], Returned]) -> Returned:
         """What `work` returns; its seconds count as evaluation."""
         began = time.perf_counter()
         try:

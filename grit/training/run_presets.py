@@ -11,10 +11,10 @@ from typing import Any
 
 from grit.config.method import GritConfig
 from grit.config.registry import Method
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import LLAMA_TARGETS, Budget, TaskSource
 from grit.errors import ConfigError
-from grit.tasks.registry import NAMES
+from grit.tasks.loading import NAMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class PaperTask:
 
 
 #: `eval_examples` are ours: whole published evaluation splits, or what is held out where there is none
-#: (grit/tasks/registry.py).
+#: (grit/tasks/loading.py).
 PAPER_TASKS: dict[str, PaperTask] = {
     "alpaca": PaperTask(
         steps=4000, warmup_steps=200, max_length=2048, micro_batch=8, kfac_damping=3e-3, eval_examples=1000

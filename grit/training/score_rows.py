@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from grit.config.sections import QualityMetric
 from grit.evaluation.scores import DocumentLoss, Prediction, ProbeAnswer, Scores, example_quality
-from grit.training.measurements import Row
+from grit.io.files import Row
 
 
 def task_row(after: Prediction, before: Prediction) -> Row:

@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.geometry.events import reprojections
-from grit.runtime.sections import SECTIONS
+from grit.io.files import Row
+from grit.runtime.step_sections import SECTIONS
 from grit.training.hooks import Hooks
-from grit.training.measurements import Row
 from grit.training.memory_probe import peaks
 from grit.training.result import RunResult, RunStatus
 from grit.training.run import Run

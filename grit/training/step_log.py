@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from grit.geometry.handle import GritHandle
+from grit.io.files import Row
 from grit.runtime.clock import StepClock
-from grit.runtime.sections import SECTIONS
-from grit.training.measurements import Row
+from grit.runtime.step_sections import SECTIONS
 
 #: Steps between reads of the clock: on a GPU a read waits for the device.
 READ_EVERY = 50

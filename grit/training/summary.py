@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from grit.adapters.peft_adapters import effective_parameters, trained_modules
 from grit.audits.update_geometry import geometry_rows
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import ExecutionConfig
 from grit.evaluation.scores import ProbeAnswer, Scores, mean_quality, nats_per_token, quality_name
 from grit.geometry.events import Event, RankChange, reprojections
 from grit.geometry.export import exported_bytes
+from grit.io.files import Row
 from grit.runtime.clock import GEOMETRY_SECTIONS, SECTIONS
-from grit.training.measurements import Measurements, Row
+from grit.training.measurements import Measurements
 from grit.training.result import RunResult, RunStatus
 from grit.training.score_rows import score_rows
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.runtime import checkpoint
 from grit.training.hooks import Hooks
 from grit.training.result import RunResult, RunStatus
@@ -19,7 +19,7 @@ from grit.training.run import Run, RunState
 from grit.training.summary import result_of
 from grit.training.workbench import Workbench
 
-Outcome = TypeVar("Outcome")
+Returned = TypeVar("Returned")
 
 
 def train(
@@ -51,7 +51,7 @@ def train(
     return result
 
 
-def on_finished(config: RunConfig, bench: Workbench, work: Callable[[RunState], Outcome]) -> Outcome:
+def on_finished(config: RunConfig, bench: Workbench, work: Callable[[RunState], Returned]) -> Returned:
     """What `work` makes of a run that was trained with `keep`.
 
     `state.untrained()` is its model before, `state.restored(checkpoints)` after.

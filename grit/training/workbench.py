@@ -16,16 +16,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grit.adapters.peft_adapters import (
-    add_adapter,
-    count_parameters,
-    load_backbone,
-    load_tokenizer,
-    remove_lora,
-)
+from grit.adapters.backbones import count_parameters, load_backbone, load_tokenizer
+from grit.adapters.peft_adapters import remove_lora
+from grit.adapters.peft_methods import add_adapter
 from grit.adapters.placement import importance_scores, matching, place
 from grit.backbone import resolve
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import TaskSource
 from grit.data.encode import Encoded, encode, micro_batches
 from grit.data.packing import Pack, check_separation, collate_packs, pack
@@ -33,7 +29,7 @@ from grit.evaluation.evaluator import EvaluationBar, Evaluator
 from grit.evaluation.scores import Scores
 from grit.io.hashing import digest
 from grit.tasks.base import Example, Task
-from grit.tasks.registry import content_hashes, load_documents, load_task
+from grit.tasks.loading import content_hashes, load_documents, load_task
 
 #: Training examples that are looked at before training: by `placement = auto`, and by initializations that
 #: need data.

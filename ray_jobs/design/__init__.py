@@ -1,1 +1,1 @@
-"""What is to be measured, as data: points, plans, shared beginnings, presets, forecasts. Starts nothing."""
+"""What is to be measured, as data: points, plans, trunks, presets, forecasts. Starts nothing."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from grit.config.registry import METHODS
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import EVERY_LINEAR
 from grit.errors import ConfigError
 

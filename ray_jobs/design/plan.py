@@ -12,7 +12,7 @@ from typing import Any
 
 from grit.config.overrides import with_overrides
 from grit.config.registry import METHODS
-from grit.config.run import Overrides, RunConfig
+from grit.config.run_config import Overrides, RunConfig
 from grit.config.sections import Budget
 from grit.io.hashing import digest
 from ray_jobs.design.points import Point, control_method

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grit.config.registry import Method
-from grit.config.run import Overrides, RunConfig
+from grit.config.run_config import Overrides, RunConfig
 from grit.config.sections import Regime
 
 

@@ -9,7 +9,7 @@ from grit.config.settings import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interval:
+class SearchRange:
     """A search range.
 
     `log` draws on a logarithmic scale; `complement` draws 1 - x, so that tau is resolved near 1.
@@ -31,7 +31,7 @@ class Search:
     no dearer.
     """
 
-    space: Mapping[str, Interval]
+    space: Mapping[str, SearchRange]
     points: int
     sampler: str = "tpe"
     seed: int = 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grit.config.registry import Method
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.training.run_presets import CONFIGURATIONS, configuration
 from ray_jobs.design.resources import Costs, TrialResources
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, with_config
 
 from grit.config.registry import Method
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import Budget, Regime
 from grit.errors import ConfigError
 from grit.io.files import write_atomically

@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import Budget
 from grit.errors import ConfigError
 from ray_jobs.execution.cluster import ROOT

@@ -12,7 +12,7 @@ from ray_jobs.records.trunk_record import TrunkOutcome
 
 #: Beside a trial's: `trunk` for a trunk that is ready, `unwritten` for a trial whose tables found no room on
 #: the disk.
-OutcomeStatus = TrialStatus | Literal["trunk", "unwritten"]
+JobStatus = TrialStatus | Literal["trunk", "unwritten"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Fork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class JobOutcome:
     """What a worker says of a job that it has ended.
 
     Attributes:
@@ -35,7 +35,7 @@ class Outcome:
         setup_seconds: between the delivery and the end of the first step, without that step.
     """
 
-    status: OutcomeStatus
+    status: JobStatus
     error: str | None = None
     traceback: str | None = None
     measured: Measurements | None = None
@@ -48,7 +48,7 @@ class Outcome:
 class Collected:
     """An outcome with what the board knows of it: who had the job, how often it was delivered, and when."""
 
-    outcome: Outcome
+    outcome: JobOutcome
     worker: str | None = None
     attempts: int = 0
     queued_at: float | None = None

@@ -20,12 +20,12 @@ from ray_jobs.design.resources import TrialResources
 from ray_jobs.design.search_space import Search
 from ray_jobs.execution.cluster import check_resources
 from ray_jobs.execution.display import StudyDisplay
-from ray_jobs.execution.outcome import Collected, Outcome, filled
+from ray_jobs.execution.outcome import Collected, JobOutcome, filled
 from ray_jobs.execution.quiet import chatter, connected
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
-from ray_jobs.records.tables import read_rows
 from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trial_tables import read_rows
 from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 from ray_jobs.schedule.search import OptunaSearch, open_storage
 from ray_jobs.tracking.tracker import Tracker
@@ -200,7 +200,7 @@ class StudyRunner:
                 self._scheduler.give_back(job_id)
                 return
             error = f"its Tune driver was lost {MAX_LOST_DRIVERS} times"
-            collected = Collected(outcome=Outcome(status="failed", error=error))
+            collected = Collected(outcome=JobOutcome(status="failed", error=error))
         outcome = collected.outcome
         if outcome.status == "unwritten":
             raise OSError(outcome.error)

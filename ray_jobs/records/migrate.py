@@ -6,7 +6,7 @@ from typing import Any
 
 from grit.config.method import ALIASES
 from grit.config.registry import METHODS
-from grit.config.run import nested_from_flat
+from grit.config.run_config import nested_from_flat
 from grit.errors import ConfigError
 from grit.training.measurements import Measurements
 

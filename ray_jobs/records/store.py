@@ -18,8 +18,8 @@ from grit.errors import ConfigError
 from grit.io.provenance import PACKAGES
 from grit.runtime.checkpoint_files import CHECKPOINT_FILE
 from ray_jobs.records.study_file import STUDY_FILE, Call, StudyFile, read_study
-from ray_jobs.records.tables import copy_tables
 from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trial_tables import copy_tables
 from ray_jobs.records.trials_file import TRIALS_FILE, append_trials, read_trials_and_damage, write_trials
 from ray_jobs.records.trunk_record import TrunkOutcome, TrunkRecord, read_trunks, write_trunks
 
@@ -136,7 +136,7 @@ class StudyStore:
         return record.changed(reused_from=record.place.reused_from or source.name)
 
     def add_trunks(self, trunks: Iterable[TrunkRecord]) -> None:
-        """`trunks.jsonl`: the shared beginnings that have run in all calls, one line each."""
+        """`trunks.jsonl`: the trunks that have run in all calls, one line each."""
         write_trunks(self.folder, trunks)
 
     def trunk(self, trunk_id: str) -> TrunkOutcome | None:

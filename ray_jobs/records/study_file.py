@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import Regime
 from grit.errors import ConfigError
 from grit.io.files import read_object, write_atomically
@@ -19,11 +19,11 @@ from ray_jobs.records.migrate import study_from_version_1
 STUDY_FILE = "study.json"
 
 
-class _Part(BaseModel):
+class _StudyPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Caps(_Part):
+class Caps(_StudyPart):
     """Shares that a front's points keep below: of a step's time, and of the full adapter's parameters."""
 
     overhead: float | None = None
@@ -35,7 +35,7 @@ class Caps(_Part):
         return " and ".join(f"{name} at most {cap:.0%}" for name, cap in named if cap is not None)
 
 
-class Execution(_Part):
+class Execution(_StudyPart):
     """How a call ran its trials: how many at once, and what each one's workers hold."""
 
     concurrent: int = 1
@@ -44,7 +44,7 @@ class Execution(_Part):
     address: str | None = None
 
 
-class Call(_Part):
+class Call(_StudyPart):
     """One call of a study: when, from what code, on what machine, with what command line.
 
     `seconds` is its wall time; None while it runs, or where it did not end by itself.
@@ -72,7 +72,7 @@ class Call(_Part):
         return (self.platform, self.cpu_count, self.python, self.versions, self.execution)
 
 
-class StudyFile(_Part):
+class StudyFile(_StudyPart):
     """Everything that a folder says of its study, beside the trials.
 
     Attributes:

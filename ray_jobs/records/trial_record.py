@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from grit.config.registry import Method
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import Regime
 from grit.io.versions import SCHEMA_VERSION
 from grit.training.measurements import OBJECTIVES, Measurements
@@ -22,13 +22,13 @@ from ray_jobs.records.status import STATUSES, TrialStatus
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 
 
-class _Part(BaseModel):
+class _RecordPart(BaseModel):
     """What all parts of a record share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class TrialPlan(_Part):
+class TrialPlan(_RecordPart):
     """Which setting, in which regime, with which seed; and who asked for it.
 
     Attributes:
@@ -50,7 +50,7 @@ class TrialPlan(_Part):
         return (self.design, *self.also_designs)
 
 
-class TrialPlace(_Part):
+class TrialPlace(_RecordPart):
     """Where a trial ran, and what it began with.
 
     Attributes:
@@ -66,7 +66,7 @@ class TrialPlace(_Part):
     forked_at_step: int | None = None
 
 
-class TrialTimes(_Part):
+class TrialTimes(_RecordPart):
     """When a trial ran, and what of it was not its own.
 
     Attributes:
@@ -83,7 +83,7 @@ class TrialTimes(_Part):
     fork_eval_seconds: float | None = None
 
 
-class TrialRecord(_Part):
+class TrialRecord(_RecordPart):
     """One planned trial and, once it has run, its outcome.
 
     Attributes:

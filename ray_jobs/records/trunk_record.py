@@ -50,7 +50,7 @@ class TrunkRecord(BaseModel):
 
 
 def read_trunks(folder: Path) -> list[TrunkRecord]:
-    """The shared beginnings that have run; none where nothing was shared.
+    """The trunks that have run; none where nothing was shared.
 
     Raises:
         ConfigError: a line is malformed (with its number).

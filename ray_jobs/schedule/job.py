@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)

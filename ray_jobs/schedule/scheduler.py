@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from grit.config.overrides import with_overrides
-from grit.config.run import Overrides
+from grit.config.run_config import Overrides
 from grit.config.sections import Budget
 from ray_jobs.design.plan import Study, TrialSpec, searched_trials
 from ray_jobs.design.search_space import Search
-from ray_jobs.design.sharing import plan_trunks
+from ray_jobs.design.trunk_plan import plan_trunks
 from ray_jobs.records.status import STATUSES
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.records.trunk_record import TrunkOutcome, TrunkRecord
@@ -50,7 +50,7 @@ class Elsewhere:
     Attributes:
         result: the record of a trial that another study in the same store has run under the same id, or None.
         trunk: what is known of a trunk whose checkpoint still exists, or None.
-        share: whether shared beginnings are run once.
+        share: whether trunks are run.
         search: makes the Optuna search of a regime, given how many points were asked for before.
     """
 

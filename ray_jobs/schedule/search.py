@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from grit.errors import ConfigError
 from grit.training.measurements import OBJECTIVES
-from ray_jobs.design.search_space import Interval, Search
+from ray_jobs.design.search_space import Search, SearchRange
 from ray_jobs.records.trial_record import TrialRecord
 
 
@@ -84,7 +84,7 @@ def open_storage(uri: str) -> optuna.storages.BaseStorage:
         ) from error
 
 
-def _distribution(interval: Interval) -> optuna.distributions.BaseDistribution:
+def _distribution(interval: SearchRange) -> optuna.distributions.BaseDistribution:
     if interval.integer:
         return optuna.distributions.IntDistribution(int(interval.low), int(interval.high), log=interval.log)
     return optuna.distributions.FloatDistribution(interval.low, interval.high, log=interval.log)

@@ -1,4 +1,4 @@
-"""The tree of shared beginnings while a study runs: which trunk may start, which is ready to be forked."""
+"""The tree of trunks while a study runs: which trunk may start, which is ready to be forked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ray_jobs.design.sharing import SharedPlan, Trunk
+from ray_jobs.design.trunk_plan import Trunk, TrunkPlan
 from ray_jobs.records.trunk_record import TrunkOutcome, TrunkRecord
 
 #: `lost`: it failed or diverged, and its trials run alone.
@@ -38,7 +38,7 @@ class TrunkTree:
         known: what an earlier call left of a trunk whose checkpoint still exists, or None.
     """
 
-    def __init__(self, plan: SharedPlan, known: Callable[[str], TrunkOutcome | None]) -> None:
+    def __init__(self, plan: TrunkPlan, known: Callable[[str], TrunkOutcome | None]) -> None:
         self._fork_of = plan.fork_of
         self._nodes: dict[str, _Node] = {}
         for trunk in plan.trunks:

@@ -29,7 +29,8 @@ from mlflow.tracking import MlflowClient
 
 from grit.config.method import KNOBS
 from grit.errors import ConfigError
-from grit.training.measurements import TRACKED, Row
+from grit.io.files import Row
+from grit.training.measurements import TRACKED
 from ray_jobs.records.status import STATUSES
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.tracking.tracker import Telemetry

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from grit.training.measurements import Row
+from grit.io.files import Row
 from ray_jobs.records.trial_record import TrialRecord
 
 #: A trial's telemetry, read only when it is needed.

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from grit.adapters.check_model import check_model
 from grit.backbone import resolve as model_folder
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
 from grit.io.provenance import provenance
-from grit.tasks.registry import content_hashes, load_documents, load_task
+from grit.tasks.loading import content_hashes, load_documents, load_task
 from grit.training.run_presets import departures
 from ray_jobs.design.forecast import check_memory, machine_memory, shape_of
 from ray_jobs.design.plan import Study
@@ -31,8 +31,8 @@ from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
 from ray_jobs.records.study_file import Call, Caps, Execution, StudyFile, read_study
 from ray_jobs.schedule.search import open_storage
 from ray_jobs.tracking.tracker import Tracker
-from sweeps.common.options import ExecutionOptions, SearchOptions
 from sweeps.common.request import StudyRequest
+from sweeps.common.study_options import ExecutionOptions, SearchOptions
 from sweeps.common.terminal_tables import departures_table, plan_table
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130

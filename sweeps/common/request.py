@@ -13,13 +13,13 @@ from grit.cli.options import DataOptions, ModelOptions, with_data_options
 from grit.config.method import KNOBS, GritConfig
 from grit.config.overrides import parse_cadence, parse_setting, with_overrides
 from grit.config.registry import Method
-from grit.config.run import Overrides, RunConfig
+from grit.config.run_config import Overrides, RunConfig
 from grit.config.sections import Budget, Regime
 from grit.config.settings import POSITIVE, at_least
 from grit.errors import ConfigError
-from ray_jobs.design.search_space import Interval
+from ray_jobs.design.search_space import SearchRange
 from ray_jobs.design.study_presets import Preset, PresetOf
-from sweeps.common.options import DesignOptions, ExecutionOptions, SearchOptions, parse_space
+from sweeps.common.study_options import DesignOptions, ExecutionOptions, SearchOptions, parse_space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class StudyRequest:
     budget_seconds: float | None
     seeds: tuple[int, ...]
     search_points: int
-    space: Mapping[str, Interval]
+    space: Mapping[str, SearchRange]
     listed: tuple[Overrides, ...]
     small_batch: int | None
     search: SearchOptions

@@ -17,8 +17,8 @@ from ray_jobs.design.search_space import Search
 from ray_jobs.design.study_presets import PresetOf, preset
 from ray_jobs.design.study_spec import StudySpec, read_spec
 from sweeps.common.command import EXIT_BAD_INPUT, EXIT_INTERRUPTED, run_study
-from sweeps.common.options import DesignOptions, ExecutionOptions, SearchOptions
 from sweeps.common.request import CommandLine, StudyRequest, resolve
+from sweeps.common.study_options import DesignOptions, ExecutionOptions, SearchOptions
 
 #: Options that say which settings are measured or searched: a script that designs its points itself refuses
 #: them.

@@ -8,10 +8,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from ray_jobs.design.plan import Study
 from ray_jobs.design.resources import Costs, TrialResources
-from ray_jobs.design.sharing import SharedPlan, plan_trunks, seconds_saved
+from ray_jobs.design.trunk_plan import TrunkPlan, plan_trunks, seconds_saved
 from ray_jobs.records.describe import describe, duration
 
 #: Seconds until the first worker trains, and for the report: for the estimate of a plan.
@@ -63,7 +63,7 @@ def plan_table(
     spared = _spared(shared, costs)
     if spared:
         lines.append(
-            f"{len(shared.trunks)} shared beginnings are trained once: about {duration(spared)} of training "
+            f"{len(shared.trunks)} trunks are trained once: about {duration(spared)} of training "
             "saved (--no-share: not)"
         )
     total = sum(seconds) * (1 + searched / max(1, len(trials))) - spared
@@ -102,8 +102,8 @@ def departures_table(rows: Sequence[Sequence[str]]) -> str:
     return str(tabulate(rows, headers=["setting", "paper", "here", "why"]))
 
 
-def _spared(shared: SharedPlan, costs: Costs) -> float:
-    """Predicted training seconds that shared beginnings save."""
+def _spared(shared: TrunkPlan, costs: Costs) -> float:
+    """Predicted training seconds that trunks save."""
     predicted = [
         PredictedTrunk(
             trunk_id=trunk.trunk_id, parent=trunk.parent, train_seconds=trunk.steps * costs.step_seconds

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from builders import ended, planned, study, study_folder
 
-from analysis.data.load import load_study
-from analysis.data.points import summarize_points
+from analysis.evidence.load import load_study
+from analysis.evidence.point_summary import summarize_points
 from analysis.report import rebuild
 from analysis.stats.estimates import Estimate
 from analysis.studies.ablation.claims import claim_rows

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from builders import ended, planned, study, study_folder
 
-from analysis.data.load import load_study
-from analysis.data.points import paired_quality, summarize_points
+from analysis.evidence.load import load_study
+from analysis.evidence.point_summary import paired_quality, summarize_points
 from analysis.studies.sensitivity.bands import band_of
 from analysis.studies.sensitivity.one_at_a_time import sweep_of
 from analysis.studies.sensitivity.results import analyse

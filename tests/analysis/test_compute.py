@@ -3,7 +3,7 @@
 import pytest
 from builders import ended, planned, study, study_file
 
-from analysis.data.compute import compute_of, compute_sentences
+from analysis.evidence.compute import compute_of, compute_sentences
 from ray_jobs.records.trunk_record import TrunkRecord, write_trunks
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from trained import trained_study
 
-from analysis.data.load import load_study
-from analysis.data.points import summarize_points
+from analysis.evidence.load import load_study
+from analysis.evidence.point_summary import summarize_points
 from analysis.report import main, rebuild
 from analysis.stats.estimates import Estimate
 from analysis.studies.baselines.tuning import tune

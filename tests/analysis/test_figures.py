@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from builders import ended, planned, study, study_folder
 
-from analysis.data.load import load_study
-from analysis.data.points import summarize_points
-from analysis.studies.sensitivity.figures import crossings, fronts, knobs, ranks, updates
+from analysis.evidence.load import load_study
+from analysis.evidence.point_summary import summarize_points
+from analysis.studies.sensitivity.figures import crossings, front_figures, knobs, ranks, updates
 from ray_jobs.design.points import grid
 
 
@@ -60,12 +60,12 @@ def test_what_tau_and_T_cost(measured):
 
 def test_the_front_and_the_capacity(measured):
     _, points = measured
-    step, _ = fronts.front_panels(points)
+    step, _ = front_figures.front_panels(points)
     control = next(dot for dot in step.dots if dot.is_control)
     assert (control.quality, control.footprint) == (pytest.approx(0.55), 1.0)
     dear = next(dot for dot in step.dots if dot.footprint == pytest.approx(0.8) and dot.forgetting > 0.2)
     assert not dear.on_front
-    small, large = fronts.capacity_panels(points)[0].dots
+    small, large = front_figures.capacity_panels(points)[0].dots
     assert (small.tau, small.footprint) == (0.9, pytest.approx(40.0))
     assert (large.tau, large.rank_changes) == (0.99, 2)
 
@@ -132,7 +132,7 @@ def test_what_was_not_measured_is_not_drawn(tmp_path):
     study_folder(tmp_path, [record for record in planned(study())])
     data = load_study(tmp_path)
     points = summarize_points(data.records)
-    assert fronts.front_panels(points) is None
+    assert front_figures.front_panels(points) is None
     assert knobs.knob_curves(data, points, "tau") is None
     assert ranks.rank_curves(data, points) is None
     assert updates.update_plane(data, points) is None

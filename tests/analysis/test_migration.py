@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.data.load import load_study
+from analysis.evidence.load import load_study
 from analysis.report import rebuild
 from grit.errors import ConfigError
 from grit.geometry.events import Reprojection

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from builders import ended, planned, prediction, study, study_folder
 
-from analysis.data.load import load_study
+from analysis.evidence.load import load_study
 from analysis.report import rebuild
 from analysis.studies.portability import build, judge
 from grit.errors import ConfigError
 from grit.training.score_rows import task_row
 from ray_jobs.records.study_file import read_study
-from ray_jobs.records.tables import read_rows, write_rows
+from ray_jobs.records.trial_tables import read_rows, write_rows
 from ray_jobs.records.trials_file import write_trials
 
 OPTIONS = {"seeds": (41, 42, 43), "regimes": ("step",)}

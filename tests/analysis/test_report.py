@@ -14,9 +14,9 @@ import pytest
 from builders import ended, planned, study, study_folder
 from conftest import ROOT
 
-from analysis.data.load import load_study
+from analysis.evidence.load import load_study
 from analysis.report import main, rebuild
-from analysis.studies.sensitivity.figures.catalog import sensitivity_figures
+from analysis.studies.sensitivity.figures.all_figures import sensitivity_figures
 from analysis.studies.sensitivity.results import analyse
 from grit.errors import ConfigError
 from ray_jobs.records.study_file import Caps

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from analysis.page.tables import Spread, Table, column, markdown_text, shown
+from analysis.page.table import Spread, Table, column, markdown_text, shown
 from analysis.stats.estimates import Estimate, Interval
 
 HOSTILE = "<b>bold</b> | a_b `code` *x* 50% & \\n"

@@ -15,8 +15,8 @@ from conftest import ROOT
 from grit.config.sections import TaskSource
 from grit.errors import ConfigError
 from grit.tasks.catalog import DECLARATIONS
+from grit.tasks.loading import hold_out, load_documents, load_task
 from grit.tasks.metrics import METRICS
-from grit.tasks.registry import hold_out, load_documents, load_task
 from grit.tasks.text import normalize
 
 ROWS = {

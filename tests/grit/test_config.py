@@ -1,7 +1,7 @@
 import pytest
 
 from grit.config.method import GritConfig
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import Budget, TaskSource
 from grit.errors import ConfigError
 

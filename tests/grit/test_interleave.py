@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from grit.config.sections import Budget
-from grit.runtime.sections import SECTIONS
+from grit.runtime.step_sections import SECTIONS
 from grit.training.memory_probe import peak_memory, probe
 from grit.training.side_by_side import train
 

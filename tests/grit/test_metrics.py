@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grit.errors import ConfigError
-from grit.evaluation.metrics import measure, metric
+from grit.evaluation.text_metrics import measure, metric
 from grit.tasks.bertscore import bert_scores, f1
 
 #: (prediction, reference): empty, unicode, numbers with commas and units, punctuation, repetition, identical.

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from grit.adapters.backbones import load_backbone, load_tokenizer
 from grit.adapters.check_model import check_model
-from grit.adapters.peft_adapters import adapted_layers, load_backbone, load_tokenizer
+from grit.adapters.peft_adapters import adapted_layers
 from grit.backbone import WEIGHTS
 from grit.errors import ConfigError
 from grit.training.trainer import train

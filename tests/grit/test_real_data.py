@@ -6,9 +6,9 @@ Each task trains, evaluates and repeats, in bf16 and on NF4.
 import pytest
 
 from grit.config.method import GritConfig
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import Budget, TaskSource
-from grit.tasks.registry import load_task
+from grit.tasks.loading import load_task
 from grit.training.trainer import train
 
 pytestmark = pytest.mark.shared

@@ -8,7 +8,7 @@ from grit.config.sections import TaskSource
 from grit.errors import ConfigError
 from grit.tasks import catalog, embedded
 from grit.tasks.base import Example
-from grit.tasks.registry import load_documents, load_task
+from grit.tasks.loading import load_documents, load_task
 
 
 @pytest.mark.parametrize("name", embedded.NAMES)
@@ -67,7 +67,7 @@ def test_weights_are_small_and_safe():
 
 
 def test_committed_weights_have_the_recorded_held_out_loss(bench, short_run):
-    from grit.adapters.peft_adapters import load_backbone
+    from grit.adapters.backbones import load_backbone
     from grit.backbone.pretrain import held_out_loss
 
     recorded = json.loads((WEIGHTS / "pretraining.json").read_text())["held_out_loss"]

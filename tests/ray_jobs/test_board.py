@@ -3,12 +3,12 @@ import asyncio
 import pytest
 from builders import study
 
-from ray_jobs.execution.outcome import Outcome
+from ray_jobs.execution.outcome import JobOutcome
 from ray_jobs.execution.warm.board import MAX_ATTEMPTS, TrialBoard
 from ray_jobs.schedule.job import Job
 
 CONFIG = study().base
-COMPLETED = Outcome(status="completed")
+COMPLETED = JobOutcome(status="completed")
 
 
 def _job(name):
@@ -105,7 +105,7 @@ def test_a_second_driver_of_a_running_trial_waits_for_the_same_run():
         idle = asyncio.create_task(board.take("slot-1"))
         await asyncio.sleep(0.01)
         assert not idle.done()
-        await board.finish("slot-1", "a", Outcome(status="failed"))  # not its trial: dropped
+        await board.finish("slot-1", "a", JobOutcome(status="failed"))  # not its trial: dropped
         await board.finish("slot-0", "a", COMPLETED)
         assert await second == "completed"
         await board.close()

@@ -14,8 +14,8 @@ from grit.io.versions import SCHEMA_VERSION
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
 from ray_jobs.records.study_file import Execution, read_study
-from ray_jobs.records.tables import read_rows, write_rows
 from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trial_tables import read_rows, write_rows
 from ray_jobs.records.trials_file import append_trials, read_trials, read_trials_and_damage, write_trials
 from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 

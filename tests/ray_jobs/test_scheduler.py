@@ -7,7 +7,7 @@ from builders import ended, study
 
 from grit.errors import ConfigError
 from ray_jobs.design.points import Point
-from ray_jobs.design.search_space import Interval, Search
+from ray_jobs.design.search_space import Search, SearchRange
 from ray_jobs.schedule.scheduler import OPEN_POINTS, Elsewhere, StudyScheduler, setting_of
 from ray_jobs.schedule.search import OptunaSearch, open_storage
 
@@ -179,7 +179,10 @@ def test_a_storage_that_cannot_be_opened_is_refused():
 
 
 def test_any_field_may_be_searched(searches):
-    space = {"rank": Interval(low=4, high=16, integer=True), "learning_rate": Interval(low=1e-4, high=1e-2)}
+    space = {
+        "rank": SearchRange(low=4, high=16, integer=True),
+        "learning_rate": SearchRange(low=1e-4, high=1e-2),
+    }
     made = study(search_points=3)
     made = replace(made, search=Search(space=space, points=3))
     done = _run(StudyScheduler(made, elsewhere=searches.elsewhere))
@@ -263,7 +266,7 @@ def test_a_small_batch_repeat_tells_the_search_nothing_about_the_full_batch(sear
 
 def test_a_point_that_is_asked_for_twice_is_told_once(searches):
     made = study(seeds=(41,), regimes=("step",), oat={})
-    space = {"rank": Interval(low=4, high=5, integer=True, log=False)}
+    space = {"rank": SearchRange(low=4, high=5, integer=True, log=False)}
     made = replace(made, search=Search(space=space, points=4, sampler="random"))
     scheduler = StudyScheduler(made, elsewhere=searches.elsewhere)
     _run(scheduler, slots=3)

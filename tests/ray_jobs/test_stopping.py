@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from builders import study
 
-from ray_jobs.execution.outcome import Outcome
+from ray_jobs.execution.outcome import JobOutcome
 from ray_jobs.execution.warm.board import TrialBoard
 from ray_jobs.schedule.job import Job
 from ray_jobs.schedule.stopping import Standing, certainly_above, dominated
@@ -61,7 +61,7 @@ def test_the_board_compares_like_with_like():
             await board.offer(Job(job_id=name, config=study().base))
             await board.take("s")
             told = await board.evaluated(name, where, standing)
-            await board.finish("s", name, Outcome(status=status))
+            await board.finish("s", name, JobOutcome(status=status))
             assert await board.wait(name) == status
             return told
 

@@ -16,7 +16,7 @@ import ray
 from builders import study_file
 from ray.cluster_utils import AutoscalingCluster
 
-from grit.tasks.registry import content_hashes, load_documents, load_task
+from grit.tasks.loading import content_hashes, load_documents, load_task
 from ray_jobs.design.plan import Study
 from ray_jobs.design.points import one_at_a_time
 from ray_jobs.design.resources import TrialResources

@@ -12,7 +12,7 @@ from launching import runs as runs_of
 
 from ray_jobs.design.study_spec import read_spec
 from ray_jobs.records.study_file import read_study
-from ray_jobs.records.tables import read_rows
+from ray_jobs.records.trial_tables import read_rows
 from ray_jobs.records.trials_file import read_trials
 
 pytestmark = [

@@ -22,7 +22,7 @@ from launching import (
 )
 
 from grit.training.trainer import train
-from ray_jobs.records.tables import read_columns
+from ray_jobs.records.trial_tables import read_columns
 from ray_jobs.records.trials_file import read_trials
 
 pytestmark = [

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, paired_forgetting, paired_quality
-from analysis.page.tables import Column, Table, shown
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality
+from analysis.page.table import Column, Table, shown
 from analysis.stats.estimates import Estimate
 from analysis.studies.ablation.joint import family_members
 from analysis.studies.ablation.published import LEAST_SAVED, MOST_OVERHEAD, PARITY

@@ -9,10 +9,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, paired_forgetting, paired_quality
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality
 from analysis.page.columns import mean_column, seeds_column, spread_column
-from analysis.page.tables import Column, Table
+from analysis.page.table import Column, Table
 from analysis.stats.estimates import Estimate
 from analysis.studies.ablation.joint import JointVerdict, family_members, joint_verdict
 from analysis.studies.ablation.published import TABLE_11, PublishedScore

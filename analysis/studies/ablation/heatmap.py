@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.data.points import PointSummary
+from analysis.evidence.point_summary import PointSummary
 from analysis.page.style import SEQUENTIAL, new_figure
 from analysis.stats.arrays import Floats
 from grit.training.measurements import OBJECTIVES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from analysis.data.points import PointSummary
+from analysis.evidence.point_summary import PointSummary
 from analysis.stats.estimates import Estimate
 
 JointVerdict = Literal["better", "worse", "mixed", "inconclusive", "changed nothing"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from analysis.data.load import StudyData
-from analysis.data.points import of_one_regime, summarize_points
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import of_one_regime, summarize_points
 from analysis.page.document import Page, Section, WrittenPage, write_page
-from analysis.page.figures import FigureSpec
+from analysis.page.figure_spec import FigureSpec
 from analysis.studies.ablation.claims import claim_rows, claim_table
 from analysis.studies.ablation.family import family_answer, family_rows, family_table
 from analysis.studies.ablation.heatmap import draw_metric_map, metric_map

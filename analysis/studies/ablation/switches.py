@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, paired_forgetting, paired_quality
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality
 from analysis.page.columns import mean_column, seeds_column, spread_column
-from analysis.page.tables import Column, Table
+from analysis.page.table import Column, Table
 from analysis.stats.estimates import Estimate, holm
 from analysis.studies.ablation.joint import JointVerdict, joint_verdict
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from analysis.data.load import StudyData
-from analysis.data.points import REGIMES, PointSummary, summarize_points
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import REGIMES, PointSummary, summarize_points
 from analysis.page.document import Page, Section, WrittenPage, write_page
-from analysis.page.figures import FigureSpec
+from analysis.page.figure_spec import FigureSpec
 from analysis.studies.baselines.frontier import draw_frontiers, frontiers
 from analysis.studies.baselines.tables import (
     ReachedRow,

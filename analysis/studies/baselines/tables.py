@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, paired_forgetting
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, paired_forgetting
 from analysis.page.columns import mean_column, seeds_column
-from analysis.page.tables import Column, Table, shown
+from analysis.page.table import Column, Table, shown
 from analysis.stats.estimates import Estimate, holm
 from analysis.stats.frontier_gap import Gap
 from analysis.studies.baselines.tuning import (

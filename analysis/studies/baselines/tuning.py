@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, forgetting_matrix, quality_matrix
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
 from analysis.stats.estimates import Estimate, estimate
 from analysis.stats.frontier_gap import Gap, SettingValues, gap_to
 from grit.config.registry import METHODS, Method

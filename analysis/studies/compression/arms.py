@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.data.load import StudyData
-from analysis.data.points import (
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import (
     PointSummary,
     forgetting_matrix,
     of_one_regime,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis.data.load import StudyData
-from analysis.data.points import of_one_regime, summarize_points
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import of_one_regime, summarize_points
 from analysis.page.bars import Bars
 from analysis.page.document import Page, Section, WrittenPage, write_page
-from analysis.page.figures import FigureSpec
+from analysis.page.figure_spec import FigureSpec
 from analysis.page.style import SHADES, STROKES, new_figure
 from analysis.stats.estimates import estimate
 from analysis.studies.compression.arms import AT_K, Arm, BestArms, all_arms

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.page.tables import Column, Table
+from analysis.page.table import Column, Table
 from analysis.stats.estimates import Estimate
 from analysis.studies.compression.arms import ALL_DIRECTIONS, AT_K, BY_TAU, GRIT, Arm, BestArms
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.page.tables import Column, Table
+from analysis.page.table import Column, Table
 from analysis.stats.arrays import Floats
 from analysis.stats.estimates import Interval
 from analysis.stats.forgetting_fit import (
@@ -165,7 +165,7 @@ def law_table(fit: LawFit | None) -> Table[Coefficient]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
+class HeldOutPrediction:
     """How well one predictor does on runs with a larger budget than any it has seen.
 
     Attributes:
@@ -180,7 +180,7 @@ class Prediction:
     against: Interval | None
 
 
-def predictions(fit: LawFit) -> list[Prediction]:
+def predictions(fit: LawFit) -> list[HeldOutPrediction]:
     """The three predictors on GRIT's held-out runs, and LoRA's law on LoRA's own."""
     fitted_to = {LORAS_LAW: "LoRA runs", REFITTED: "GRIT runs", WITH_GEOMETRY: "both, in two stages"}
     errors = fit.errors()
@@ -188,7 +188,7 @@ def predictions(fit: LawFit) -> list[Prediction]:
     for name, squares in errors.items():
         against = None if name == LORAS_LAW else difference(fit, name, LORAS_LAW)
         rows.append(
-            Prediction(
+            HeldOutPrediction(
                 predictor=name,
                 fitted_to=fitted_to[name],
                 runs=len(fit.held),
@@ -196,7 +196,7 @@ def predictions(fit: LawFit) -> list[Prediction]:
                 against=against,
             )
         )
-    own = Prediction(
+    own = HeldOutPrediction(
         predictor="LoRA's budget law, of LoRA itself",
         fitted_to="LoRA runs",
         runs=len(fit.held_lora),
@@ -214,9 +214,9 @@ def difference(fit: LawFit, predictor: str, other: str) -> Interval:
     return Interval(mean=float(values.mean()), low=low, high=high)
 
 
-def held_out_table(fit: LawFit | None) -> Table[Prediction]:
+def held_out_table(fit: LawFit | None) -> Table[HeldOutPrediction]:
     """One row per predictor; none where no run was held out."""
-    columns: list[Column[Prediction]] = [
+    columns: list[Column[HeldOutPrediction]] = [
         Column(header="predictor", value=lambda row: row.predictor, terminal=True),
         Column(header="fitted to", value=lambda row: row.fitted_to, terminal=True),
         Column(header="held-out runs", value=lambda row: row.runs),

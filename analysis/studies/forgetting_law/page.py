@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from analysis.data.load import StudyData, load_study
+from analysis.evidence.load import StudyData, load_study
 from analysis.page.document import Page, Section, WrittenPage, write_page
-from analysis.page.figures import FigureSpec
+from analysis.page.figure_spec import FigureSpec
 from analysis.studies.forgetting_law.figures import draw_law, draw_profiles, law_picture, profile_curves
 from analysis.studies.forgetting_law.fitted import fit_law, held_out_table, law_answer, law_table
 from analysis.studies.forgetting_law.runs import read_runs, run_table

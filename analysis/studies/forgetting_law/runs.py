@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.data.load import StudyData
-from analysis.page.tables import Column, Table
+from analysis.evidence.load import StudyData
+from analysis.page.table import Column, Table
 from analysis.stats.forgetting_fit import LawRuns
 from grit.config.method import KNOBS
 from grit.geometry.events import Reprojection

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.data.points import PointSummary
+from analysis.evidence.point_summary import PointSummary
 from analysis.page.bars import Bars
 from analysis.page.style import SHADES, STROKES, new_figure, plain_log_axis
 from analysis.stats.arrays import Floats
@@ -17,7 +17,7 @@ from analysis.studies.overhead.methods import ComponentRow, component_rows
 from analysis.studies.overhead.score import with_curves
 from analysis.studies.overhead.session import Session
 from grit.config.registry import METHODS
-from grit.runtime.sections import GEOMETRY_SECTIONS, SECTIONS
+from grit.runtime.step_sections import GEOMETRY_SECTIONS, SECTIONS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary
-from analysis.page.tables import Column, Table
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary
+from analysis.page.table import Column, Table
 from analysis.stats.estimates import Interval
 from analysis.stats.step_times import Tail, amortized, creep, tail, window_of
 from analysis.studies.overhead.session import EVENT_SECTIONS, Session, measured_session

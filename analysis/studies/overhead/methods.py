@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
-from analysis.page.tables import Column, Table
+from analysis.page.table import Column, Table
 from analysis.stats.estimates import Interval
 from analysis.stats.step_times import WINDOWS, Tail, amortized, ratio_interval, tail
 from analysis.studies.overhead.published import TABLE_8, TABLE_14
@@ -24,7 +24,7 @@ from analysis.studies.overhead.session import (
     tokens_per_second,
 )
 from grit.config.registry import METHODS, Method
-from grit.runtime.sections import SECTIONS
+from grit.runtime.step_sections import SECTIONS
 
 #: The methods of the paper's Table 14, each GRIT beside its twin.
 TABLE_14_METHODS: tuple[Method, ...] = ("lora", "grit", "qlora", "qgrit")
@@ -43,7 +43,7 @@ class MethodRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepRow(MethodRow):
+class StepTimesRow(MethodRow):
     """One method in one window, milliseconds; what is None is told of the steady window alone.
 
     Attributes:
@@ -59,12 +59,12 @@ class StepRow(MethodRow):
     reprojections: float | None
 
 
-def step_rows(session: Session) -> list[StepRow]:
+def step_rows(session: Session) -> list[StepTimesRow]:
     """Every method in every window."""
     return [_step_row(session, method, window) for method in session.runs for window in WINDOWS]
 
 
-def _step_row(session: Session, method: Method, window: str) -> StepRow:
+def _step_row(session: Session, method: Method, window: str) -> StepTimesRow:
     times = session.times(method, window)
     steady = window == "steady"
     compared = steady and "lora" in session.runs and method != "lora"
@@ -72,7 +72,7 @@ def _step_row(session: Session, method: Method, window: str) -> StepRow:
     if steady and METHODS[method].geometry:
         rows = session.steady(method)
         rate = 1000 * sum(row["reprojected"] for row in rows) / len(rows)
-    return StepRow(
+    return StepTimesRow(
         method=method,
         window=window,
         times=tail(times),
@@ -82,9 +82,9 @@ def _step_row(session: Session, method: Method, window: str) -> StepRow:
     )
 
 
-def step_table(session: Session) -> Table[StepRow]:
+def step_table(session: Session) -> Table[StepTimesRow]:
     """One row per method and window."""
-    columns: list[Column[StepRow]] = [
+    columns: list[Column[StepTimesRow]] = [
         Column(header="method", value=lambda row: row.title, terminal=True),
         Column(header="window", value=lambda row: row.window, terminal=True),
         Column(header="n", value=lambda row: row.times.n),

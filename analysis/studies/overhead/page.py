@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, summarize_points
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, summarize_points
 from analysis.page.document import Page, Section, WrittenPage, write_page
-from analysis.page.figures import FigureSpec
+from analysis.page.figure_spec import FigureSpec
+from analysis.studies.overhead.cadence_and_scaling import (
+    cadence_rows,
+    cadence_table,
+    scaling_of,
+    scaling_table,
+)
 from analysis.studies.overhead.figures import (
     breakdown_of,
     draw_breakdown,
@@ -28,7 +34,6 @@ from analysis.studies.overhead.methods import (
 )
 from analysis.studies.overhead.score import score_table
 from analysis.studies.overhead.session import Session, measured_session, peak_memory
-from analysis.studies.overhead.settings import cadence_rows, cadence_table, scaling_of, scaling_table
 
 
 def build(data: StudyData, folder: Path) -> WrittenPage:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from analysis.data.points import PointSummary
+from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, method_column, regime_column, seeds_column, spread_column
-from analysis.page.tables import Column, Table
+from analysis.page.table import Column, Table
 
 
 @dataclass(frozen=True, kw_only=True)

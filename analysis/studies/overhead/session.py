@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary
 from analysis.stats.arrays import Floats
 from analysis.stats.step_times import amortized, window_of
 from grit.config.registry import METHODS, Method
-from grit.runtime.sections import GEOMETRY_SECTIONS
+from grit.io.files import Row
+from grit.runtime.step_sections import GEOMETRY_SECTIONS
 from ray_jobs.records.trial_record import TrialRecord
 
-Row = dict[str, Any]
 #: Steps that a run must have for its times to be read.
 MIN_STEPS = 10
 #: Sections that make up a reprojection event.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, paired_quality
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, paired_quality
 from analysis.stats.estimates import Estimate, holm
-from analysis.studies.sensitivity.criteria import Criterion, Judged, Outcome, criteria_of
+from analysis.studies.sensitivity.criteria import Criterion, CriterionOutcome, Judged, criteria_of
 from analysis.studies.sensitivity.failures import FailureMode, failure_modes
 from analysis.studies.sensitivity.one_at_a_time import default_point, knob_value, sweep_of
 from grit.config.method import KNOBS
@@ -32,7 +32,7 @@ class SettingVerdict:
     modes: tuple[FailureMode, ...] = ()
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> CriterionOutcome:
         """`fail` if any criterion fails, `pass` if all pass, else `inconclusive`."""
         outcomes = {criterion.outcome for criterion in self.criteria}
         if "fail" in outcomes:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, control_of, paired_forgetting, paired_quality
-from analysis.page.tables import shown
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, control_of, paired_forgetting, paired_quality
+from analysis.page.table import shown
 from analysis.stats.estimates import Estimate
 from grit.config.registry import METHODS, Method
 from grit.config.sections import Regime

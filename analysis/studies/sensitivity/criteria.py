@@ -8,14 +8,14 @@ from typing import Literal
 
 from scipy.stats import chi2
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, paired_forgetting, paired_quality
-from analysis.page.tables import shown
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality
+from analysis.page.table import shown
 from analysis.stats.estimates import Estimate
 from analysis.studies.sensitivity.one_at_a_time import shown_knobs
 from grit.tasks.metrics import tolerance_of
 
-Outcome = Literal["pass", "fail", "inconclusive"]
+CriterionOutcome = Literal["pass", "fail", "inconclusive"]
 
 #: More forgetting than the default's that is tolerated, in nats per token (0.02 nats lower retention by about
 #: 2%).
@@ -33,7 +33,7 @@ class Criterion:
     """One criterion on one setting: its outcome, and the numbers behind it as text."""
 
     name: str
-    outcome: Outcome
+    outcome: CriterionOutcome
     detail: str
 
 
@@ -63,7 +63,7 @@ def criteria_of(judged: Judged) -> tuple[Criterion, ...]:
 
 
 def _stability(point: PointSummary) -> Criterion:
-    outcome: Outcome = "pass"
+    outcome: CriterionOutcome = "pass"
     if point.lost:
         outcome = "fail"
     elif point.planned:
@@ -95,7 +95,7 @@ def _retention(judged: Judged) -> Criterion | None:
 
 def _footprint(judged: Judged) -> Criterion:
     share = judged.point.mean("footprint") / judged.center.mean("footprint")
-    outcome: Outcome = "pass" if share <= FOOTPRINT_CAP else "fail"
+    outcome: CriterionOutcome = "pass" if share <= FOOTPRINT_CAP else "fail"
     return Criterion(name="footprint", outcome=outcome, detail=f"{share:.2f} x the default's")
 
 
@@ -109,7 +109,7 @@ def _seed_spread(point: PointSummary) -> Criterion:
         return Criterion(name="seed spread", outcome="inconclusive", detail="one seed")
     cap = SPREAD_CAP * tolerance_of(point.quality_metric)
     lowest = deviation * math.sqrt(freedom / float(chi2.ppf(0.975, freedom)))
-    outcome: Outcome = "inconclusive"
+    outcome: CriterionOutcome = "inconclusive"
     if deviation <= cap:
         outcome = "pass"
     elif lowest > cap:
@@ -118,7 +118,7 @@ def _seed_spread(point: PointSummary) -> Criterion:
     return Criterion(name="seed spread", outcome=outcome, detail=detail)
 
 
-def at_least(difference: Estimate, bound: float) -> Outcome:
+def at_least(difference: Estimate, bound: float) -> CriterionOutcome:
     """Whether the whole interval lies at or above a bound, none of it, or some."""
     if difference.low >= bound:
         return "pass"

@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, paired_forgetting, paired_quality
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality
 from grit.geometry.events import RankChange
 from ray_jobs.records.trial_record import TrialRecord
 

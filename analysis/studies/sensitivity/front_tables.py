@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.data.fronts import Placing, within_caps
-from analysis.data.points import PointSummary
+from analysis.evidence.fronts import Placing, within_caps
+from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import (
     ITSELF,
     knob_columns,
@@ -19,7 +19,7 @@ from analysis.page.columns import (
     regime_column,
     seeds_column,
 )
-from analysis.page.tables import Column, Table
+from analysis.page.table import Column, Table
 from analysis.studies.sensitivity.results import RegimeResult, SensitivityResult
 from grit.config.method import KNOBS
 from grit.training.measurements import OBJECTIVES, QUANTITIES

@@ -9,9 +9,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from analysis.data.points import PointSummary
+from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import ITSELF, knob_columns
-from analysis.page.tables import Column, Table
+from analysis.page.table import Column, Table
 from ray_jobs.records.trial_record import TrialRecord
 
 

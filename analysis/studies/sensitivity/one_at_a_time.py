@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.data.points import PointSummary, control_of, measured_regimes
+from analysis.evidence.point_summary import PointSummary, control_of, measured_regimes
 from grit.config.method import KNOBS
 
 #: The design's name in records.

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from analysis.data.points import PointSummary
+from analysis.evidence.point_summary import PointSummary
 from analysis.studies.sensitivity.bands import Band, SettingVerdict
 from analysis.studies.sensitivity.control import ControlComparison
-from analysis.studies.sensitivity.criteria import Criterion, Outcome
+from analysis.studies.sensitivity.criteria import Criterion, CriterionOutcome
 from grit.config.method import KNOBS
 from grit.config.sections import Regime
 from grit.tasks.metrics import tolerance_of
 
 #: The order in which the knobs are decided.
 TUNING_ORDER = ("lambda", "T", "tau")
-CONFIDENCE: dict[Outcome, str] = {
+CONFIDENCE: dict[CriterionOutcome, str] = {
     "pass": "safe",
     "inconclusive": "not excluded, but not proven safe",
     "fail": "no recommendation: no tested setting passes, and this is merely the default",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analysis.data.fronts import (
+from analysis.evidence.fronts import (
     Placing,
     costs,
     front,
@@ -14,8 +14,8 @@ from analysis.data.fronts import (
     two_stage,
     within_caps,
 )
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, measured_regimes, summarize_points
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, measured_regimes, summarize_points
 from analysis.stats.pareto import knee
 from analysis.studies.sensitivity.bands import Band, band_of
 from analysis.studies.sensitivity.control import ControlComparison, compare_with_control

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary
 from grit.geometry.events import RankChange
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary
 from analysis.page.bars import Bars
 from analysis.page.style import COLOURS, SEQUENTIAL, SHADES, STROKES, new_figure
 from analysis.stats.arrays import Floats

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, forgetting_matrix, quality_matrix
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
 from analysis.stats.arrays import Floats
 from analysis.stats.estimates import Estimate, estimate
 from analysis.studies.sensitivity.criteria import FORGETTING_TOLERANCE

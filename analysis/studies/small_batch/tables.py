@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, paired_quality
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, paired_quality
 from analysis.page.columns import mean_column, seeds_column, spread_column
-from analysis.page.tables import Column, Table
+from analysis.page.table import Column, Table
 from analysis.stats.estimates import Estimate
 from analysis.studies.small_batch.diagnostics import CurvatureDiagnostics, diagnostics_of, finite_mean
 from analysis.studies.small_batch.published import TABLE_J1, TABLE_J2

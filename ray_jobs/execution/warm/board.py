@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_jobs.execution.outcome import Collected, Outcome, OutcomeStatus
+from ray_jobs.execution.outcome import Collected, JobOutcome, JobStatus
 from ray_jobs.schedule.job import Job
 from ray_jobs.schedule.stopping import Standing, dominated
 
@@ -64,7 +64,7 @@ class TrialBoard:
             self._fail_if_no_slot()
             self._changed.notify_all()
 
-    async def wait(self, job_id: str) -> OutcomeStatus:
+    async def wait(self, job_id: str) -> JobStatus:
         """The status of an offered job, once it has one."""
         entry = self._entries[job_id]
         await entry.done.wait()
@@ -96,9 +96,9 @@ class TrialBoard:
         entry = self._entries[job_id]
         if entry.attempts >= MAX_ATTEMPTS:
             error = f"its worker died {entry.attempts} times (out of memory or killed)"
-            self._finish(slot, entry, Outcome(status="failed", error=error))
+            self._finish(slot, entry, JobOutcome(status="failed", error=error))
 
-    def _finish(self, slot: str, entry: _Entry, outcome: Outcome) -> None:
+    def _finish(self, slot: str, entry: _Entry, outcome: JobOutcome) -> None:
         job_id = entry.job.job_id
         entry.collected = Collected(
             outcome=outcome,
@@ -115,7 +115,7 @@ class TrialBoard:
         self._progress.pop(job_id, None)
         entry.done.set()
 
-    async def finish(self, slot: str, job_id: str, outcome: Outcome) -> None:
+    async def finish(self, slot: str, job_id: str, outcome: JobOutcome) -> None:
         """Leaves an outcome. One from a slot that no longer has the job is dropped."""
         async with self._changed:
             if self._assigned.get(slot) == job_id:
@@ -132,7 +132,7 @@ class TrialBoard:
             self._ready.discard(slot)
             if slot in self._assigned:
                 entry = self._entries[self._assigned[slot]]
-                self._finish(slot, entry, Outcome(status="failed", error=f"its slot ended: {reason}"))
+                self._finish(slot, entry, JobOutcome(status="failed", error=f"its slot ended: {reason}"))
             self._fail_if_no_slot()
             self._changed.notify_all()
 
@@ -146,7 +146,7 @@ class TrialBoard:
         reason = next(iter(self._lost.values()))
         while self._waiting:
             entry = self._entries[self._waiting.popleft()]
-            self._finish("none", entry, Outcome(status="failed", error=f"no worker is left: {reason}"))
+            self._finish("none", entry, JobOutcome(status="failed", error=f"no worker is left: {reason}"))
 
     async def collect(self, job_id: str) -> Collected | None:
         """What is known of a job that has ended, once; the board forgets it. None when it has no outcome."""

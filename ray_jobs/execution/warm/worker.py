@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from grit.runtime.checkpoint_files import CHECKPOINT_FILE
-from ray_jobs.execution.outcome import Fork, Outcome
-from ray_jobs.records.tables import write_rows
+from ray_jobs.execution.outcome import Fork, JobOutcome
+from ray_jobs.records.trial_tables import write_rows
 from ray_jobs.records.trunk_record import TrunkOutcome
 from ray_jobs.schedule.job import Job
 from ray_jobs.schedule.stopping import Standing
@@ -101,7 +101,7 @@ def _serve(job: Job, bench: Workbench, board: Any, settings: SlotSettings) -> No
         raise
     except Exception as error:
         if board is not None:
-            failed = Outcome(status="failed", error=explain(error), traceback=traceback.format_exc())
+            failed = JobOutcome(status="failed", error=explain(error), traceback=traceback.format_exc())
             ray.get(board.finish.remote(settings.slot, job.job_id, failed))
         raise
     if board is not None:
@@ -177,7 +177,7 @@ class _Watch:
         return bool(dominated) and bool(self._job.may_stop)
 
 
-def run_job(job: Job, bench: Workbench, board: Any, settings: SlotSettings) -> Outcome:
+def run_job(job: Job, bench: Workbench, board: Any, settings: SlotSettings) -> JobOutcome:
     """Trains one trial, or one trunk; writes a trial's tables, and returns the outcome.
 
     Args:
@@ -204,10 +204,10 @@ def run_job(job: Job, bench: Workbench, board: Any, settings: SlotSettings) -> O
         try:
             _write_tables(result, settings.folder, job.job_id)
         except OSError as error:
-            return Outcome(
+            return JobOutcome(
                 status="unwritten", error=f"{error.strerror or error}: {error.filename or settings.folder}"
             )
-    return Outcome(
+    return JobOutcome(
         status=result.status,
         error=result.reason,
         measured=result.measured,
@@ -216,15 +216,15 @@ def run_job(job: Job, bench: Workbench, board: Any, settings: SlotSettings) -> O
     )
 
 
-def _train_trunk(job: Job, steps: int, bench: Workbench, folder: Path, hooks: Any) -> Outcome:
+def _train_trunk(job: Job, steps: int, bench: Workbench, folder: Path, hooks: Any) -> JobOutcome:
     from grit.training.trainer import train_trunk
 
     left = train_trunk(job.config, bench, steps=steps, checkpoints=folder, hooks=hooks)
     if left is None:
-        return Outcome(
+        return JobOutcome(
             status="failed", error="the shared steps diverged: its trials run alone, and tell so themselves"
         )
-    return Outcome(status="trunk", trunk=TrunkOutcome(**asdict(left)))
+    return JobOutcome(status="trunk", trunk=TrunkOutcome(**asdict(left)))
 
 
 def _write_tables(result: RunResult, folder: str, trial_id: str) -> None:

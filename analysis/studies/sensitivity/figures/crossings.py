@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.data.fronts import front
-from analysis.data.points import PointSummary
+from analysis.evidence.fronts import front
+from analysis.evidence.point_summary import PointSummary
 from analysis.page.bars import shown_counts
 from analysis.page.style import COLOURS, SEQUENTIAL, new_figure
 from analysis.stats.arrays import Floats

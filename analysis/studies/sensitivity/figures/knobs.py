@@ -14,8 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.data.load import StudyData
-from analysis.data.points import (
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import (
     PointSummary,
     control_of,
     forgetting_estimate,

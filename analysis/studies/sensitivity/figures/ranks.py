@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, measured_regimes
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, measured_regimes
 from analysis.page.bars import shown_seeds
 from analysis.page.style import COLOURS, SEQUENTIAL, SHADES, STROKES, new_figure
 from analysis.stats.arrays import Floats

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary
 from analysis.page.bars import Bars, shown_seeds
 from analysis.page.style import SHADES, STROKES, new_figure, plain_log_axis
 from analysis.stats.arrays import Floats

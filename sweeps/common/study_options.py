@@ -12,7 +12,7 @@ from pathlib import Path
 from grit.cli.parser import flag
 from grit.errors import ConfigError
 from ray_jobs.design.forecast import USD_PER_GPU_HOUR
-from ray_jobs.design.search_space import Interval
+from ray_jobs.design.search_space import SearchRange
 from ray_jobs.design.study_presets import PRESETS
 from ray_jobs.schedule.search import SAMPLERS
 
@@ -126,14 +126,16 @@ class ExecutionOptions:
         None, "MLflow store (default: mlflow.db in the output folder)", metavar="URI"
     )
     reuse: bool = flag(True, "do not take results from other studies beside --output")
-    share: bool = flag(True, "do not run shared beginnings once: every trial from its first step")
+    share: bool = flag(
+        True, "run no trunks (what trials share until they differ): every trial from its first step"
+    )
     usd_per_gpu_hour: float = flag(
         USD_PER_GPU_HOUR, "for the cost that --dry-run predicts (default: 2.5)", metavar="USD"
     )
     verbose: bool = flag(False, "show Ray's own logs", aliases=("-v",))
 
 
-def parse_range(text: str) -> tuple[str, Interval]:
+def parse_range(text: str) -> tuple[str, SearchRange]:
     """`field=low:high[:log][:int]`; tau is searched as 1 - tau, on a logarithmic scale.
 
     Raises:
@@ -153,10 +155,10 @@ def parse_range(text: str) -> tuple[str, Interval]:
     if name == "tau":
         if not 0 < low < high <= 1:
             raise ConfigError("space", text, "must keep tau (rank_adaptation_threshold) in (0, 1]")
-        return name, Interval(low=max(1e-6, 1 - high), high=1 - low, complement=True)
-    return name, Interval(low=low, high=high, log="log" in flags, integer="int" in flags)
+        return name, SearchRange(low=max(1e-6, 1 - high), high=1 - low, complement=True)
+    return name, SearchRange(low=low, high=high, log="log" in flags, integer="int" in flags)
 
 
-def parse_space(texts: list[str]) -> Mapping[str, Interval]:
+def parse_space(texts: list[str]) -> Mapping[str, SearchRange]:
     """The ranges of a search by field."""
     return dict(parse_range(text) for text in texts)

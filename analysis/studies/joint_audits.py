@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.data.load import StudyData, load_study
+from analysis.evidence.load import StudyData, load_study
 from analysis.page.document import WrittenPage
 from analysis.page.render import render
 from analysis.studies.forgetting_law import page as forgetting_law

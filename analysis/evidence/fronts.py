@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary, forgetting_matrix, quality_matrix
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
 from analysis.stats.arrays import Floats
 from analysis.stats.estimates import Resampling
 from analysis.stats.pareto import DOMINANCE_SHARE, dominance_share, hypervolume, non_dominated

@@ -12,13 +12,13 @@ from grit.config.first_effect import (
     reprojection_onset,
 )
 from grit.config.method import GritConfig
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import Budget, TaskSource
 from grit.training.hooks import Hooks
 from grit.training.trainer import train, train_trunk
 from ray_jobs.design.plan import Study
 from ray_jobs.design.points import one_at_a_time
-from ray_jobs.design.sharing import plan_trunks, seconds_saved
+from ray_jobs.design.trunk_plan import plan_trunks, seconds_saved
 from ray_jobs.execution.warm.worker import SlotSettings, run_job
 from ray_jobs.records.trunk_record import TrunkOutcome, TrunkRecord
 from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler

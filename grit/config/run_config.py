@@ -185,7 +185,7 @@ class RunConfig:
         chosen: dict[str, Any] = {"method": self.method, "seed": self.seed, "budget": asdict(self.budget)}
         chosen["task"] = {item.name: None for item in fields(self.task)}  # content counts, not where it lies
         chosen["task"]["name"] = self.task.name
-        for section in SECTIONS:
+        for section in RUN_SECTIONS:
             if section != "grit":
                 chosen |= decisive(getattr(self, section))
         if any(METHODS[name].geometry for name in (self.method, *self.audits.beside)):
@@ -196,7 +196,7 @@ class RunConfig:
     def untuned_key(self) -> dict[str, Any]:
         """The settings on which the untuned model's scores depend, by name."""
         found: dict[str, Any] = {"quantized": self.quantized, "task": asdict(self.task)}
-        for section in SECTIONS:
+        for section in RUN_SECTIONS:
             config = getattr(self, section)
             found |= {
                 item.name: getattr(config, item.name)
@@ -207,7 +207,7 @@ class RunConfig:
 
 
 #: The sections of a run by the name of their field.
-SECTIONS: dict[str, type] = {
+RUN_SECTIONS: dict[str, type] = {
     "backbone": BackboneConfig,
     "adapter": AdapterConfig,
     "optimization": OptimizationConfig,
@@ -219,7 +219,7 @@ SECTIONS: dict[str, type] = {
 _OWN = {item.name for item in fields(RunConfig)}
 #: The section of every setting. `max_grad_norm` is a run's: GRIT's own is for other people's loops.
 _SECTION_OF: dict[str, str] = {
-    item.name: section for section, kind in reversed(SECTIONS.items()) for item in fields(kind)
+    item.name: section for section, kind in reversed(RUN_SECTIONS.items()) for item in fields(kind)
 }
 SETTING_NAMES = tuple(sorted(_SECTION_OF))
 
@@ -247,5 +247,5 @@ def nested_from_flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-for _kind in (RunConfig, Budget, TaskSource, *SECTIONS.values()):
+for _kind in (RunConfig, Budget, TaskSource, *RUN_SECTIONS.values()):
     _kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]  # pydantic's name for a dataclass

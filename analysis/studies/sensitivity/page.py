@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.data.compute import compute_of, compute_sentences
-from analysis.data.load import StudyData
+from analysis.evidence.compute import compute_of, compute_sentences
+from analysis.evidence.load import StudyData
 from analysis.page.document import FEW_SEEDS, write_figures, write_table
 from analysis.page.render import render
-from analysis.page.tables import Column, Table
+from analysis.page.table import Column, Table
 from analysis.studies.sensitivity.bands import SettingVerdict
-from analysis.studies.sensitivity.figures.catalog import sensitivity_figures
+from analysis.studies.sensitivity.figures.all_figures import sensitivity_figures
 from analysis.studies.sensitivity.front_tables import cheapest_table, front_table, pareto_file, trial_table
 from analysis.studies.sensitivity.further import further_results
 from analysis.studies.sensitivity.results import SensitivityResult, analyse
-from analysis.studies.sensitivity.table import SensitivityRow, sensitivity_rows, sensitivity_table
+from analysis.studies.sensitivity.tables import SensitivityRow, sensitivity_rows, sensitivity_table
 from grit.io.files import write_atomically
 from ray_jobs.records.study_file import Caps
 from ray_jobs.records.trial_record import TrialRecord

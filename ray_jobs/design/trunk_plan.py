@@ -1,4 +1,4 @@
-"""Shared beginnings: trials that differ only in what has not acted yet are one run until then.
+"""Trunks: trials that differ only in what has not acted yet are one run until then, and fork from it.
 
 Pure: it plans, and starts nothing.
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from grit.config.first_effect import curvature_onset, late_fields, reprojection_onset, without_late_fields
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.io.hashing import digest
 from ray_jobs.design.plan import TrialSpec
 
@@ -43,15 +43,15 @@ class Trunk:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedPlan:
+class TrunkPlan:
     """Trunks in an order in which parents come first, and which of them each trial goes on from."""
 
     trunks: tuple[Trunk, ...]
     fork_of: dict[str, str]
 
 
-def plan_trunks(trials: Iterable[TrialSpec]) -> SharedPlan:
-    """The tree of shared beginnings of `trials`."""
+def plan_trunks(trials: Iterable[TrialSpec]) -> TrunkPlan:
+    """The tree of trunks of `trials`."""
     groups: dict[RunConfig, list[TrialSpec]] = {}
     for trial in trials:
         if trial.config.uses_grit and not trial.config.audits.beside:
@@ -60,7 +60,7 @@ def plan_trunks(trials: Iterable[TrialSpec]) -> SharedPlan:
     forks: dict[str, str] = {}
     for members in groups.values():
         _split(members, 0, None, trunks, forks)
-    return SharedPlan(trunks=tuple(trunks), fork_of=forks)
+    return TrunkPlan(trunks=tuple(trunks), fork_of=forks)
 
 
 def _split(

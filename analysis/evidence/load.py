@@ -17,10 +17,10 @@ import numpy as np
 
 from analysis.stats.arrays import Floats
 from grit.geometry.events import Event, event_of
-from grit.training.measurements import Row
+from grit.io.files import Row
 from ray_jobs.records.study_file import StudyFile, read_study
-from ray_jobs.records.tables import TableError, read_columns, read_rows
 from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trial_tables import TableError, read_columns, read_rows
 from ray_jobs.records.trials_file import read_trials_and_damage
 
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from analysis.data.fronts import front
-from analysis.data.points import PointSummary, control_of, measured_regimes
+from analysis.evidence.fronts import front
+from analysis.evidence.point_summary import PointSummary, control_of, measured_regimes
 from analysis.page.bars import shown_counts
 from analysis.page.style import COLOURS, MARKERS, SEQUENTIAL, new_figure
 from analysis.studies.sensitivity.figures.knobs import keep_to_shares

@@ -14,8 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from grit.io.files import own_folder, write_table
-from grit.training.measurements import Row
+from grit.io.files import Row, own_folder, write_table
 from grit.training.result import TABLES
 
 

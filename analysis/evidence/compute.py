@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray_jobs.design.sharing import seconds_saved
+from ray_jobs.design.trunk_plan import seconds_saved
 from ray_jobs.records.study_file import StudyFile
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.records.trunk_record import read_trunks

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from analysis.data.load import StudyData
-from analysis.data.points import REGIMES, PointSummary
-from analysis.page.figures import FigureSpec
-from analysis.studies.sensitivity.figures import crossings, fronts, knobs, ranks, updates
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import REGIMES, PointSummary
+from analysis.page.figure_spec import FigureSpec
+from analysis.studies.sensitivity.figures import crossings, front_figures, knobs, ranks, updates
 from grit.config.method import KNOBS
 
 KNOB_PHRASES = {
@@ -28,14 +28,14 @@ def _objectives(data: StudyData, points: Sequence[PointSummary]) -> list[FigureS
     front = FigureSpec(
         name="front",
         caption="Every setting: task quality against forgetting.",
-        compute=partial(fronts.front_panels, points),
-        draw=fronts.draw_front,
+        compute=partial(front_figures.front_panels, points),
+        draw=front_figures.draw_front,
     )
     capacity = FigureSpec(
         name="capacity",
         caption="F1: quality against footprint over tau; retention as colour, rank changes as numbers.",
-        compute=partial(fronts.capacity_panels, points),
-        draw=fronts.draw_capacity,
+        compute=partial(front_figures.capacity_panels, points),
+        draw=front_figures.draw_capacity,
     )
     curves = []
     for knob in KNOBS:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.data.load import StudyData
+from analysis.evidence.load import StudyData
 from analysis.stats.arrays import Floats
 from analysis.stats.estimates import Estimate, estimate
 from grit.config.method import KNOBS
 from grit.config.registry import METHODS, Method
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import Regime
 from grit.tasks.metrics import metric_label
 from ray_jobs.records.describe import changes, shown_value

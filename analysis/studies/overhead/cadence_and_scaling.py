@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.data.load import StudyData
-from analysis.data.points import PointSummary
+from analysis.evidence.load import StudyData
+from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column
-from analysis.page.tables import Column, Table
+from analysis.page.table import Column, Table
 from analysis.stats.estimates import Interval
 from analysis.stats.step_times import ScalingFit, amortized, ratio_interval, scaling_fit
 from analysis.studies.overhead.published import TABLE_15, PublishedScaling

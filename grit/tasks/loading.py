@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from grit.backbone import world
-from grit.config.run import RunConfig
+from grit.config.run_config import RunConfig
 from grit.config.sections import TaskSource
 from grit.errors import ConfigError
 from grit.io.hashing import digest
@@ -14,8 +14,8 @@ from grit.tasks import embedded
 from grit.tasks.base import Example, Task
 from grit.tasks.catalog import CUSTOM, DECLARATIONS, Declaration, custom
 from grit.tasks.catalog import NAMES as CATALOG
-from grit.tasks.files import read_rows, to_examples
 from grit.tasks.hub import hub_rows
+from grit.tasks.task_files import read_rows, to_examples
 
 NAMES = (*embedded.NAMES, *CATALOG)
 #: Embedded held-out documents on offer; a run measures on the first `retention_documents` of them.

@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from analysis.stats.estimates import Estimate, Interval
 
-Row = TypeVar("Row")
+RowT = TypeVar("RowT")
 
 #: Stands where there is no value.
 NOTHING = "-"
@@ -62,7 +62,7 @@ def shown_spread(value: Spread, style: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column(Generic[Row]):
+class Column(Generic[RowT]):
     """One column.
 
     Attributes:
@@ -75,13 +75,13 @@ class Column(Generic[Row]):
     """
 
     header: str
-    value: Callable[[Row], Any]
+    value: Callable[[RowT], Any]
     style: str = ""
     show: Callable[[Any], str] | None = None
     terminal: bool = False
     wide: bool = False
 
-    def cell(self, row: Row) -> str:
+    def cell(self, row: RowT) -> str:
         """The value of a row, as people read it."""
         value = self.value(row)
         return shown(value, self.style) if self.show is None or value is None else self.show(value)
@@ -95,12 +95,12 @@ def column(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table(Generic[Row]):
+class Table(Generic[RowT]):
     """Rows and how they are shown. `name` is that of its files and its anchor."""
 
     name: str
-    columns: Sequence[Column[Row]]
-    rows: Sequence[Row] = field(default_factory=list)
+    columns: Sequence[Column[RowT]]
+    rows: Sequence[RowT] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """Whether there is anything to show."""

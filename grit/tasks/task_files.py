@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from grit.errors import ConfigError
+from grit.io.files import Row
 from grit.tasks.base import Example
-from grit.tasks.catalog import Declaration, EmptyAnswerError, Row
+from grit.tasks.catalog import Declaration, EmptyAnswerError
 from grit.tasks.text import normalize
 
 Numbered = tuple[int, Row]

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.data.points import PointSummary
+from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column, spread_column
-from analysis.page.tables import Column, Table
+from analysis.page.table import Column, Table
 from analysis.stats.estimates import Estimate
 from analysis.studies.sensitivity.bands import Band, SettingVerdict
 
