@@ -13,8 +13,11 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from grit.rank_space.damped_inverse import damped_inverse
 from grit.rank_space.projectors import spectrum
@@ -22,12 +25,14 @@ from grit.rank_space.projectors import spectrum
 MODULES, RANKS, REPEATS = 224, (8, 16, 32, 64), 15
 
 
-def factors(rank, device, dtype):
+def factors(rank: int, device: str, dtype: torch.dtype) -> Tensor:
+    """Positive factors (MODULES, r, r)."""
     x = torch.randn(MODULES, 4 * rank, rank, generator=torch.Generator().manual_seed(rank), dtype=dtype)
     return (x.mT @ x / (4 * rank)).to(device)
 
 
-def seconds(work, device):
+def seconds(work: Callable[[], object], device: str) -> float:
+    """Wall seconds of one call, the device waited for."""
     if device == "cuda":
         torch.cuda.synchronize()
     began = time.perf_counter()
@@ -37,34 +42,39 @@ def seconds(work, device):
     return time.perf_counter() - began
 
 
-def compare(batched, looped, device):
+def compare(batched: Callable[[], object], looped: Callable[[], object], device: str) -> dict[str, float]:
     """Median milliseconds of both, measured in turn."""
     pairs = [(seconds(batched, device), seconds(looped, device)) for _ in range(REPEATS + 2)][2:]
-    ms = {
-        name: 1e3 * statistics.median(column)
-        for name, column in zip(("batched_ms", "loop_ms"), zip(*pairs, strict=True), strict=True)
-    }
-    return {**ms, "ratio": ms["loop_ms"] / ms["batched_ms"]}
+    batched_ms = 1e3 * statistics.median(pair[0] for pair in pairs)
+    loop_ms = 1e3 * statistics.median(pair[1] for pair in pairs)
+    return {"batched_ms": batched_ms, "loop_ms": loop_ms, "ratio": loop_ms / batched_ms}
 
 
-def invert(stack):
+def invert(stack: Tensor) -> object:
+    """All of a stack at once."""
     return damped_inverse(stack, torch.full(stack.shape[:1], 1e-3, dtype=stack.dtype, device=stack.device))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def one_by_one(work: Callable[[Tensor], object], stack: Tensor) -> list[object]:
+    """The same in a loop."""
+    return [work(one[None]) for one in stack]
+
+
+def main() -> None:
+    """Both ways over several ranks."""
+    parser = argparse.ArgumentParser(description="Batched against looped algebra in rank space.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    device = parser.parse_args().device
+    parser.add_argument("--ranks", nargs="+", type=int, default=list(RANKS))
+    options = parser.parse_args()
+    device = options.device
     torch.set_num_threads(1)
     found = {}
-    for rank in RANKS:
+    for rank in options.ranks:
         wide, narrow = factors(rank, device, torch.float64), factors(rank, device, torch.float32)
         found[rank] = {
-            "inversion": compare(
-                lambda w=wide: invert(w), lambda w=wide: [invert(one[None]) for one in w], device
-            ),
+            "inversion": compare(partial(invert, wide), partial(one_by_one, invert, wide), device),
             "eigendecomposition": compare(
-                lambda n=narrow: spectrum(n), lambda n=narrow: [spectrum(one[None]) for one in n], device
+                partial(spectrum, narrow), partial(one_by_one, spectrum, narrow), device
             ),
         }
         for name, row in found[rank].items():

@@ -1,34 +1,33 @@
-"""What running shared beginnings once saves.
+"""What trunks save.
 
-The one-at-a-time plan under the long-run defaults, a twentieth as long, shared and not.
+The one-at-a-time plan under the long-run defaults, a twentieth as long, with and without.
 
-    python benchmarks/shared_prefix.py
+    python benchmarks/trunks.py [--steps 150]
 
-Each trial is trained both ways in turn; results must agree bit for bit, and the line of JSON says by how much
-the training seconds shrank.
+Each trial is trained both ways; results must agree bit for bit, and the line of JSON says by how much the
+training seconds shrank.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
 from grit.config.method import GritConfig
 from grit.config.sections import Budget
 from grit.runtime.allocator import keep_freed_memory
+from grit.training.run_presets import configuration
 from grit.training.workbench import Workbench
 from ray_jobs.design.plan import Study
 from ray_jobs.design.points import one_at_a_time
-from ray_jobs.design.study_presets import embedded
-from ray_jobs.execution.warm.worker import run_job
-from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.execution.warm.worker import SlotSettings, run_job
 from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 
-STEPS = 150
 #: The method's defaults for long runs, a twentieth: kfac update 150, natural-gradient warm-up 300, T 300,
 #: warm-ups of 500, of 3,000 steps.
 GRIT = GritConfig(
@@ -44,81 +43,84 @@ GRIT = GritConfig(
 OAT = {"tau": (0.80, 0.90, 0.95, 0.999), "T": (4, 8, 30, 60, None), "lambda": (1e-4, 1e-3, 1e-2, 1e-1)}
 
 
-def job_of(job):
-    return {
-        "trial_id": job.job_id,
-        "config": job.config.to_dict(),
-        "trunk_steps": job.trunk_steps,
-        "fork_from": job.fork_from,
-        "may_stop": False,
-    }
+@dataclass
+class Spent:
+    """What one way of running the plan took: training seconds, and what each trial measured."""
+
+    seconds: float = 0.0
+    trunks: int = 0
+    measured: dict[str, tuple[object, ...]] = field(default_factory=dict)
 
 
-def ended(record: TrialRecord, outcome) -> TrialRecord:
-    return replace(record, status=outcome["status"])
+def run(study: Study, bench: Workbench, *, share: bool) -> Spent:
+    """Every trial of the plan, one after the other."""
+    scheduler = StudyScheduler(study, elsewhere=Elsewhere(share=share))
+    spent = Spent()
+    reached: dict[str | None, float] = {}
+    label = "with trunks" if share else "alone"
+    bar = tqdm(total=scheduler.expected, desc=label, disable=not sys.stderr.isatty())
+    with tempfile.TemporaryDirectory() as folder:
+        settings = SlotSettings(board="none", namespace="none", slot="none", folder=folder)
+        while (job := scheduler.next()) is not None:
+            outcome = run_job(job, bench, None, settings)
+            if outcome.trunk is not None:
+                spent.seconds += outcome.trunk.train_seconds - reached.get(job.fork_from, 0.0)
+                reached[job.job_id] = outcome.trunk.train_seconds
+                spent.trunks += 1
+                scheduler.trunk_ended(job.job_id, outcome.trunk)
+                continue
+            measured = outcome.measured
+            assert measured is not None
+            before = 0.0 if outcome.fork is None else outcome.fork.train_seconds
+            spent.seconds += (measured.train_seconds or 0.0) - before
+            spent.measured[job.job_id] = (measured.quality, measured.answer_loss, measured.forgetting)
+            scheduler.complete(scheduler.records[job.job_id].changed(status="completed", measured=measured))
+            bar.update(1)
+    bar.close()
+    return spent
 
 
-def main():
+def main() -> None:
+    """Both ways, in turn."""
+    parser = argparse.ArgumentParser(description="What trunks save.")
+    parser.add_argument("--steps", type=int, default=150)
+    steps = parser.parse_args().steps
     keep_freed_memory()
     bench = Workbench()
-    base = embedded("grit").base.changed(
+    base = configuration("embedded", "grit").changed(
         grit=GRIT,
         eval_examples=20,
         retention_documents=10,
         evaluations=1,
-        budget=Budget(regime="step", amount=STEPS),
+        budget=Budget(regime="step", amount=steps),
     )
-    points = one_at_a_time({"tau": 0.99, "T": 15, "lambda": 3e-3}, OAT)
-    content = {"task": "t", "documents": "d", "model": "m"}
     study = Study(
-        name="b", base=base, points=tuple(points), seeds=(41,), budgets=(base.budget,), content=content
+        name="b",
+        base=base,
+        points=tuple(one_at_a_time({"tau": 0.99, "T": 15, "lambda": 3e-3}, OAT)),
+        seeds=(41,),
+        budgets=(base.budget,),
+        content={"task": "t", "documents": "d", "model": "m"},
     )
-    spent, losses, trunk_count = {}, {}, 0
-    with tempfile.TemporaryDirectory() as folder:
-        for share in (False, True):
-            scheduler = StudyScheduler(study, elsewhere=Elsewhere(share=share))
-            total, trunk_seconds = 0.0, {}
-            bar = tqdm(
-                total=scheduler.expected, desc="shared" if share else "alone", disable=not sys.stderr.isatty()
-            )
-            while (job := scheduler.next()) is not None:
-                outcome = run_job(job_of(job), bench, None, folder)
-                if job.trunk_steps is not None:
-                    before = trunk_seconds.get(job.fork_from, 0.0)
-                    trunk_seconds[job.job_id] = outcome["train_seconds"]
-                    total += outcome["train_seconds"] - before
-                    trunk_count += 1
-                    scheduler.trunk_ended(
-                        job.job_id, {key: outcome[key] for key in ("steps", "train_seconds")}
-                    )
-                    continue
-                result = outcome["result"]
-                total += result["train_seconds"] - result.get("fork_seconds", 0.0)
-                losses.setdefault(job.job_id, []).append([row["loss"] for row in result["telemetry"]])
-                scheduler.complete(ended(scheduler.records[job.job_id], outcome))
-                bar.update(1)
-            bar.close()
-            spent["shared" if share else "alone"] = total
-    same = all(first == second for first, second in losses.values())
-    saved = 1 - spent["shared"] / spent["alone"]
+    alone, shared = run(study, bench, share=False), run(study, bench, share=True)
+    same = alone.measured == shared.measured
+    ratio = shared.seconds / alone.seconds
     print(
-        f"{len(losses)} trials of {STEPS} steps: {spent['alone']:.0f} s alone, {spent['shared']:.0f} s "
-        f"with {trunk_count} shared beginnings; "
-        f"{saved:.1%} saved; losses {'equal bit for bit' if same else 'DIFFER'}"
+        f"{len(alone.measured)} trials of {steps} steps: {alone.seconds:.0f} s alone, {shared.seconds:.0f} "
+        "s "
+        f"with {shared.trunks} trunks; {1 - ratio:.1%} saved; results "
+        f"{'equal bit for bit' if same else 'DIFFER'}"
     )
-    print(
-        json.dumps(
-            {
-                "benchmark": "shared_prefix",
-                "trials": len(losses),
-                "steps": STEPS,
-                "trunks": trunk_count,
-                "train_seconds": spent,
-                "ratio": spent["shared"] / spent["alone"],
-                "bit_for_bit": same,
-            }
-        )
-    )
+    summary = {
+        "benchmark": "trunks",
+        "trials": len(alone.measured),
+        "steps": steps,
+        "trunks": shared.trunks,
+        "train_seconds": {"alone": alone.seconds, "with_trunks": shared.seconds},
+        "ratio": ratio,
+        "bit_for_bit": same,
+    }
+    print(json.dumps(summary))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ the untuned model's scores are kept, and the help of command lines.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, Literal, get_args, get_type_hints
+from functools import cache
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from grit.errors import ConfigError
 
@@ -133,43 +134,66 @@ def decisive(config: object) -> dict[str, Any]:
     return chosen
 
 
-def check_settings(config: object) -> None:
+def check_settings(config: Any) -> None:
     """Checks every setting of a configuration against its type and its range.
 
     Raises:
         ConfigError: with the name, the value and what is allowed.
     """
     check_types(config)
-    for item, known in declared(config):
-        value = getattr(config, item.name)
-        if known.allowed is not None and value is not None:
-            known.allowed.check(known.label or item.name, value)
-
-
-def check_types(config: object) -> None:
-    """Raises ConfigError for a field whose value is not of its annotated type.
-
-    Or not a value of its Literal.
-    """
-    for name, hint in get_type_hints(type(config)).items():
+    for name, label, allowed in _ranges(type(config)):
         value = getattr(config, name)
-        label = _label(config, name)
-        choices = get_args(hint)
-        if choices and all(isinstance(choice, str) for choice in choices):
-            if value not in choices:
-                raise ConfigError(label, value, f"must be one of {', '.join(choices)}")
-        elif hint is bool:
+        if value is not None:
+            allowed.check(label, value)
+
+
+@cache
+def _ranges(kind: type) -> tuple[tuple[str, str, Range], ...]:
+    """(name, label, range) of the settings of a class that have one."""
+    bounded = [(item.name, known) for item, known in declared(kind)]
+    return tuple(
+        (name, known.label or name, known.allowed) for name, known in bounded if known.allowed is not None
+    )
+
+
+def check_types(config: Any) -> None:
+    """Raises ConfigError for a value that is not of its field's type, or not one of its Literal."""
+    for item in _typed_fields(type(config)):
+        value = getattr(config, item.name)
+        if item.words:
+            if value not in item.words:
+                raise ConfigError(item.label, value, f"must be one of {', '.join(item.words)}")
+        elif item.hint is bool:
             if not isinstance(value, bool):
-                raise ConfigError(label, value, "must be true or false")
-        elif hint is float or float in choices:
-            _check_number(label, value, optional=hint is not float)
-        elif hint is str and not isinstance(value, str):
-            raise ConfigError(label, value, "must be a word")
+                raise ConfigError(item.label, value, "must be true or false")
+        elif item.hint is float or float in item.choices:
+            _check_number(item.label, value, optional=item.hint is not float)
+        elif item.hint is str and not isinstance(value, str):
+            raise ConfigError(item.label, value, "must be a word")
 
 
-def _label(config: object, name: str) -> str:
-    known: Mapping[str, Any] = {item.name: declaration for item, declaration in declared(config)}
-    return (known[name].label if name in known else None) or name
+class _TypedField(NamedTuple):
+    """What is asked of a field's value; `words` are those of a Literal of words."""
+
+    name: str
+    label: str
+    hint: Any
+    choices: tuple[Any, ...]
+    words: tuple[str, ...]
+
+
+@cache
+def _typed_fields(kind: type) -> tuple[_TypedField, ...]:
+    """Of a configuration class: a study of thousands of records asks as often."""
+    labels = {item.name: known.label for item, known in declared(kind)}
+    found = []
+    for name, hint in get_type_hints(kind).items():
+        choices = get_args(hint)
+        words = choices if choices and all(isinstance(choice, str) for choice in choices) else ()
+        found.append(
+            _TypedField(name=name, label=labels.get(name) or name, hint=hint, choices=choices, words=words)
+        )
+    return tuple(found)
 
 
 def _check_number(label: str, value: object, *, optional: bool) -> None:
