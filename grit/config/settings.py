@@ -141,7 +141,7 @@ def check_settings(config: Any) -> None:
         ConfigError: with the name, the value and what is allowed.
     """
     check_types(config)
-    for name, label, allowed in _ranges(type(config)):
+    for name, label, allowed in _ranges(type(config)):  # type: ignore[arg-type]  # a class is hashable
         value = getattr(config, name)
         if value is not None:
             allowed.check(label, value)
@@ -158,7 +158,7 @@ def _ranges(kind: type) -> tuple[tuple[str, str, Range], ...]:
 
 def check_types(config: Any) -> None:
     """Raises ConfigError for a value that is not of its field's type, or not one of its Literal."""
-    for item in _typed_fields(type(config)):
+    for item in _typed_fields(type(config)):  # type: ignore[arg-type]  # a class is hashable
         value = getattr(config, item.name)
         if item.words:
             if value not in item.words:

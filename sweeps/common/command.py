@@ -79,7 +79,7 @@ def run_study(
     base, resources, costs = _basis(request, spec)
     resources = replace(resources, accelerator=execution.accelerator or resources.accelerator)
     options = _run_options(base, resources, execution)
-    content = _content(base, ask_hub=not execution.dry_run)
+    content = content_of(base, ask_hub=not execution.dry_run)
     memory = _memory_line(base, resources, options)
     launches = not (execution.dry_run or execution.save_study)
     if spec is not None:
@@ -177,7 +177,7 @@ def _memory_line(base: RunConfig, resources: TrialResources, options: RunOptions
     )
 
 
-def _content(base: RunConfig, *, ask_hub: bool) -> Content:
+def content_of(base: RunConfig, *, ask_hub: bool) -> Content:
     """Loads task, documents and model far enough to refuse what cannot be used."""
     task, documents = load_task(base.task), load_documents(base.task)
     check_probes(base.evaluation.probes)

@@ -16,7 +16,7 @@ from ray_jobs.design.points import Point
 from ray_jobs.design.search_space import Search
 from ray_jobs.design.study_presets import PresetOf, preset
 from ray_jobs.design.study_spec import StudySpec, read_spec
-from sweeps.common.command import EXIT_BAD_INPUT, EXIT_INTERRUPTED, run_study
+from sweeps.common.command import EXIT_BAD_INPUT, EXIT_INTERRUPTED, content_of, run_study
 from sweeps.common.request import CommandLine, StudyRequest, resolve
 from sweeps.common.study_options import DesignOptions, ExecutionOptions, SearchOptions
 
@@ -90,6 +90,20 @@ class StudyScript:
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Runs the study by its command line; returns the exit code (see `run`)."""
         return self.run(self.read(argv)[0])
+
+    def study(self, argv: Sequence[str]) -> Study:
+        """The plan of a command line, for whoever wants to look at it without running it.
+
+        A time budget that would be measured is the preset's guess.
+
+        Raises:
+            ConfigError: a value that cannot be used.
+        """
+        line, _ = self.read(argv)
+        request = resolve(line, self.presets, self.regimes)
+        guess = request.preset.costs.step_seconds * request.budget_steps
+        content = content_of(request.base, ask_hub=False)
+        return self._study(request, content.hashes, request.budget_seconds or guess)
 
     def run(self, line: CommandLine) -> int:
         """Runs the study.

@@ -238,9 +238,10 @@ def test_settings_are_read_as_json_or_text(text, setting):
 
 
 def test_the_word_none_is_a_word_where_the_setting_has_it():
-    request = _request("--set", "preconditioner=none", "ema_decay=none", "--point", "cadence=adaptive")
+    request = _request("--set", "preconditioner=none", "ema_decay=none", "--point", "preconditioner=none")
     assert request.base.grit.preconditioner == "none"
     assert request.base.grit.ema_decay is None
+    assert request.listed == ({"preconditioner": "none"},)
 
 
 def test_budget_steps_scales_what_is_a_share_of_the_run():
@@ -251,9 +252,10 @@ def test_budget_steps_scales_what_is_a_share_of_the_run():
     assert request.preset.oat["T"] == (10, 80)
 
 
-def test_the_address_of_a_job_comes_from_its_environment(monkeypatch):
+def test_the_address_of_a_job_comes_from_its_environment(monkeypatch, capsys):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert _request().execution.address == "10.0.0.1:6379"
+    assert SCRIPT.main([]) == 2  # a job must say where every node can write
+    assert "every node" in capsys.readouterr().err
 
 
 def test_a_dry_run_says_what_shared_beginnings_save(tmp_path, capsys, monkeypatch):
