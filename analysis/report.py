@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from analysis.evidence.load import StudyData, load_study
 from analysis.studies import compare, joint_audits, portability
 from analysis.studies.ablation import page as ablation
@@ -63,7 +65,8 @@ def rebuild(
         return _rebuild_joint(folder)
     data = load_study(folder, records)
     build = PAGES.get(data.study.name)
-    return sensitivity.build(data, folder, caps) if build is None else build(data, folder)
+    with np.errstate(over="ignore", invalid="ignore"):  # a damaged number may be beyond all measure: it shows
+        return sensitivity.build(data, folder, caps) if build is None else build(data, folder)
 
 
 def _rebuild_joint(folder: Path) -> Report:
@@ -112,6 +115,9 @@ def main(argv: Sequence[str]) -> int:
         rebuild(Path(first), Caps(overhead=arguments.max_overhead, footprint=arguments.max_footprint))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except OSError as error:  # a folder or a file of another kind where the report belongs, or no room
+        print(f"error: DIR = {first!r}: cannot be written: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     print(_page_of(Path(first)))
     return 0

@@ -139,11 +139,9 @@ def read_predictions(folder: Path, record: TrialRecord) -> Predictions:
         TableError: there are none, or they cannot be read.
     """
     columns = read_columns(folder, "predictions", record.trial_id)
-    needed = ("kind", "example_id", "score", "base_score", "loss", "base_loss", "tokens")
-    missing = [name for name in needed if name not in columns]
     place = f"predictions/{record.trial_id}.parquet"
-    if missing:
-        raise TableError(f"{place} lacks the column {missing[0]!r}" if columns else f"{place} is missing")
+    if not columns:
+        raise TableError(f"{place} is missing")
     try:
         return _predictions(columns, likelihood=record.measured.quality_metric == "answer_logprob")
     except (TypeError, ValueError) as error:

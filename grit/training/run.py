@@ -177,12 +177,12 @@ class Run:
                 config.optimization.accumulation,
                 f"must be a multiple of the {self.workers.count} workers that share its steps",
             )
-        self.state = RunState(config, bench, model)
-        self._rates = [group["lr"] for group in self.state.optimizer.param_groups]
         self._packs = bench.packs(config)
         self._order = TrainingOrder(len(self._packs), config.seed)
         first = bench.micro_batches(config, self._packs[: config.optimization.micro_batch])[0]
-        bench.warm_up(config, model, first)
+        bench.warm_up(config, model, first)  # before anybody watches the model: its pass is no statistic
+        self.state = RunState(config, bench, model)
+        self._rates = [group["lr"] for group in self.state.optimizer.param_groups]
         self._base: Scores | None = None
         self._scores: Scores | None = None
         self.truncated: list[Row] = []

@@ -51,6 +51,9 @@ def read_columns(folder: Path, kind: str, trial_id: str) -> dict[str, list[Any]]
         columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
     except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
         raise TableError(f"{kind}/{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+    problem = TABLES[kind].problem(columns)
+    if problem is not None:
+        raise TableError(f"{kind}/{path.name} {problem}")
     return columns
 
 

@@ -8,8 +8,11 @@ from grit.config.method import GritConfig
 from grit.config.sections import Budget, TaskSource
 from grit.geometry.events import NonfiniteGradient
 from grit.training.hooks import Hooks
+from grit.training.result import TABLES
 from grit.training.run import learning_rate_factor
+from grit.training.side_by_side import train as train_side_by_side
 from grit.training.trainer import on_finished, train
+from grit.training.workbench import Workbench
 
 #: What a clock measured: everything else of a result must be equal, bit for bit.
 TIMED = {
@@ -64,6 +67,34 @@ def test_interrupted_equals_uninterrupted(bench, short_run, tmp_path, kill, supp
     assert resumed.measured.resumed_from_step == kill - 1
     assert _comparable(resumed) == _comparable(whole)
     assert not (tmp_path / "run.pt").exists()
+
+
+def test_a_fresh_process_that_scores_nothing_first_resumes_bit_for_bit(bench, short_run, tmp_path):
+    """The untuned model's scores are kept in a file: a worker that takes over begins with a training pass."""
+    config = short_run(checkpoint_steps=5, cov_update_freq=4)
+    whole = train(config, bench)
+    for _ in range(2):
+        fresh = Workbench(base_cache=tmp_path / "base")
+        assert _comparable(train(config, fresh)) == _comparable(whole)
+    with pytest.raises(Killed):
+        train(config, fresh, checkpoints=tmp_path / "state", hooks=Hooks(progress=killed_at(7)))
+    fresh = Workbench(base_cache=tmp_path / "base")
+    resumed = train(config, fresh, checkpoints=tmp_path / "state")
+    assert resumed.measured.resumed_from_step == 5
+    assert _comparable(resumed) == _comparable(whole)
+
+
+def test_tables_hold_what_is_declared_of_them(bench, short_run):
+    results = [
+        train(short_run(stability=True), bench),
+        train_side_by_side(short_run(beside=("lora",)), bench),
+        train(short_run(truncations=(2,), preconditioner="none", reprojection_freq=None), bench),
+    ]
+    for result in results:
+        for name, rows in result.tables().items():
+            columns = {key: [row.get(key) for row in rows] for row in rows for key in row}
+            assert TABLES[name].problem(columns) is None, name
+    assert {name for result in results for name in result.tables()} == set(TABLES)
 
 
 def test_the_backbone_is_left_as_it_was_found(bench, short_run):

@@ -72,14 +72,23 @@ mkdir -p $HOME/.ray
 ray get-auth-token --generate > /dev/null
 ray start --head --port={port} --dashboard-port={dashboard} --dashboard-host=127.0.0.1 --num-cpus=2 \\
     --disable-usage-stats > {out}/head.txt 2>&1
-submit=(ray job submit --address http://127.0.0.1:{dashboard} --working-dir {root}
-    --runtime-env-json '{excludes}' --)
+submit() {{  # a head that has just started may have no agent yet
+    log=$1; shift
+    for try in 1 2 3 4 5 6; do
+        ray job submit --address http://127.0.0.1:{dashboard} --working-dir {root} \
+            --runtime-env-json '{excludes}' -- "$@" > $log 2>&1
+        code=$?
+        grep -q "No available agent" $log || return $code
+        sleep 5
+    done
+    return $code
+}}
 set +e
-"${{submit[@]}}" python sweeps/tau_T_lambda.py --preset smoke --regimes step --budget-steps 12 \\
+submit {out}/job.txt python sweeps/tau_T_lambda.py --preset smoke --regimes step --budget-steps 12 \\
     --search-points 0 --max-concurrent 2 --output {out}/study \\
-    --tracking-uri sqlite:///{out}/mlflow.db > {out}/job.txt 2>&1
+    --tracking-uri sqlite:///{out}/mlflow.db
 echo $? > {out}/job.rc
-"${{submit[@]}}" python sweeps/tau_T_lambda.py --tau 7 --output {out}/bad > {out}/bad.txt 2>&1
+submit {out}/bad.txt python sweeps/tau_T_lambda.py --tau 7 --output {out}/bad
 echo $? > {out}/bad.rc
 env -u RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH=/nowhere \\
     ray job list --address http://127.0.0.1:{dashboard} > {out}/stranger.txt 2>&1
