@@ -41,6 +41,8 @@ class FigureSpec(Generic[Info]):
             return None
         with styled():
             figure = self.draw(info)
+            figure.draw_without_rendering()  # lays it out, once for all forms
+            figure.set_layout_engine("none")
             for kind in FORMATS:
                 _write(figure, folder / f"{self.name}.{kind}", kind)
         return inline_svg(folder / f"{self.name}.svg")

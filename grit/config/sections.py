@@ -36,6 +36,8 @@ LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 class Budget:
     """When training ends: after `amount` optimizer steps, or after `amount` seconds of training.
 
+    Steps are kept as an int and seconds as a float, however they were written, because a trial's identity
+    hashes them.
     Seconds count optimizer steps only; evaluation, checkpoints and loading are outside. The learning-rate
     schedule runs on the same clock.
     """
@@ -48,15 +50,17 @@ class Budget:
         check_types(self)
         if self.regime == "time":
             POSITIVE.check("budget-seconds", self.amount)
+            object.__setattr__(self, "amount", float(self.amount))
             return
         if self.amount != int(self.amount):
             raise ConfigError("budget-steps", self.amount, "must be a whole number of optimizer steps")
         at_least(1).check("budget-steps", int(self.amount))
+        object.__setattr__(self, "amount", int(self.amount))
 
     def progress(self, step: int, seconds: float) -> float:
-        """Share of the budget used before optimizer step `step` (from 0) after `seconds` of training, in [0.
+        """Share of the budget that is used, from 0 to 1.
 
-        1].
+        Before optimizer step `step` (counted from 0), after `seconds` of training.
         """
         return min(1.0, (step if self.regime == "step" else seconds) / self.amount)
 

@@ -86,7 +86,7 @@ class RunResult:
         **_TIMES,
     )
     events: list[Row] = _table(
-        "something that happened: a reprojection, a rank change, a raised damping, a value that is not finite",
+        "something that happened: a reprojection, a rank change, a raised damping, a value not finite",
         step="count",
         kind="word",
     )

@@ -64,7 +64,7 @@ class Study:
         points = [[p.design, p.method, p.overrides, p.budget, p.regime, p.seeds] for p in self.points]
         space = None
         if self.search is not None:
-            space = {name: repr(interval) for name, interval in self.search.space.items()}
+            space = {name: searched.identity() for name, searched in self.search.space.items()}
         return digest(
             {
                 "name": self.name,

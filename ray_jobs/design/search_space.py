@@ -21,6 +21,16 @@ class SearchRange:
     integer: bool = False
     complement: bool = False
 
+    def __post_init__(self) -> None:
+        """Bounds get the range's own type, whether they come from code, a file or a command line."""
+        number = int if self.integer else float
+        object.__setattr__(self, "low", number(self.low))
+        object.__setattr__(self, "high", number(self.high))
+
+    def identity(self) -> str:
+        """What the range adds to a study's fingerprint, in the words of version 1, whose studies go on."""
+        return "Interval" + repr(self).removeprefix(type(self).__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Search:

@@ -1,4 +1,4 @@
-"""Seeded damage to a study's folder: each mutation is what a disk, an editor, another program or a stranger may do."""
+"""Seeded damage to a study's folder: what a disk, an editor, another program or a stranger may do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-#: Values of other types than a field has, and words that mean something to JSON lines, HTML, Markdown or LaTeX.
+#: Values of other types than a field has, and words that mean something to JSON, HTML, Markdown or LaTeX.
 ODD_VALUES = (
     None,
     True,

@@ -1,4 +1,4 @@
-"""315 seeded mutations of a real folder: each gives a report that says what is missing, or one line and exit code 2."""
+"""315 seeded mutations of a real folder: each gives a report that says what is missing, or one line."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ from ray_jobs.records.trials_file import write_trials
 
 REAL = Path(__file__).parent / "folder_of_version_1"
 MUTATIONS, PER_TEST = 315, 15
-#: Figures of every so-manieth mutation are drawn as well as computed: drawing takes ten times as long as all the rest.
+#: Figures of every so-manieth mutation are drawn as well: drawing takes ten times as long as all the rest.
 DRAWN = 15
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from builders import ended, planned, study, study_file
+from builders import ended, planned, study, study_file, telemetry_rows
 from conftest import ROOT
 
 from grit.errors import ConfigError
@@ -149,7 +149,7 @@ def _neighbour(folder, status="completed", **call):
     """A study in `folder` with one trial of `status`, and the rows it left."""
     store = _open(folder, **call)
     record = ended(_records()[1], status=status)
-    write_rows(folder, "telemetry", record.trial_id, [{"step": 1}])
+    write_rows(folder, "telemetry", record.trial_id, telemetry_rows(record))
     store.put(record)
     store.release()
     return record
@@ -165,7 +165,9 @@ def test_a_trial_that_another_study_has_run_is_taken_over(tmp_path):
     assert taken.measured.quality == record.measured.quality
     assert taken.plan.designs == ("other", "grid")
     assert taken.place.reused_from == "a"
-    assert read_rows(store.folder, "telemetry", taken.trial_id) == [{"step": 1}]
+    rows = [read_rows(folder, "telemetry", taken.trial_id) for folder in (tmp_path / "a", store.folder)]
+    assert rows[0] == rows[1]
+    assert len(rows[1]) == len(telemetry_rows(record))
     assert neighbours.find(_records()[2]) is None
 
 

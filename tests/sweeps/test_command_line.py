@@ -1,5 +1,6 @@
 """Bad input gets one clear line and exit code 2 before anything is launched; a dry run launches nothing."""
 
+import importlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 from grit.config.overrides import parse_setting
+from ray_jobs.design.study_spec import read_spec
 from sweeps.common.request import resolve
 from sweeps.tau_T_lambda import SCRIPT
 
@@ -287,3 +289,34 @@ def test_designs_are_summed(capsys, monkeypatch):
     assert (
         sum("micro_batch=2" in line for line in lines) == 5 and sum("rank=8" in line for line in lines) == 1
     )
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("tau_T_lambda", []),
+        ("tau_T_lambda", ["--point", "T=none", "tau=0.9", "--space", "rank=4:32:int", "tau=0.8:0.999"]),
+        (
+            "tau_T_lambda",
+            ["--method", "qgrit", "--set", 'targets=["q_proj", "v_proj"]', "--small-batch", "2"],
+        ),
+        ("ablation", []),
+        ("baselines", []),
+        ("compression", []),
+        ("overhead", []),
+        ("small_batch", []),
+        ("forgetting_law", []),
+    ],
+)
+def test_a_study_is_the_same_study_after_it_was_a_file(name, options, tmp_path, capsys):
+    """So that `--study` of a result folder's own file resumes the study of that folder."""
+    script = importlib.import_module(f"sweeps.{name}").SCRIPT
+    if name == "tau_T_lambda":
+        options = ["--preset", "smoke", *options]
+    file = tmp_path / "study.yaml"
+    assert script.main([*options, "--save-study", str(file)]) == 0, capsys.readouterr().err
+    asked = script.study(options)
+    read = read_spec(file).study(asked.content)
+    assert read.fingerprint() == asked.fingerprint()
+    assert [trial.trial_id for trial in read.trials] == [trial.trial_id for trial in asked.trials]
+    assert script.main(["--study", str(file), "--dry-run"]) == 0
