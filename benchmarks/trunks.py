@@ -2,7 +2,7 @@
 
 The one-at-a-time plan under the long-run defaults, a twentieth as long, with and without.
 
-    python benchmarks/trunks.py [--steps 150]
+    python benchmarks/trunks.py [--steps 150] [--values 5]
 
 Each trial is trained both ways; results must agree bit for bit, and the line of JSON says by how much the
 training seconds shrank.
@@ -84,7 +84,9 @@ def main() -> None:
     """Both ways, in turn."""
     parser = argparse.ArgumentParser(description="What trunks save.")
     parser.add_argument("--steps", type=int, default=150)
-    steps = parser.parse_args().steps
+    parser.add_argument("--values", type=int, default=5, help="of each knob, at the most")
+    options = parser.parse_args()
+    steps = options.steps
     keep_freed_memory()
     bench = Workbench()
     base = configuration("embedded", "grit").changed(
@@ -94,10 +96,11 @@ def main() -> None:
         evaluations=1,
         budget=Budget(regime="step", amount=steps),
     )
+    values = {knob: tried[: options.values] for knob, tried in OAT.items()}
     study = Study(
         name="b",
         base=base,
-        points=tuple(one_at_a_time({"tau": 0.99, "T": 15, "lambda": 3e-3}, OAT)),
+        points=tuple(one_at_a_time({"tau": 0.99, "T": 15, "lambda": 3e-3}, values)),
         seeds=(41,),
         budgets=(base.budget,),
         content={"task": "t", "documents": "d", "model": "m"},

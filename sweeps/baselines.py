@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there
 
@@ -66,7 +65,7 @@ def points(request: StudyRequest) -> list[Point]:
     rates = own.learning_rates or [multiple * rate for multiple in MULTIPLES]
     for value in rates:
         POSITIVE.check("learning-rates", value)
-    methods = cast("list[Method]", own.methods)
+    methods = own.methods
     found = []
     for value in rates:
         for method in methods:

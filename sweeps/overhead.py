@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there
 
@@ -116,7 +116,7 @@ def points(request: StudyRequest) -> list[Point]:
     base = request.base
     every = base.grit.reprojection_freq or max(1, request.budget_steps // 10)
     shape = shape_of(base.backbone.model, resolve(base.backbone.model))
-    named = cast("list[Method] | None", request.own.methods)
+    named = request.own.methods
     others = tuple(method for method in named or () if method != base.method)
     if named is None:
         others = fitting(base, shape, gpu=not request.preset.small)

@@ -65,7 +65,8 @@ def shared_data():
 
 
 def pytest_collection_modifyitems(items):
-    """Where tests run side by side, those that start a Ray run on one worker, one after the other."""
+    """Where tests run side by side: those that start a Ray first, on one worker; a module's stay together."""
     for item in items:
-        if item.get_closest_marker("ray") is not None:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        starts_ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)

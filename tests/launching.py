@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -50,10 +51,17 @@ def start(folder, *more, name="study", uri=None):
 @pytest.fixture
 def launch(tmp_path):
     """Starts sweeps, and ends what is left of them."""
+    with launching(tmp_path) as go:
+        yield go
+
+
+@contextmanager
+def launching(folder):
+    """Starts sweeps below `folder`, and ends what is left of them."""
     started = []
 
     def go(*more, **where):
-        started.append(start(tmp_path, *more, **where))
+        started.append(start(folder, *more, **where))
         return started[-1]
 
     yield go

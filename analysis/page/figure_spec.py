@@ -4,14 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from analysis.page.style import FORMATS, styled
+from analysis.page.style import PIXELS_PER_INCH, styled
 
 Info = TypeVar("Info")
+
+
+def _svg(figure: Figure, path: Path) -> None:
+    FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
+
+
+def _png(figure: Figure, path: Path) -> None:
+    figure.set_dpi(PIXELS_PER_INCH)  # the other forms leave theirs
+    FigureCanvasAgg(figure).print_png(path)
+
+
+def _pdf(figure: Figure, path: Path) -> None:
+    FigureCanvasPdf(figure).print_pdf(path, metadata={"CreationDate": None})
+
+
+#: How a figure is written in each form. (`savefig` would draw each of them twice.)
+FORMATS: dict[str, Callable[[Figure, Path], None]] = {"svg": _svg, "png": _png, "pdf": _pdf}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +64,17 @@ class FigureSpec(Generic[Info]):
             figure = self.draw(info)
             figure.draw_without_rendering()  # lays it out, once for all forms
             figure.set_layout_engine("none")
-            for kind in FORMATS:
-                _write(figure, folder / f"{self.name}.{kind}", kind)
+            for kind, write in FORMATS.items():
+                _whole(folder / f"{self.name}.{kind}", partial(write, figure))
         return inline_svg(folder / f"{self.name}.svg")
 
 
-def _write(figure: Figure, path: Path, kind: str) -> None:
-    """In one step, and onto a file of its own: a link of that name is replaced, not followed."""
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    figure.savefig(partial, format=kind, metadata=metadata)
-    partial.replace(path)
+def _whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes a file in one step, and as a file of its own: a link of that name is replaced, not followed."""
+    unfinished = path.with_name(f".{path.name}.partial")
+    unfinished.unlink(missing_ok=True)
+    write(unfinished)
+    unfinished.replace(path)
 
 
 def inline_svg(path: Path) -> str:

@@ -26,7 +26,7 @@ COLOURS = {
 SHADES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STROKES = ("-", "--", "-.", ":", "-", "--", "-.")
 SEQUENTIAL = "cividis"
-FORMATS = ("svg", "png", "pdf")
+PIXELS_PER_INCH = 200
 MARKERS = {"step": "o", "time": "s", "control": "X"}
 LINES = {"step": "-", "time": "--", "control": ":"}
 
@@ -42,7 +42,6 @@ _RC: dict[Any, Any] = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     "figure.dpi": 150,
-    "savefig.dpi": 200,
     "svg.hashsalt": "grit",
     "svg.fonttype": "none",
     "figure.constrained_layout.use": True,

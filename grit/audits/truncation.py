@@ -3,8 +3,8 @@
 What training at a high rank first is worth.
 
 `svd` is the best approximation of the update B A itself; the others choose directions by curvature, as GRIT's
-reprojection does: `one_sided` (A's basis for both), `two_sided` (each its own), `balanced` (docs/method.md,
-section 4). All give B G A with a G of rank k.
+reprojection does: `one_sided` (A's basis for both), `two_sided` (each its own), `balanced`
+(docs/reference/method.md, section 4). All give B G A with a G of rank k.
 """
 
 from __future__ import annotations

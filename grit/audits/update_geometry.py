@@ -3,7 +3,7 @@
 Spectra, effective ranks, alignment with the Fisher factor, exposure, tail mass, a sketch of the update.
 
 Pure functions over small matrices; `geometry_rows` applies them to a model. Source: paper D.4 and J.3;
-docs/method.md section 9.
+docs/reference/method.md section 9.
 """
 
 from __future__ import annotations

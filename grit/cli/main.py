@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from grit.cli.options import DataOptions, ModelOptions, with_data_options
 from grit.cli.parser import OneLineParser, flag, taken
 from grit.config.overrides import parse_cadence, with_overrides
-from grit.config.registry import METHODS, Method
+from grit.config.registry import METHODS
 from grit.config.run_config import RunConfig
 from grit.config.sections import Budget
 from grit.errors import ConfigError
@@ -94,7 +94,7 @@ def run_configuration(arguments: Namespace) -> RunConfig:
     options, data = taken(TrainOptions, arguments), taken(DataOptions, arguments)
     if options.budget_steps is not None and options.budget_seconds is not None:
         raise ConfigError("budget-seconds", options.budget_seconds, "cannot be given beside --budget-steps")
-    method = cast(Method, options.method)
+    method = options.method
     base = configuration(options.preset, method, task=data.task, steps=options.budget_steps)
     base = with_data_options(base, data, arguments.model)
     if base.execution.checkpoint_steps is None:

@@ -37,7 +37,7 @@ class DataOptions:
     )
     template: str | None = flag(
         None,
-        'for --task custom: "Q: {question}\\nA: => {answer}", or a JSON file (docs/tasks.md)',
+        'for --task custom: "Q: {question}\\nA: => {answer}", or a JSON file (docs/reference/tasks.md)',
         metavar="T",
     )
     probes: list[str] | None = flag(

@@ -42,12 +42,14 @@ class Knob:
     Attributes:
         name: in records, tables and on command lines.
         field: of `GritConfig`.
+        title: in sentences.
         axis: the label of a figure's axis, with its symbol.
         style: how its values are formatted.
     """
 
     name: str
     field: str
+    title: str
     axis: str
     style: str
 
@@ -56,12 +58,25 @@ class Knob:
         return "none" if value is None else format(value, self.style)
 
 
+#: The knobs, in the order of tables.
 KNOBS: dict[str, Knob] = {
     knob.name: knob
     for knob in (
-        Knob(name="tau", field="rank_adaptation_threshold", axis="energy threshold τ", style=".4g"),
-        Knob(name="T", field="reprojection_freq", axis="reprojection cadence T (steps)", style="d"),
-        Knob(name="lambda", field="kfac_damping", axis="damping λ", style=".3g"),
+        Knob(
+            name="tau",
+            field="rank_adaptation_threshold",
+            title="energy threshold tau",
+            axis="energy threshold τ",
+            style=".4g",
+        ),
+        Knob(
+            name="T",
+            field="reprojection_freq",
+            title="reprojection cadence T",
+            axis="reprojection cadence T (steps)",
+            style="d",
+        ),
+        Knob(name="lambda", field="kfac_damping", title="damping lambda", axis="damping λ", style=".3g"),
     )
 }
 #: `GritConfig` takes either name. A trailing underscore is allowed, since `lambda` is a word of the language:
@@ -190,7 +205,7 @@ class GritConfig(metaclass=_Aliased):
     basis: Basis = setting(
         "fisher",
         "`fisher` takes each factor's eigenvectors; `balanced` is invariant to how the adapter is factored "
-        "(docs/method.md)",
+        "(docs/reference/method.md)",
         waits_for="reprojection",
     )
     suppression: Suppression = setting(
@@ -257,7 +272,7 @@ class GritConfig(metaclass=_Aliased):
         0.0,
         "a factor is used only while its top eigenvalue stands this many times further above the mean than "
         "sampling "
-        "noise alone would put it (docs/method.md, 8); 0: off",
+        "noise alone would put it (docs/reference/method.md, 8); 0: off",
         allowed=NOT_NEGATIVE,
         waits_for=_GATE,
     )

@@ -13,26 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Method = Literal[
-    "lora",
-    "qlora",
-    "grit",
-    "qgrit",
-    "orthogonal",
-    "olora",
-    "ia3",
-    "dora",
-    "shampoo",
-    "pissa",
-    "corda",
-    "randlora",
-    "adalora",
-    "eva",
-    "osf",
-    "vera",
-    "lora_plus",
-    "lora_fa",
-]
+#: A name in `METHODS`: `RunConfig` refuses any other.
+Method = str
 Optimizer = Literal["adamw", "lora_plus", "lora_fa", "shampoo"]
 #: What is looked at before an adapter is made: nothing, inputs of the adapted layers by forward passes over
 #: training examples.
@@ -78,6 +60,7 @@ class MethodSpec:
     scheduled: bool = False
 
 
+#: Every method there is, by name.
 METHODS: dict[Method, MethodSpec] = {
     "lora": MethodSpec(title="LoRA", source="Hu et al., 2021"),
     "qlora": MethodSpec(title="QLoRA", source="Dettmers et al., 2023", quantized=True),

@@ -83,11 +83,12 @@ class RunConfig:
         audits = self.audits
         if audits.exported and not self.spec.factors:
             raise ConfigError("exported", True, f"{self.spec.title} is no plain LoRA adapter")
-        for name in ("stability", "truncations"):
-            if getattr(audits, name) and not self.uses_grit:
+        for item, known in declared(audits):
+            asked = getattr(audits, item.name)
+            if known.needs_statistics and asked and not self.uses_grit:
                 raise ConfigError(
-                    name,
-                    getattr(audits, name),
+                    item.name,
+                    asked,
                     "needs the statistics of method grit or qgrit (which with preconditioner=none and "
                     "T=none trains as LoRA does)",
                 )

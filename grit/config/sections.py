@@ -248,6 +248,7 @@ class AuditConfig:
         "how steady the curvature statistics and the updates are (grit/audits/factor_stability.py); needs "
         "GRIT",
         identity="changed",
+        needs_statistics=True,
     )
     truncations: tuple[int, ...] = setting(
         (),
@@ -255,6 +256,7 @@ class AuditConfig:
         "(grit/audits/truncation.py); "
         "needs GRIT",
         identity="changed",
+        needs_statistics=True,
     )
     beside: tuple[Method, ...] = setting(
         (),

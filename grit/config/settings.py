@@ -79,6 +79,7 @@ class Setting:
         waits_for: it does not act before the first of these moments; empty: it may act from the first step.
         identity: whether a trial's identity has it.
         scores_untuned: whether the untuned model's scores depend on it.
+        needs_statistics: it asks for what only a method with GRIT's statistics has.
     """
 
     help: str
@@ -87,6 +88,7 @@ class Setting:
     waits_for: frozenset[Moment] = frozenset()
     identity: Identity = "always"
     scores_untuned: bool = False
+    needs_statistics: bool = False
 
 
 def setting(
@@ -98,6 +100,7 @@ def setting(
     waits_for: Moment | tuple[Moment, ...] = (),
     identity: Identity = "always",
     scores_untuned: bool = False,
+    needs_statistics: bool = False,
 ) -> Any:
     """A dataclass field with its `Setting`."""
     moments = (waits_for,) if isinstance(waits_for, str) else waits_for
@@ -108,6 +111,7 @@ def setting(
         waits_for=frozenset(moments),
         identity=identity,
         scores_untuned=scores_untuned,
+        needs_statistics=needs_statistics,
     )
     return field(default=default, metadata={"setting": known})
 

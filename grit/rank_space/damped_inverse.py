@@ -1,6 +1,6 @@
 """Damped inverses with a ladder, and preconditioned gradients: pure functions over stacks of modules.
 
-Source: paper sections 2.2 and A.7 ("escalating damping sequence"); docs/method.md section 3.
+Source: paper sections 2.2 and A.7 ("escalating damping sequence"); docs/reference/method.md section 3.
 """
 
 from __future__ import annotations

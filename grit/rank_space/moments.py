@@ -3,7 +3,7 @@
 Layout everywhere: M modules of equal rank r, N token positions (batch and sequence flattened). All statistics
 are float32 or wider: in
 float16 the products of gradients of size 1e-5 underflow to zero. Source: paper sections 2.2 and A.7;
-docs/method.md section 2.
+docs/reference/method.md section 2.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fisher-guided reprojection: bases, projectors and what they keep. Pure functions over stacks of modules.
 
-Source: paper section 2.3; the `balanced` basis is ours (docs/method.md section 4).
+Source: paper section 2.3; the `balanced` basis is ours (docs/reference/method.md section 4).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Dynamic rank: how many directions hold enough of the energy. Pure functions over stacks of modules.
 
-Source: paper section 2.4 (`coverage`) and the sensitivity appendix, H.1 (`growth`); docs/method.md section 5.
+Source: paper section 2.4 (`coverage`) and the sensitivity appendix, H.1 (`growth`);
+docs/reference/method.md section 5.
 """
 
 from __future__ import annotations

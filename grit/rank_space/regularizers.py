@@ -3,8 +3,8 @@
     lambda_k * sum_m [ tr(A^T Sigma_a A) + tr(B Sigma_g B^T) ] + lambda_r * sum_m [ |(I - P_a) A|^2 + |B (I -
     P_b)|^2 ]
 
-Source: paper section A.7; docs/method.md section 6. For symmetric Sigma, d/dA tr(A^T Sigma A) = 2 Sigma A;
-for any P, with R = I - P,
+Source: paper section A.7; docs/reference/method.md section 6. For symmetric Sigma,
+d/dA tr(A^T Sigma A) = 2 Sigma A; for any P, with R = I - P,
 d/dA |R A|^2 = 2 R^T R A and d/dB |B R|^2 = 2 B R R^T.
 """
 

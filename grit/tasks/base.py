@@ -9,7 +9,7 @@ from typing import Literal
 from grit.io.hashing import digest
 
 #: How a prediction is made. `generate`: continuation of the prompt. `choose`: one of the labels
-#: (docs/tasks.md).
+#: (docs/reference/tasks.md).
 Decoding = Literal["generate", "choose"]
 
 

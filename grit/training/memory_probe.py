@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from grit.config.run_config import RunConfig
-from grit.config.sections import Budget
+from grit.config.sections import AuditConfig, Budget
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Steps that are run; statistics, inverses and a reprojection fall into them.
@@ -77,12 +77,8 @@ def probe(config: RunConfig) -> RunConfig:
         reprojection_freq=None if config.grit.reprojection_freq is None else 2,
     )
     return config.changed(
-        beside=(),
-        memory=False,
-        exported=False,
+        audits=AuditConfig(),
         probes=(),
-        stability=False,
-        truncations=(),
         budget=Budget(regime="step", amount=STEPS),
         eval_examples=1,
         retention_documents=1,

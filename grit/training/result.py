@@ -2,58 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from grit.audits.audit_specs import AUDITS
 from grit.io.files import Row
+from grit.io.tables import TableSpec
 from grit.runtime.step_sections import SECTIONS
 from grit.training.measurements import Measurements
 
 RunStatus = Literal["completed", "diverged", "stopped"]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_finite(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(value)
-
-
-#: What a cell may hold; `?` behind the word allows nothing as well.
-CELLS: dict[str, Callable[[Any], bool]] = {
-    "word": lambda value: isinstance(value, str),
-    "count": lambda value: isinstance(value, int),
-    "number": _is_number,
-    "finite": _is_finite,
-    "vector": lambda value: isinstance(value, list) and all(map(_is_finite, value)),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableSpec:
-    """One of a result's tables.
-
-    Attributes:
-        what: a row is.
-        columns: those that readers rely on, with what their cells hold; there may be more.
-    """
-
-    what: str
-    columns: Mapping[str, str]
-
-    def problem(self, columns: Mapping[str, Sequence[Any]]) -> str | None:
-        """Why a table by columns is none of this kind; None where it is one."""
-        for name, kind in self.columns.items():
-            if name not in columns:
-                return f"lacks the column {name!r}"
-            holds = CELLS[kind.rstrip("?")]
-            optional = kind.endswith("?")
-            if not all((value is None and optional) or holds(value) for value in columns[name]):
-                return f"holds something else than a {kind.rstrip('?')} in the column {name!r}"
-        return None
 
 
 def _table(what: str, **columns: str) -> Any:
@@ -68,10 +26,11 @@ _TIMES = {f"ms_{name}": "finite" for name in (*SECTIONS, "step")}
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """The outcome of one run. Tables of audits are empty where the run does not ask for them.
+    """The outcome of one run.
 
     Attributes:
         reason: why it did not spend its budget; None where it did.
+        audits: the tables of the audits that the run asked for, by name (grit/audits/audit_specs.py).
     """
 
     status: RunStatus
@@ -111,17 +70,6 @@ class RunResult:
         fisher_a="vector?",
         fisher_g="vector?",
     )
-    stability: list[Row] = _table("how steady a factor or the updates are over time", kind="word")
-    truncated: list[Row] = _table(
-        "an example or document of the adapter truncated in one way",
-        way="word",
-        k="word",
-        kind="word",
-        value="finite",
-        loss="finite?",
-        parameters="count",
-        bytes="count",
-    )
     interleaved: list[Row] = _table(
         "a step of one of the methods that took turns",
         method="word",
@@ -130,12 +78,16 @@ class RunResult:
         **_TIMES,
     )
 
+    audits: dict[str, list[Row]] = field(repr=False, default_factory=dict)
+
     def tables(self) -> dict[str, list[Row]]:
         """The tables that have rows, by name."""
-        return {name: rows for name in TABLES if (rows := getattr(self, name))}
+        own = {name: getattr(self, name) for name in _OWN_TABLES}
+        return {name: rows for name, rows in {**own, **self.audits}.items() if rows}
 
 
-#: Every table of a result by its name; each becomes a file of its own.
-TABLES: dict[str, TableSpec] = {
+_OWN_TABLES: dict[str, TableSpec] = {
     item.name: item.metadata["table"] for item in fields(RunResult) if "table" in item.metadata
 }
+#: Every table of a result by its name; each becomes a file of its own.
+TABLES: dict[str, TableSpec] = {**_OWN_TABLES, **{name: spec.table for name, spec in AUDITS.items()}}

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +14,8 @@ import torch
 
 from grit.adapters.optimizers import build_optimizer, follow_parameters
 from grit.adapters.peft_methods import after_step, extra_state, load_extra_state, penalty
+from grit.audits.audit_specs import AUDITS, Trained
 from grit.audits.factor_stability import StabilityMonitor
-from grit.audits.truncation import truncation_rows
 from grit.config.run_config import RunConfig
 from grit.data.encode import TrainingOrder
 from grit.errors import ConfigError
@@ -185,7 +186,7 @@ class Run:
         self._rates = [group["lr"] for group in self.state.optimizer.param_groups]
         self._base: Scores | None = None
         self._scores: Scores | None = None
-        self.truncated: list[Row] = []
+        self.audits: dict[str, list[Row]] = {}
 
     @property
     def base(self) -> Scores:
@@ -324,16 +325,28 @@ class Run:
             self.state.handle.finish()
         self.evaluate(last=True)
 
-    def score_truncated(self) -> None:
-        """The trained adapter truncated in every way there is, scored as it is itself; fills `truncated`."""
-        model, config, handle = self.state.model, self.config, self.state.handle
-        assert handle is not None
+    def audit(self, *, lost: bool) -> None:
+        """Makes the tables of the audits that this run asks for; fills `audits`.
 
-        def score() -> list[Row]:
-            scores = self.bench.score(model.eval(), config, last=False)
-            return short_rows(scores, self.base, config.evaluation.quality)
+        Args:
+            lost: the run did not spend its budget.
+        """
+        state = self.state
+        trained = Trained(
+            config=self.config,
+            model=state.model,
+            handle=state.handle,
+            monitor=state.monitor,
+            score=self._rows,
+        )
+        for name, spec in AUDITS.items():
+            if spec.asked_by(self.config) and (spec.of_lost_runs or not lost):
+                self.audits[name] = self._timed(partial(spec.rows, trained))
 
-        self.truncated = self._timed(lambda: truncation_rows(model, handle, config.audits.truncations, score))
+    def _rows(self) -> list[Row]:
+        """The model as it is now, scored."""
+        scores = self.bench.score(self.state.model.eval(), self.config, last=False)
+        return short_rows(scores, self.base, self.config.evaluation.quality)
 
     def unique_tokens(self) -> int:
         """Tokens of the distinct training examples seen so far."""

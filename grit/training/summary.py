@@ -65,9 +65,6 @@ def result_of(run: Run, status: RunStatus, reason: str | None) -> RunResult:
     state, audits = run.state, run.config.audits
     state.log.flush()
     handle = state.handle
-    stability: list[Row] = []
-    if handle is not None and state.monitor is not None:
-        stability = state.monitor.rows(handle.modules_by_stack())
     return RunResult(
         status=status,
         reason=reason,
@@ -78,8 +75,7 @@ def result_of(run: Run, status: RunStatus, reason: str | None) -> RunResult:
         events=[] if handle is None else [event.row() for event in handle.events],
         predictions=score_rows(run.scores, run.base),
         geometry=geometry_rows(state.model, handle) if run.config.spec.factors else [],
-        stability=stability,
-        truncated=run.truncated,
+        audits=run.audits,
     )
 
 

@@ -115,8 +115,7 @@ def _to_its_end(run: Run, hooks: Hooks, *, keep: bool) -> RunResult:
     run.resume()
     status, reason = take_steps(run, hooks)
     run.finish()
-    if run.config.audits.truncations and run.state.handle is not None and status == "completed":
-        run.score_truncated()
+    run.audit(lost=status != "completed")
     if keep:
         run.save()
     elif run.checkpoints is not None and run.workers.leads:

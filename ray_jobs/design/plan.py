@@ -13,7 +13,8 @@ from typing import Any
 from grit.config.overrides import with_overrides
 from grit.config.registry import METHODS
 from grit.config.run_config import Overrides, RunConfig
-from grit.config.sections import Budget
+from grit.config.sections import AuditConfig, Budget
+from grit.config.settings import declared
 from grit.io.hashing import digest
 from ray_jobs.design.points import Point, control_method
 from ray_jobs.design.search_space import Search
@@ -123,7 +124,7 @@ def _configuration(base: RunConfig, point: Point, seed: int, budget: Budget) -> 
         amount = max(1, round(amount))
     audits: dict[str, Any] = {}
     if not METHODS[method].geometry:
-        audits = {"stability": False, "truncations": ()}
+        audits = {item.name: item.default for item, known in declared(AuditConfig) if known.needs_statistics}
     stretched = Budget(regime=budget.regime, amount=amount)
     config = base.changed(method=method, seed=seed, budget=stretched, **audits)
     return with_overrides(config, dict(point.overrides))

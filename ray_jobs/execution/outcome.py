@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from grit.training.measurements import Measurements
-from ray_jobs.records.status import TrialStatus
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.records.trunk_record import TrunkOutcome
 
-#: Beside a trial's: `trunk` for a trunk that is ready, `unwritten` for a trial whose tables found no room on
-#: the disk.
-JobStatus = TrialStatus | Literal["trunk", "unwritten"]
+#: A trial's status, or `trunk` for a trunk that is ready, `unwritten` for a trial whose tables found no room
+#: on the disk.
+JobStatus = str
 
 
 @dataclass(frozen=True, kw_only=True)

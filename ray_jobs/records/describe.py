@@ -31,15 +31,22 @@ def changes(record: TrialRecord) -> dict[str, str]:
     return {name: shown_value(value) for name, value in record.plan.overrides.items() if name not in own}
 
 
+def changes_in_words(record: TrialRecord) -> str:
+    """The same as `field=value`, one after the other; empty where only knobs are changed."""
+    return " ".join(f"{name}={value}" for name, value in changes(record).items())
+
+
 def describe(record: TrialRecord) -> str:
     """A trial in a few words."""
     knobs = "control"
     if record.config.uses_grit:
-        values = {"tau": record.tau, "T": record.T, "lambda": record.lambda_}
-        knobs = " ".join(f"{name}={KNOBS[name].shown(value)}" for name, value in values.items())
-    other = "".join(f" {name}={value}" for name, value in changes(record).items())
+        shown = {name: knob.shown(record.config.setting(name)) for name, knob in KNOBS.items()}
+        knobs = " ".join(f"{name}={value}" for name, value in shown.items())
     plan = record.plan
-    return f"{record.method:5} {plan.regime} seed {plan.seed} {plan.design:7} {knobs}{other}"
+    words = (
+        f"{record.method:5} {plan.regime} seed {plan.seed} {plan.design:7} {knobs} {changes_in_words(record)}"
+    )
+    return words.rstrip()
 
 
 def outcome(record: TrialRecord) -> str:

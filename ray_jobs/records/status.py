@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated
 
-TrialStatus = Literal["planned", "completed", "diverged", "failed", "stopped"]
+from pydantic import AfterValidator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class StatusSpec:
     mlflow: str = "FAILED"
 
 
-STATUSES: dict[TrialStatus, StatusSpec] = {
+#: Every status there is, by name.
+STATUSES: dict[str, StatusSpec] = {
     "completed": StatusSpec(meaning="its budget was spent", reusable=True, mlflow="FINISHED"),
     "diverged": StatusSpec(meaning="by the rule of grit/training/divergence.py", reusable=True),
     "failed": StatusSpec(
@@ -36,3 +37,13 @@ STATUSES: dict[TrialStatus, StatusSpec] = {
     "stopped": StatusSpec(meaning="ended cleanly before its budget was spent", mlflow="KILLED"),
     "planned": StatusSpec(meaning="not run yet", ended=False, runs_again=True, mlflow="RUNNING"),
 }
+
+
+def _known(status: str) -> str:
+    if status not in STATUSES:
+        raise ValueError(f"must be one of {', '.join(STATUSES)}")
+    return status
+
+
+#: A name in `STATUSES`: a record with any other is refused.
+TrialStatus = Annotated[str, AfterValidator(_known)]

@@ -33,6 +33,7 @@ class SamplerSpec:
     make: Callable[[int], optuna.samplers.BaseSampler]
 
 
+#: Every sampler there is, by name.
 SAMPLERS: dict[str, SamplerSpec] = {
     "tpe": SamplerSpec(
         "multivariate tree-structured Parzen estimator: the usual choice",

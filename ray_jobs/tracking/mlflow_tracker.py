@@ -31,6 +31,7 @@ from grit.config.method import KNOBS
 from grit.errors import ConfigError
 from grit.io.files import Row
 from grit.training.measurements import TRACKED
+from ray_jobs.records.describe import changes
 from ray_jobs.records.status import STATUSES
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.tracking.tracker import Telemetry
@@ -294,7 +295,7 @@ class MlflowTracker:
 
 
 def _trial_params(record: TrialRecord) -> dict[str, str]:
-    """The knobs, task and model.
+    """The knobs, what else the setting changes, task and model.
 
     Seed, regime and design are tags only: the compare page opens with the first parameters that differ, and
     those are the knobs.
@@ -302,7 +303,12 @@ def _trial_params(record: TrialRecord) -> dict[str, str]:
     params = {}
     if record.config.uses_grit:
         params = {name: knob_value(record.config.setting(name)) for name in KNOBS}
-    return {**params, "task": record.config.task.name, "model": record.config.backbone.model}
+    return {
+        **params,
+        **changes(record),
+        "task": record.config.task.name,
+        "model": record.config.backbone.model,
+    }
 
 
 def knob_value(value: float | int | None) -> str:

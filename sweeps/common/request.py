@@ -12,7 +12,6 @@ from typing import Any, cast
 from grit.cli.options import DataOptions, ModelOptions, with_data_options
 from grit.config.method import KNOBS, GritConfig
 from grit.config.overrides import parse_cadence, parse_setting, with_overrides
-from grit.config.registry import Method
 from grit.config.run_config import Overrides, RunConfig
 from grit.config.sections import Budget, Regime
 from grit.config.settings import POSITIVE, at_least
@@ -82,7 +81,7 @@ def resolve(line: CommandLine, presets: PresetOf, regimes: tuple[Regime, ...]) -
     Raises:
         ConfigError: a value that cannot be used.
     """
-    design, method = line.design, cast(Method, line.design.method)
+    design, method = line.design, line.design.method
     if design.budget_steps is not None:
         at_least(1).check("budget-steps", design.budget_steps)
     chosen = presets(design.preset, method, design.budget_steps, line.data.task)
@@ -127,7 +126,7 @@ def _budget_seconds(
         return None
     if design.budget_steps is None:
         return chosen.budget_seconds
-    own = presets(design.preset, cast(Method, design.method), None, line.data.task).budget_steps
+    own = presets(design.preset, design.method, None, line.data.task).budget_steps
     return chosen.budget_seconds * design.budget_steps / own
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grit.cli.parser import flag
+from grit.config.method import KNOBS
 from grit.errors import ConfigError
 from ray_jobs.design.forecast import USD_PER_GPU_HOUR
 from ray_jobs.design.search_space import SearchRange
@@ -35,9 +36,11 @@ class DesignOptions:
         None, "training seconds of a time-matched trial (evaluation excluded)", metavar="S"
     )
     seeds: list[int] | None = flag(None, "every setting is run with each of them", metavar="SEED")
-    tau: list[float] | None = flag(None, "energy thresholds of the one-at-a-time design", metavar="V")
-    T: list[str] | None = flag(None, "reprojection cadences in steps, or `none`", metavar="V")
-    lambda_: list[float] | None = flag(None, "dampings", metavar="V")
+    tau: list[float] | None = flag(
+        None, f"values of the one-at-a-time design: {KNOBS['tau'].title}", metavar="V"
+    )
+    T: list[str] | None = flag(None, f"{KNOBS['T'].title} in steps, or `none`", metavar="V")
+    lambda_: list[float] | None = flag(None, KNOBS["lambda"].title, metavar="V")
     grid: bool = flag(
         False, "add the coarse grid: every combination of each knob's lowest, default and highest value"
     )

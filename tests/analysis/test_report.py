@@ -15,6 +15,7 @@ from builders import ended, planned, study, study_folder
 from conftest import ROOT
 
 from analysis.evidence.load import load_study
+from analysis.page.figure_spec import FigureSpec
 from analysis.report import main, rebuild
 from analysis.studies.sensitivity.figures.all_figures import sensitivity_figures
 from analysis.studies.sensitivity.results import analyse
@@ -32,6 +33,12 @@ def reported(tmp_path_factory):
     study_folder(folder)
     rebuild(folder)
     return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are computed and not drawn: `reported` has them all, and drawing takes most of the time."""
+    monkeypatch.setattr(FigureSpec, "save", lambda figure, _folder: figure.compute() and None)
 
 
 def _copy(reported, folder):
@@ -66,8 +73,8 @@ def test_the_page_needs_no_network_and_answers_first(reported):
     assert page.index('id="answer"') < page.index('id="front"') < page.index('id="limits"')
 
 
-def test_the_front_and_the_recommendation_are_on_the_terminal_too(reported):
-    written = rebuild(reported)
+def test_the_front_and_the_recommendation_are_on_the_terminal_too(reported, tmp_path, undrawn):
+    written = rebuild(_copy(reported, tmp_path))
     lines = written.terminal().splitlines()
     assert lines[0].split()[:5] == ["regime", "method", "tau", "T", "lambda"]
     assert len(lines) == 2 + len(written.result.front)
@@ -96,7 +103,7 @@ def test_names_and_messages_from_runs_are_escaped(tmp_path):
     assert r"&lt;/script&gt; \| &amp;" in text
 
 
-def test_an_unfinished_study_is_reported_as_such(tmp_path):
+def test_an_unfinished_study_is_reported_as_such(tmp_path, undrawn):
     records = planned(study())
     records = [ended(record) if number < 7 else record for number, record in enumerate(records)]
     records[3] = ended(records[3], status="diverged", error="loss")
@@ -107,7 +114,7 @@ def test_an_unfinished_study_is_reported_as_such(tmp_path):
     assert "1 trial(s) did not complete" in text
 
 
-def test_one_seed_is_said_to_be_one_seed_and_has_no_spread(tmp_path):
+def test_one_seed_is_said_to_be_one_seed_and_has_no_spread(tmp_path, undrawn):
     study_folder(tmp_path, seeds=(41,))
     written = rebuild(tmp_path)
     assert {point.spread("quality") for point in written.result.usable} == {None}
@@ -116,7 +123,7 @@ def test_one_seed_is_said_to_be_one_seed_and_has_no_spread(tmp_path):
     assert "±" not in text.split("## Sensitivity table")[1].split("## Figures")[0]
 
 
-def test_caps_are_those_of_the_call_or_of_the_command_line(tmp_path):
+def test_caps_are_those_of_the_call_or_of_the_command_line(tmp_path, undrawn):
     study_folder(tmp_path)
     rebuild(tmp_path, Caps(overhead=0.04))
     assert "overhead at most 4%" in (tmp_path / "report.html").read_text()

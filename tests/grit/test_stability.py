@@ -93,7 +93,7 @@ def test_watching_changes_nothing_and_survives_an_interruption(bench, short_run,
     assert [r["loss"] for r in plain.telemetry] == [
         r["loss"] for r in watched.telemetry
     ] and plain.measured.quality == watched.measured.quality
-    assert not plain.stability and {row["kind"] for row in watched.stability} == {
+    assert not plain.audits and {row["kind"] for row in watched.audits["stability"]} == {
         "jitter",
         "module",
         "spectrum",
@@ -107,8 +107,8 @@ def test_watching_changes_nothing_and_survives_an_interruption(bench, short_run,
             hooks=Hooks(progress=killed_at(6)),
         )
     assert (
-        train(short_run(stability=True, checkpoint_steps=1), bench, checkpoints=tmp_path).stability
-        == watched.stability
+        train(short_run(stability=True, checkpoint_steps=1), bench, checkpoints=tmp_path).audits["stability"]
+        == watched.audits["stability"]
     )
 
 
@@ -117,7 +117,7 @@ def test_the_batchs_own_factor_is_its_second_moment(bench, short_run):
 
     After one step they are the same.
     """
-    rows = train(short_run(stability=True), bench).stability
+    rows = train(short_run(stability=True), bench).audits["stability"]
     first = {
         row["estimate"]: row["eigenvalues"]
         for row in rows
@@ -141,7 +141,7 @@ def test_statistics_of_the_first_micro_batch_alone(bench, short_run):
         config = short_run(dropout=0.0, stability=True, **changes)
         return {
             (r["module"], r["side"]): r["variance"]
-            for r in train(config, bench).stability
+            for r in train(config, bench).audits["stability"]
             if r["kind"] == "module" and r["estimate"] == "batch"
         }
 

@@ -35,7 +35,7 @@ def _comparable(result):
     curve = [_untimed(row) for row in result.measured.curve]
     events = [_untimed(row) for row in result.events]
     telemetry = [_untimed(row) for row in result.telemetry]
-    tables = (result.predictions, result.geometry, result.stability, result.truncated)
+    tables = (result.predictions, result.geometry, result.audits)
     return (result.status, result.reason, measured, curve, events, telemetry, tables)
 
 

@@ -108,12 +108,12 @@ def test_ranks_by_the_rule_follow_tau(trained):
 def test_the_table_of_a_run(bench, short_run):
     grit = replace(short_run().grit, preconditioner="none", reprojection_freq=None)
     result = train(short_run(grit=grit, truncations=(2, 8), exported=True), bench)
-    keys = dict.fromkeys((row["way"], row["k"]) for row in result.truncated)
+    keys = dict.fromkeys((row["way"], row["k"]) for row in result.audits["truncated"])
     assert set(keys) == {(way, k) for way in WAYS for k in ("2", "8", "tau")} | {("peft", "tau")}
-    whole = [row for row in result.truncated if row["way"] == "svd" and row["k"] == "8"]
+    whole = [row for row in result.audits["truncated"] if row["way"] == "svd" and row["k"] == "8"]
     assert [row["loss"] for row in whole if row["kind"] == "task"] == pytest.approx(
         [row["loss"] for row in result.predictions if row["kind"] == "task"], abs=1e-4
     )
-    sizes = {row["k"]: row["bytes"] for row in result.truncated if row["way"] == "svd"}
+    sizes = {row["k"]: row["bytes"] for row in result.audits["truncated"] if row["way"] == "svd"}
     assert sizes["2"] < sizes["tau"] <= sizes["8"] and sizes["8"] == result.measured.exported_bytes
     assert {row["parameters"] for row in whole} == {result.measured.adapter_parameters}

@@ -66,10 +66,11 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
 
     Every time the file reads.
     """
+    write_trials(tmp_path, planned(study(seeds=range(40))))
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from builders import *; from pathlib import Path\n"
-        "records = planned(study(seeds=range(40)))\n"
-        "while True: write_trials(Path(sys.argv[1]), records); print('x', flush=True)"
+        "import sys; from pathlib import Path; from ray_jobs.records.trials_file import *\n"
+        "folder = Path(sys.argv[1]); records = read_trials(folder)\n"
+        "while True: write_trials(folder, records); print('x', flush=True)"
     )
     for wait in (0.0, 0.013, 0.031):
         child = subprocess.Popen(

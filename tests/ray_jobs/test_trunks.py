@@ -160,7 +160,7 @@ def test_a_forked_trial_is_what_it_would_have_been_alone(bench, tmp_path, suppre
     grit = replace(
         GRIT, kfac_update_freq=6, ng_warmup_steps=12, reprojection_warmup_steps=0, suppression=suppression
     )
-    study = _study(amount=40, grit=grit, oat={"tau": (0.8,), "T": (None,), "lambda": (1e-1,)}, cadence=24)
+    study = _study(amount=28, grit=grit, oat={"tau": (0.8,), "T": (None,), "lambda": (1e-1,)}, cadence=24)
     scheduler = StudyScheduler(study, elsewhere=Elsewhere(share=True))
     settings = SlotSettings(board="b", namespace="n", slot="s", folder=str(tmp_path))
     forked = {}

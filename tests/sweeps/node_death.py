@@ -23,7 +23,7 @@ def main(folder):
             folder,
             *FIVE,
             "--budget-steps",
-            "150",
+            "60",
             "--set",
             "checkpoint_steps=5",
             "--address",

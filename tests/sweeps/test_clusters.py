@@ -85,7 +85,7 @@ submit() {{  # a head that has just started may have no agent yet
 }}
 set +e
 submit {out}/job.txt python sweeps/tau_T_lambda.py --preset smoke --regimes step --budget-steps 12 \\
-    --search-points 0 --max-concurrent 2 --output {out}/study \\
+    --search-points 0 --max-concurrent 1 --output {out}/study \\
     --tracking-uri sqlite:///{out}/mlflow.db
 echo $? > {out}/job.rc
 submit {out}/bad.txt python sweeps/tau_T_lambda.py --tau 7 --output {out}/bad

@@ -311,8 +311,7 @@ def test_designs_are_summed(capsys, monkeypatch):
 def test_a_study_is_the_same_study_after_it_was_a_file(name, options, tmp_path, capsys):
     """So that `--study` of a result folder's own file resumes the study of that folder."""
     script = importlib.import_module(f"sweeps.{name}").SCRIPT
-    if name == "tau_T_lambda":
-        options = ["--preset", "smoke", *options]
+    options = ["--preset", "smoke", *options]
     file = tmp_path / "study.yaml"
     assert script.main([*options, "--save-study", str(file)]) == 0, capsys.readouterr().err
     asked = script.study(options)

@@ -3,11 +3,7 @@
 Small, isolated, cleaned up.
 """
 
-import os
-import signal
-
 import pytest
-from launching import after_trials
 from launching import runs as runs_of
 
 from ray_jobs.design.study_spec import read_spec
@@ -70,41 +66,6 @@ def test_one_command_leaves_the_whole_contract(launch, tmp_path):
     assert "mlflow" in said
     assert "Traceback" not in errors
     assert len(errors.splitlines()) <= 16, errors
-
-
-def test_ctrl_c_leaves_valid_records_and_resume_finishes_without_repeating(launch, tmp_path):
-    process = launch(
-        "--search-points", "0", "--budget-steps", "40", "--budget-seconds", "2", "--regimes", "step"
-    )
-    after_trials(tmp_path / "study")
-    path = tmp_path / "study" / "trials.jsonl"
-    os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert "--resume" in errors
-    first = {r.trial_id: r for r in read_trials(path.parent)}
-    done = {i for i, r in first.items() if r.status == "completed"}
-    assert 0 < len(done) < len(first) == 5
-    assert {r.status for r in first.values()} == {"completed", "planned"}
-
-    again = launch(
-        "--search-points",
-        "0",
-        "--budget-steps",
-        "40",
-        "--budget-seconds",
-        "2",
-        "--regimes",
-        "step",
-        "--resume",
-    )
-    _, errors = again.communicate(timeout=300)
-    assert again.returncode == 0, errors
-    second = {r.trial_id: r for r in read_trials(path.parent)}
-    assert {r.status for r in second.values()} == {"completed"} and set(second) == set(first)
-    assert all(second[i] == first[i] for i in done)
-    runs = runs_of(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert len(runs) == 6 and {r.info.status for r in runs} == {"FINISHED"}
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from launching import (
@@ -17,6 +19,7 @@ from launching import (
     assert_nothing_lies,
     descendants,
     environment,
+    launching,
     runs,
     workers,
 )
@@ -45,87 +48,161 @@ def _losses(study, record):
     return read_columns(study, "telemetry", record.trial_id)["loss"]
 
 
-def test_a_trial_that_raises_and_one_that_runs_out_of_memory_take_nobody_with_them(launch, tmp_path):
-    """A rank per layer that the model does not have raises; an adapter of a petabyte cannot be allocated.
+ONE_SLOT = ("--max-concurrent", "1")
 
-    Both say so, the others complete.
+
+@dataclass(frozen=True, kw_only=True)
+class Hurt:
+    """A study to which everything happened that may happen to a trial, and what came of it."""
+
+    study: Path
+    errors: str
+    records: list
+
+
+@pytest.fixture(scope="module")
+def hurt(tmp_path_factory):
+    """One trial raises, one asks for more memory than there is, and the worker of a third is killed.
+
+    A rank per layer that the model does not have raises; an adapter of a petabyte cannot be allocated.
     """
-    process = launch(
-        *FIVE, "--point", "layer_ranks=[4]", "--point", "rank=1000000000000", "--budget-steps", "20"
-    )
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    records = assert_nothing_lies(
-        tmp_path / "study",
-        uri=f"sqlite:///{tmp_path / 'mlflow.db'}",
-        statuses=["completed"] * 5 + ["failed"] * 2,
-    )
-    raised, starved = (
-        next(r for r in records if name in r.plan.overrides) for name in ("layer_ranks", "rank")
-    )
-    assert (
-        "one rank for each of the model's" in raised.error
-        and (tmp_path / "study" / f"traceback-{raised.trial_id}.txt").exists()
-    )
-    assert "out of memory" in starved.error and "lower micro_batch" in starved.error
-    assert errors.count("failed:") == 2
+    folder = tmp_path_factory.mktemp("hurt")
+    study = folder / "study"
+    bad = ("--point", "layer_ranks=[4]", "--point", "rank=1000000000000")
+    with launching(folder) as launch:
+        process = launch(*FIVE, *ONE_SLOT, *bad, "--budget-steps", "60", "--set", "checkpoint_steps=5")
+        after_trials(study, process=process)
+        deadline = time.time() + 60
+        while time.time() < deadline and not list((study / "checkpoints").glob("*/run.pt")):
+            time.sleep(0.02)
+        time.sleep(0.3)  # some steps past the checkpoint
+        killed = workers(process)
+        assert len(killed) == 1
+        os.kill(killed[0], signal.SIGKILL)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    statuses = ["completed"] * 5 + ["failed"] * 2
+    records = assert_nothing_lies(study, uri=f"sqlite:///{folder / 'mlflow.db'}", statuses=statuses)
+    return Hurt(study=study, errors=errors, records=records)
 
 
-def test_a_worker_that_is_killed_mid_trial_goes_on_from_its_checkpoint_bit_for_bit(launch, tmp_path, bench):
-    study = tmp_path / "study"
-    process = launch(*FIVE, "--budget-steps", "90", "--max-concurrent", "1", "--set", "checkpoint_steps=5")
-    after_trials(study, process=process)
-    deadline = time.time() + 60
-    while time.time() < deadline and not list((study / "checkpoints").glob("*/run.pt")):
-        time.sleep(0.02)
-    time.sleep(0.5)  # some steps past the checkpoint
-    killed = workers(process)
-    assert len(killed) == 1
-    os.kill(killed[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    records = assert_nothing_lies(
-        study, uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
-    )
-    hit = next(record for record in records if record.place.attempts == 2)
-    assert sorted(record.place.attempts for record in records) == [1, 1, 1, 1, 2]
+def _asked_for(hurt, name):
+    return next(record for record in hurt.records if name in record.plan.overrides)
+
+
+def test_a_trial_that_raises_says_so_and_takes_nobody_with_it(hurt):
+    raised = _asked_for(hurt, "layer_ranks")
+    assert raised.status == "failed"
+    assert "one rank for each of the model's" in raised.error
+    assert (hurt.study / f"traceback-{raised.trial_id}.txt").exists()
+    assert hurt.errors.count("failed:") == 2
+
+
+def test_a_trial_that_runs_out_of_memory_says_what_to_lower(hurt):
+    starved = _asked_for(hurt, "rank")
+    assert starved.status == "failed"
+    assert "out of memory" in starved.error
+    assert "lower micro_batch" in starved.error
+
+
+def test_a_worker_that_is_killed_mid_trial_goes_on_from_its_checkpoint_bit_for_bit(hurt, bench):
+    attempts = sorted(record.place.attempts for record in hurt.records)
+    assert attempts == [1, 1, 1, 1, 1, 1, 2]
+    hit = next(record for record in hurt.records if record.place.attempts == 2)
     assert hit.measured.resumed_from_step >= 5
     whole = _alone(hit, bench)
     for name in ("quality", "forgetting", "final_ranks"):
         assert getattr(hit.measured, name) == getattr(whole.measured, name), name
-    assert _losses(study, hit) == [row["loss"] for row in whole.telemetry]
-    assert not list((study / "checkpoints").glob("*"))
+    assert _losses(hurt.study, hit) == [row["loss"] for row in whole.telemetry]
+    assert not list((hurt.study / "checkpoints").glob("*"))
 
 
-def test_a_driver_that_is_killed_loses_no_finished_trial(launch, tmp_path):
-    """SIGKILL: its Ray dies with it.
+SEARCHED = ("--regimes", "step", "--budget-steps", "30", "--search-points", "2", "--no-reuse", *ONE_SLOT)
 
-    Resumed, with a search on its way: every trial once, nothing running in Optuna or MLflow.
+
+@dataclass(frozen=True, kw_only=True)
+class Interrupted:
+    """A study with a search, at each of its ends: by Ctrl-C, by SIGKILL to its driver, by itself.
+
+    Records by trial id; `lingering` are Ray's processes that outlived the killed driver.
     """
-    study, more = (
-        tmp_path / "study",
-        ("--regimes", "step", "--budget-steps", "30", "--search-points", "2", "--no-reuse"),
-    )
-    process = launch(*more)
-    after_trials(study, 4, process)
-    below = descendants(process.pid)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    first = {r.trial_id: r for r in read_trials(study)}
-    done = {trial_id for trial_id, record in first.items() if record.ended}
-    again = launch(*more, "--resume")
-    _, errors = again.communicate(timeout=300)
-    assert again.returncode == 0, errors
-    records = assert_nothing_lies(
-        study, uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 7
-    )
-    second = {r.trial_id: r for r in records}
-    assert len(done) >= 4 and all(second[trial_id] == first[trial_id] for trial_id in done)
+
+    uri: str
+    study: Path
+    code: int
+    said: str
+    after_ctrl_c: dict
+    after_kill: dict
+    finished: dict
+    lingering: list[str]
+
+
+def _by_id(study):
+    return {record.trial_id: record for record in read_trials(study)}
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("interrupted")
+    study = folder / "study"
+    with launching(folder) as launch:
+        first = launch(*SEARCHED)
+        after_trials(study, process=first)
+        os.killpg(first.pid, signal.SIGINT)  # the whole group, as a terminal does
+        _, said = first.communicate(timeout=120)
+        after_ctrl_c = _by_id(study)
+
+        second = launch(*SEARCHED, "--resume")
+        after_trials(study, 4, second)
+        below = descendants(second.pid)
+        os.kill(second.pid, signal.SIGKILL)
+        second.communicate()
+        after_kill = _by_id(study)
+
+        third = launch(*SEARCHED, "--resume")
+        _, errors = third.communicate(timeout=300)
+        assert third.returncode == 0, errors
     left = [child for child in below if child.is_running() and child.status() != "zombie"]
-    training = [child.name() for child in left if "RayTrainWorker" in child.name()]
+    lingering = [child.name() for child in left]
     for child in left:  # an agent of the dead Ray may linger
         child.kill()
-    assert not training  # but its workers noticed, and ended by themselves
+    return Interrupted(
+        uri=f"sqlite:///{folder / 'mlflow.db'}",
+        study=study,
+        code=first.returncode,
+        said=said,
+        after_ctrl_c=after_ctrl_c,
+        after_kill=after_kill,
+        finished=_by_id(study),
+        lingering=lingering,
+    )
+
+
+def _ended(records):
+    return {trial_id: record for trial_id, record in records.items() if record.ended}
+
+
+def test_ctrl_c_leaves_valid_records_and_says_how_to_go_on(interrupted):
+    assert interrupted.code == 130, interrupted.said
+    assert "--resume" in interrupted.said
+    records = interrupted.after_ctrl_c
+    assert {record.status for record in records.values()} == {"completed", "planned"}
+    assert 0 < len(_ended(records)) < len(records) == 5
+
+
+def test_a_driver_that_is_killed_loses_no_finished_trial(interrupted):
+    """SIGKILL: its Ray dies with it, and its workers notice and end by themselves."""
+    done = _ended(interrupted.after_kill)
+    assert len(done) >= 4
+    assert all(interrupted.finished[trial_id] == record for trial_id, record in done.items())
+    assert not [name for name in interrupted.lingering if "RayTrainWorker" in name]
+
+
+def test_resuming_finishes_and_repeats_nothing(interrupted):
+    """Every trial once, those of the search too, and nothing left running in Optuna or MLflow."""
+    assert_nothing_lies(interrupted.study, uri=interrupted.uri, statuses=["completed"] * 7)
+    done = _ended(interrupted.after_ctrl_c)
+    assert all(interrupted.finished[trial_id] == record for trial_id, record in done.items())
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from analysis.page.table import Column, Table
 from analysis.studies.sensitivity.results import RegimeResult, SensitivityResult
 from grit.config.method import KNOBS
 from grit.training.measurements import OBJECTIVES, QUANTITIES
+from ray_jobs.records.describe import changes_in_words
 from ray_jobs.records.study_file import Caps
 from ray_jobs.records.trial_record import TrialRecord
 
@@ -110,8 +111,11 @@ def pareto_file(result: SensitivityResult) -> Table[FrontRow]:
         Column(header="n_seeds", value=lambda row: len(row.point.seeds)),
         Column(header="quality_metric", value=lambda row: row.point.quality_metric),
     ]
-    for name in ("quality", "retention", "forgetting", "overhead", "footprint", "effective_parameters"):
+    for name in OBJECTIVES:
         columns.append(mean_column(name, header=name))
+        if name == "retention":
+            columns.append(mean_column("forgetting", header="forgetting"))
+    columns.append(mean_column("effective_parameters", header="effective_parameters"))
     columns += [
         Column(header="front_probability", value=lambda row: row.probability),
         Column(header="trial_ids", value=lambda row: " ".join(r.trial_id for r in row.point.records)),
@@ -147,6 +151,7 @@ def trial_table(result: SensitivityResult) -> Table[TrialRecord]:
         Column(header="method", value=lambda record: record.method),
     ]
     columns += [Column(header=name, value=_knob_of(name), style=knob.style) for name, knob in KNOBS.items()]
+    columns.append(Column(header="also set", value=changes_in_words))
     columns.append(Column(header="status", value=lambda record: record.status))
     headers = {
         "quality": result.metric,

@@ -12,12 +12,6 @@ from analysis.page.figure_spec import FigureSpec
 from analysis.studies.sensitivity.figures import crossings, front_figures, knobs, ranks, updates
 from grit.config.method import KNOBS
 
-KNOB_PHRASES = {
-    "tau": "The energy threshold tau",
-    "T": "The reprojection cadence T",
-    "lambda": "The damping lambda",
-}
-
 
 def sensitivity_figures(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSpec[Any]]:
     """All of them; those that the records cannot support compute to None."""
@@ -38,12 +32,12 @@ def _objectives(data: StudyData, points: Sequence[PointSummary]) -> list[FigureS
         draw=front_figures.draw_capacity,
     )
     curves = []
-    for knob in KNOBS:
+    for name, knob in KNOBS.items():
         curves.append(
             FigureSpec(
-                name=f"knob_{knob}",
-                caption=f"{KNOB_PHRASES[knob]} alone, all else at the default.",
-                compute=partial(knobs.knob_curves, data, points, knob),
+                name=f"knob_{name}",
+                caption=f"The {knob.title} alone, all else at the default.",
+                compute=partial(knobs.knob_curves, data, points, name),
                 draw=knobs.draw_knob,
             )
         )
