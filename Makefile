@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: sweep smoke audit test test-slow lint clean
+.PHONY: sweep smoke audit test test-slow lint docs clean
 .DEFAULT_GOAL := sweep
 
 $(READY): pyproject.toml constraints.txt
@@ -32,8 +32,19 @@ lint: $(READY)
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m "slow and not gpu and not browser" $(ARGS)
 
+# Side by side on two workers; those that start a Ray follow each other on one of them.
 test: lint
-	$(VENV)/bin/python -m pytest -m "not gpu and not browser and not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m "not gpu and not browser and not slow" $(ARGS)
+
+$(VENV)/.docs: $(READY)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	@touch $@
+
+# The documentation, into site/; a broken link or a docstring that cannot be read fails.
+docs: $(VENV)/.docs
+	$(VENV)/bin/python docs/draw_architecture.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict
+	@echo "open site/index.html"
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) results site

@@ -20,7 +20,7 @@ from import_graph import arrows, room  # noqa: E402
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 #: The bands of the picture, the top one first.
 BANDS = (("sweeps", "analysis"), ("ray_jobs",), ("grit",))
-WIDTH, ROW, COLUMN, BOX_WIDTH, BOX_HEIGHT, HEAD = 1120, 46, 122, 108, 30, 34
+WIDTH, ROW, COLUMN, BOX_WIDTH, BOX_HEIGHT, HEAD = 1142, 46, 122, 108, 30, 34
 COLOURS = {"sweeps": "#fde9c9", "analysis": "#dcecd5", "ray_jobs": "#d6e4f5", "grit": "#eadff2"}
 
 

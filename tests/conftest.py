@@ -64,6 +64,7 @@ def shared_data():
     return SHARED
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Where tests run side by side: those that start a Ray first, on one worker; a module's stay together."""
     for item in items:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from grit.backbone.model import WEIGHTS
@@ -13,11 +15,12 @@ from grit.backbone.model import WEIGHTS
 SUMMARY = "pretraining.json"
 
 
-def build(out: Path) -> int:
-    """Pretrains into `out` and compares the held-out loss with that of the committed weights."""
+def build(out: Path, steps: int | None) -> int:
+    """Pretrains into `out` for `steps` optimizer steps (None: as the committed weights were) and compares the held-out loss with that of the committed weights."""
     from grit.backbone.pretrain import PretrainConfig, pretrain
 
-    measured = pretrain(PretrainConfig(), out)
+    config = PretrainConfig()
+    measured = pretrain(config if steps is None else replace(config, steps=steps), out)
     (out / SUMMARY).write_text(json.dumps(measured, indent=2) + "\n", encoding="utf8")
     print(
         f"held-out loss {measured['held_out_loss']:.4f} nats/token, {measured['parameters']:.0f} "
@@ -29,8 +32,8 @@ def build(out: Path) -> int:
     return 0
 
 
-def main() -> int:
-    """Command line."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m grit.backbone", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     building = commands.add_parser("build", help="pretrain from nothing (under ten minutes on two cores)")
@@ -40,7 +43,9 @@ def main() -> int:
         default=Path("results/backbone"),
         help="where to write (default: results/backbone)",
     )
-    return build(parser.parse_args().out)
+    building.add_argument("--steps", type=int, help="optimizer steps (default: as the committed weights)")
+    arguments = parser.parse_args(argv)
+    return build(arguments.out, arguments.steps)
 
 
 if __name__ == "__main__":

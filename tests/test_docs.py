@@ -1,0 +1,154 @@
+"""What README and docs say is so: every command runs, every path exists, what is drawn or listed is current."""
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import test_benchmarks
+from builders import study_folder
+from conftest import ROOT
+
+from analysis.report import main as report
+from grit.backbone.__main__ import main as backbone
+from grit.cli.main import main as grit
+
+sys.path.insert(0, str(ROOT / "docs"))
+import draw_architecture
+import write_vocabulary
+
+#: All but the changelog, which speaks of what is gone.
+PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")} - {ROOT / "CHANGELOG.md"})
+STUDIES = ("tau_T_lambda", "ablation", "portability", "baselines", "compression", "overhead")
+#: Commands that a test elsewhere runs for real, or that only set up somebody's own machine.
+ELSEWHERE = {
+    "ray get-auth-token --generate": "tests/sweeps/test_clusters.py",
+    "export RAY_AUTH_MODE=token": "tests/sweeps/test_clusters.py",
+    "ray up cluster.yaml": "tests/ray_jobs/test_cluster.py: the file, against Ray's own schema",
+    "ray dashboard cluster.yaml &": "needs the cloud",
+    ".venv/bin/pre-commit install": "changes the reader's own checkout",
+}
+#: What stands for the reader's own, and what a test has instead.
+OWN = {
+    "PATH_OR_HUB_ID": "embedded",
+    "DIR": "results/tau_T_lambda-20261124-100000",
+    "DIR1": "results/tau_T_lambda-20261124-100000",
+    "DIR2": "results/two",
+}
+FILES = {"--train-file": "train.jsonl", "--eval-file": "test.jsonl", "--retention-file": "general.txt"}
+
+
+def _commands():
+    """Every command that a page quotes: lines of shell blocks, and inline code that calls something of ours."""
+    found = {}
+    for page in PAGES:
+        text = page.read_text(encoding="utf8")
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            found |= {line.split(" #")[0].strip(): page.name for line in lines if line.strip()}
+        prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
+        found |= {code: page.name for code in inline if re.match(r"(python|make) \S", code)}
+    return found
+
+
+COMMANDS = _commands()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the files and studies that commands speak of."""
+    folder = tmp_path_factory.mktemp("reader")
+    rows = "".join(f'{{"question": "What is {n} + 1?", "answer": "#### {n + 1}"}}\n' for n in range(24))
+    for name in ("train.jsonl", "test.jsonl"):
+        (folder / name).write_text(rows)
+    (folder / "general.txt").write_text("\n\n".join(f"Document {n} is about a town." for n in range(8)))
+    for name in ("tau_T_lambda-20261124-100000", "two"):
+        study_folder(folder / "results" / name)
+    return folder
+
+
+def _arguments(words):
+    """A command's words with the reader's own replaced."""
+    replaced = []
+    for word in words:
+        before = replaced[-1] if replaced else ""
+        if word == "...":
+            if before in FILES:
+                replaced.append(FILES[before])
+        else:
+            replaced.append(OWN.get(word, word))
+    return replaced
+
+
+def _run(words):
+    """One of our commands, in this process and small; returns its exit code."""
+    if words[:2] == ["-m", "grit"]:
+        small = ["--budget-steps", "2"] if words[2:3] == ["train"] else []
+        return grit([*words[2:], *small]) if words[2:] else 0  # named only
+    if words[:2] == ["-m", "grit.backbone"]:
+        return backbone([*words[2:], "--steps", "1"])
+    if words[:2] == ["-m", "analysis.report"]:
+        return report(words[2:])
+    script = Path(words[0])
+    assert (ROOT / script).exists()
+    if script.parts[0] == "sweeps":
+        module = importlib.import_module(f"sweeps.{script.stem}")
+        main = module.SCRIPT.main if hasattr(module, "SCRIPT") else module.main
+        plans = {"--dry-run", "--save-study"} & set(words)
+        return main([*words[1:], *([] if plans else ["--dry-run"])])
+    if script.parts[0] == "docs":
+        return 0  # run below
+    assert script.stem in {*test_benchmarks.SMALL, "mlflow_overhead"}
+    options = (ROOT / script).read_text(encoding="utf8")
+    assert all(f'"{word}"' in options for word in words if word.startswith("--"))
+    return 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_runs(command, place, monkeypatch, capsys):
+    if command in ELSEWHERE:
+        return
+    if command.startswith("make "):
+        subprocess.run(["make", "-n", *command.split()[1:]], cwd=ROOT, check=True, capture_output=True)
+        return
+    monkeypatch.chdir(place)
+    _, _, words = command.rpartition(" -- ")
+    program, *rest = shlex.split(words)
+    assert program in ("python", ".venv/bin/python")
+    assert _run(_arguments(rest)) == 0, capsys.readouterr().err
+
+
+def test_every_path_and_link_exists():
+    missing = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf8")
+        links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+        missing += [f"{page.name}: {link}" for link in links if not (page.parent / link).exists()]
+        named = re.findall(r"`((?:grit|ray_jobs|sweeps|analysis|tests|benchmarks|docs)/[\w/.]+)`", text)
+        missing += [f"{page.name}: {name}" for name in named if not (ROOT / name).exists()]
+    assert missing == []
+
+
+def test_no_page_speaks_of_what_was_moved():
+    for page in PAGES:
+        text = page.read_text(encoding="utf8")
+        assert "shared_prefix" not in text
+        assert "analysis.audit" not in text
+
+
+def test_the_picture_is_of_this_code():
+    assert draw_architecture.PICTURE.read_text(encoding="utf8") == draw_architecture.picture()
+
+
+def test_the_vocabulary_is_that_of_this_code():
+    assert write_vocabulary.PAGE.read_text(encoding="utf8") == write_vocabulary.page()
+
+
+def test_the_site_has_every_page():
+    listed = (ROOT / "mkdocs.yml").read_text(encoding="utf8")
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if f" {page}\n" not in listed] == []
