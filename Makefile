@@ -34,7 +34,7 @@ test-slow: $(READY)
 
 # Side by side on two workers; those that start a Ray follow each other on one of them.
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m "not gpu and not browser and not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not gpu and not browser and not slow" $(ARGS)
 
 $(VENV)/.docs: $(READY)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"

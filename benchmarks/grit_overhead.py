@@ -190,13 +190,13 @@ def main() -> None:
     if options.alone:
         print(peak_alone(options.alone, options.device, model, options.cadence))
         return
-    found = compare(options, model)
-    for name, values in found["ms"].items():
+    measured = compare(options, model)
+    for name, values in measured["ms"].items():
         times = ", ".join(f"{key} {value:.2f} ms" for key, value in values.items())
-        print(f"{name}: {times}, peak memory {found['peak_bytes'][name] / 2**20:.0f} MiB")
-    events = found["reprojection_ms"]
+        print(f"{name}: {times}, peak memory {measured['peak_bytes'][name] / 2**20:.0f} MiB")
+    events = measured["reprojection_ms"]
     print(f"grit, reprojection steps: mean {events['mean']:.2f} ms (n = {events['n']})")
-    print(json.dumps(found))
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":

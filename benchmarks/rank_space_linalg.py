@@ -68,16 +68,16 @@ def main() -> None:
     options = parser.parse_args()
     device = options.device
     torch.set_num_threads(1)
-    found = {}
+    measured = {}
     for rank in options.ranks:
         wide, narrow = factors(rank, device, torch.float64), factors(rank, device, torch.float32)
-        found[rank] = {
+        measured[rank] = {
             "inversion": compare(partial(invert, wide), partial(one_by_one, invert, wide), device),
             "eigendecomposition": compare(
                 partial(spectrum, narrow), partial(one_by_one, spectrum, narrow), device
             ),
         }
-        for name, row in found[rank].items():
+        for name, row in measured[rank].items():
             ms = f"batched {row['batched_ms']:8.2f} ms, loop {row['loop_ms']:8.2f} ms"
             print(f"r = {rank:2d} {name:18s} {ms}, ratio {row['ratio']:.1f}", flush=True)
     print(
@@ -87,7 +87,7 @@ def main() -> None:
                 "device": device,
                 "modules": MODULES,
                 "threads": 1,
-                "ranks": found,
+                "ranks": measured,
             }
         )
     )

@@ -26,11 +26,11 @@ COLOURS = {"sweeps": "#fde9c9", "analysis": "#dcecd5", "ray_jobs": "#d6e4f5", "g
 
 def rooms() -> dict[str, set[str]]:
     """Which room imports which; scripts of one package are one room, and packages' own doors are left out."""
-    found: dict[str, set[str]] = {}
+    edges: dict[str, set[str]] = {}
     for name, others in arrows(_drawn).items():
         if name:
-            found[name] = {other for other in others if other and other != name}
-    return found
+            edges[name] = {other for other in others if other and other != name}
+    return edges
 
 
 def _drawn(name: str) -> str:
@@ -53,10 +53,10 @@ def reduced(edges: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def _all_below(edges: dict[str, set[str]], name: str) -> set[str]:
-    found: set[str] = set()
+    below: set[str] = set()
     for other in edges.get(name, set()):
-        found |= {other} | _all_below(edges, other)
-    return found
+        below |= {other} | _all_below(edges, other)
+    return below
 
 
 def depth(edges: dict[str, set[str]], name: str) -> int:

@@ -47,14 +47,14 @@ def _settings() -> list[str]:
     for section, kind in RUN_SECTIONS.items():
         rows: list[tuple[object, ...]] = []
         hints = get_type_hints(kind)
-        for item, known in declared(kind):
+        for item, declaration in declared(kind):
             name = f"`{item.name}`" + (f" (`{short[item.name]}`)" if item.name in short else "")
             words = get_args(hints[item.name])
-            allowed = "" if known.allowed is None else known.allowed.words
+            allowed = "" if declaration.allowed is None else declaration.allowed.words
             if words and all(isinstance(word, str) for word in words):
                 allowed = f"must be one of {', '.join(words)}"
-            first = " or ".join(sorted(known.waits_for))
-            rows.append((name, _value(item.default), known.help, allowed, first))
+            first = " or ".join(sorted(declaration.waits_for))
+            rows.append((name, _value(item.default), declaration.help, allowed, first))
         lines += [f"### {section}", ""]
         lines += _table(("setting", "default", "what it does", "allowed", "waits for the first"), rows)
     return lines
@@ -86,7 +86,7 @@ def page() -> str:
         ),
         "## Measured quantities",
         "",
-        "Objectives have a direction and a reference point; those in MLflow are metrics of their trial's run.",
+        "Objectives have a reference point; what is in MLflow is a metric of its trial's run.",
         "",
         *_table(
             ("name", "label", "better", "objective", "in MLflow"),

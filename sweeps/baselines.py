@@ -54,8 +54,8 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
     """The small presets with 40 steps and one evaluation: the grid is wide instead."""
     if not preset(name, method).small:
         return preset(name, method, steps, task)
-    found = preset(name, method, steps or 40, task)
-    return replace(found, base=found.base.changed(evaluations=1))
+    usual = preset(name, method, steps or 40, task)
+    return replace(usual, base=usual.base.changed(evaluations=1))
 
 
 def points(request: StudyRequest) -> list[Point]:
@@ -66,15 +66,15 @@ def points(request: StudyRequest) -> list[Point]:
     for value in rates:
         POSITIVE.check("learning-rates", value)
     methods = own.methods
-    found = []
+    designed = []
     for value in rates:
         for method in methods:
             regime: Regime | None = "step" if METHODS[method].scheduled else None
-            found.append(Point.of("baseline", {"learning_rate": value}, method, regime=regime))
+            designed.append(Point.of("baseline", {"learning_rate": value}, method, regime=regime))
     memory = {"memory": True, "evaluations": 1, "quality": "answer_logprob"}
     share = max(MEMORY_BUDGET, MEMORY_STEPS / request.budget_steps)
     probes = [Point.of("memory", memory, method, budget=share, regime="step", seeds=1) for method in methods]
-    return [*found, *probes]
+    return [*designed, *probes]
 
 
 SCRIPT = StudyScript(

@@ -48,9 +48,9 @@ class CompressionOptions:
 
 def presets(name: str, method: Method, steps: int | None, task: str | None) -> Preset:
     """The presets with the size of the exported file, the small ones with one evaluation."""
-    found = preset(name, method, steps, task)
-    evaluations = 1 if found.small else found.base.evaluation.evaluations
-    return replace(found, base=found.base.changed(exported=True, evaluations=evaluations))
+    usual = preset(name, method, steps, task)
+    evaluations = 1 if usual.small else usual.base.evaluation.evaluations
+    return replace(usual, base=usual.base.changed(exported=True, evaluations=evaluations))
 
 
 def _ranks(request: StudyRequest) -> list[int]:
@@ -88,16 +88,16 @@ def points(request: StudyRequest) -> list[Point]:
     # Without preconditioning and reprojection GRIT trains as LoRA does, and has watched the curvature by
     # which it can be truncated.
     watched = {"preconditioner": "none", "T": None, "truncations": tuple(ranks)}
-    found: list[Point] = []
+    designed: list[Point] = []
     for value in rates:
         lr = {"learning_rate": value}
-        found += [Point.of("after", {**lr, **watched}), Point.of("grit", lr)]
+        designed += [Point.of("after", {**lr, **watched}), Point.of("grit", lr)]
         for k in ranks:
             small = {"rank": k, "alpha": base.adapter.alpha * k / base.adapter.rank, **lr}
-            found.append(Point.of("at k", small, control_method(base)))
+            designed.append(Point.of("at k", small, control_method(base)))
             for basis in BASES.values():
-                found.append(Point.of("reproject", {**lr, **late, **basis, "reprojection_k": k}))
-    return found
+                designed.append(Point.of("reproject", {**lr, **late, **basis, "reprojection_k": k}))
+    return designed
 
 
 SCRIPT = StudyScript(

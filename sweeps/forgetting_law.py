@@ -48,11 +48,11 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
 
     What is asked for is forgetting.
     """
-    found = preset(name, method, steps, task)
-    if not found.small:
-        return replace(found, base=found.base.changed(evaluations=1))
-    base = found.base.changed(evaluations=1, quality="answer_logprob")
-    return replace(found, base=base, seeds=found.seeds[:2])
+    usual = preset(name, method, steps, task)
+    if not usual.small:
+        return replace(usual, base=usual.base.changed(evaluations=1))
+    base = usual.base.changed(evaluations=1, quality="answer_logprob")
+    return replace(usual, base=base, seeds=usual.seeds[:2])
 
 
 def points(request: StudyRequest) -> list[Point]:
@@ -64,14 +64,14 @@ def points(request: StudyRequest) -> list[Point]:
     every = base.grit.reprojection_freq or max(1, int(base.budget.amount) // 10)
     often, rank = max(1, every // 4), base.adapter.rank
     ranks = [r for r in (rank // 2, rank) if r >= base.grit.min_lora_rank]
-    found: list[Point] = []
+    designed: list[Point] = []
     for budget in BUDGETS:
         for r in ranks:
             size = {"rank": r, "alpha": base.adapter.alpha * r / rank}
-            found.append(Point.of("law", {**size, **WATCHED}, budget=budget))
-            found += [Point.of("law", {**size, "T": T}, budget=budget) for T in (often, every)]
-        found.append(Point.of("law", {"T": often, "tau": 0.9}, budget=budget))
-    return found
+            designed.append(Point.of("law", {**size, **WATCHED}, budget=budget))
+            designed += [Point.of("law", {**size, "T": T}, budget=budget) for T in (often, every)]
+        designed.append(Point.of("law", {"T": often, "tau": 0.9}, budget=budget))
+    return designed
 
 
 SCRIPT = StudyScript(

@@ -54,14 +54,14 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
     Quality is measured four times, for the curves.
     """
     if preset(name, method).small:
-        found = preset(name, method, steps or STEPS.get(name, 60), task)
-        base = found.base.changed(evaluations=4)
-        return replace(found, base=base, seeds=found.seeds[:2], budget_seconds=found.budget_seconds * SECONDS)
-    found = preset(name, method, steps, task)
-    held = found.base.optimization
+        usual = preset(name, method, steps or STEPS.get(name, 60), task)
+        base = usual.base.changed(evaluations=4)
+        return replace(usual, base=base, seeds=usual.seeds[:2], budget_seconds=usual.budget_seconds * SECONDS)
+    usual = preset(name, method, steps, task)
+    held = usual.base.optimization
     # Several models at once: half the micro-batch, the same effective batch.
     halved = {"micro_batch": max(1, held.micro_batch // 2), "accumulation": held.accumulation * 2}
-    return replace(found, base=found.base.changed(evaluations=4, **halved), seeds=found.seeds[:1])
+    return replace(usual, base=usual.base.changed(evaluations=4, **halved), seeds=usual.seeds[:1])
 
 
 def fitting(base: RunConfig, shape: ModelShape | None, *, gpu: bool) -> tuple[Method, ...]:
@@ -122,20 +122,20 @@ def points(request: StudyRequest) -> list[Point]:
         others = fitting(base, shape, gpu=not request.preset.small)
     pair: dict[str, Any] = {"beside": (control_method(base),), "evaluations": 1}
     measured = {**pair, "memory": True}
-    found: list[Point] = []
+    designed: list[Point] = []
     if others:
         session = {"beside": others, "evaluations": 1, "memory": True}
-        found.append(Point.of("session", session, regime="step"))
+        designed.append(Point.of("session", session, regime="step"))
     for cadence in (max(1, every // 2), every, 2 * every, 4 * every, None):
-        found.append(Point.of("cadence", {**pair, "T": cadence}, regime="step"))
+        designed.append(Point.of("cadence", {**pair, "T": cadence}, regime="step"))
     for rank in (r for r in RANKS if r >= base.grit.min_lora_rank):
         size = {"rank": rank, "alpha": base.adapter.alpha * rank / base.adapter.rank}
-        found.append(Point.of("rank", {**measured, **size}, regime="step"))
+        designed.append(Point.of("rank", {**measured, **size}, regime="step"))
     for count in _layer_counts(base, shape):
-        found.append(Point.of("layers", {**measured, "last_layers": count}, regime="step"))
+        designed.append(Point.of("layers", {**measured, "last_layers": count}, regime="step"))
     for overrides in request.listed:
-        found.append(Point.of("layers", {**measured, **overrides}, regime="step"))
-    return [*found, Point.of("long", pair, budget=LONG, regime="step"), Point.of("curve", {})]
+        designed.append(Point.of("layers", {**measured, **overrides}, regime="step"))
+    return [*designed, Point.of("long", pair, budget=LONG, regime="step"), Point.of("curve", {})]
 
 
 SCRIPT = StudyScript(

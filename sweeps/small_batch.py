@@ -46,11 +46,11 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
     Every trial measures its stability.
     """
     if not preset(name, method).small:
-        found = preset(name, method, steps, task)
-        return replace(found, base=found.base.changed(stability=True, evaluations=1))
-    found = preset(name, method, steps or STEPS.get(name, 30), task)
-    base = found.base.changed(stability=True, evaluations=1, quality="answer_logprob", cov_update_freq=1)
-    return replace(found, base=base, seeds=found.seeds[:2])
+        usual = preset(name, method, steps, task)
+        return replace(usual, base=usual.base.changed(stability=True, evaluations=1))
+    usual = preset(name, method, steps or STEPS.get(name, 30), task)
+    base = usual.base.changed(stability=True, evaluations=1, quality="answer_logprob", cov_update_freq=1)
+    return replace(usual, base=base, seeds=usual.seeds[:2])
 
 
 def mitigations(steps: int) -> dict[str, dict[str, Any]]:
@@ -85,23 +85,23 @@ def points(request: StudyRequest) -> list[Point]:
     for size in sizes:
         at_least(1).check("sizes", size)
     pairs = list(itertools.product(sizes, repeat=2))
-    found = [Point.of("reference", _batch(*REFERENCE))]
-    found += [Point.of("batch", _batch(micro, passes)) for micro, passes in pairs]
+    designed = [Point.of("reference", _batch(*REFERENCE))]
+    designed += [Point.of("batch", _batch(micro, passes)) for micro, passes in pairs]
     # LoRA does not depend on how a batch is split: one run for each effective batch.
     batches = sorted({micro * passes for micro, passes in pairs} | {REFERENCE[0] * REFERENCE[1]})
     control = control_method(request.base)
-    found += [Point.of("first-order", _split(batch, max(sizes)), control) for batch in batches]
-    least, known = _batch(sizes[0], 1), mitigations(request.budget_steps)
+    designed += [Point.of("first-order", _split(batch, max(sizes)), control) for batch in batches]
+    least, mitigated = _batch(sizes[0], 1), mitigations(request.budget_steps)
     for count in (1, 2, 3):
-        for names in itertools.combinations(known, count):
-            combined = {key: value for name in names for key, value in known[name].items()}
-            found.append(Point.of("mitigation", {**least, **combined}))
+        for names in itertools.combinations(mitigated, count):
+            combined = {key: value for name in names for key, value in mitigated[name].items()}
+            designed.append(Point.of("mitigation", {**least, **combined}))
     if sizes[-1] > 1:
         unaware = {**_batch(sizes[0], sizes[-1]), "accumulated_statistics": False}
         smoothed = {**unaware, "ema_decay": 0.9}
         for overrides in (unaware, smoothed, {**smoothed, "accumulated_statistics": True}):
-            found.append(Point.of("accumulation", overrides))
-    return found
+            designed.append(Point.of("accumulation", overrides))
+    return designed
 
 
 SCRIPT = StudyScript(

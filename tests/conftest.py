@@ -64,10 +64,26 @@ def shared_data():
     return SHARED
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def _starts_ray(path):
+    return "pytest.mark.ray" in path.read_text(encoding="utf8")
+
+
 def pytest_collection_modifyitems(items):
-    """Where tests run side by side: those that start a Ray first, on one worker; a module's stay together."""
-    for item in items:
-        starts_ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    """Files that start a Ray come first: they take longest."""
+    items.sort(key=lambda item: not _starts_ray(item.path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Where tests run side by side, a file's stay together, and those that start a Ray follow each other.
+
+    (pytest-xdist's own groups do nothing under this pytest: it has another kind of node id.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return "ray" if _starts_ray(config.rootpath / file) else file
+
+    return Scheduler(config, log)

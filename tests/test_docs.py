@@ -1,4 +1,4 @@
-"""What README and docs say is so: every command runs, every path exists, what is drawn or listed is current."""
+"""What README and docs say is so: commands run, paths exist, what is drawn or listed is current."""
 
 import importlib
 import re
@@ -42,7 +42,7 @@ FILES = {"--train-file": "train.jsonl", "--eval-file": "test.jsonl", "--retentio
 
 
 def _commands():
-    """Every command that a page quotes: lines of shell blocks, and inline code that calls something of ours."""
+    """Every command that a page quotes: lines of shell blocks, and inline code that calls ours."""
     found = {}
     for page in PAGES:
         text = page.read_text(encoding="utf8")

@@ -22,7 +22,7 @@ from grit.training.measurements import OBJECTIVES
 from ray_jobs.records.study_file import Caps
 
 #: What turns each objective into a cost.
-SIGNS = {name: -1.0 if known.direction == "maximize" else 1.0 for name, known in OBJECTIVES.items()}
+SIGNS = {name: -1.0 if objective.direction == "maximize" else 1.0 for name, objective in OBJECTIVES.items()}
 
 FRONT_REPLICATES = 400
 
@@ -47,8 +47,8 @@ def reference_point(points: Sequence[PointSummary]) -> Floats:
     """The corner that the hypervolume counts from, in cost space; quality's is the untuned model's lowest."""
     untuned = min(record.measured.base_quality or 0.0 for point in points for record in point.records)
     corner = []
-    for name, known in OBJECTIVES.items():
-        reference = known.reference if known.reference is not None else math.nan
+    for name, objective in OBJECTIVES.items():
+        reference = objective.reference if objective.reference is not None else math.nan
         corner.append(SIGNS[name] * (untuned if math.isnan(reference) else reference))
     return np.array(corner)
 
@@ -136,14 +136,14 @@ def placings(replicated: ReplicatedCosts) -> dict[str, Placing]:
     on_front = np.mean([non_dominated(replicate) for replicate in draws], axis=0)
     dominance = dominance_share(draws)
     strongest = dominance.argmax(axis=0)
-    found = {}
+    placed = {}
     for number, point in enumerate(points):
         rival = int(strongest[number])
         beaten = dominance[rival, number] >= DOMINANCE_SHARE
-        found[point.point_id] = Placing(
+        placed[point.point_id] = Placing(
             probability=float(on_front[number]), dominated_by=points[rival].label() if beaten else None
         )
-    return found
+    return placed
 
 
 def two_stage(replicated: ReplicatedCosts) -> list[PointSummary]:

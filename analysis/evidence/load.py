@@ -201,8 +201,8 @@ def _leave_out_odd_ones(data: StudyData) -> None:
     items = {record.trial_id: _items(data, record) for record in usable}
     if len(set(items.values())) < 2:
         return
-    known = list(items.values())
-    usual = max(set(known), key=known.count)
+    candidates = list(items.values())
+    usual = max(set(candidates), key=candidates.count)
     odd = [record for record in usable if items[record.trial_id] != usual]
     for record in odd:
         reason = "its predictions are about other examples, or in another order, than most trials'"

@@ -50,16 +50,16 @@ def mean_column(
     name: str, *, point: PointOf = _own_point, header: str | None = None, **more: Any
 ) -> Column[Any]:
     """The mean over seeds of a measured quantity."""
-    known = QUANTITIES[name]
+    quantity = QUANTITIES[name]
 
     def value(row: Any) -> float | None:
         setting = point(row)
         return setting.mean(name) if setting.records else None
 
     return Column(
-        header=header or known.label,
+        header=header or quantity.label,
         value=value,
-        style=more.pop("style", known.style.replace("d", ".0f")),
+        style=more.pop("style", quantity.style.replace("d", ".0f")),
         **more,
     )
 
@@ -68,13 +68,13 @@ def spread_column(
     name: str, *, point: PointOf = _own_point, header: str | None = None, **more: Any
 ) -> Column[Any]:
     """Mean and standard deviation over seeds of a measured quantity."""
-    known = QUANTITIES[name]
+    quantity = QUANTITIES[name]
 
     def value(row: Any) -> Spread | None:
         setting = point(row)
         return spread_of(setting, name) if setting.records else None
 
-    return Column(header=header or known.label, value=value, style=known.style, **more)
+    return Column(header=header or quantity.label, value=value, style=quantity.style, **more)
 
 
 def spread_of(point: PointSummary, name: str) -> Spread:

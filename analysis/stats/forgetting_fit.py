@@ -116,9 +116,9 @@ def fit_budget(runs: LawRuns) -> BudgetLaw:
         np.log(runs.tokens),
         *([-np.log(runs.parameters)] if sizes else []),
     ]
-    found = np.linalg.lstsq(np.stack(columns, axis=1), target, rcond=None)[0]
-    constants = {float(rank): float(value) for rank, value in zip(ranks, found, strict=False)}
-    beta, rest = float(found[len(ranks)]), found[len(ranks) + 1 :]
+    coefficients = np.linalg.lstsq(np.stack(columns, axis=1), target, rcond=None)[0]
+    constants = {float(rank): float(value) for rank, value in zip(ranks, coefficients, strict=False)}
+    beta, rest = float(coefficients[len(ranks)]), coefficients[len(ranks) + 1 :]
     return BudgetLaw(
         constants=constants, beta=beta, alpha=float(rest[0]) if sizes else ALPHA, alpha_found=sizes
     )
@@ -158,11 +158,11 @@ def fit_gains(law: BudgetLaw, runs: LawRuns, fixed: tuple[int, float] | None = N
     best: tuple[Floats, float] | None = None
     linear = nnls((law.alpha * (runs.features - runs.neutral))[:, free] * -scale[free], residual)[0]
     for start in (np.clip(linear, 1e-6, 1e3), np.full(len(free), 0.1), np.full(len(free), 10.0)):
-        found = least_squares(
+        fit = least_squares(
             lambda x: residual + law.alpha * log_multiplier(gains_of(x), runs), start, bounds=(0.0, np.inf)
         )
-        if best is None or 2 * found.cost < best[1]:
-            best = (gains_of(found.x), float(2 * found.cost))
+        if best is None or 2 * fit.cost < best[1]:
+            best = (gains_of(fit.x), float(2 * fit.cost))
     assert best is not None
     return best
 
@@ -222,7 +222,7 @@ def bootstrap(lora: LawRuns, grit: LawRuns, *, replicates: int = 300, seed: int 
 
     Draws in which a rank of LoRA's runs, or the slope, is lost are left out.
     """
-    generator, found = np.random.default_rng(seed), []
+    generator, drawn = np.random.default_rng(seed), []
     ranks, sizes = len(np.unique(lora.ranks)), len(np.unique(lora.parameters))
     for _ in range(replicates):
         first = lora.take(generator.integers(0, len(lora), len(lora)))
@@ -234,8 +234,8 @@ def bootstrap(lora: LawRuns, grit: LawRuns, *, replicates: int = 300, seed: int 
             continue
         law = fit_budget(first)
         gains, _ = fit_gains(law, grit.take(generator.integers(0, len(grit), len(grit))))
-        found.append([*law.constants.values(), law.beta, law.alpha, *gains])
-    return np.array(found).reshape(-1, ranks + 5)
+        drawn.append([*law.constants.values(), law.beta, law.alpha, *gains])
+    return np.array(drawn).reshape(-1, ranks + 5)
 
 
 def by_setting(

@@ -111,7 +111,7 @@ def gap_to(point: SettingValues, frontier: Sequence[SettingValues], untuned: Flo
     `untuned` is the model's quality before training, (examples,).
     """
     base = np.broadcast_to(untuned, point.quality.shape)
-    found = segment_at(
+    segment = segment_at(
         np.array([side.by_seed.mean() for side in frontier]),
         np.array([side.quality.mean() for side in frontier]),
         float(untuned.mean()),
@@ -125,13 +125,15 @@ def gap_to(point: SettingValues, frontier: Sequence[SettingValues], untuned: Flo
     def forgetting(index: int | None) -> Floats:
         return zero if index is None else frontier[index].by_seed
 
-    if found.harsh is None:
-        return Gap(chord=estimate(point.quality - quality(found.gentle)), harsher=None)
-    there = (1 - found.weight) * quality(found.gentle) + found.weight * quality(found.harsh)
+    if segment.harsh is None:
+        return Gap(chord=estimate(point.quality - quality(segment.gentle)), harsher=None)
+    there = (1 - segment.weight) * quality(segment.gentle) + segment.weight * quality(segment.harsh)
     astray = (
-        point.by_seed - (1 - found.weight) * forgetting(found.gentle) - found.weight * forgetting(found.harsh)
+        point.by_seed
+        - (1 - segment.weight) * forgetting(segment.gentle)
+        - segment.weight * forgetting(segment.harsh)
     )
     return Gap(
-        chord=estimate(point.quality - there - found.slope * astray[:, None]),
-        harsher=estimate(point.quality - quality(found.harsh)),
+        chord=estimate(point.quality - there - segment.slope * astray[:, None]),
+        harsher=estimate(point.quality - quality(segment.harsh)),
     )

@@ -67,6 +67,6 @@ def dominance_share(draws: Floats) -> Floats:
     """(n, n): in which share of replicates (b, n, d) row i dominates column j."""
     shares = np.zeros((draws.shape[1], draws.shape[1]))
     for i in range(draws.shape[1]):
-        mine = draws[:, i : i + 1, :]
-        shares[i] = ((mine <= draws).all(axis=2) & (mine < draws).any(axis=2)).mean(axis=0)
+        own = draws[:, i : i + 1, :]
+        shares[i] = ((own <= draws).all(axis=2) & (own < draws).any(axis=2)).mean(axis=0)
     return shares

@@ -52,14 +52,14 @@ class SharedSetting:
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[Difference]:
     """Of two nested configurations."""
-    found: list[Difference] = []
+    differing: list[Difference] = []
     for name in dict.fromkeys([*first, *second]):
         one, two = first.get(name), second.get(name)
         if isinstance(one, Mapping) and isinstance(two, Mapping):
-            found += differences(one, two, f"{prefix}{name}.")
+            differing += differences(one, two, f"{prefix}{name}.")
         elif one != two:
-            found.append(Difference(name=f"{prefix}{name}", first=str(one), second=str(two)))
-    return found
+            differing.append(Difference(name=f"{prefix}{name}", first=str(one), second=str(two)))
+    return differing
 
 
 def shared_settings(first: StudyData, second: StudyData) -> list[SharedSetting]:
@@ -90,12 +90,12 @@ def comparison_table(settings: list[SharedSetting], metric: str) -> Table[Shared
         *knob_columns(),
         Column(header="n", value=lambda row: f"{len(row.point.seeds)}, {len(row.other.seeds)}"),
     ]
-    for name, known in OBJECTIVES.items():
-        label = metric if name == "quality" else known.label
+    for name, objective in OBJECTIVES.items():
+        label = metric if name == "quality" else objective.label
         columns += [
-            Column(header=f"{label} 1", value=_mean_of_first(name), style=known.style),
-            Column(header=f"{label} 2", value=_mean_of_second(name), style=known.style),
-            Column(header=f"{label} 2 - 1", value=_change_of(name), style=f"+{known.style}"),
+            Column(header=f"{label} 1", value=_mean_of_first(name), style=objective.style),
+            Column(header=f"{label} 2", value=_mean_of_second(name), style=objective.style),
+            Column(header=f"{label} 2 - 1", value=_change_of(name), style=f"+{objective.style}"),
         ]
     return Table(name="comparison", columns=columns, rows=settings)
 

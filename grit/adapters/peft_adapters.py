@@ -63,11 +63,11 @@ def trained_modules(model: nn.Module) -> list[str]:
 
 def effective_parameters(model: nn.Module, parameters: int) -> int:
     """Trained parameters that act: all of them, but for AdaLoRA, whose directions may be switched off."""
-    found = [module for module in model.modules() if hasattr(module, "lora_E")]
-    if not found:
+    svd_layers = [module for module in model.modules() if hasattr(module, "lora_E")]
+    if not svd_layers:
         return parameters
     total = 0
-    for module in found:
+    for module in svd_layers:
         kept: Any = module
         total += int((kept.lora_E["default"] != 0).sum()) * (kept.in_features + kept.out_features + 1)
     return total
@@ -90,14 +90,14 @@ def converted(
             "ignore", message="Converting a PEFT adapter to LoRA that is already", category=UserWarning
         )
         _, state = convert_to_lora(model, rank=share)
-    found = {
+    factors = {
         name: (state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] / scaling)
         for name, scaling in scalings.items()
     }
     widest = {
-        name: model.get_submodule(name).r["default"] for name in found
+        name: model.get_submodule(name).r["default"] for name in factors
     }  # by rounding, PEFT may count one direction too many
-    return {name: (down[: widest[name]], up[:, : widest[name]]) for name, (down, up) in found.items()}
+    return {name: (down[: widest[name]], up[:, : widest[name]]) for name, (down, up) in factors.items()}
 
 
 def remove_lora(model: Any) -> PreTrainedModel:
@@ -112,7 +112,7 @@ def adapted_layers(model: nn.Module, adapter: str = "default") -> tuple[AdaptedL
         ConfigError: there is none, or one uses a variant for which z = A x is not what lora_A returns (DoRA,
             convolutions, embeddings).
     """
-    found = []
+    layers = []
     for name, module in model.named_modules():
         if not isinstance(module, LoraLayer) or adapter not in module.scaling:
             continue
@@ -123,7 +123,7 @@ def adapted_layers(model: nn.Module, adapter: str = "default") -> tuple[AdaptedL
             )
         down, up = module.lora_A[adapter], module.lora_B[adapter]
         assert isinstance(down, nn.Linear) and isinstance(up, nn.Linear)  # for mypy; checked above
-        found.append(
+        layers.append(
             AdaptedLayer(
                 name=name,
                 base=module.get_base_layer(),
@@ -132,11 +132,11 @@ def adapted_layers(model: nn.Module, adapter: str = "default") -> tuple[AdaptedL
                 scaling=float(module.scaling[adapter]),
             )
         )
-    if not found:
+    if not layers:
         raise ConfigError(
             "model", type(model).__name__, f"has no LoRA adapter named {adapter!r}; add one with peft first"
         )
-    return tuple(found)
+    return tuple(layers)
 
 
 def task_type(model: Any, adapter: str = "default") -> str | None:

@@ -167,10 +167,10 @@ def _other_config(config: RunConfig, backbone: nn.Module, targets: list[str]) ->
     kind, rank = config.spec.adapter, config.adapter.rank
     common: dict[str, Any] = {"target_modules": targets, "task_type": "CAUSAL_LM"}
     if kind == "IA3Config":
-        chosen = [name for name in targets if name.rpartition(".")[2] in config.spec.kinds] or targets
+        adapted = [name for name in targets if name.rpartition(".")[2] in config.spec.kinds] or targets
         return IA3Config(
-            **{**common, "target_modules": chosen},
-            feedforward_modules=[name for name in chosen if name.endswith("down_proj")],
+            **{**common, "target_modules": adapted},
+            feedforward_modules=[name for name in adapted if name.endswith("down_proj")],
         )
     if kind == "VeraConfig":
         return VeraConfig(
@@ -250,12 +250,12 @@ def penalty(model: Any) -> Tensor | float:
     if not hasattr(model.base_model, "update_and_allocate"):
         return 0.0
     weight = model.peft_config["default"].orth_reg_weight
-    found = []
+    penalties = []
     for name, factor in model.named_parameters():
         if "lora_A" in name or "lora_B" in name:
             gramian = factor @ factor.T if "lora_A" in name else factor.T @ factor
-            found.append((gramian - torch.eye(len(gramian), out=torch.empty_like(gramian))).norm())
-    total: Tensor = weight * torch.stack(found).mean()
+            penalties.append((gramian - torch.eye(len(gramian), out=torch.empty_like(gramian))).norm())
+    total: Tensor = weight * torch.stack(penalties).mean()
     return total
 
 

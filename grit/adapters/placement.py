@@ -42,8 +42,8 @@ def matching(model: nn.Module, targets: Sequence[str]) -> list[str]:
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if tuple(targets) == EVERY_LINEAR:
-        found = getattr(model, "get_output_embeddings", lambda: None)()
-        inside = [name for name in linear if model.get_submodule(name) is not found]
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+        inside = [name for name in linear if model.get_submodule(name) is not head]
         if not inside:
             raise ConfigError(
                 "model", type(model).__name__, "has no linear layers to adapt (GRIT adapts torch.nn.Linear)"
@@ -112,8 +112,8 @@ def place(model: nn.Module, config: RunConfig, importance: Any = None) -> dict[s
 def most_important(names: Sequence[str], scores: dict[str, float], share: float) -> list[str]:
     """The `share` of `names` (at least one) with the highest scores, in their own order."""
     count = max(1, round(share * len(names)))
-    chosen = set(sorted(names, key=lambda name: -scores[name])[:count])
-    return [name for name in names if name in chosen]
+    kept = set(sorted(names, key=lambda name: -scores[name])[:count])
+    return [name for name in names if name in kept]
 
 
 def importance_scores(

@@ -76,18 +76,18 @@ class StabilityMonitor:
         self._jitter: list[dict[str, Any]] = []
         self._last: tuple[Tensor, Tensor] | None = None
 
-    def factors(self, step: int, found: dict[str, Tensor]) -> None:
+    def factors(self, step: int, own_factors: dict[str, Tensor]) -> None:
         """Takes the factors (M, r, r) of optimizer step `step`, by `<group>/<side>/<estimate>`.
 
         The same names every time.
         """
         self._seen += 1
         if (self._seen - 1) % self._every or not all(
-            bool(factor.isfinite().all()) for factor in found.values()
+            bool(factor.isfinite().all()) for factor in own_factors.values()
         ):
             return  # what is not finite is an event of the run, and no snapshot
         self._steps.append(step)
-        for name, factor in found.items():
+        for name, factor in own_factors.items():
             self._snapshots.setdefault(name, []).append(factor.detach().to("cpu", torch.float32, copy=True))
         if len(self._steps) > MAX_SNAPSHOTS:
             self._steps = self._steps[::2]
@@ -115,7 +115,7 @@ class StabilityMonitor:
         mean over modules and pairs), and `jitter` (angles in degrees between the gradients of a step and the
         one before).
         """
-        rows = [{"kind": "jitter", **found} for found in self._jitter]
+        rows = [{"kind": "jitter", **jitter} for jitter in self._jitter]
         spectra: dict[tuple[str, str, int], list[Tensor]] = {}
         lags: dict[tuple[str, str, int], list[Tensor]] = {}
         for name, kept in self._snapshots.items():
@@ -174,7 +174,7 @@ class StabilityMonitor:
             "steps": list(self._steps),
             "seen": self._seen,
             "every": self._every,
-            "jitter": [dict(found) for found in self._jitter],
+            "jitter": [dict(jitter) for jitter in self._jitter],
             "last": self._last,
         }
 

@@ -46,14 +46,14 @@ def middle(way: str, sigma_a: Tensor, sigma_g: Tensor, rank: int) -> Tensor | No
 
 def truncated_factors(handle: GritHandle, way: str, ranks: Mapping[str, int]) -> Factors:
     """The model's adapter truncated to `ranks`, by module."""
-    sigmas, gates, found = handle.factors(), handle.gates(), {}
+    sigmas, gates, truncations = handle.factors(), handle.gates(), {}
     for layer in handle.layers:
         sigma_a, sigma_g, *_ = sigmas[layer.name]
         between, gate = middle(way, sigma_a, sigma_g, ranks[layer.name]), gates.get(layer.name)
         between = gate if between is None else between if gate is None else between @ gate.to(between)
         down, up, _ = truncated(layer.down.weight, layer.up.weight, between, ranks[layer.name])
-        found[layer.name] = (down, up)
-    return found
+        truncations[layer.name] = (down, up)
+    return truncations
 
 
 @contextmanager
@@ -81,9 +81,11 @@ def rank_choices(handle: GritHandle, ranks: tuple[int, ...]) -> dict[str, dict[s
 
     And under `tau` what GRIT's rule finds in this adapter's own curvature.
     """
-    chosen = {str(rank): dict.fromkeys((layer.name for layer in handle.layers), rank) for rank in ranks}
+    ranks_by_label = {
+        str(rank): dict.fromkeys((layer.name for layer in handle.layers), rank) for rank in ranks
+    }
     config = handle.config
-    chosen["tau"] = {
+    ranks_by_label["tau"] = {
         name: int(
             coverage_rank(
                 spectrum(sigma_a[None].double()).values,
@@ -93,7 +95,7 @@ def rank_choices(handle: GritHandle, ranks: tuple[int, ...]) -> dict[str, dict[s
         )
         for name, (sigma_a, *_) in handle.factors().items()
     }
-    return chosen
+    return ranks_by_label
 
 
 def truncation_rows(
@@ -119,8 +121,8 @@ def truncation_rows(
         handle.config.rank_adaptation_threshold,
     )
     tried = [
-        (way, k, truncated_factors(handle, way, chosen))
-        for k, chosen in rank_choices(handle, ranks).items()
+        (way, k, truncated_factors(handle, way, module_ranks))
+        for k, module_ranks in rank_choices(handle, ranks).items()
         for way in WAYS
     ]
     tried.append(("peft", "tau", converted(model, tau, scalings)))

@@ -16,7 +16,10 @@ SUMMARY = "pretraining.json"
 
 
 def build(out: Path, steps: int | None) -> int:
-    """Pretrains into `out` for `steps` optimizer steps (None: as the committed weights were) and compares the held-out loss with that of the committed weights."""
+    """Pretrains into `out`, and compares the held-out loss with that of the committed weights.
+
+    `steps` are optimizer steps; None: as many as the committed weights had.
+    """
     from grit.backbone.pretrain import PretrainConfig, pretrain
 
     config = PretrainConfig()

@@ -148,11 +148,11 @@ def _facts(rng: random.Random) -> str:
 
 def _story(rng: random.Random) -> str:
     first, second = (invent(rng, name) for name in rng.sample(population()[1], 2))
-    told = rng.sample(ATTRIBUTES, 3)
+    attributes = rng.sample(ATTRIBUTES, 3)
     lines = [f"Once {first.name} met {second.name}."]
-    for attribute in told:
+    for attribute in attributes:
         lines.append(sentence(rng, first, attribute))
-    lines.append(sentence(rng, second, told[0]))
+    lines.append(sentence(rng, second, attributes[0]))
     lines.append(
         rng.choice(
             (
@@ -163,7 +163,7 @@ def _story(rng: random.Random) -> str:
             )
         ).format(n=first.name, a=first.animal, f=first.food)
     )
-    lines.append(sentence(rng, first, rng.choice(told)))
+    lines.append(sentence(rng, first, rng.choice(attributes)))
     return " ".join(lines)
 
 

@@ -82,11 +82,11 @@ def with_data_options(config: RunConfig, options: DataOptions, model: str | None
     return with_overrides(config.changed(**changes), settings)
 
 
-def _task(known: TaskSource, options: DataOptions) -> TaskSource:
+def _task(preset_task: TaskSource, options: DataOptions) -> TaskSource:
     """The task that is meant: another one keeps the general text, and nothing else of the known one's."""
-    base = known
-    if options.task not in (None, known.name):
-        base = TaskSource(name=str(options.task), retention_file=known.retention_file)
+    base = preset_task
+    if options.task not in (None, preset_task.name):
+        base = TaskSource(name=str(options.task), retention_file=preset_task.retention_file)
     files = {
         name: _absolute(path)
         for name in ("train_file", "eval_file", "retention_file")

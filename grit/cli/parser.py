@@ -42,16 +42,18 @@ class OneLineParser(OneLineErrors, HfArgumentParser):
 
     @staticmethod
     def _parse_dataclass_field(parser: Any, field: Any) -> None:
-        known = dict(field.metadata)
+        settings = dict(field.metadata)
         if field.type is bool:
             switch = f"--no-{_dashed(field.name)}" if field.default else f"--{_dashed(field.name)}"
             action = "store_false" if field.default else "store_true"
-            parser.add_argument(switch, *known.pop("aliases", ()), action=action, dest=field.name, **known)
+            parser.add_argument(
+                switch, *settings.pop("aliases", ()), action=action, dest=field.name, **settings
+            )
             return
         before = set(parser._option_string_actions)
         HfArgumentParser._parse_dataclass_field(parser, field)
         action = next(item for item in parser._actions if item.dest == field.name)
-        short = [name for name in known.get("aliases", ()) if not name.startswith("--")]
+        short = [name for name in settings.get("aliases", ()) if not name.startswith("--")]
         for name in action.option_strings:
             if name not in before:
                 del parser._option_string_actions[name]

@@ -123,11 +123,11 @@ def open_run(folder: Path, config: RunConfig, *, resume: bool) -> RunFile:
 
 def _found(folder: Path, identity: str, config: RunConfig, *, resume: bool) -> RunFile:
     """The run in `folder`, if it is this one."""
-    known = read_run(folder)
-    if known.status == "planned" and not checkpoint.exists(folder / STATE):
+    record = read_run(folder)
+    if record.status == "planned" and not checkpoint.exists(folder / STATE):
         # It never came to a first checkpoint: nothing is lost by starting anew, with whatever settings.
         return _begun(folder, identity, config)
-    if known.run_id != identity:
+    if record.run_id != identity:
         raise ConfigError(
             "output", str(folder), "holds another run (other settings or data); choose another folder"
         )
@@ -137,9 +137,9 @@ def _found(folder: Path, identity: str, config: RunConfig, *, resume: bool) -> R
             str(folder),
             "holds this run already; add --resume to continue it, or choose another folder",
         )
-    if known.status != "planned":
-        return known
-    return known.model_copy(update={"config": config})  # files may have moved: their content is the same
+    if record.status != "planned":
+        return record
+    return record.model_copy(update={"config": config})  # files may have moved: their content is the same
 
 
 def _begun(folder: Path, identity: str, config: RunConfig) -> RunFile:
@@ -208,15 +208,19 @@ def evaluate_run(folder: Path, config: RunConfig, bench: Workbench) -> Measureme
         write_table(folder / "eval-predictions.parquet", score_rows(scores, base))
         return Measurements(**score_summary(scores, base, config, bench.task(config).metric))
 
-    found = on_finished(trained, bench, work)
+    measured = on_finished(trained, bench, work)
     text = json.dumps(
         finite(
-            {"config": config.to_dict(), "content": content, "measured": found.model_dump(exclude_none=True)}
+            {
+                "config": config.to_dict(),
+                "content": content,
+                "measured": measured.model_dump(exclude_none=True),
+            }
         ),
         indent=2,
     )
     write_atomically(folder / "eval.json", text)
-    return found
+    return measured
 
 
 def export_run(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> ExportReport:

@@ -83,9 +83,9 @@ class RunConfig:
         audits = self.audits
         if audits.exported and not self.spec.factors:
             raise ConfigError("exported", True, f"{self.spec.title} is no plain LoRA adapter")
-        for item, known in declared(audits):
+        for item, declaration in declared(audits):
             asked = getattr(audits, item.name)
-            if known.needs_statistics and asked and not self.uses_grit:
+            if declaration.needs_statistics and asked and not self.uses_grit:
                 raise ConfigError(
                     item.name,
                     asked,
@@ -183,28 +183,28 @@ class RunConfig:
         `content` holds hashes of the model and the data behind the names above. What GRIT would do is left
         out for a method that does not use it, and so is what changes nothing.
         """
-        chosen: dict[str, Any] = {"method": self.method, "seed": self.seed, "budget": asdict(self.budget)}
-        chosen["task"] = {item.name: None for item in fields(self.task)}  # content counts, not where it lies
-        chosen["task"]["name"] = self.task.name
+        decided: dict[str, Any] = {"method": self.method, "seed": self.seed, "budget": asdict(self.budget)}
+        decided["task"] = {item.name: None for item in fields(self.task)}  # content counts, not where it lies
+        decided["task"]["name"] = self.task.name
         for section in RUN_SECTIONS:
             if section != "grit":
-                chosen |= decisive(getattr(self, section))
+                decided |= decisive(getattr(self, section))
         if any(METHODS[name].geometry for name in (self.method, *self.audits.beside)):
-            chosen["grit"] = decisive(self.grit)
-        chosen["probes"] = [name.partition("=")[0] for name in self.evaluation.probes]
-        return digest({"config": chosen, "content": content, "method_version": METHOD_VERSION})
+            decided["grit"] = decisive(self.grit)
+        decided["probes"] = [name.partition("=")[0] for name in self.evaluation.probes]
+        return digest({"config": decided, "content": content, "method_version": METHOD_VERSION})
 
     def untuned_key(self) -> dict[str, Any]:
         """The settings on which the untuned model's scores depend, by name."""
-        found: dict[str, Any] = {"quantized": self.quantized, "task": asdict(self.task)}
+        key: dict[str, Any] = {"quantized": self.quantized, "task": asdict(self.task)}
         for section in RUN_SECTIONS:
             config = getattr(self, section)
-            found |= {
+            key |= {
                 item.name: getattr(config, item.name)
-                for item, known in declared(config)
-                if known.scores_untuned
+                for item, declaration in declared(config)
+                if declaration.scores_untuned
             }
-        return found
+        return key
 
 
 #: The sections of a run by the name of their field.
@@ -231,10 +231,10 @@ def section_of(name: str) -> str:
     Raises:
         ConfigError: there is no such setting.
     """
-    known = ALIASES.get(name, name)
-    if known not in _SECTION_OF:
+    field_name = ALIASES.get(name, name)
+    if field_name not in _SECTION_OF:
         raise ConfigError("knob", name, f"must be tau, T, lambda, or one of {', '.join(SETTING_NAMES)}")
-    return _SECTION_OF[known]
+    return _SECTION_OF[field_name]
 
 
 def nested_from_flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def setting(
 ) -> Any:
     """A dataclass field with its `Setting`."""
     moments = (waits_for,) if isinstance(waits_for, str) else waits_for
-    known = Setting(
+    declaration = Setting(
         help=help,
         label=label,
         allowed=allowed,
@@ -113,7 +113,7 @@ def setting(
         scores_untuned=scores_untuned,
         needs_statistics=needs_statistics,
     )
-    return field(default=default, metadata={"setting": known})
+    return field(default=default, metadata={"setting": declaration})
 
 
 def declared(kind: Any) -> Iterator[tuple[Field[Any], Setting]]:
@@ -125,17 +125,17 @@ def declared(kind: Any) -> Iterator[tuple[Field[Any], Setting]]:
 
 def waiting_for(kind: type, moment: Moment) -> tuple[str, ...]:
     """Names of the settings of a class that do not act before `moment`, in the order of their declaration."""
-    return tuple(item.name for item, known in declared(kind) if moment in known.waits_for)
+    return tuple(item.name for item, declaration in declared(kind) if moment in declaration.waits_for)
 
 
 def decisive(config: object) -> dict[str, Any]:
     """The settings of a configuration that its identity has, by name."""
-    chosen: dict[str, Any] = {}
-    for item, known in declared(config):
+    values: dict[str, Any] = {}
+    for item, declaration in declared(config):
         value = getattr(config, item.name)
-        if known.identity == "always" or (known.identity == "changed" and value != item.default):
-            chosen[item.name] = value
-    return chosen
+        if declaration.identity == "always" or (declaration.identity == "changed" and value != item.default):
+            values[item.name] = value
+    return values
 
 
 def check_settings(config: Any) -> None:
@@ -154,9 +154,11 @@ def check_settings(config: Any) -> None:
 @cache
 def _ranges(kind: type) -> tuple[tuple[str, str, Range], ...]:
     """(name, label, range) of the settings of a class that have one."""
-    bounded = [(item.name, known) for item, known in declared(kind)]
+    bounded = [(item.name, declaration) for item, declaration in declared(kind)]
     return tuple(
-        (name, known.label or name, known.allowed) for name, known in bounded if known.allowed is not None
+        (name, declaration.label or name, declaration.allowed)
+        for name, declaration in bounded
+        if declaration.allowed is not None
     )
 
 
@@ -189,15 +191,15 @@ class _TypedField(NamedTuple):
 @cache
 def _typed_fields(kind: type) -> tuple[_TypedField, ...]:
     """Of a configuration class: a study of thousands of records asks as often."""
-    labels = {item.name: known.label for item, known in declared(kind)}
-    found = []
+    labels = {item.name: declaration.label for item, declaration in declared(kind)}
+    typed = []
     for name, hint in get_type_hints(kind).items():
         choices = get_args(hint)
         words = choices if choices and all(isinstance(choice, str) for choice in choices) else ()
-        found.append(
+        typed.append(
             _TypedField(name=name, label=labels.get(name) or name, hint=hint, choices=choices, words=words)
         )
-    return tuple(found)
+    return tuple(typed)
 
 
 def _check_number(label: str, value: object, *, optional: bool) -> None:

@@ -81,8 +81,8 @@ def check_separation(model: Any, members: Pack, pad_token: int, device: str) -> 
             for name, tensor in collate_packs([pack], pad_token).items()
             if name != "labels"
         }
-        found: Tensor = model(**batch, use_cache=False).logits[0, -len(pack[-1].tokens) :].float()
-        return found
+        last_logits: Tensor = model(**batch, use_cache=False).logits[0, -len(pack[-1].tokens) :].float()
+        return last_logits
 
     alone, packed = logits(members[-1:]), logits(members)
     if float((alone - packed).abs().max()) > 0.05 * float(alone.std()):

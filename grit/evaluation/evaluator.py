@@ -62,7 +62,7 @@ class Evaluator:
     @torch.inference_mode()
     def losses(self, encoded: Sequence[Encoded]) -> list[tuple[float, int]]:
         """(summed loss in nats, scored tokens) per item, in the given order."""
-        found: list[tuple[float, int]] = [(math.nan, 0)] * len(encoded)
+        losses: list[tuple[float, int]] = [(math.nan, 0)] * len(encoded)
         order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i].tokens), i))
         for start in range(0, len(order), self._batch_size):
             part = order[start : start + self._batch_size]
@@ -71,8 +71,8 @@ class Evaluator:
                 self._model, {key: value.to(self._model.device) for key, value in batch.items()}
             )
             for i, total, count in zip(part, sums.tolist(), counts.tolist(), strict=True):
-                found[i] = (total, count)
-        return found
+                losses[i] = (total, count)
+        return losses
 
     def task(self, task: Task, examples: Sequence[Example], quality: QualityMetric) -> list[Prediction]:
         """Predictions and losses on `examples`."""
@@ -188,9 +188,9 @@ def named_label(text: str, labels: Sequence[str]) -> str:
 
     No answer (paper A.9).
     """
-    said = text.strip().casefold()
+    answer = text.strip().casefold()
     for label in sorted(labels, key=len, reverse=True):
         word = label.strip().casefold()
-        if said.startswith(word) and not said[len(word) : len(word) + 1].isalnum():
+        if answer.startswith(word) and not answer[len(word) : len(word) + 1].isalnum():
             return label
     return ""

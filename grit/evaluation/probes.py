@@ -159,7 +159,7 @@ def run_probe(model: Any, tokenizer: Any, probe: str, *, items: int, batch_size:
             )
         try:
             with reach:
-                found = simple_evaluate(
+                harness_output = simple_evaluate(
                     model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
                     tasks=[task],
                     limit=items,
@@ -174,7 +174,7 @@ def run_probe(model: Any, tokenizer: Any, probe: str, *, items: int, batch_size:
                 f"its data are neither cached here nor within reach; files are read for {', '.join(LOCAL)} "
                 "(name=FILE)",
             ) from error
-    tasks = list(found["samples"].values())
+    tasks = list(harness_output["samples"].values())
     if len(tasks) != 1 or "acc" not in tasks[0][0]:
         raise ConfigError(
             "probes", probe, "is a group of tasks, or has no accuracy: name a single multiple-choice task"

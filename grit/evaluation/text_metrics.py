@@ -31,12 +31,12 @@ class TextMetric(evaluate.Metric):  # type: ignore[misc]
 
     def _compute(self, *, predictions: list[str], references: list[str]) -> dict[str, Any]:
         assert self._spec.compute is not None
-        found = self._spec.compute(
+        computed = self._spec.compute(
             MetricInputs(
                 predictions=predictions, references=references, labels=self._labels, encoder=self._encoder
             )
         )
-        return {"value": found.value, "per_example": found.per_example}
+        return {"value": computed.value, "per_example": computed.per_example}
 
 
 def metric(name: str, *, labels: tuple[str, ...] = (), encoder: str | None = None) -> TextMetric:
@@ -59,22 +59,22 @@ def measure(
     encoder: str | None = None,
 ) -> dict[str, Measured]:
     """Each metric on these texts. One that cannot be computed says why, and nothing takes its place."""
-    found = {}
+    measured = {}
     for name in names:
         if METRICS[name].needs_encoder and encoder is None:
             problem = "needs an encoder: set bertscore_encoder to a folder, or to the paper's roberta-large"
-            found[name] = Measured(value=None, problem=problem)
+            measured[name] = Measured(value=None, problem=problem)
             continue
         try:
             result = metric(name, labels=labels, encoder=encoder).compute(
                 predictions=list(predictions), references=list(references)
             )
         except ConfigError as error:
-            found[name] = Measured(value=None, problem=str(error))
+            measured[name] = Measured(value=None, problem=str(error))
             continue
         assert result is not None
-        found[name] = _measured(float(result["value"]), result["per_example"])
-    return found
+        measured[name] = _measured(float(result["value"]), result["per_example"])
+    return measured
 
 
 def _measured(value: float, per_example: Sequence[float] | None) -> Measured:

@@ -104,12 +104,12 @@ class CadenceController:
         reduce_mean(losses)
         seen = indicators(self._norms, losses.tolist(), torch.stack(self._cosines).tolist())
         self._norms, self._losses, self._cosines = [], [], []
-        found = verdict(seen)
-        if found == "stable":
+        judgement = verdict(seen)
+        if judgement == "stable":
             self.stretch = min(self._max_stretch, 2 * self.stretch)
-        elif found == "unstable":
+        elif judgement == "unstable":
             self.stretch = 1
-        return found, seen
+        return judgement, seen
 
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint."""

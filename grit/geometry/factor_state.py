@@ -79,17 +79,17 @@ class Statistics:
 
     def _observe_rows(self, seen: Observation, rows: list[int], tokens: Tensor, labels: Tensor) -> None:
         assert seen.loss_weight is not None
-        chosen = [self._indices[row] for row in rows]
-        for row, index in zip(rows, chosen, strict=True):
+        modules = [self._indices[row] for row in rows]
+        for row, index in zip(rows, modules, strict=True):
             if seen.activations[index].numel() != tokens.numel() * self._rank:
                 shape = tuple(seen.activations[index].shape[:-1])
                 raise RuntimeError(
                     f"layer {self._names[row]} saw positions of shape {shape}, but the model's inputs tell "
                     f"of {tokens.numel()}"
                 )
-        z = torch.stack([seen.activations[index].flatten(0, -2) for index in chosen])
+        z = torch.stack([seen.activations[index].flatten(0, -2) for index in modules])
         self._sums[0, rows] += second_moment_sum(z, tokens).to(self._dtype)
-        arrived = torch.stack([seen.gradients[index].flatten(0, -2) for index in chosen])
+        arrived = torch.stack([seen.gradients[index].flatten(0, -2) for index in modules])
         u = per_token_gradient(arrived, self._scaling[rows], seen.loss_weight)
         self._sums[1, rows] += second_moment_sum(u, labels).to(self._dtype)
         self._counts[0, rows] += tokens.sum()

@@ -46,7 +46,7 @@ from grit.runtime.workers import reduce_mean
 class StepObserver(Protocol):
     """Somebody who looks at every optimizer step of a handle (see `GritHandle.watch`)."""
 
-    def factors(self, step: int, found: dict[str, Tensor]) -> None:
+    def factors(self, step: int, own_factors: dict[str, Tensor]) -> None:
         """Takes the factors (M, r, r) of optimizer step `step`, by `<stack>/<side>/<estimate>`.
 
         The side is `a` or `g`; the estimate is `used` (the mean that acts) or `batch` (the step's own).
@@ -366,8 +366,8 @@ class GritHandle:
     def _suppress(self, group: RankGroup, projection: Projection) -> None:
         if self.config.suppression == "project":
             momentum_projected = group.apply(projection, self._optimizer)
-            told = any(isinstance(event, MomentumNotProjected) for event in self.events)
-            if not momentum_projected and not told:
+            already_recorded = any(isinstance(event, MomentumNotProjected) for event in self.events)
+            if not momentum_projected and not already_recorded:
                 self._record(MomentumNotProjected(optimizer=type(self._optimizer).__name__))
             return
         eye = torch.eye(group.rank, device=projection.between.device, dtype=projection.between.dtype)

@@ -100,10 +100,13 @@ class RankGroup:
             False where the optimizer keeps a state in which no first moment is known.
         """
         moments = optimizer if self.config.project_momentum else None
-        known = self._side_a.project(projection.side_a, self.config.reprojection_mix, moments)
+        all_projected = self._side_a.project(projection.side_a, self.config.reprojection_mix, moments)
         if projection.side_b is not None:
-            known = self._side_b.project(projection.side_b, self.config.reprojection_mix, moments) and known
-        return known
+            all_projected = (
+                self._side_b.project(projection.side_b, self.config.reprojection_mix, moments)
+                and all_projected
+            )
+        return all_projected
 
     def effective_parameters(self) -> int:
         """Sum over modules of k (d_in + d_out).

@@ -72,11 +72,11 @@ class Side:
 
     def gramian(self, modules: int, rank: int) -> Tensor:
         """A A^T or B^T B of every module, (M, r, r)."""
-        found = torch.zeros(modules, rank, rank, device=self.batches[0].rows.device, dtype=self.dtype)
+        products = torch.zeros(modules, rank, rank, device=self.batches[0].rows.device, dtype=self.dtype)
         for batch in self.batches:
             stacked = torch.stack([p.detach() for p in batch.parameters]).to(self.dtype)
-            found[batch.rows] = stacked @ stacked.mT if self.from_left else stacked.mT @ stacked
-        return found
+            products[batch.rows] = stacked @ stacked.mT if self.from_left else stacked.mT @ stacked
+        return products
 
     def project(self, matrices: Tensor, mix: float, optimizer: torch.optim.Optimizer | None) -> bool:
         """In place.
@@ -86,21 +86,21 @@ class Side:
         Returns:
             False where the optimizer keeps a state in which no first moment is known.
         """
-        known = True
+        all_projected = True
         for batch in self.batches:
             self._mix([p.data for p in batch.parameters], matrices[batch.rows], mix)
             if optimizer is None:
                 continue
             moments = [first_moment(optimizer, p) for p in batch.parameters]
-            found = [number for number, moment in enumerate(moments) if isinstance(moment, Tensor)]
-            known = known and "unknown" not in moments
-            if found:
+            with_moments = [number for number, moment in enumerate(moments) if isinstance(moment, Tensor)]
+            all_projected = all_projected and "unknown" not in moments
+            if with_moments:
                 self._mix(
                     [moment for moment in moments if isinstance(moment, Tensor)],
-                    matrices[batch.rows[found]],
+                    matrices[batch.rows[with_moments]],
                     mix,
                 )
-        return known
+        return all_projected
 
     def _mix(self, tensors: list[Tensor], matrices: Tensor, mix: float) -> None:
         stacked = torch.stack(tensors).to(self.dtype)

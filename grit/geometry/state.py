@@ -99,8 +99,8 @@ class GeometryState:
     def mean_shift(self) -> float | None:
         """How far the kept share of energy has moved, as a mean over modules; None before a reprojection."""
         shifts = [group.subspace.shift() for group in self.groups]
-        known = [shift for shift in shifts if shift is not None]
-        return float(torch.cat(known).mean()) if known else None
+        shifts_measured = [shift for shift in shifts if shift is not None]
+        return float(torch.cat(shifts_measured).mean()) if shifts_measured else None
 
     def estimates(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Each stack's factors: (`<stack>/<side>`, those in use, the last step's own), each (M, r, r)."""
@@ -119,14 +119,14 @@ class GeometryState:
 
     def factors(self) -> dict[str, ModuleFactors]:
         """Per module name, in the model's order."""
-        found = {}
+        factors = {}
         for group in self.groups:
             moment_a, moment_g = group.statistics.moment_a, group.statistics.moment_g
             mean_a, mean_g = moment_a.mean(), moment_g.mean()
             for row, layer in enumerate(group.layers):
                 seen_a, seen_g = int(moment_a.samples[row]), int(moment_g.samples[row])
-                found[layer.name] = ModuleFactors(mean_a[row], mean_g[row], seen_a, seen_g)
-        return {layer.name: found[layer.name] for layer in self._layers}
+                factors[layer.name] = ModuleFactors(mean_a[row], mean_g[row], seen_a, seen_g)
+        return {layer.name: factors[layer.name] for layer in self._layers}
 
     def ranks(self) -> dict[str, int]:
         """Per module name: the number of directions kept, in the model's order."""

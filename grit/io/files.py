@@ -25,12 +25,12 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
         ConfigError: it is missing or malformed.
     """
     try:
-        found = json.loads(path.read_bytes().decode("utf8"))
+        value = json.loads(path.read_bytes().decode("utf8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(name, str(path.parent), f"holds no readable {path.name}: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ConfigError(name, str(path.parent), f"holds no readable {path.name}: it is no JSON object")
-    return found
+    return value
 
 
 def own_folder(folder: Path, name: str) -> Path:
@@ -62,12 +62,12 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     Raises:
         OSError: there is no room; nothing is left behind.
     """
-    chosen = list(rows)
-    columns = dict.fromkeys(key for row in chosen for key in row)
+    listed = list(rows)
+    columns = dict.fromkeys(key for row in listed for key in row)
     partial = path.with_suffix(".partial")
     try:
         pq.write_table(
-            pa.table({name: [row.get(name) for row in chosen] for name in columns}),
+            pa.table({name: [row.get(name) for row in listed] for name in columns}),
             partial,
             compression="zstd",
         )

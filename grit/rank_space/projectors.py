@@ -33,8 +33,8 @@ def leading(ranks: Tensor, rank: int) -> Tensor:
 
 def projector(vectors: Tensor, kept: Tensor) -> Tensor:
     """P = U U^T over the columns that are `kept`: (M, r, r) and (M, r) to (M, r, r)."""
-    chosen = vectors * kept[:, None, :].to(vectors.dtype)
-    return chosen @ chosen.mT
+    kept_vectors = vectors * kept[:, None, :].to(vectors.dtype)
+    return kept_vectors @ kept_vectors.mT
 
 
 class BalancedBasis(NamedTuple):

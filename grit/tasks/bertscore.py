@@ -69,7 +69,7 @@ def _embeddings(texts: Sequence[str], encoder: str) -> dict[str, tuple[Tensor, T
     """
     tokenizer, model, layer = _load(encoder)
     order = sorted(set(texts), key=lambda text: (len(text), text))
-    found = {}
+    embeddings = {}
     for start in range(0, len(order), BATCH):
         part = order[start : start + BATCH]
         batch = tokenizer(
@@ -80,8 +80,8 @@ def _embeddings(texts: Sequence[str], encoder: str) -> dict[str, tuple[Tensor, T
         for text, rows, real, left_out in zip(
             part, hidden, batch["attention_mask"].cpu().bool(), special, strict=True
         ):
-            found[text] = (torch.nn.functional.normalize(rows[real], dim=-1), ~left_out[real])
-    return found
+            embeddings[text] = (torch.nn.functional.normalize(rows[real], dim=-1), ~left_out[real])
+    return embeddings
 
 
 def bert_scores(predictions: Sequence[str], references: Sequence[str], *, encoder: str) -> list[float]:
@@ -106,13 +106,16 @@ def bert_scores(predictions: Sequence[str], references: Sequence[str], *, encode
     ]
 
 
-def f1(prediction: Tensor, said: Tensor, reference: Tensor, meant: Tensor) -> float:
+def f1(prediction: Tensor, prediction_weights: Tensor, reference: Tensor, meant: Tensor) -> float:
     """Greedy-matching F1 of unit vectors (tokens, width), averaged over their words only.
 
     As in the authors' code, a word may find its best match in a special token of the other text.
     """
-    if not said.any() or not meant.any():
+    if not prediction_weights.any() or not meant.any():
         return 0.0
     cosines = prediction @ reference.mT
-    precision, recall = float(cosines.max(1).values[said].mean()), float(cosines.max(0).values[meant].mean())
+    precision, recall = (
+        float(cosines.max(1).values[prediction_weights].mean()),
+        float(cosines.max(0).values[meant].mean()),
+    )
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

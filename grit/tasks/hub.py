@@ -91,16 +91,16 @@ def model_commit(model: str, revision: str | None) -> str:
 
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
-    known = _ask("model", model, revision)
-    if known is not None:
-        return known
+    commit = _ask("model", model, revision)
+    if commit is not None:
+        return commit
     try:
         cached = try_to_load_from_cache(model, "config.json", revision=revision)
     except HFValidationError:
         cached = None
-    found = _COMMIT.search(cached) if isinstance(cached, str) else None
-    if found is None:
+    in_path = _COMMIT.search(cached) if isinstance(cached, str) else None
+    if in_path is None:
         raise ConfigError(
             "model", model, "is neither a folder here, nor in the local cache, nor within reach on the hub"
         )
-    return found.group()
+    return in_path.group()

@@ -157,10 +157,10 @@ def load_documents(source: TaskSource) -> list[str]:
 
 
 def _not_blank(path: str, texts: list[str]) -> list[str]:
-    found = [text for text in texts if text.strip()]
-    if not found:
+    filled = [text for text in texts if text.strip()]
+    if not filled:
         raise ConfigError("retention-file", path, "is empty; it must hold at least one document")
-    return found
+    return filled
 
 
 def content_hashes(
@@ -183,16 +183,16 @@ def content_hashes(
             model_folder,
             model_commit(model_folder, config.backbone.revision) if ask_hub else config.backbone.revision,
         ]
-    found = {"task": task.content_hash(), "documents": digest(documents), "model": digest(model)}
+    hashes = {"task": task.content_hash(), "documents": digest(documents), "model": digest(model)}
     files = [probe.partition("=")[2] for probe in config.evaluation.probes if "=" in probe]
     if files:
-        found["probes"] = digest([_file_hash(Path(path)) for path in files])
+        hashes["probes"] = digest([_file_hash(Path(path)) for path in files])
     if (
         config.evaluation.bertscore_encoder is not None
         and (encoder := _folder_hashes(config.evaluation.bertscore_encoder)) is not None
     ):
-        found["bertscore_encoder"] = digest(encoder)
-    return found
+        hashes["bertscore_encoder"] = digest(encoder)
+    return hashes
 
 
 def _folder_hashes(folder: str) -> list[list[str]] | None:

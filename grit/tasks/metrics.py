@@ -125,11 +125,11 @@ def by_label(inputs: MetricInputs, *, kind: str) -> Computed:
 
     predicted, true = _stripped(inputs.predictions), _stripped(inputs.references)
     labels = _stripped(inputs.labels) or sorted(set(true))
-    chosen = labels[:1] if len(labels) == 2 else labels
+    counted = labels[:1] if len(labels) == 2 else labels
     score = {"precision": metrics.precision_score, "recall": metrics.recall_score, "f1": metrics.f1_score}[
         kind
     ]
-    values = score(true, predicted, labels=chosen, average=None, zero_division=math.nan)
+    values = score(true, predicted, labels=counted, average=None, zero_division=math.nan)
     return Computed(float(values.mean()), None)
 
 

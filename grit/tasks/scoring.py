@@ -22,8 +22,8 @@ def gsm8k_answer(text: str) -> str | None:
 
     Source: openai/grade-school-math, grade_school_math/dataset.py, extract_answer.
     """
-    found = re.search(r"#### (\-?[0-9\.\,]+)", text)
-    return found.group(1).strip().replace(",", "") if found else None
+    match = re.search(r"#### (\-?[0-9\.\,]+)", text)
+    return match.group(1).strip().replace(",", "") if match else None
 
 
 def gsm8k_exact_match(prediction: str, example: Example) -> float:
@@ -55,8 +55,8 @@ def rouge_values(predictions: Sequence[str], references: Sequence[str], kind: st
 
 def final_number(text: str) -> str | None:
     """The number after the last `####`, without commas, or None when there is none."""
-    found = re.findall(r"####\s*(-?[\d,]+)", text)
-    return found[-1].replace(",", "") if found else None
+    numbers = re.findall(r"####\s*(-?[\d,]+)", text)
+    return numbers[-1].replace(",", "") if numbers else None
 
 
 def number_match(prediction: str, example: Example) -> float:

@@ -145,20 +145,20 @@ def finite(value: Any) -> Any:
 
 
 def _declarations() -> dict[str, Quantity]:
-    found: dict[str, Quantity] = {}
+    quantities: dict[str, Quantity] = {}
     for name, item in Measurements.model_fields.items():
         extra = item.json_schema_extra
         assert isinstance(extra, dict)
         quantity: Any = extra["quantity"]
-        found[name] = quantity
-    return found
+        quantities[name] = quantity
+    return quantities
 
 
 #: Every measured quantity by its name.
 QUANTITIES = _declarations()
 #: Those that a study trades against each other, in the order of tables, fronts and Optuna's values.
 OBJECTIVES: dict[str, Quantity] = {
-    name: known for name, known in QUANTITIES.items() if known.reference is not None
+    name: quantity for name, quantity in QUANTITIES.items() if quantity.reference is not None
 }
 #: Those that MLflow holds as a trial's metrics.
-TRACKED = tuple(name for name, known in QUANTITIES.items() if known.tracked)
+TRACKED = tuple(name for name, quantity in QUANTITIES.items() if quantity.tracked)

@@ -36,13 +36,13 @@ def peaks(configs: Sequence[RunConfig]) -> dict[str, int]:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    found = {}
+    peak_bytes = {}
     for config in configs:
         try:
-            found[str(config.method)] = peak_memory(config)
+            peak_bytes[str(config.method)] = peak_memory(config)
         except RuntimeError as error:
             print(error, file=sys.stderr, flush=True)
-    return found
+    return peak_bytes
 
 
 def peak_memory(config: RunConfig) -> int:

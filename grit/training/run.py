@@ -351,7 +351,7 @@ class Run:
     def unique_tokens(self) -> int:
         """Tokens of the distinct training examples seen so far."""
         steps = (self._order.step(step, self.config.step_sequences) for step in range(self.state.step))
-        seen = {index for chosen in steps for index in chosen}
+        seen = {index for indices in steps for index in indices}
         return sum(len(row.tokens) for index in seen for row in self._packs[index])
 
     def interim(self) -> Interim:

@@ -196,9 +196,9 @@ def smoke(method: Method, task: str | None, steps: int | None) -> RunConfig:
 
 def _paper(name: str) -> Callable[[Method, str | None, int | None], RunConfig]:
     def configuration(method: Method, task: str | None, steps: int | None) -> RunConfig:
-        chosen = task or "gsm8k"
+        task_name = task or "gsm8k"
         # A task that the paper does not have takes GSM8K's settings.
-        model, settings = PAPER_MODELS[name], PAPER_TASKS.get(chosen, PAPER_TASKS["gsm8k"])
+        model, settings = PAPER_MODELS[name], PAPER_TASKS.get(task_name, PAPER_TASKS["gsm8k"])
         count = steps or settings.steps
         late = min(500, count // 6)
         grit = GritConfig(
@@ -213,13 +213,13 @@ def _paper(name: str) -> Callable[[Method, str | None, int | None], RunConfig]:
         return RunConfig.of(
             model=model.model,
             method=method,
-            task=TaskSource(name=chosen),
+            task=TaskSource(name=task_name),
             budget=Budget(regime="step", amount=count),
             rank=model.rank,
             alpha=16.0,
             targets=LLAMA_TARGETS,
             dtype="bfloat16",
-            learning_rate=1e-4 if chosen == "dolly" else model.learning_rate,
+            learning_rate=1e-4 if task_name == "dolly" else model.learning_rate,
             seed=42,
             warmup_fraction=settings.warmup_steps / settings.steps,
             micro_batch=settings.micro_batch,

@@ -48,15 +48,17 @@ def step_times(rows: list[Row]) -> tuple[dict[str, float | None], dict[str, floa
 
     Over steady steps.
     """
-    chosen = steady(rows)
-    total = [row["ms_step"] for row in chosen]
+    steady_rows = steady(rows)
+    total = [row["ms_step"] for row in steady_rows]
     times: dict[str, float | None] = {"mean": statistics.fmean(total) if total else math.nan}
     times |= {f"p{share}": percentile(total, share / 100) for share in (50, 95, 99)}
     means = (
-        {name: statistics.fmean(row[f"ms_{name}"] for row in chosen) for name in SECTIONS} if chosen else {}
+        {name: statistics.fmean(row[f"ms_{name}"] for row in steady_rows) for name in SECTIONS}
+        if steady_rows
+        else {}
     )
     components: dict[str, float | None] = {name: means.get(name, math.nan) for name in SECTIONS}
-    geometry = sum(means[name] for name in GEOMETRY_SECTIONS) if chosen else math.nan
+    geometry = sum(means[name] for name in GEOMETRY_SECTIONS) if steady_rows else math.nan
     return times, components, geometry / statistics.fmean(total) if total else math.nan
 
 
@@ -135,8 +137,8 @@ def disturbance(
 def metric_rows(scores: Scores, base: Scores) -> dict[str, Row]:
     """Each further metric with the base model's value and, where it could not be computed, the reason."""
     return {
-        name: {"value": found.value, "base_value": base.measured[name].value, "problem": found.problem}
-        for name, found in scores.measured.items()
+        name: {"value": measured.value, "base_value": base.measured[name].value, "problem": measured.problem}
+        for name, measured in scores.measured.items()
     }
 
 

@@ -56,8 +56,8 @@ class Study:
             if point.regime not in (None, budget.regime) or seed not in self.seeds[: point.seeds]:
                 continue
             trial = make_trial(self, point, seed, budget)
-            known = trials.get(trial.trial_id)
-            trials[trial.trial_id] = trial if known is None else known.also_for(point.design)
+            planned = trials.get(trial.trial_id)
+            trials[trial.trial_id] = trial if planned is None else planned.also_for(point.design)
         return tuple(trials.values())
 
     def fingerprint(self) -> str:
@@ -124,7 +124,11 @@ def _configuration(base: RunConfig, point: Point, seed: int, budget: Budget) -> 
         amount = max(1, round(amount))
     audits: dict[str, Any] = {}
     if not METHODS[method].geometry:
-        audits = {item.name: item.default for item, known in declared(AuditConfig) if known.needs_statistics}
+        audits = {
+            item.name: item.default
+            for item, declaration in declared(AuditConfig)
+            if declaration.needs_statistics
+        }
     stretched = Budget(regime=budget.regime, amount=amount)
     config = base.changed(method=method, seed=seed, budget=stretched, **audits)
     return with_overrides(config, dict(point.overrides))

@@ -54,13 +54,13 @@ def seconds_for(base: RunConfig, steps: int, concurrent: int) -> float:
         run.stdin.write(json.dumps(probe.to_dict()))
         run.stdin.close()
         run.stdin = None
-    said = [run.communicate() for run in runs]
-    for run, (_, errors) in zip(runs, said, strict=True):
+    outputs = [run.communicate() for run in runs]
+    for run, (_, errors) in zip(runs, outputs, strict=True):
         if run.returncode:
             raise ConfigError(
                 "model", base.backbone.model, f"does not train: {errors.strip().splitlines()[-1]}"
             )
-    return float(f"{steps * statistics.median(float(out.split()[-1]) for out, _ in said) / 1e3:.2g}")
+    return float(f"{steps * statistics.median(float(out.split()[-1]) for out, _ in outputs) / 1e3:.2g}")
 
 
 def main() -> None:

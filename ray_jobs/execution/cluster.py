@@ -73,8 +73,8 @@ def connect(address: str | None, *, verbose: bool) -> None:
     Raises:
         ConfigError: no Ray at the address.
     """
-    chosen = {key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()}
-    os.environ.update(chosen)
+    variables = {key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()}
+    os.environ.update(variables)
     import ray
 
     level = logging.INFO if verbose else logging.ERROR
@@ -87,13 +87,13 @@ def connect(address: str | None, *, verbose: bool) -> None:
             include_dashboard=False,
             log_to_driver=verbose,
             logging_level=level,
-            runtime_env={"env_vars": {**chosen, "PYTHONPATH": path}},
+            runtime_env={"env_vars": {**variables, "PYTHONPATH": path}},
         )
         return
     check_address(address)
     try:
         ray.init(
-            address=address, log_to_driver=verbose, logging_level=level, runtime_env={"env_vars": chosen}
+            address=address, log_to_driver=verbose, logging_level=level, runtime_env={"env_vars": variables}
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(

@@ -72,7 +72,7 @@ class StudyDisplay:
     def _follow(self, board: Any) -> None:
         import ray
 
-        told = time.monotonic()
+        last_line = time.monotonic()
         while not self._stop.wait(REFRESH_SECONDS):
             try:
                 seen = ray.get(board.snapshot.remote(), timeout=5)
@@ -83,8 +83,8 @@ class StudyDisplay:
                 self._bar.set_description_str(f"{seen['ready']} workers")
                 for line, text in zip(self._lines, [*running, *[""] * len(self._lines)], strict=False):
                     line.set_description_str(text)
-            elif time.monotonic() - told >= PLAIN_SECONDS:
-                told = time.monotonic()
+            elif time.monotonic() - last_line >= PLAIN_SECONDS:
+                last_line = time.monotonic()
                 for text in running:
                     self._say(text)
 

@@ -77,11 +77,11 @@ class StudyRunner:
         self._lost: Counter[str] = Counter()
         self._broken: str | None = None
         self._optuna: Any = None
-        known = list(store.records.values())
+        earlier = list(store.records.values())
         elsewhere = Elsewhere(
             result=self._adopted, trunk=store.trunk, share=options.share, search=self._search
         )
-        self._scheduler = StudyScheduler(study, known, changed=store.put, elsewhere=elsewhere)
+        self._scheduler = StudyScheduler(study, earlier, changed=store.put, elsewhere=elsewhere)
         self._reused = self._scheduler.ended
         store.compact()  # the whole plan is on disk from now on
         for record in self._scheduler.records.values():
@@ -100,8 +100,8 @@ class StudyRunner:
         return OptunaSearch(search, asked_before=before, storage=self._optuna, name=name)
 
     def _adopted(self, record: TrialRecord) -> TrialRecord | None:
-        found = None if self._neighbours is None else self._neighbours.find(record)
-        return None if found is None else self._store.adopt(*found)
+        match = None if self._neighbours is None else self._neighbours.find(record)
+        return None if match is None else self._store.adopt(*match)
 
     def run(self) -> StudyOutcome:
         """Executes what is left of the study.

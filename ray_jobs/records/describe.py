@@ -54,5 +54,5 @@ def outcome(record: TrialRecord) -> str:
     measured = record.measured
     if record.status != "completed":
         return f"{record.status}: {record.error}"
-    scores = [f"{name} {known.shown(getattr(measured, name))}" for name, known in OBJECTIVES.items()]
+    scores = [f"{name} {quantity.shown(getattr(measured, name))}" for name, quantity in OBJECTIVES.items()]
     return f"{'  '.join(scores)}  {measured.steps} steps in {measured.train_seconds:.1f} s"

@@ -45,8 +45,8 @@ class Neighbours:
 
         And its outcome under the names of this plan.
         """
-        found = self._found.get(record.trial_id)
-        if found is None:
+        match = self._found.get(record.trial_id)
+        if match is None:
             return None
-        folder, outcome = found
+        folder, outcome = match
         return folder, outcome.model_copy(update={"plan": record.plan, "config": record.config})

@@ -143,8 +143,8 @@ class StudyStore:
         """What an earlier call knew of a trunk whose checkpoint still exists, or None."""
         if not (self.checkpoints / trunk_id / CHECKPOINT_FILE).exists():
             return None
-        known = (trunk.outcome for trunk in read_trunks(self.folder) if trunk.trunk_id == trunk_id)
-        return next(known, None)
+        outcomes = (trunk.outcome for trunk in read_trunks(self.folder) if trunk.trunk_id == trunk_id)
+        return next(outcomes, None)
 
     def forget_checkpoints(self, job_id: str) -> None:
         """Removes what a trial or trunk that has ended would have gone on from."""

@@ -102,7 +102,7 @@ def _record(line: str, study: Callable[[], dict[str, Any]], place: str) -> Trial
             json.loads(line),
             name="study folder",
             place=place,
-            migrations={1: lambda found: trial_from_version_1(found, study())},
+            migrations={1: lambda old: trial_from_version_1(old, study())},
         )
         return TrialRecord.model_validate(values)
     except ValidationError as error:

@@ -62,19 +62,19 @@ def read_trunks(folder: Path) -> list[TrunkRecord]:
         lines = path.read_text(encoding="utf8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("study folder", str(path), f"cannot be read: {error}") from error
-    found = []
+    trunks = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            found.append(TrunkRecord.model_validate_json(line))
+            trunks.append(TrunkRecord.model_validate_json(line))
         except ValidationError as error:
             raise ConfigError("study folder", str(path), f"line {number}: {refusal(error)}") from None
-    return found
+    return trunks
 
 
 def write_trunks(folder: Path, trunks: Iterable[TrunkRecord]) -> None:
     """Adds trunks to those that earlier calls wrote, one line each."""
-    known = {trunk.trunk_id: trunk for trunk in [*read_trunks(folder), *trunks]}
-    text = "".join(json.dumps(trunk.model_dump(mode="json")) + "\n" for trunk in known.values())
+    by_id = {trunk.trunk_id: trunk for trunk in [*read_trunks(folder), *trunks]}
+    text = "".join(json.dumps(trunk.model_dump(mode="json")) + "\n" for trunk in by_id.values())
     write_atomically(folder / TRUNKS_FILE, text)

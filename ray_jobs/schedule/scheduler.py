@@ -75,7 +75,7 @@ class StudyScheduler:
     def __init__(
         self,
         study: Study,
-        known: Iterable[TrialRecord] = (),
+        recorded: Iterable[TrialRecord] = (),
         changed: Callable[[TrialRecord], None] = lambda record: None,
         elsewhere: Elsewhere | None = None,
     ) -> None:
@@ -85,7 +85,7 @@ class StudyScheduler:
         self._queue: deque[TrialSpec] = deque()
         self._running: dict[str, TrialSpec] = {}
         self._tickets: dict[SettingKey, tuple[_RegimeSearch, str]] = {}
-        earlier = {record.trial_id: record for record in known}
+        earlier = {record.trial_id: record for record in recorded}
         self._searches = self._open_searches(earlier.values())
         for trial in study.trials:
             self._admit(trial, earlier.pop(trial.trial_id, None))
@@ -93,16 +93,16 @@ class StudyScheduler:
         for key in list(self._by_setting):
             self._tell(key)
         shared = plan_trunks(self._queue) if self._elsewhere.share else plan_trunks(())
-        self._trunks = TrunkTree(shared, known=self._elsewhere.trunk)
+        self._trunks = TrunkTree(shared, outcome_of=self._elsewhere.trunk)
 
     def _open_searches(self, earlier: Iterable[TrialRecord]) -> list[_RegimeSearch]:
         search = self.study.search
         if search is None:
             return []
-        known = list(earlier)
+        measured = list(earlier)
         opened = []
         for budget in self.study.budgets:
-            asked_before = len(_searched(known, budget))
+            asked_before = len(_searched(measured, budget))
             opened.append(
                 _RegimeSearch(budget=budget, optuna=self._elsewhere.search(search, budget, asked_before))
             )

@@ -150,7 +150,9 @@ class OptunaSearch:
         if storage is not None and name in optuna.get_all_study_names(storage):
             optuna.delete_study(study_name=name, storage=storage)
         self._study = optuna.create_study(
-            directions=[known.direction for known in OBJECTIVES.values() if known.direction is not None],
+            directions=[
+                objective.direction for objective in OBJECTIVES.values() if objective.direction is not None
+            ],
             sampler=sampler,
             storage=storage,
             study_name=name,

@@ -38,11 +38,11 @@ class TrunkTree:
         known: what an earlier call left of a trunk whose checkpoint still exists, or None.
     """
 
-    def __init__(self, plan: TrunkPlan, known: Callable[[str], TrunkOutcome | None]) -> None:
+    def __init__(self, plan: TrunkPlan, outcome_of: Callable[[str], TrunkOutcome | None]) -> None:
         self._fork_of = plan.fork_of
         self._nodes: dict[str, _Node] = {}
         for trunk in plan.trunks:
-            outcome = known(trunk.trunk_id)
+            outcome = outcome_of(trunk.trunk_id)
             self._nodes[trunk.trunk_id] = _Node(trunk, "waiting" if outcome is None else "ready", outcome)
 
     @property
@@ -87,10 +87,10 @@ class TrunkTree:
 
     def records(self) -> list[TrunkRecord]:
         """The trunks that have run."""
-        found = []
+        records = []
         for node in self._nodes.values():
             if node.status == "ready" and node.outcome is not None:
-                found.append(
+                records.append(
                     TrunkRecord(
                         trunk_id=node.trunk.trunk_id,
                         parent=self._not_lost(node.trunk.parent),
@@ -98,7 +98,7 @@ class TrunkTree:
                         **node.outcome.model_dump(),
                     )
                 )
-        return found
+        return records
 
     def spent(self, ended: Callable[[str], bool]) -> list[str]:
         """Trunks whose trials have all ended."""

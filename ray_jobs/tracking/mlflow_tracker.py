@@ -96,11 +96,11 @@ class MlflowTracker:
         try:
             with _alone(uri):
                 self._client = MlflowClient(tracking_uri=uri)
-                found = self._client.get_experiment_by_name(experiment)
+                existing = self._client.get_experiment_by_name(experiment)
                 location = None if artifacts is None else artifacts.absolute().as_uri()
                 self.experiment_id: str = (
-                    found.experiment_id
-                    if found is not None
+                    existing.experiment_id
+                    if existing is not None
                     else self._client.create_experiment(experiment, location)
                 )
             self._adopt(study_id, params)
@@ -167,10 +167,10 @@ class MlflowTracker:
             if tags["design"] != "control" and tags["status"] == "completed":
                 compared.setdefault((tags["method"], tags["regime"]), []).append(run.info.run_id)
         for (method, regime), ids in compared.items():
-            chosen = quote(json.dumps(ids[-COMPARED:]))
-            page = f"#/compare-runs?runs={chosen}&experiments={quote(json.dumps([self.experiment_id]))}"
+            run_ids = quote(json.dumps(ids[-COMPARED:]))
+            page = f"#/compare-runs?runs={run_ids}&experiments={quote(json.dumps([self.experiment_id]))}"
             line = f"- [compare the {len(ids[-COMPARED:])} {regime}-matched {method} trials]({page})"
-            if sum(len(known) for known in lines) + len(line) < DESCRIPTION_ROOM:
+            if sum(len(earlier) for earlier in lines) + len(line) < DESCRIPTION_ROOM:
                 lines.append(line)
         left = len(compared) - len(lines)
         return "\n".join(
@@ -228,12 +228,12 @@ class MlflowTracker:
         if record.trial_id in self._tried:
             self._clear(record.trial_id)
             self._runs.pop(record.trial_id, None)
-        known, terminal = self._runs.get(record.trial_id), STATUSES[record.status].mlflow
-        if known is not None:
-            if known.info.status == terminal and known.data.tags["status"] == record.status:
+        earlier, terminal = self._runs.get(record.trial_id), STATUSES[record.status].mlflow
+        if earlier is not None:
+            if earlier.info.status == terminal and earlier.data.tags["status"] == record.status:
                 return
             # Half written, or of an attempt that a later one has replaced.
-            self._client.delete_run(known.info.run_id)
+            self._client.delete_run(earlier.info.run_id)
         tags = {
             "mlflow.parentRunId": self.parent_id,
             "trial_id": record.trial_id,
@@ -321,8 +321,8 @@ def _trial_metrics(record: TrialRecord, telemetry: Sequence[Row], start: int) ->
     measured, end = record.measured, record.measured.steps or 0
     ended_at = int(1000 * (record.times.ended_at or 0))
     numbers = {name: getattr(measured, name) for name in TRACKED if name not in _CURVES}
-    numbers |= {f"metric/{name}": found["value"] for name, found in (measured.metrics or {}).items()}
-    numbers |= {f"probe/{name}": found["accuracy"] for name, found in (measured.probes or {}).items()}
+    numbers |= {f"metric/{name}": entry["value"] for name, entry in (measured.metrics or {}).items()}
+    numbers |= {f"probe/{name}": entry["accuracy"] for name, entry in (measured.probes or {}).items()}
     metrics = [
         Metric(name, float(value), ended_at, end) for name, value in numbers.items() if value is not None
     ]
@@ -331,6 +331,6 @@ def _trial_metrics(record: TrialRecord, telemetry: Sequence[Row], start: int) ->
     for rows, names in ((on_the_way, ("quality", "retention")), (thinned, _CURVES)):
         for row in rows:
             at = start + int(1000 * row["train_seconds"])
-            known = {name: row[name] for name in names if row.get(name) is not None}
-            metrics += [Metric(name, float(value), at, row["step"]) for name, value in known.items()]
+            values = {name: row[name] for name in names if row.get(name) is not None}
+            metrics += [Metric(name, float(value), at, row["step"]) for name, value in values.items()]
     return metrics

@@ -224,9 +224,9 @@ def _budget_seconds(request: StudyRequest, options: RunOptions) -> float:
         return request.budget_seconds or 1.0
     execution = request.execution
     if execution.resume and execution.output is not None:
-        known = read_study(execution.output).budgets.get("time")
-        if known is not None:
-            return float(known)
+        earlier = read_study(execution.output).budgets.get("time")
+        if earlier is not None:
+            return float(earlier)
     steps = request.budget_steps
     if options.address is not None:
         raise ConfigError(

@@ -84,22 +84,22 @@ def resolve(line: CommandLine, presets: PresetOf, regimes: tuple[Regime, ...]) -
     design, method = line.design, line.design.method
     if design.budget_steps is not None:
         at_least(1).check("budget-steps", design.budget_steps)
-    chosen = presets(design.preset, method, design.budget_steps, line.data.task)
+    asked_preset = presets(design.preset, method, design.budget_steps, line.data.task)
     usual = presets(design.preset, method, None, None)
-    base = with_data_options(chosen.base, line.data, line.model.model)
-    oat = {**chosen.oat, **_named_grids(design)}
+    base = with_data_options(asked_preset.base, line.data, line.model.model)
+    oat = {**asked_preset.oat, **_named_grids(design)}
     _check_values(base, oat)
-    grid = _coarse_grid(base.grit, oat) if design.grid and not chosen.grid else chosen.grid
+    grid = _coarse_grid(base.grit, oat) if design.grid and not asked_preset.grid else asked_preset.grid
     asked = line.search.search_points
     named = cast("list[Regime]", design.regimes)
     request = StudyRequest(
-        preset=replace(chosen, base=base, oat=oat, grid=grid),
+        preset=replace(asked_preset, base=base, oat=oat, grid=grid),
         preset_name=design.preset,
         regimes=tuple(dict.fromkeys(named or regimes)),
-        budget_steps=chosen.budget_steps,
-        budget_seconds=_budget_seconds(line, chosen, base, usual, presets),
-        seeds=tuple(dict.fromkeys(design.seeds or chosen.seeds)),
-        search_points=chosen.search_points if asked is None else asked,
+        budget_steps=asked_preset.budget_steps,
+        budget_seconds=_budget_seconds(line, asked_preset, base, usual, presets),
+        seeds=tuple(dict.fromkeys(design.seeds or asked_preset.seeds)),
+        search_points=asked_preset.search_points if asked is None else asked,
         space=parse_space(line.search.space),
         listed=tuple(dict(parse_setting(text, "point") for text in point) for point in design.point),
         small_batch=design.small_batch,
@@ -112,7 +112,7 @@ def resolve(line: CommandLine, presets: PresetOf, regimes: tuple[Regime, ...]) -
 
 
 def _budget_seconds(
-    line: CommandLine, chosen: Preset, base: RunConfig, usual: Preset, presets: PresetOf
+    line: CommandLine, asked_preset: Preset, base: RunConfig, usual: Preset, presets: PresetOf
 ) -> float | None:
     """The time budget: as asked for, or the preset's, scaled with the steps.
 
@@ -121,25 +121,25 @@ def _budget_seconds(
     design = line.design
     if design.budget_seconds is not None:
         return Budget(regime="time", amount=design.budget_seconds).amount
-    same_model = line.model.model in (None, chosen.base.backbone.model)
-    if not same_model or (chosen.small and base.task.name != usual.base.task.name):
+    same_model = line.model.model in (None, asked_preset.base.backbone.model)
+    if not same_model or (asked_preset.small and base.task.name != usual.base.task.name):
         return None
     if design.budget_steps is None:
-        return chosen.budget_seconds
+        return asked_preset.budget_seconds
     own = presets(design.preset, design.method, None, line.data.task).budget_steps
-    return chosen.budget_seconds * design.budget_steps / own
+    return asked_preset.budget_seconds * design.budget_steps / own
 
 
 def _named_grids(design: DesignOptions) -> dict[str, tuple[Any, ...]]:
     """The values that were named for a knob."""
-    found: dict[str, tuple[Any, ...]] = {}
+    grids: dict[str, tuple[Any, ...]] = {}
     if design.tau is not None:
-        found["tau"] = tuple(design.tau)
+        grids["tau"] = tuple(design.tau)
     if design.T is not None:
-        found["T"] = tuple(parse_cadence(text) for text in design.T)
+        grids["T"] = tuple(parse_cadence(text) for text in design.T)
     if design.lambda_ is not None:
-        found["lambda"] = tuple(design.lambda_)
-    return found
+        grids["lambda"] = tuple(design.lambda_)
+    return grids
 
 
 def _check_values(base: RunConfig, oat: Mapping[str, tuple[Any, ...]]) -> None:
@@ -150,12 +150,12 @@ def _check_values(base: RunConfig, oat: Mapping[str, tuple[Any, ...]]) -> None:
 
 def _coarse_grid(grit: GritConfig, oat: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
     """Each knob's lowest, default and highest value (paper H.3); a cadence of `none` stays out."""
-    found = {}
+    grid = {}
     for knob, values in oat.items():
         center = getattr(grit, KNOBS[knob].field)
         numbers = [value for value in (*values, center) if value is not None]
-        found[knob] = tuple(dict.fromkeys((min(numbers), center, max(numbers))))
-    return found
+        grid[knob] = tuple(dict.fromkeys((min(numbers), center, max(numbers))))
+    return grid
 
 
 def _check(request: StudyRequest) -> None:

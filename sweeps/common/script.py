@@ -76,16 +76,16 @@ class StudyScript:
 
     def read(self, argv: Sequence[str] | None, *more: type) -> tuple[CommandLine, list[object]]:
         """A command line as options, and those of `more`."""
-        found = self.parser(*more).parse_args(argv)
+        namespace = self.parser(*more).parse_args(argv)
         line = CommandLine(
-            design=taken(self.design, found),
-            search=taken(SearchOptions, found),
-            execution=taken(ExecutionOptions, found),
-            data=taken(DataOptions, found),
-            model=taken(ModelOptions, found),
-            own=None if self.own is None else taken(self.own, found),
+            design=taken(self.design, namespace),
+            search=taken(SearchOptions, namespace),
+            execution=taken(ExecutionOptions, namespace),
+            data=taken(DataOptions, namespace),
+            model=taken(ModelOptions, namespace),
+            own=None if self.own is None else taken(self.own, namespace),
         )
-        return line, [taken(kind, found) for kind in more]
+        return line, [taken(kind, namespace) for kind in more]
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Runs the study by its command line; returns the exit code (see `run`)."""

@@ -21,7 +21,8 @@ def test_a_frontier_is_what_nothing_gentler_beats():
     assert [at(f) for f in (-1.0, 0.05, 0.1, 0.3, 0.4, 0.6)] == pytest.approx(
         [0.2, 0.4, 0.6, 0.75, 0.825, 0.9]
     )
-    assert segment_at(x, y, 0.2, 0.3).slope == pytest.approx(0.75) and segment_at(x, y, 0.2, 0.9).slope == 0
+    assert segment_at(x, y, 0.2, 0.3).slope == pytest.approx(0.75)
+    assert segment_at(x, y, 0.2, 0.9).slope == 0
 
 
 def _side(quality, forgetting, generator, seeds=3, spread=0.1):
@@ -59,7 +60,8 @@ def test_above_asks_for_more_than_the_chord():
         == "below LoRA's frontier"
     )
     beyond = gap_to(_side(0.5, 3.0, generator, spread=0), frontier, np.zeros(60))
-    assert beyond.harsher is None and beyond.verdict(0.001) == "below LoRA's frontier"
+    assert beyond.harsher is None
+    assert beyond.verdict(0.001) == "below LoRA's frontier"
     assert between.verdict(0.2) == "inconclusive"
     better = Estimate(mean=0.2, low=0.1, high=0.3, seeds=3, items=60)
     assert Gap(chord=better, harsher=None).verdict(0.01) == "better than LoRA anywhere, and harsher"

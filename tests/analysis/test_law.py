@@ -80,17 +80,20 @@ def _runs(
 def test_both_stages_find_known_coefficients():
     lora, grit = _runs(40, geometry=False), _runs(80, seed=1)
     law = fit_budget(lora)
-    assert law.alpha_found and list(law.constants) == [8.0, 16.0]
+    assert law.alpha_found
+    assert list(law.constants) == [8.0, 16.0]
     assert [np.exp(c) for c in law.constants.values()] == pytest.approx([C, 2 * C], rel=0.05)
     assert (law.beta, law.alpha) == (pytest.approx(BETA, abs=0.01), pytest.approx(CAPACITY, abs=0.01))
     gains, _ = fit_gains(law, grit)
     assert gains == pytest.approx(GAINS, rel=0.15)
     low, high = np.quantile(bootstrap(lora, grit, replicates=120), [0.025, 0.975], axis=0)
     truth = np.array([np.log(C), np.log(2 * C), BETA, CAPACITY, *GAINS])
-    assert ((low <= truth) & (truth <= high)).all() and (high - low)[2] < 0.05
+    assert ((low <= truth) & (truth <= high)).all()
+    assert (high - low)[2] < 0.05
     for index in range(3):
         found = profile(law, grit, index)
-        assert found.verdict == "identified: above 0" and found.low * 0.9 <= GAINS[index] <= found.high * 1.1
+        assert found.verdict == "identified: above 0"
+        assert found.low * 0.9 <= GAINS[index] <= found.high * 1.1
 
 
 def test_without_geometry_the_law_is_loras():
@@ -109,7 +112,9 @@ def test_without_geometry_the_law_is_loras():
 
 def test_one_backbone_cannot_tell_alpha():
     law = fit_budget(_runs(30, geometry=False, sizes=(1e7,)))
-    assert not law.alpha_found and law.alpha == ALPHA and law.beta == pytest.approx(BETA, abs=0.01)
+    assert not law.alpha_found
+    assert law.alpha == ALPHA
+    assert law.beta == pytest.approx(BETA, abs=0.01)
 
 
 def test_a_feature_that_does_not_vary_is_not_identified():

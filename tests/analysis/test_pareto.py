@@ -58,11 +58,9 @@ def test_hypervolume_equals_the_grid_count(seed, dimensions):
 def test_the_knee_of_known_fronts():
     corner = np.array([[0.0, 1.0], [0.1, 0.1], [1.0, 0.0], [0.9, 0.9]])
     assert knee(corner) == 1 and knee(corner * [1.0, 1000.0]) == 1  # units do not matter
-    assert (
-        knee(np.array([[2.0, 5.0]])) == 0
-        and knee(np.empty((0, 3))) is None
-        and knee(np.array([[np.nan, 0.0]])) is None
-    )
+    assert knee(np.array([[2.0, 5.0]])) == 0
+    assert knee(np.empty((0, 3))) is None
+    assert knee(np.array([[np.nan, 0.0]])) is None
     assert knee(np.array([[1.0, 3.0], [1.0, 3.0]])) == 0  # duplicates, and no range at all
 
 

@@ -7,7 +7,8 @@ from analysis.stats.estimates import Resampling, estimate, holm, standard_error
 def test_mean_is_weighted_and_interval_holds_it():
     matrix, weights = np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]]), np.array([1.0, 1.0, 2.0])
     found = estimate(matrix, weights)
-    assert found.mean == pytest.approx((2 + 3 + 2 * 4) / 4) and found.low <= found.mean <= found.high
+    assert found.mean == pytest.approx((2 + 3 + 2 * 4) / 4)
+    assert found.low <= found.mean <= found.high
     assert (found.seeds, found.items, found.over) == (2, 3, "seeds and examples")
     assert estimate(matrix[:1]).over == "examples of one seed"
 
@@ -35,8 +36,10 @@ def test_seeds_are_drawn_alike_whatever_the_items():
 
 def test_constant_differences_have_no_width_and_a_verdict():
     found = estimate(np.full((2, 20), 0.3))
-    assert found.low == pytest.approx(0.3) and found.high == pytest.approx(0.3)
-    assert found.verdict() == "better" and found.verdict(higher_is_better=False) == "worse"
+    assert found.low == pytest.approx(0.3)
+    assert found.high == pytest.approx(0.3)
+    assert found.verdict() == "better"
+    assert found.verdict(higher_is_better=False) == "worse"
     assert estimate(np.random.default_rng(0).normal(size=(2, 50))).verdict() == "inconclusive"
 
 
@@ -75,18 +78,17 @@ def test_standard_errors_have_closed_forms():
     """Only seeds differ, only items differ, weights that leave one half out."""
     rows = np.array([1.0, 2.0, 4.0])
     error, freedom = standard_error(np.tile(rows[:, None], (1, 50)))
-    assert error == pytest.approx(rows.std(ddof=1) / 3**0.5) and freedom == pytest.approx(2)
+    assert error == pytest.approx(rows.std(ddof=1) / 3**0.5)
+    assert freedom == pytest.approx(2)
     columns = np.arange(40.0)
     error, freedom = standard_error(np.tile(columns, (3, 1)))
-    assert error == pytest.approx(columns.std(ddof=1) / 40**0.5) and freedom == pytest.approx(39)
+    assert error == pytest.approx(columns.std(ddof=1) / 40**0.5)
+    assert freedom == pytest.approx(39)
     weighted = standard_error(np.tile(columns, (3, 1)), np.repeat([1.0, 0.0], 20))
-    assert weighted[0] == pytest.approx(columns[:20].std(ddof=1) / 20**0.5) and weighted[1] == pytest.approx(
-        19
-    )
-    assert standard_error(np.full((2, 5), 3.0))[0] < 1e-12 and standard_error(np.zeros((2, 5))) == (
-        0.0,
-        float("inf"),
-    )
+    assert weighted[0] == pytest.approx(columns[:20].std(ddof=1) / 20**0.5)
+    assert weighted[1] == pytest.approx(19)
+    assert standard_error(np.full((2, 5), 3.0))[0] < 1e-12
+    assert standard_error(np.zeros((2, 5))) == (0.0, float("inf"))
 
 
 def test_p_values_are_students_on_one_seed():
@@ -94,9 +96,12 @@ def test_p_values_are_students_on_one_seed():
 
     values = np.random.default_rng(5).normal(0.2, 1, 60)
     assert estimate(values[None]).p_value == pytest.approx(ttest_1samp(values, 0).pvalue)
-    assert estimate(np.zeros((2, 5))).p_value == 1 and estimate(np.full((2, 5), 0.1)).p_value < 1e-12
+    assert estimate(np.zeros((2, 5))).p_value == 1
+    assert estimate(np.full((2, 5), 0.1)).p_value < 1e-12
 
 
 def test_holm_is_the_textbook_procedure():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == [] and holm([0.2]) == [0.2]
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+    assert holm([0.2]) == [0.2]

@@ -98,7 +98,8 @@ def test_bf16_factors_are_float32_and_near_the_definition(tiny_llama, token_batc
         ]
         u = torch.cat(arrived) / layer.scaling
         for sigma, samples, count in ((sigma_a, z, count_a), (sigma_g, u, count_g)):
-            assert len(samples) == count and samples.abs().max() > 0
+            assert len(samples) == count
+            assert samples.abs().max() > 0
             exact = samples.mT @ samples / count
             torch.testing.assert_close(sigma.double(), exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max()))
 

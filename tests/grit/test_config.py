@@ -29,7 +29,8 @@ from grit.errors import ConfigError
 def test_bad_values_are_refused_by_name(field, value, words):
     with pytest.raises(ConfigError, match=words) as caught:
         GritConfig(**{field: value})
-    assert repr(value) in str(caught.value) and "\n" not in str(caught.value)
+    assert repr(value) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_unsupported_combinations_are_refused_by_name():
@@ -70,8 +71,10 @@ def test_bad_budgets_are_refused(regime, amount):
 
 def test_time_budget_ends_within_half_a_step():
     budget = Budget(regime="time", amount=10.0)
-    assert not budget.is_spent(0, 0.0) and not budget.is_spent(9, 9.0)
-    assert budget.is_spent(10, 9.9) and not budget.is_spent(10, 9.4)
+    assert not budget.is_spent(0, 0.0)
+    assert not budget.is_spent(9, 9.0)
+    assert budget.is_spent(10, 9.9)
+    assert not budget.is_spent(10, 9.4)
 
 
 def test_config_survives_a_round_trip(short_run):

@@ -21,7 +21,8 @@ def test_only_the_answer_and_the_end_carry_labels(bench, short_run):
 def test_too_long_loses_the_start_of_the_prompt(bench, short_run, length):
     tokenizer = bench.tokenizer(short_run())
     item = encode(tokenizer, "one two three four five six seven eight", " 7", length)
-    assert len(item.tokens) == length and item.truncated
+    assert len(item.tokens) == length
+    assert item.truncated
     assert tokenizer.decode(item.tokens).endswith("eight 7<eos>"[-6:])
     whole = encode(tokenizer, "one", " 7", 64)
     assert not whole.truncated
@@ -36,7 +37,8 @@ def test_an_answer_that_fills_the_length_keeps_one_token_of_prompt(bench, short_
 def test_order_is_a_permutation_per_epoch_and_needs_no_history():
     order = TrainingOrder(10, seed=3)
     seen = [i for step in range(5) for i in order.step(step, 4)]
-    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10)) and seen[:10] != seen[10:]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:]
     assert TrainingOrder(10, seed=3).step(3, 4) == seen[12:16]
     assert TrainingOrder(10, seed=4).step(0, 4) != seen[:4]
 

@@ -30,27 +30,20 @@ from grit.training.trainer import train
 )
 def test_effective_ranks_have_closed_forms(values, entropy, ratio):
     spectrum = torch.tensor(values, dtype=torch.float64)
-    assert effective_rank(spectrum) == pytest.approx(entropy) and participation_ratio(
-        spectrum
-    ) == pytest.approx(ratio)
+    assert effective_rank(spectrum) == pytest.approx(entropy)
+    assert participation_ratio(spectrum) == pytest.approx(ratio)
 
 
 def test_energy_rank_counts_leading_values():
     values = torch.tensor([4.0, 3.0, 2.0, 1.0])
-    assert [energy_rank(values, share) for share in (0.4, 0.41, 0.7, 0.95, 1.0)] == [
-        1,
-        2,
-        2,
-        4,
-        4,
-    ] and energy_rank(torch.zeros(3), 0.9) == 0
+    assert [energy_rank(values, share) for share in (0.4, 0.41, 0.7, 0.95, 1.0)] == [1, 2, 2, 4, 4]
+    assert energy_rank(torch.zeros(3), 0.9) == 0
 
 
 def test_alignment_of_known_rotations():
     fisher = torch.diag(torch.tensor([3.0, 2.0, 1.0, 0.5], dtype=torch.float64))
-    assert alignment(fisher, fisher, 2) == pytest.approx(1) and alignment(
-        fisher, torch.diag(fisher.diag().flip(0)), 2
-    ) == pytest.approx(0)
+    assert alignment(fisher, fisher, 2) == pytest.approx(1)
+    assert alignment(fisher, torch.diag(fisher.diag().flip(0)), 2) == pytest.approx(0)
     angle = math.pi / 6  # the leading direction turned by 30 degrees out of the plane of the first two
     turn = torch.eye(4, dtype=torch.float64)
     turn[0, 0] = turn[2, 2] = math.cos(angle)
@@ -77,10 +70,10 @@ def test_sketches_keep_distances_on_average():
         ratios.append(float(sketch(f"m{i}", down, up, 1.0).square().sum() / (up @ down).square().sum()))
     mean = sum(ratios) / len(ratios)
     error = (sum((r - mean) ** 2 for r in ratios) / len(ratios) ** 2) ** 0.5
-    assert abs(mean - 1) < 4 * error and error < 0.05
-    assert len(sketch("m", down, up, 1.0)) == SKETCH and torch.equal(
-        sketch("m", down, up, 1.0), sketch("m", down, up, 1.0)
-    )
+    assert abs(mean - 1) < 4 * error
+    assert error < 0.05
+    assert len(sketch("m", down, up, 1.0)) == SKETCH
+    assert torch.equal(sketch("m", down, up, 1.0), sketch("m", down, up, 1.0))
 
 
 def test_a_run_measures_every_module(bench, short_run):
@@ -91,14 +84,10 @@ def test_a_run_measures_every_module(bench, short_run):
         == [row["module"] for row in lora.geometry]
     )
     for row, kept in zip(grit.geometry, grit.measured.final_ranks, strict=True):
-        assert (
-            row["rank"] == kept
-            and sum(v > 1e-9 * row["singular_values"][0] for v in row["singular_values"]) <= kept
-        )
-        assert (
-            0 < row["effective_rank"] <= kept + 1e-6
-            and 0 <= row["alignment"] <= 1 + 1e-9
-            and len(row["fisher_a"]) == 8
-        )
+        assert row["rank"] == kept
+        assert sum(v > 1e-9 * row["singular_values"][0] for v in row["singular_values"]) <= kept
+        assert 0 < row["effective_rank"] <= kept + 1e-6
+        assert 0 <= row["alignment"] <= 1 + 1e-9
+        assert len(row["fisher_a"]) == 8
         assert row["update_norm"] == pytest.approx(math.sqrt(sum(v * v for v in row["singular_values"])))
     assert all(row["fisher_a"] is None and row["rank"] == 8 for row in lora.geometry)

@@ -18,7 +18,8 @@ def test_turns_change_nothing(bench, short_run):
         together.measured.forgetting,
         together.measured.final_ranks,
     )
-    assert not alone.interleaved and Counter(row["method"] for row in together.interleaved) == dict.fromkeys(
+    assert not alone.interleaved
+    assert Counter(row["method"] for row in together.interleaved) == dict.fromkeys(
         ("grit", "lora", "dora", "qgrit"), 10
     )
     row = together.interleaved[0]
@@ -43,7 +44,8 @@ def test_one_that_diverges_is_told(bench, short_run, monkeypatch):
 
     monkeypatch.setattr(DivergenceRule, "update", third_is_bad)
     result = train(short_run(beside=("lora",)), bench)
-    assert result.status == "diverged" and result.reason == "lora, step 2: made to"
+    assert result.status == "diverged"
+    assert result.reason == "lora, step 2: made to"
 
 
 def test_the_probe_of_memory_reaches_everything_that_takes_memory(short_run):

@@ -4,14 +4,12 @@ Every method trains, is counted, leaves the shared backbone as it was, and goes 
 bit.
 """
 
-from typing import get_args
-
 import pytest
 import torch
 from killing import Killed, killed_at
 
 from grit.config.method import GritConfig
-from grit.config.registry import METHODS, Method, MethodSpec
+from grit.config.registry import METHODS
 from grit.config.sections import Budget
 from grit.errors import ConfigError
 from grit.training.hooks import Hooks
@@ -33,12 +31,6 @@ def method_run(short_run):
     return lambda method, **changes: base.changed(method=method, **changes)
 
 
-def test_the_registry_holds_every_name():
-    assert set(METHODS) == set(get_args(Method)) and all(
-        isinstance(spec, MethodSpec) for spec in METHODS.values()
-    )
-
-
 @pytest.mark.parametrize("method", OTHERS)
 def test_a_method_trains_and_leaves_the_backbone_as_it_was(bench, method_run, method):
     config = method_run(method)
@@ -47,20 +39,17 @@ def test_a_method_trains_and_leaves_the_backbone_as_it_was(bench, method_run, me
     tokens = torch.arange(12)[None]
     logits = backbone.eval()(tokens).logits
     result = train(config, bench)
-    assert (
-        result.status == "completed"
-        and result.measured.steps == 6
-        and 0 < result.measured.effective_parameters <= result.measured.adapter_parameters
-    )
+    assert result.status == "completed"
+    assert result.measured.steps == 6
+    assert 0 < result.measured.effective_parameters <= result.measured.adapter_parameters
     assert result.measured.backbone_parameters == sum(p.numel() for p in backbone.parameters())
-    assert result.measured.modules and bool(result.geometry) is METHODS[method].factors
+    assert result.measured.modules
+    assert bool(result.geometry) is METHODS[method].factors
     after = backbone.state_dict()
-    assert before.keys() == after.keys() and all(
-        torch.equal(after[name], tensor) for name, tensor in before.items()
-    )
-    assert torch.equal(backbone.eval()(tokens).logits, logits) and not any(
-        p.requires_grad for p in backbone.parameters()
-    )
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert torch.equal(backbone.eval()(tokens).logits, logits)
+    assert not any(p.requires_grad for p in backbone.parameters())
 
 
 @pytest.mark.parametrize(
@@ -74,22 +63,17 @@ def test_interrupted_equals_uninterrupted(bench, method_run, tmp_path, method):
         with pytest.raises(Killed):
             train(config, bench, checkpoints=tmp_path, hooks=Hooks(progress=killed_at(kill)))
     resumed = train(config, bench, checkpoints=tmp_path)
-    assert resumed.measured.resumed_from_step == 11 and [r["loss"] for r in resumed.telemetry] == [
-        r["loss"] for r in whole.telemetry
-    ]
-    assert (
-        resumed.measured.quality == whole.measured.quality
-        and resumed.measured.forgetting == whole.measured.forgetting
-    )
+    assert resumed.measured.resumed_from_step == 11
+    assert [r["loss"] for r in resumed.telemetry] == [r["loss"] for r in whole.telemetry]
+    assert resumed.measured.quality == whole.measured.quality
+    assert resumed.measured.forgetting == whole.measured.forgetting
 
 
 def test_only_what_a_method_trains_is_counted(bench, method_run):
     trained = {method: train(method_run(method), bench) for method in ("lora", "lora_fa", "ia3", "adalora")}
     whole = trained["lora"].measured.adapter_parameters
-    assert (
-        trained["lora_fa"].measured.adapter_parameters < whole
-        and trained["ia3"].measured.adapter_parameters < whole // 10
-    )
+    assert trained["lora_fa"].measured.adapter_parameters < whole
+    assert trained["ia3"].measured.adapter_parameters < whole // 10
     ada = trained["adalora"]
     assert (
         ada.measured.effective_parameters < ada.measured.adapter_parameters
@@ -158,6 +142,5 @@ def test_watched_lora_is_lora(bench, short_run):
     grit = GritConfig(preconditioner="none", reprojection_freq=None, cov_update_freq=1)
     watched = train(short_run(grit=grit, stability=True, truncations=(2,)), bench)
     plain = train(short_run(method="lora"), bench)
-    assert [r["loss"] for r in watched.telemetry] == [
-        r["loss"] for r in plain.telemetry
-    ] and watched.measured.forgetting == plain.measured.forgetting
+    assert [r["loss"] for r in watched.telemetry] == [r["loss"] for r in plain.telemetry]
+    assert watched.measured.forgetting == plain.measured.forgetting

@@ -34,10 +34,11 @@ def test_rouge_is_rouge_score(kind):
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
     upstream = [scorer.score(r, p)[kind].fmeasure for p, r in AWKWARD]
     found = measure([kind], PREDICTIONS, REFERENCES)[kind]
-    assert list(found.per_example) == upstream and found.value == pytest.approx(
-        sum(upstream) / len(upstream), abs=1e-15
-    )
-    assert upstream[0] == upstream[2] == 0 and upstream[6] == 1 and found.problem is None
+    assert list(found.per_example) == upstream
+    assert found.value == pytest.approx(sum(upstream) / len(upstream), abs=1e-15)
+    assert upstream[0] == upstream[2] == 0
+    assert upstream[6] == 1
+    assert found.problem is None
 
 
 def test_bleu_is_sacrebleu():
@@ -69,22 +70,21 @@ def test_what_is_not_defined_says_so():
     found = measure(
         ["precision", "recall", "accuracy"], [" no", " no"], [" no", " no"], labels=(" yes", " no")
     )
-    assert found["precision"].value is None and "not defined" in found["precision"].problem
-    assert found["recall"].value is None and found["accuracy"].value == 1.0
+    assert found["precision"].value is None
+    assert "not defined" in found["precision"].problem
+    assert found["recall"].value is None
+    assert found["accuracy"].value == 1.0
     three = measure(["precision", "recall", "f1"], ["a", "a", "a"], ["a", "b", "c"], labels=("a", "b", "c"))
-    assert (
-        three["precision"].value is None
-        and three["recall"].value == pytest.approx(1 / 3)
-        and three["f1"].value == pytest.approx(1 / 6)
-    )
+    assert three["precision"].value is None
+    assert three["recall"].value == pytest.approx(1 / 3)
+    assert three["f1"].value == pytest.approx(1 / 6)
     missing = measure(["bertscore", "rougeL"], ["a"], ["a"])
-    assert (
-        missing["bertscore"].value is None
-        and "encoder" in missing["bertscore"].problem
-        and missing["rougeL"].value == 1.0
-    )
+    assert missing["bertscore"].value is None
+    assert "encoder" in missing["bertscore"].problem
+    assert missing["rougeL"].value == 1.0
     unreadable = measure(["bertscore"], ["a"], ["a"], encoder="/no/such/folder")["bertscore"]
-    assert unreadable.value is None and "/no/such/folder" in unreadable.problem
+    assert unreadable.value is None
+    assert "/no/such/folder" in unreadable.problem
     with pytest.raises(ConfigError, match="must be one of"):
         metric("meteor")
 
@@ -158,7 +158,8 @@ def test_bertscore_is_bert_score(encoder):
         )
     ours = bert_scores([p for p, _ in texts], [r for _, r in texts], encoder=encoder)
     assert ours == pytest.approx(upstream.tolist(), abs=1e-5)
-    assert ours[-1] == pytest.approx(1, abs=1e-6) and len({round(v, 3) for v in ours}) > 2
+    assert ours[-1] == pytest.approx(1, abs=1e-6)
+    assert len({round(v, 3) for v in ours}) > 2
 
 
 def test_bertscore_of_nothing_is_zero_and_closed_forms_hold(encoder):
@@ -170,4 +171,5 @@ def test_bertscore_of_nothing_is_zero_and_closed_forms_hold(encoder):
     assert f1(eye[:1], words[:1], eye, words) == pytest.approx(
         2 * 1 * (1 / 3) / (1 + 1 / 3)
     )  # precision 1, recall 1/3
-    assert f1(eye[:1], words[:1], eye[1:2], words[:1]) == 0 and f1(eye, words, eye, words) == 1
+    assert f1(eye[:1], words[:1], eye[1:2], words[:1]) == 0
+    assert f1(eye, words, eye, words) == 1

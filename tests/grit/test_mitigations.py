@@ -46,7 +46,8 @@ def test_an_exponential_mean_is_worth_the_tokens_it_remembers():
         values = torch.linalg.eigvalsh(moment.mean()).flip(-1)
         snr[decay] = float(spectral_snr(values, moment.effective_samples()).mean())
     assert moment.effective_samples().tolist() == pytest.approx([64 * 3] * 20)
-    assert 0.8 < snr[None] < 1.1 and 0.8 < snr[0.5] < 1.2
+    assert 0.8 < snr[None] < 1.1
+    assert 0.8 < snr[0.5] < 1.2
 
 
 def test_entropy_floor_is_reached_exactly_and_costs_no_energy():
@@ -55,12 +56,14 @@ def test_entropy_floor_is_reached_exactly_and_costs_no_energy():
     )
     floored = with_entropy_floor(values, 0.7)
     torch.testing.assert_close(floored.sum(-1), values.sum(-1))
-    assert entropy_share(values)[0] < 0.7 and entropy_share(floored)[0] == pytest.approx(0.7, abs=1e-9)
+    assert entropy_share(values)[0] < 0.7
+    assert entropy_share(floored)[0] == pytest.approx(0.7, abs=1e-9)
     assert entropy_share(floored)[2] == pytest.approx(0.7, abs=1e-9)
     assert torch.equal(floored[1], values[1])
     assert (floored.diff(dim=-1) <= 1e-12).all()
     assert torch.equal(with_entropy_floor(values, 0.0), values)
-    assert entropy_share(values)[1] == pytest.approx(1.0) and entropy_share(values)[2] == 0
+    assert entropy_share(values)[1] == pytest.approx(1.0)
+    assert entropy_share(values)[2] == 0
 
 
 def test_mixing_leaves_directions_out_and_keeps_the_rank():
@@ -91,7 +94,8 @@ def test_pooling_adds_sums_and_weights_over_a_group():
     sums, weights = pooled(
         torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([1.0, 1.0, 3.0]), torch.tensor([0, 1, 0])
     )
-    assert sums.tolist() == [[5.0], [2.0], [5.0]] and weights.tolist() == [4.0, 1.0, 4.0]
+    assert sums.tolist() == [[5.0], [2.0], [5.0]]
+    assert weights.tolist() == [4.0, 1.0, 4.0]
 
 
 @pytest.mark.parametrize("lambda_k, lambda_r", [(0.3, 0.0), (0.0, 0.7), (0.3, 0.7)])
@@ -113,15 +117,14 @@ def test_regularizer_gradients_equal_autograd(lambda_k, lambda_r):
 
 
 def test_the_ramp_is_linear():
-    assert [ramp(step, 4) for step in (0, 1, 4, 9)] == [0.0, 0.25, 1.0, 1.0] and ramp(0, 0) == 1.0
+    assert [ramp(step, 4) for step in (0, 1, 4, 9)] == [0.0, 0.25, 1.0, 1.0]
+    assert ramp(0, 0) == 1.0
 
 
 def test_indicators_by_hand_and_their_verdicts():
     calm = indicators([1.0, 1.1, 0.9, 1.0], [2.0, 2.0, 1.95, 1.95], [0.2, 0.3, 0.1, 0.2])
-    assert (calm.change, calm.cosine) == (
-        pytest.approx(-0.025),
-        pytest.approx(0.2),
-    ) and calm.spread == pytest.approx(math.sqrt(0.005))
+    assert (calm.change, calm.cosine) == (pytest.approx(-0.025), pytest.approx(0.2))
+    assert calm.spread == pytest.approx(math.sqrt(0.005))
     assert verdict(calm) == "stable"
     assert verdict(indicators([1.0, 1.0, 1.0, 9.0], [2.0] * 4, [0.1] * 4)) == "unstable"
     assert verdict(indicators([1.0] * 4, [2.0, 2.0, 3.0, 3.0], [0.1] * 4)) == "unstable"
@@ -146,7 +149,8 @@ def test_the_controller_stretches_while_stable_and_snaps_back():
     saved = controller.state_dict()
     other = CadenceController(4, 4, [parameter])
     other.load_state_dict(saved)
-    assert window(1.0) == ("stable", 2) and other.stretch == 1
+    assert window(1.0) == ("stable", 2)
+    assert other.stretch == 1
 
 
 def test_quantization_noise_is_what_rounding_does():

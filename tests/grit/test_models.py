@@ -74,15 +74,12 @@ def test_every_projection_is_found_and_trained(saved, short_run, name):
     folder, bench = saved(name), Workbench()
     config = short_run(model=str(folder), budget=short_run().budget.__class__(regime="step", amount=5))
     result = train(config, bench)
-    assert (
-        result.status == "completed"
-        and result.measured.reprojections == 1
-        and result.measured.answer_loss < result.measured.base_answer_loss
-    )
+    assert result.status == "completed"
+    assert result.measured.reprojections == 1
+    assert result.measured.answer_loss < result.measured.base_answer_loss
     assert {module.rsplit(".", 1)[-1] for module in result.measured.modules} == ARCHITECTURES[name][1]
-    assert len(result.measured.modules) == 2 * len(ARCHITECTURES[name][1]) and not any(
-        "lm_head" in m or "embed_out" in m for m in result.measured.modules
-    )
+    assert len(result.measured.modules) == 2 * len(ARCHITECTURES[name][1])
+    assert not any("lm_head" in m or "embed_out" in m for m in result.measured.modules)
 
 
 def test_projections_may_be_asked_for_by_name(saved, short_run):

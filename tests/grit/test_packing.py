@@ -53,25 +53,23 @@ def test_packed_loss_gradients_and_statistics_are_those_of_separate_rows(tiny_ll
         optimizer.step()
         seen.append((labels, loss.item(), gradients, handle.factors()))
     (count, loss, gradients, factors), (packed_count, packed_loss, packed_gradients, packed_factors) = seen
-    assert count == packed_count and packed_loss == pytest.approx(loss, rel=1e-12)
+    assert count == packed_count
+    assert packed_loss == pytest.approx(loss, rel=1e-12)
     for name, gradient in gradients.items():
         assert torch.allclose(packed_gradients[name], gradient, rtol=1e-9, atol=1e-14), name
     for name, (a, g, n_a, n_g) in factors.items():
         b = packed_factors[name]
         assert (b[2], b[3]) == (n_a, n_g)
-        assert torch.allclose(b[0], a, rtol=1e-5, atol=1e-9) and torch.allclose(
-            b[1], g, rtol=1e-5, atol=1e-12
-        ), name
+        assert torch.allclose(b[0], a, rtol=1e-5, atol=1e-9), name
+        assert torch.allclose(b[1], g, rtol=1e-5, atol=1e-12), name
 
 
 def test_a_packed_run_trains_and_repeats(bench, short_run):
     config = short_run().changed(packing=True, max_length=128, micro_batch=2)
     first, again = train(config, bench), train(config, bench)
-    assert (
-        first.status == "completed"
-        and first.measured.quality == again.measured.quality
-        and first.predictions == again.predictions
-    )
+    assert first.status == "completed"
+    assert first.measured.quality == again.measured.quality
+    assert first.predictions == again.predictions
     assert first.measured.tokens > 10 * 4 * 64  # 10 steps of 4 packs, each more than half full
 
 

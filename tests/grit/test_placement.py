@@ -41,7 +41,8 @@ def test_layers_are_placed_by_kind_and_by_list(bench, short_run, changes, parts,
 def test_layers_are_placed_by_depth_and_by_whole_path(bench, short_run):
     layers = 1 + max(int(name.split(".")[2]) for name in _ranks(bench, short_run()))
     last = _ranks(bench, short_run(last_layers=1))
-    assert {name.split(".")[2] for name in last} == {str(layers - 1)} and len(last) == 7
+    assert {name.split(".")[2] for name in last} == {str(layers - 1)}
+    assert len(last) == 7
     one = "model.layers.0.self_attn.q_proj"
     assert list(_ranks(bench, short_run(targets=(one,)))) == [one]
 
@@ -54,7 +55,8 @@ def test_each_layer_may_have_its_own_rank(bench, short_run):
         rank == ranks[int(name.split(".")[2])] and scaling == 2.0 for name, (rank, scaling) in found.items()
     )
     result = train(short_run(layer_ranks=ranks), bench)
-    assert result.status == "completed" and result.measured.reprojections == 2
+    assert result.status == "completed"
+    assert result.measured.reprojections == 2
     assert all(
         kept <= found[name.removeprefix("base_model.model.")][0]
         for name, kept in zip(result.measured.modules, result.measured.final_ranks, strict=True)

@@ -22,35 +22,30 @@ MODELS = {"llama-3.2-3b": ("meta-llama/Llama-3.2-3B", 16), "llama-3.1-8b": ("met
 def test_llama_presets_are_the_papers(model, task, method):
     config = configuration(model, method, task=task)
     steps, warmup, length, batch, accumulation, damping = PAPER[task]
-    assert config.budget == Budget(
-        regime="step", amount=steps
-    ) and config.optimization.warmup_fraction * steps == pytest.approx(warmup)
+    assert config.budget == Budget(regime="step", amount=steps)
+    assert config.optimization.warmup_fraction * steps == pytest.approx(warmup)
     assert (
         config.optimization.max_length,
         config.optimization.micro_batch,
         config.optimization.accumulation,
     ) == (length, batch, accumulation)
-    assert (
-        (config.backbone.model, config.adapter.rank) == MODELS[model]
-        and config.adapter.alpha == 16
-        and config.adapter.dropout == 0
-        and config.optimization.max_grad_norm == 1.0
-    )
-    assert (
-        config.backbone.dtype == "bfloat16"
-        and config.quantized == method.startswith("q")
-        and config.seed == 42
-    )
+    assert (config.backbone.model, config.adapter.rank) == MODELS[model]
+    assert config.adapter.alpha == 16
+    assert config.adapter.dropout == 0
+    assert config.optimization.max_grad_norm == 1.0
+    assert config.backbone.dtype == "bfloat16"
+    assert config.quantized == method.startswith("q")
+    assert config.seed == 42
     grit = config.grit
     assert (grit.kfac_min_samples, grit.kfac_update_freq, grit.kfac_damping) == (256, 150, damping)
     expected = min(500, steps // 6)
-    assert grit.reprojection_warmup_steps == grit.rank_adaptation_start_step == expected and expected >= 200
-    assert (
-        grit.rank_adaptation_threshold == 0.99
-        and grit.min_lora_rank == 4
-        and grit.ng_warmup_steps == (300 if task == "dolly" else 0)
-    )
-    assert config.evaluation.temperature == 0.0 and set(config.adapter.targets) == {
+    assert grit.reprojection_warmup_steps == grit.rank_adaptation_start_step == expected
+    assert expected >= 200
+    assert grit.rank_adaptation_threshold == 0.99
+    assert grit.min_lora_rank == 4
+    assert grit.ng_warmup_steps == (300 if task == "dolly" else 0)
+    assert config.evaluation.temperature == 0.0
+    assert set(config.adapter.targets) == {
         "q_proj",
         "k_proj",
         "v_proj",
@@ -62,11 +57,9 @@ def test_llama_presets_are_the_papers(model, task, method):
 
 
 def test_departures_are_listed_with_reasons_and_only_for_the_paper():
-    assert (
-        departures("llama-3.2-3b")
-        and not departures("embedded")
-        and all(len(row) == 4 and row[3] for row in DEPARTURES)
-    )
+    assert departures("llama-3.2-3b")
+    assert not departures("embedded")
+    assert all(len(row) == 4 and row[3] for row in DEPARTURES)
 
 
 def test_parameter_counts_are_the_papers():

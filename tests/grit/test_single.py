@@ -176,13 +176,15 @@ def test_export_and_evaluation_need_no_training_file(tmp_path):
         == 0
     )
     data.unlink()
-    assert main(["eval", str(tmp_path / "run")]) == 0 and main(["export", str(tmp_path / "run")]) == 0
+    assert main(["eval", str(tmp_path / "run")]) == 0
+    assert main(["export", str(tmp_path / "run")]) == 0
     assert main(["eval", str(tmp_path / "run"), "--task", "instruction", "--set", "eval_examples=2"]) == 0
 
 
 def test_a_run_that_diverged_can_be_looked_at_again(tmp_path, capsys):
     command = ["train", "--output", str(tmp_path / "run"), *SHORT, "learning_rate=1e30", "max_grad_norm=1e30"]
-    assert main(command) == 1 and main([*command, "--resume"]) == 1
+    assert main(command) == 1
+    assert main([*command, "--resume"]) == 1
     assert "diverged" in capsys.readouterr().out
 
 
@@ -203,7 +205,9 @@ def test_a_run_that_diverged_can_be_looked_at_again(tmp_path, capsys):
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys, arguments, said):
     assert main(["train", "--output", str(tmp_path / "run"), *arguments]) == 2
     errors = capsys.readouterr().err.strip()
-    assert __import__("re").search(said, errors) and "\n" not in errors and not (tmp_path / "run").exists()
+    assert __import__("re").search(said, errors)
+    assert "\n" not in errors
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_may_not_change_what_was_trained(trained, capsys):

@@ -53,7 +53,9 @@ def test_the_spread_of_known_eigenvalues():
 def test_angles_between_updates():
     x = torch.tensor([1.0, 0.0])
     assert degrees(x, torch.tensor([1.0, 1.0])) == pytest.approx(45.0, abs=1e-4)
-    assert degrees(x, -3 * x) == 180.0 and degrees(x, 5 * x) == 0.0 and math.isnan(degrees(x, torch.zeros(2)))
+    assert degrees(x, -3 * x) == 180.0
+    assert degrees(x, 5 * x) == 0.0
+    assert math.isnan(degrees(x, torch.zeros(2)))
 
 
 def test_a_factor_that_turns_steadily_is_seen_to_turn_with_the_lag():
@@ -71,9 +73,8 @@ def test_a_factor_that_turns_steadily_is_seen_to_turn_with_the_lag():
     lags = {row["lag"]: row["drift"] for row in rows if row["kind"] == "lag"}
     assert lags == {lag: pytest.approx(math.sin(0.05 * lag) / 2, abs=1e-3) for lag in range(1, 13)}
     module = next(row for row in rows if row["kind"] == "module")
-    assert module["eigenvalue_cv"] == pytest.approx([0.0] * 4, abs=1e-6) and module["drift"] == pytest.approx(
-        math.sin(0.05) / 2, abs=1e-3
-    )
+    assert module["eigenvalue_cv"] == pytest.approx([0.0] * 4, abs=1e-6)
+    assert module["drift"] == pytest.approx(math.sin(0.05) / 2, abs=1e-3)
 
 
 def test_long_runs_are_thinned_evenly():
@@ -90,15 +91,10 @@ def test_long_runs_are_thinned_evenly():
 
 def test_watching_changes_nothing_and_survives_an_interruption(bench, short_run, tmp_path):
     plain, watched = train(short_run(), bench), train(short_run(stability=True), bench)
-    assert [r["loss"] for r in plain.telemetry] == [
-        r["loss"] for r in watched.telemetry
-    ] and plain.measured.quality == watched.measured.quality
-    assert not plain.audits and {row["kind"] for row in watched.audits["stability"]} == {
-        "jitter",
-        "module",
-        "spectrum",
-        "lag",
-    }
+    assert [r["loss"] for r in plain.telemetry] == [r["loss"] for r in watched.telemetry]
+    assert plain.measured.quality == watched.measured.quality
+    assert not plain.audits
+    assert {row["kind"] for row in watched.audits["stability"]} == {"jitter", "module", "spectrum", "lag"}
     with pytest.raises(Killed):
         train(
             short_run(stability=True, checkpoint_steps=1),

@@ -15,7 +15,8 @@ from grit.tasks.loading import load_documents, load_task
 def test_embedded_tasks_are_fixed_disjoint_and_self_consistent(name):
     task = embedded.load(name)
     assert task.content_hash() == embedded.load(name).content_hash()
-    assert len(task.train) == 2000 and len(task.evaluation) >= 300
+    assert len(task.train) == 2000
+    assert len(task.evaluation) >= 300
     assert not {e.prompt for e in task.train} & {e.prompt for e in task.evaluation}
     assert all(task.score(e.answer, e) == 1.0 for e in task.evaluation)
     assert all(not e.labels or e.answer in e.labels for e in task.evaluation)

@@ -101,7 +101,8 @@ def test_the_model_is_as_it_was_afterwards(trained):
 
 def test_ranks_by_the_rule_follow_tau(trained):
     found = rank_choices(trained.state.handle, (2,))
-    assert set(found) == {"2", "tau"} and set(found["2"].values()) == {2}
+    assert set(found) == {"2", "tau"}
+    assert set(found["2"].values()) == {2}
     assert all(4 <= rank <= 8 for rank in found["tau"].values())
 
 
@@ -115,5 +116,6 @@ def test_the_table_of_a_run(bench, short_run):
         [row["loss"] for row in result.predictions if row["kind"] == "task"], abs=1e-4
     )
     sizes = {row["k"]: row["bytes"] for row in result.audits["truncated"] if row["way"] == "svd"}
-    assert sizes["2"] < sizes["tau"] <= sizes["8"] and sizes["8"] == result.measured.exported_bytes
+    assert sizes["2"] < sizes["tau"] <= sizes["8"]
+    assert sizes["8"] == result.measured.exported_bytes
     assert {row["parameters"] for row in whole} == {result.measured.adapter_parameters}

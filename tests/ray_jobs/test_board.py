@@ -132,7 +132,8 @@ def test_an_outcome_that_does_not_exist_is_none(unknown):
         board = TrialBoard()
         asyncio.create_task(_run(board, "a"))
         await asyncio.sleep(0)
-        assert await board.collect("a") is None and await board.collect(unknown) is None
+        assert await board.collect("a") is None
+        assert await board.collect(unknown) is None
         await board.take("s")
         await board.finish("s", "a", COMPLETED)
 

@@ -28,9 +28,9 @@ def test_cluster_file_is_valid_for_rays_launcher(config):
 
 def test_heads_expose_nothing_and_hold_no_gpu(config):
     start = next(line for line in config["head_start_ray_commands"] if "--head" in line)
-    assert (
-        "--dashboard-host=127.0.0.1" in start and "--num-gpus=0" in start and "RAY_AUTH_MODE=token" in start
-    )
+    assert "--dashboard-host=127.0.0.1" in start
+    assert "--num-gpus=0" in start
+    assert "RAY_AUTH_MODE=token" in start
     assert config["available_node_types"]["head"]["max_workers"] == 0
     workers = {name: node for name, node in config["available_node_types"].items() if name != "head"}
     assert all(
@@ -38,7 +38,8 @@ def test_heads_expose_nothing_and_hold_no_gpu(config):
         for node in workers.values()
     )
     spot = [name for name, node in workers.items() if "SPOT" in str(node["node_config"]).upper()]
-    assert spot == ["a100_spot"] and set(workers) == {"a100_spot", "a100_on_demand"}
+    assert spot == ["a100_spot"]
+    assert set(workers) == {"a100_spot", "a100_on_demand"}
 
 
 def test_concurrency_that_would_disturb_clocks_is_refused():

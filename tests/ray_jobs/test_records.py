@@ -203,7 +203,9 @@ def test_a_scheduler_does_not_run_what_it_can_take_over():
     started = []
     while (job := scheduler.next()) is not None:
         started.append(job.job_id)
-    assert len(started) == 2 and not set(started) & set(known) and scheduler.ended == 3
+    assert len(started) == 2
+    assert not set(started) & set(known)
+    assert scheduler.ended == 3
 
 
 def test_a_refused_study_is_withdrawn_unless_it_was_there_before(tmp_path):

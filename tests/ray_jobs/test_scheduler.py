@@ -69,7 +69,8 @@ def test_a_study_with_search_runs_every_trial_once(searches, sampler, seed):
     scheduler = StudyScheduler(made, elsewhere=searches.elsewhere)
     expected = scheduler.expected
     done = _run(scheduler, _by_knobs, slots=3, seed=seed)
-    assert scheduler.finished and len(done) == expected == len({r.trial_id for r in done})
+    assert scheduler.finished
+    assert len(done) == expected == len({r.trial_id for r in done})
     searched = [r for r in scheduler.records.values() if r.plan.design == "search"]
     assert len(searched) == 6 * 2 * 2
     for regime in ("step", "time"):
@@ -187,7 +188,8 @@ def test_any_field_may_be_searched(searches):
     made = replace(made, search=Search(space=space, points=3))
     done = _run(StudyScheduler(made, elsewhere=searches.elsewhere))
     searched = [r for r in done if r.plan.design == "search"]
-    assert len(searched) == 12 and all(
+    assert len(searched) == 12
+    assert all(
         set(r.plan.overrides) == {"rank", "learning_rate"} and 4 <= r.plan.overrides["rank"] <= 16
         for r in searched
     )
@@ -202,7 +204,8 @@ def test_resuming_pays_for_nothing_twice_and_loses_nothing(stop):
     second = StudyScheduler(made, first.records.values())
     more = _run(second)
     assert not {r.trial_id for r in done} & {r.trial_id for r in more}
-    assert second.finished and all(r.ended for r in second.records.values())
+    assert second.finished
+    assert all(r.ended for r in second.records.values())
     assert len(second.records) == second.expected == 10 * 2 + 3 * 2 * 2
     searched = {setting_of(r) for r in second.records.values() if r.plan.design == "search"}
     assert len(searched) == 3 * 2
@@ -222,7 +225,8 @@ def test_asking_for_more_points_later_continues_the_same_search():
     more = study(search_points=5)
     second = StudyScheduler(more, first.records.values())
     done = _run(second)
-    assert len(done) == 3 * 2 * 2 and {r.plan.design for r in done} == {"search"}
+    assert len(done) == 3 * 2 * 2
+    assert {r.plan.design for r in done} == {"search"}
 
 
 def test_every_change_is_reported():
@@ -272,4 +276,5 @@ def test_a_point_that_is_asked_for_twice_is_told_once(searches):
     _run(scheduler, slots=3)
     scheduler.close()
     states = searches.states("step")
-    assert "RUNNING" not in states and states.count("COMPLETE") >= 2
+    assert "RUNNING" not in states
+    assert states.count("COMPLETE") >= 2

@@ -116,7 +116,8 @@ def test_a_later_attempt_replaces_the_failed_one_and_half_written_runs_go(uri, t
     second.finish([], [], interrupted=False)
     _, runs = _all_runs(uri)
     trials = {r.data.tags["trial_id"]: r for r in runs if r.data.tags["kind"] == "trial"}
-    assert len(runs) == 3 and {r.info.status for r in runs} == {"FINISHED"}
+    assert len(runs) == 3
+    assert {r.info.status for r in runs} == {"FINISHED"}
     assert trials[records[0].trial_id].data.metrics["quality"] == 0.5
     assert half.info.run_id not in {r.info.run_id for r in runs}
 
@@ -151,7 +152,8 @@ def test_long_curves_are_thinned_and_keep_their_end(uri, tmp_path, monkeypatch):
     client, runs = _all_runs(uri)
     run = next(r for r in runs if r.data.tags["kind"] == "trial")
     steps = {m.step for m in client.get_metric_history(run.info.run_id, "loss")}
-    assert len(steps) <= CURVE_POINTS + 1 and max(steps) == 1999
+    assert len(steps) <= CURVE_POINTS + 1
+    assert max(steps) == 1999
 
 
 def test_an_unusable_store_is_refused():
@@ -267,7 +269,8 @@ def test_a_server_that_never_comes_back_is_told_of_and_resuming_delivers(server,
     again.finish([], [], interrupted=False)
     assert again.failure is None
     _, runs = _all_runs(server.uri)
-    assert len(runs) == 4 and {run.info.status for run in runs} == {"FINISHED"}
+    assert len(runs) == 4
+    assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 @pytest.mark.ray

@@ -76,13 +76,12 @@ def test_the_tree_of_the_one_at_a_time_plan():
     # 8 settings: lambda parts them at step 29 (6 stay together); tau = .8, .9 and T = 15 act at 59 (T = 15:
     # first multiple past 50 is 60).
     assert shape == [(29, 8), (59, 6), (119, 2)]
-    assert len(grit) == 8 and all(trial.trial_id in shared.fork_of for trial in grit)
+    assert len(grit) == 8
+    assert all(trial.trial_id in shared.fork_of for trial in grit)
     by_steps = {trunk.steps: trunk for trunk in shared.trunks}
-    assert (
-        by_steps[29].parent is None
-        and by_steps[59].parent == by_steps[29].trunk_id
-        and by_steps[119].parent == by_steps[59].trunk_id
-    )
+    assert by_steps[29].parent is None
+    assert by_steps[59].parent == by_steps[29].trunk_id
+    assert by_steps[119].parent == by_steps[59].trunk_id
     assert not any(t.trial_id in shared.fork_of for t in trials.values() if not t.config.uses_grit)
 
 
@@ -241,8 +240,10 @@ def test_a_lost_trunk_leaves_its_trials_to_run_alone():
 def test_children_wait_for_their_trunk_and_others_do_not():
     scheduler = StudyScheduler(_study(), elsewhere=Elsewhere(share=True))
     control, trunk = scheduler.next(), scheduler.next()
-    assert control.trunk_steps is None and trunk.trunk_steps == 29
-    assert scheduler.next() is None and not scheduler.finished
+    assert control.trunk_steps is None
+    assert trunk.trunk_steps == 29
+    assert scheduler.next() is None
+    assert not scheduler.finished
     scheduler.give_back(trunk.job_id)  # interrupted
     assert scheduler.next().job_id == trunk.job_id
 
@@ -253,7 +254,8 @@ def test_a_resumed_plan_names_its_trunks_as_the_first_did():
     first = {trunk.steps: trunk.trunk_id for trunk in plan_trunks(trials).trunks}
     left = [trial for trial in trials if trial.record.tau != 0.8 and trial.record.lambda_ != 1e-4]
     second = {trunk.steps: trunk.trunk_id for trunk in plan_trunks(left).trunks}
-    assert second == first and len(set(first.values())) == 3
+    assert second == first
+    assert len(set(first.values())) == 3
     other = {trunk.trunk_id for trunk in plan_trunks(_study(seeds=(42,)).trials).trunks}
     assert not other & set(first.values())
 

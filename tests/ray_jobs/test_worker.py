@@ -61,7 +61,8 @@ def test_what_went_wrong_is_one_line(error, words):
     import re
 
     said = explain(error)
-    assert re.search(words, said) and "\n" not in said
+    assert re.search(words, said)
+    assert "\n" not in said
 
 
 def test_setup_is_measured_apart_from_training(bench, short_run, tmp_path):

@@ -48,15 +48,11 @@ def test_bad_input_is_one_line_and_the_plan_needs_nothing():
         )
 
     refused = run("--set", "reprojection_freq=1000", "--dry-run")
-    assert (
-        refused.returncode == 2
-        and refused.stderr.startswith("error: ablation = ")
-        and refused.stderr.count("\n") == 1
-    )
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ablation = ")
+    assert refused.stderr.count("\n") == 1
     planned = run("--dry-run")
-    assert (
-        planned.returncode == 0
-        and "qgrit" in planned.stdout
-        and "78 trials" in planned.stdout
-        and " time " not in planned.stdout
-    )
+    assert planned.returncode == 0
+    assert "qgrit" in planned.stdout
+    assert "78 trials" in planned.stdout
+    assert " time " not in planned.stdout

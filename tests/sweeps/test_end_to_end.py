@@ -59,7 +59,8 @@ def test_one_command_leaves_the_whole_contract(launch, tmp_path):
     assert made.content["model"]
     assert read_spec(output / "study.yaml").study(made.content).fingerprint() == made.fingerprint
     runs = runs_of(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert len(runs) == 13 and {r.info.status for r in runs} == {"FINISHED"}
+    assert len(runs) == 13
+    assert {r.info.status for r in runs} == {"FINISHED"}
     assert any(r.data.tags.get("pareto") == "true" for r in runs)
     assert said.count(" GRIT ") >= 2
     assert "report.html" in said

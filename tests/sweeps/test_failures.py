@@ -221,7 +221,8 @@ def test_two_studies_at_once_on_one_store(launch, tmp_path):
         *FIVE, "--max-concurrent", "1", "--budget-steps", "12", "--tau", "0.9", "--resume", name="a"
     )
     _, refused = third.communicate(timeout=120)
-    assert third.returncode == 2 and "being written by another run" in refused
+    assert third.returncode == 2
+    assert "being written by another run" in refused
     for process in both:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
@@ -243,10 +244,8 @@ def test_a_second_study_pays_for_nothing_that_the_first_has_run(launch, tmp_path
     records = assert_nothing_lies(
         tmp_path / "two", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
     )
-    assert (
-        sorted(r.place.reused_from or "" for r in records) == ["", "one", "one", "one", "one"]
-        and "4 reused" in said
-    )
+    assert sorted(r.place.reused_from or "" for r in records) == ["", "one", "one", "one", "one"]
+    assert "4 reused" in said
     assert "taken over from other studies" in (tmp_path / "two" / "report.md").read_text()
 
 
@@ -295,14 +294,13 @@ def test_a_full_disk_stops_the_study_and_spoils_nothing(tmp_path):
     if code == 77:
         pytest.skip("this machine lets nobody mount a file system of their own")
     assert (out / "first.rc").read_text().strip() == "1"
-    assert (
-        "No space left on device" in (out / "first.err").read_text()
-        and "--resume" in (out / "first.err").read_text()
-    )
+    assert "No space left on device" in (out / "first.err").read_text()
+    assert "--resume" in (out / "first.err").read_text()
     (out / "half").mkdir()
     shutil.copy(out / "between.jsonl", out / "half" / "trials.jsonl")
     between = {r.trial_id: r for r in read_trials(out / "half")}
-    assert {r.status for r in between.values()} == {"completed", "planned"} and len(between) == 5
+    assert {r.status for r in between.values()} == {"completed", "planned"}
+    assert len(between) == 5
     assert (out / "second.rc").read_text().strip() == "0", (out / "second.err").read_text()
     records = assert_nothing_lies(out / "study", uri=uri, statuses=["completed"] * 5)
     assert all(record == between[record.trial_id] for record in records if between[record.trial_id].ended)

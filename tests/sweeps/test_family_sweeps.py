@@ -76,17 +76,14 @@ def test_bad_input_is_one_line(capsys, name, arguments, said):
 def test_a_method_nobody_knows_is_refused(capsys):
     with pytest.raises(SystemExit) as left:
         baselines.SCRIPT.main(["--methods", "lora", "magic"])
-    assert left.value.code == 2 and capsys.readouterr().err.startswith(
-        "error: argument --methods: invalid choice: 'magic'"
-    )
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith("error: argument --methods: invalid choice: 'magic'")
 
 
 def test_layers_of_deep_and_shallow_models():
-    assert (
-        adapted_layer_counts(28) == [4, 8, 16]
-        and adapted_layer_counts(16) == [4, 8]
-        and adapted_layer_counts(4) == [1, 2, 3]
-    )
+    assert adapted_layer_counts(28) == [4, 8, 16]
+    assert adapted_layer_counts(16) == [4, 8]
+    assert adapted_layer_counts(4) == [1, 2, 3]
     assert adapted_layer_counts(1) == []
 
 
@@ -109,11 +106,14 @@ def test_all_audits_end_in_one_page(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     page = (tmp_path / "audit" / "audit.html").read_text()
-    assert page.count("<h1 id=") == 3 and "was not run" not in page and "failed" not in done.stdout
+    assert page.count("<h1 id=") == 3
+    assert "was not run" not in page
+    assert "failed" not in done.stdout
     again = subprocess.run(
         [*command, "--resume"], capture_output=True, text=True, env=environment(), cwd=tmp_path
     )
-    assert again.returncode == 0 and "starting workers" not in again.stderr
+    assert again.returncode == 0
+    assert "starting workers" not in again.stderr
 
 
 @pytest.mark.slow

@@ -33,11 +33,9 @@ def test_every_task_is_planned(tmp_path):
         folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert (
-        done.stdout.count("8 trials; about") == 2
-        and "task 2 of 2: arithmetic" in done.stderr
-        and not list(tmp_path.iterdir())
-    )
+    assert done.stdout.count("8 trials; about") == 2
+    assert "task 2 of 2: arithmetic" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -50,4 +48,6 @@ def test_every_task_is_planned(tmp_path):
 )
 def test_bad_input_is_one_line(tmp_path, arguments, said):
     done = _run(*arguments, "--output", str(tmp_path / "out"), folder=tmp_path)
-    assert done.returncode == 2 and said in done.stderr.splitlines()[-1] and not list(tmp_path.iterdir())
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())

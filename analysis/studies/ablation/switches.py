@@ -47,7 +47,7 @@ def switch_rows(data: StudyData, points: Sequence[PointSummary]) -> list[SwitchR
         return []
     switches = [p for p in points if p is not default and p.records and p.designs & SWITCH_DESIGNS]
     quality = {p.point_id: paired_quality(data, p, default) for p in switches}
-    p_values = {name: found.p_value for name, found in quality.items() if found is not None}
+    p_values = {name: difference.p_value for name, difference in quality.items() if difference is not None}
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     rows = []
     for point in switches:

@@ -49,8 +49,8 @@ def frontiers(tuned: Mapping[Method, TunedMethod], regime: str) -> Frontiers | N
     """None without the reference and another."""
     if REFERENCE not in tuned or len(tuned) < 2:
         return None
-    curves = {method: _curve(found) for method, found in tuned.items()}
-    seeds = min(len(p.seeds) for found in tuned.values() for p in found.settings)
+    curves = {method: _curve(tuning) for method, tuning in tuned.items()}
+    seeds = min(len(p.seeds) for tuning in tuned.values() for p in tuning.settings)
     return Frontiers(regime=regime, curves=curves, seeds=seeds)
 
 

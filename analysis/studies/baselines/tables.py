@@ -60,20 +60,20 @@ def reached_rows(data: StudyData, tuned: dict[Method, TunedMethod]) -> list[Reac
     """Every tuned method."""
     reference = tuned.get(REFERENCE)
     gaps: dict[Method, Gap] = {}
-    for method, found in tuned.items():
-        gap = None if reference in (None, found) else against_frontier(data, found.best, tuned[REFERENCE])
+    for method, tuning in tuned.items():
+        gap = None if reference in (None, tuning) else against_frontier(data, tuning.best, tuned[REFERENCE])
         if gap is not None:
             gaps[method] = gap
     adjusted = dict(zip(gaps, holm([gap.chord.p_value for gap in gaps.values()]), strict=True))
     rows = []
-    for method, found in tuned.items():
-        best = None if reference is None or reference is found else reference.best
+    for method, tuning in tuned.items():
+        best = None if reference is None or reference is tuning else reference.best
         rows.append(
             ReachedRow(
-                tuned=found,
-                quality=held_out_quality(data, found.best),
-                against=None if best is None else paired_test_quality(data, found.best, best),
-                forgetting=None if best is None else paired_forgetting(data, found.best, best),
+                tuned=tuning,
+                quality=held_out_quality(data, tuning.best),
+                against=None if best is None else paired_test_quality(data, tuning.best, best),
+                forgetting=None if best is None else paired_forgetting(data, tuning.best, best),
                 gap=gaps.get(method),
                 p_holm=adjusted.get(method),
             )
@@ -145,7 +145,7 @@ class CostRow:
 
 def cost_rows(tuned: dict[Method, TunedMethod], points: Sequence[PointSummary]) -> list[CostRow]:
     """Every tuned method."""
-    return [_cost_row(found, points) for found in tuned.values()]
+    return [_cost_row(tuning, points) for tuning in tuned.values()]
 
 
 def _cost_row(tuned: TunedMethod, points: Sequence[PointSummary]) -> CostRow:

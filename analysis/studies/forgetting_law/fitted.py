@@ -125,9 +125,9 @@ def coefficients(fit: LawFit) -> list[Coefficient]:
         rows.append(_coefficient(f"log c, rank {rank:g}", f"{value:.3f}", span, by_squares))
     ranks = len(fit.law.constants)
     rows.append(_coefficient("beta (unique tokens)", f"{fit.law.beta:.3f}", spans[ranks], by_squares))
-    known = fit.law.alpha_found
-    alpha = "by the sizes of the backbones" if known else "no: one backbone; set by convention"
-    alpha_span = spans[ranks + 1] if known else None
+    alpha_known = fit.law.alpha_found
+    alpha = "by the sizes of the backbones" if alpha_known else "no: one backbone; set by convention"
+    alpha_span = spans[ranks + 1] if alpha_known else None
     rows.append(_coefficient("alpha (parameters)", f"{fit.law.alpha:.3f}", alpha_span, alpha))
     for index, (name, one) in enumerate(zip(NAMES, fit.profiles, strict=True)):
         place = ranks + 2 + index

@@ -149,7 +149,7 @@ class _Watch:
             return
         self._sent = now
         config = self._job.config
-        told = {
+        message = {
             "step": step,
             "share": share,
             "left": seconds * (1 - share) / share if share > 0 else None,
@@ -159,7 +159,7 @@ class _Watch:
             "seed": config.seed,
             "regime": config.budget.regime,
         }
-        self._board.report.remote(self._job.job_id, told)
+        self._board.report.remote(self._job.job_id, message)
 
     def evaluated(self, interim: Interim) -> bool:
         """Tells where the job stands; True where it should stop."""

@@ -155,8 +155,8 @@ def parallel_lines(points: Sequence[PointSummary], regime: Regime) -> ParallelLi
         "λ (log)": np.log10([p.lambda_ or 1e-12 for p in usable]),
     }
     plain = {}
-    for name, known in OBJECTIVES.items():
-        values = [known.axis_scale * p.mean(name) for p in usable]
+    for name, objective in OBJECTIVES.items():
+        values = [objective.axis_scale * p.mean(name) for p in usable]
         plain[objective_label(name, usable[0])] = np.array(values)
     ends = {label: (float(10 ** values.min()), float(10 ** values.max())) for label, values in logs.items()}
     ends |= {label: (float(values.min()), float(values.max())) for label, values in plain.items()}
