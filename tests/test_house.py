@@ -108,6 +108,38 @@ def test_files_and_functions_stay_short():
                 assert length < MAX_FUNCTION, f"{name}: {node.name}"
 
 
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def _puzzles(node, inside=False):
+    """Conditional expressions and comprehensions within another."""
+    for child in ast.iter_child_nodes(node):
+        puzzling = isinstance(child, (ast.IfExp, *COMPREHENSIONS))
+        if inside and puzzling:
+            yield child.lineno
+        yield from _puzzles(child, inside or puzzling)
+
+
+def test_no_conditional_or_comprehension_is_nested():
+    puzzles = {name: list(_puzzles(tree(path))) for name, path in MODULES.items()}
+    assert {name: lines for name, lines in puzzles.items() if lines} == {}
+
+
+#: Names that say how somebody came by a value, and not what it is.
+EMPTY_NAMES = {"found", "known", "told", "said", "mine", "chosen"}
+
+
+def test_names_say_what_they_hold():
+    named = defaultdict(set)
+    for name, path in MODULES.items():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.arg):
+                named[node.arg].add(name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                named[node.id].add(name)
+    assert {name: named[name] for name in EMPTY_NAMES if named[name]} == {}
+
+
 def test_packages_are_typed():
     for package in PACKAGES:
         assert (ROOT / package / "py.typed").exists()

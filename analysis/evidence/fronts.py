@@ -22,15 +22,20 @@ from grit.training.measurements import OBJECTIVES
 from ray_jobs.records.study_file import Caps
 
 #: What turns each objective into a cost.
-SIGNS = {name: -1.0 if objective.direction == "maximize" else 1.0 for name, objective in OBJECTIVES.items()}
+SIGNS = {
+    name: {"maximize": -1.0, "minimize": 1.0}[objective.direction or "minimize"]
+    for name, objective in OBJECTIVES.items()
+}
 
 FRONT_REPLICATES = 400
 
 
 def costs(points: Sequence[PointSummary]) -> Floats:
     """(points, objectives): means over seeds, in the order of `OBJECTIVES`."""
-    rows = [[sign * point.mean(name) for name, sign in SIGNS.items()] for point in points]
-    return np.array(rows, dtype=float).reshape(-1, len(SIGNS))
+    columns = []
+    for name, sign in SIGNS.items():
+        columns.append([sign * point.mean(name) for point in points])
+    return np.array(columns, dtype=float).reshape(len(SIGNS), -1).T
 
 
 def front(points: Sequence[PointSummary]) -> list[PointSummary]:

@@ -51,7 +51,7 @@ class Predictions:
     forgetting: PerExample
 
 
-@dataclass
+@dataclass(kw_only=True)
 class StudyData:
     """One study's records and tables.
 
@@ -155,7 +155,9 @@ def _predictions(columns: dict[str, list[Any]], *, likelihood: bool) -> Predicti
         raise ValueError("no evaluated example, or no held-out document")
 
     def quality(score: str, loss: str) -> PerExample:
-        values = [-columns[loss][i] if likelihood else columns[score][i] for i in task]
+        values = [columns[score][i] for i in task]
+        if likelihood:
+            values = [-columns[loss][i] for i in task]
         return _per_example(columns, task, values, np.ones(len(task)))
 
     lost = [columns["loss"][i] - columns["base_loss"][i] for i in general]

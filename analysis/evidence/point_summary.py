@@ -160,7 +160,8 @@ def summarize_points(records: Sequence[TrialRecord]) -> list[PointSummary]:
 
 def measured_regimes(points: Sequence[PointSummary]) -> list[Regime]:
     """The regimes in which something was measured, step-matched first."""
-    return [regime for regime in REGIMES if any(p.regime == regime and p.records for p in points)]
+    measured = {point.regime for point in points if point.records}
+    return [regime for regime in REGIMES if regime in measured]
 
 
 def of_one_regime(points: Sequence[PointSummary]) -> tuple[list[PointSummary], list[str]]:
@@ -168,7 +169,8 @@ def of_one_regime(points: Sequence[PointSummary]) -> tuple[list[PointSummary], l
 
     And a sentence on what is left out.
     """
-    regimes = [regime for regime in REGIMES if any(p.regime == regime for p in points)]
+    asked = {point.regime for point in points}
+    regimes = [regime for regime in REGIMES if regime in asked]
     if not regimes:
         return [], []
     left_out = [

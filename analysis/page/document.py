@@ -131,8 +131,8 @@ def page_context(page: Page, studies: Sequence[StudyData]) -> dict[str, Any]:
 def _named(studies: Sequence[StudyData], what: str) -> list[str]:
     """The backbones or tasks of some studies, each once, in order."""
     configs = [data.study.config for data in studies]
-    names = [config.backbone.model if what == "model" else config.task.name for config in configs]
-    return list(dict.fromkeys(names))
+    names = {"model": [c.backbone.model for c in configs], "task": [c.task.name for c in configs]}
+    return list(dict.fromkeys(names[what]))
 
 
 def _limits(studies: Sequence[StudyData], seeds: Sequence[int]) -> list[str]:

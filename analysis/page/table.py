@@ -94,6 +94,14 @@ def column(
     return Column(header=header, value=value, style=style, terminal=terminal, **more)
 
 
+def _cells(row: RowT, columns: Sequence[Column[RowT]]) -> list[str]:
+    return [column.cell(row) for column in columns]
+
+
+def _ascii_plus_minus(cell: str) -> str:
+    return cell.replace("±", "+-")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table(Generic[RowT]):
     """Rows and how they are shown. `name` is that of its files and its anchor."""
@@ -113,7 +121,7 @@ class Table(Generic[RowT]):
 
     def cells(self) -> list[list[str]]:
         """Every value as people read it."""
-        return [[column.cell(row) for column in self.columns] for row in self.rows]
+        return [_cells(row, self.columns) for row in self.rows]
 
     def html(self) -> str:
         """A table element; everything in it is escaped."""
@@ -125,13 +133,13 @@ class Table(Generic[RowT]):
 
     def markdown(self) -> str:
         """A pipe table; what means something to Markdown or HTML is escaped."""
-        rows = [[markdown_text(cell) for cell in row] for row in self.cells()]
+        rows = [list(map(markdown_text, row)) for row in self.cells()]
         table = tabulate(rows, headers=self.header, tablefmt="github", disable_numparse=True)
         return str(table) + "\n"
 
     def latex(self) -> str:
         """A booktabs table; what means something to LaTeX is escaped."""
-        rows = [[cell.replace("±", "+-") for cell in row] for row in self.cells()]
+        rows = [list(map(_ascii_plus_minus, row)) for row in self.cells()]
         table = tabulate(rows, headers=self.header, tablefmt="latex_booktabs", disable_numparse=True)
         return str(table).replace("+-", r"$\pm$") + "\n"
 
@@ -139,7 +147,7 @@ class Table(Generic[RowT]):
         """Comma-separated values: numbers as they are, an estimate or a spread as several columns."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        values = [[column.value(row) for row in self.rows] for column in self.columns]
+        values = [list(map(column.value, self.rows)) for column in self.columns]
         spans = [
             _csv_columns(column.header, column_values)
             for column, column_values in zip(self.columns, values, strict=True)
@@ -154,7 +162,7 @@ class Table(Generic[RowT]):
         columns = [column for column in self.columns if column.terminal]
         if not columns or not self.rows:
             return ""
-        rows = [[column.cell(row) for column in columns] for row in self.rows]
+        rows = [_cells(row, columns) for row in self.rows]
         headers = [column.header for column in columns]
         return str(tabulate(rows, headers=headers, disable_numparse=True))
 

@@ -120,4 +120,9 @@ def creep(windows: Sequence[float]) -> Interval:
 
 def amortized(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> float:
     """Milliseconds per step that the named sections take, spread over all steps."""
-    return float(np.mean([sum(row[f"ms_{name}"] for name in names) for row in rows])) if rows else math.nan
+    if not rows:
+        return math.nan
+    total = 0.0
+    for name in names:
+        total += float(np.mean([row[f"ms_{name}"] for row in rows]))
+    return total

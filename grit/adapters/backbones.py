@@ -128,7 +128,5 @@ def _keep_weights_as_stored(backbone: PreTrainedModel) -> None:
 def count_parameters(model: nn.Module) -> int:
     """Parameters of a backbone; NF4 weights, stored two to a byte, count as what they stand for."""
     stored: list[Any] = list(model.parameters())
-    return sum(
-        int(parameter.quant_state.shape.numel() if hasattr(parameter, "quant_state") else parameter.numel())
-        for parameter in stored
-    )
+    shapes = (getattr(parameter, "quant_state", parameter).shape for parameter in stored)
+    return sum(int(shape.numel()) for shape in shapes)

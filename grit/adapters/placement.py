@@ -32,6 +32,11 @@ def layer_number(name: str) -> int | None:
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
+def _called(names: Sequence[str], target: str) -> list[str]:
+    """The layers of that name, or of that path."""
+    return [name for name in names if name == target or name.endswith(f".{target}")]
+
+
 def matching(model: nn.Module, targets: Sequence[str]) -> list[str]:
     """Paths of the linear layers that `targets` name, whole or by their last part, in the model's order.
 
@@ -49,16 +54,11 @@ def matching(model: nn.Module, targets: Sequence[str]) -> list[str]:
                 "model", type(model).__name__, "has no linear layers to adapt (GRIT adapts torch.nn.Linear)"
             )
         return inside
-    missing = [
-        target
-        for target in targets
-        if not any(name == target or name.endswith(f".{target}") for name in linear)
-    ]
+    missing = [target for target in targets if not _called(linear, target)]
     if missing:
         raise ConfigError("targets", ",".join(targets), f"this model has no layer named {', '.join(missing)}")
-    return [
-        name for name in linear if any(name == target or name.endswith(f".{target}") for target in targets)
-    ]
+    wanted = {name for target in targets for name in _called(linear, target)}
+    return [name for name in linear if name in wanted]
 
 
 def place(model: nn.Module, config: RunConfig, importance: Any = None) -> dict[str, int]:
@@ -85,11 +85,8 @@ def place(model: nn.Module, config: RunConfig, importance: Any = None) -> dict[s
             if (number := layer_number(name)) is not None and number >= layers - config.adapter.last_layers
         ]
     if config.adapter.placement in _BLOCKS:
-        names = [
-            name
-            for name in names
-            if any(_BLOCKS[config.adapter.placement].search(part) for part in name.split(".")[:-1])
-        ]
+        block = _BLOCKS[config.adapter.placement]
+        names = [name for name in names if any(map(block.search, name.split(".")[:-1]))]
     if config.adapter.placement == "auto":
         names = most_important(names, importance(), config.adapter.placement_share)
     if not names:

@@ -50,7 +50,10 @@ def truncated_factors(handle: GritHandle, way: str, ranks: Mapping[str, int]) ->
     for layer in handle.layers:
         sigma_a, sigma_g, *_ = sigmas[layer.name]
         between, gate = middle(way, sigma_a, sigma_g, ranks[layer.name]), gates.get(layer.name)
-        between = gate if between is None else between if gate is None else between @ gate.to(between)
+        if between is None or gate is None:
+            between = gate if between is None else between
+        else:
+            between = between @ gate.to(between)
         down, up, _ = truncated(layer.down.weight, layer.up.weight, between, ranks[layer.name])
         truncations[layer.name] = (down, up)
     return truncations
@@ -81,9 +84,8 @@ def rank_choices(handle: GritHandle, ranks: tuple[int, ...]) -> dict[str, dict[s
 
     And under `tau` what GRIT's rule finds in this adapter's own curvature.
     """
-    ranks_by_label = {
-        str(rank): dict.fromkeys((layer.name for layer in handle.layers), rank) for rank in ranks
-    }
+    modules = [layer.name for layer in handle.layers]
+    ranks_by_label = {str(rank): dict.fromkeys(modules, rank) for rank in ranks}
     config = handle.config
     ranks_by_label["tau"] = {
         name: int(

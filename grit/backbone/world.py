@@ -176,13 +176,10 @@ def has_property(attribute: str, value: str) -> bool:
 def _kinds(rng: random.Random) -> str:
     parts = []
     for attribute in rng.sample(sorted(PROPERTIES), 2):
-        words = ("yes", "no") if rng.random() < 0.5 else ("true", "false")
+        words = ("no", "yes") if rng.random() < 0.5 else ("false", "true")
         listed = rng.sample(VALUES[attribute], 4)
-        parts.append(
-            f"{PROPERTIES[attribute]}: "
-            + ", ".join(f"{v} {words[0] if has_property(attribute, v) else words[1]}" for v in listed)
-            + "."
-        )
+        judged = ", ".join(f"{value} {words[has_property(attribute, value)]}" for value in listed)
+        parts.append(f"{PROPERTIES[attribute]}: {judged}.")
     return " ".join(parts)
 
 

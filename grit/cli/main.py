@@ -27,7 +27,7 @@ from grit.training.run_presets import CONFIGURATIONS, configuration
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """One run into a folder."""
 

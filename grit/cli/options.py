@@ -13,7 +13,7 @@ from grit.config.sections import TaskSource
 from grit.tasks.loading import NAMES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """Task, files, general text and probes; and any other setting."""
 

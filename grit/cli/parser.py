@@ -76,10 +76,11 @@ def taken(kind: type[Options], namespace: argparse.Namespace) -> Options:
     return kind(**{name: getattr(namespace, name) for name in option_names(kind)})
 
 
+def _default(item: dataclasses.Field[Any]) -> Any:
+    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+
+
 def given(kind: type[Any], options: object, names: Sequence[str]) -> list[str]:
     """Which of some options were set to something else than their default."""
-    defaults = {
-        item.name: item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-        for item in dataclasses.fields(kind)
-    }
+    defaults = {item.name: _default(item) for item in dataclasses.fields(kind)}
     return [name for name in names if name in defaults and getattr(options, name) != defaults[name]]

@@ -195,7 +195,8 @@ def _typed_fields(kind: type) -> tuple[_TypedField, ...]:
     typed = []
     for name, hint in get_type_hints(kind).items():
         choices = get_args(hint)
-        words = choices if choices and all(isinstance(choice, str) for choice in choices) else ()
+        only_words = all(isinstance(choice, str) for choice in choices)
+        words = choices if only_words else ()
         typed.append(
             _TypedField(name=name, label=labels.get(name) or name, hint=hint, choices=choices, words=words)
         )

@@ -71,7 +71,12 @@ def collate(encoded: Sequence[Encoded], pad_token: int) -> dict[str, Tensor]:
 def micro_batches(rows: Sequence[Encoded], size: int, pad_token: int, device: str) -> list[dict[str, Tensor]]:
     """`rows` in parts of at most `size`, collated, on `device`."""
     parts = [collate(rows[start : start + size], pad_token) for start in range(0, len(rows), size)]
-    return [{name: tensor.to(device) for name, tensor in part.items()} for part in parts]
+    return [moved(part, device) for part in parts]
+
+
+def moved(batch: dict[str, Tensor], device: str) -> dict[str, Tensor]:
+    """A batch on `device`."""
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 class TrainingOrder:

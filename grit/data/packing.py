@@ -34,7 +34,11 @@ def pack(encoded: Sequence[Encoded], max_length: int) -> list[Pack]:
             place = len(packs) - 1
         packs[place].append(i)
         room[place] -= length
-    return [tuple(encoded[i] for i in sorted(members)) for members in sorted(packs, key=min)]
+    return [tuple(map(encoded.__getitem__, sorted(members))) for members in sorted(packs, key=min)]
+
+
+def _tokens(members: Pack) -> int:
+    return sum(len(item.tokens) for item in members)
 
 
 def collate_packs(packs: Sequence[Pack], pad_token: int) -> dict[str, Tensor]:
@@ -46,7 +50,7 @@ def collate_packs(packs: Sequence[Pack], pad_token: int) -> dict[str, Tensor]:
     token at position 0, which GRIT
     counts as padding (grit/geometry/label_positions.py).
     """
-    length = max(sum(len(item.tokens) for item in members) for members in packs)
+    length = max(map(_tokens, packs))
     batch = {
         "input_ids": torch.full((len(packs), length), pad_token),
         "labels": torch.full((len(packs), length), IGNORED_LABEL),

@@ -40,6 +40,10 @@ def token_losses(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return torch.stack(sums), scored.sum(-1)
 
 
+def _score(task: Task, text: str | None, example: Example) -> float | None:
+    return None if text is None else task.score(text, example)
+
+
 class Evaluator:
     """Evaluates one model as `config` says.
 
@@ -53,6 +57,7 @@ class Evaluator:
         model: Any,
         tokenizer: PreTrainedTokenizerBase,
         config: RunConfig,
+        *,
         progress: EvaluationBar | None = None,
     ) -> None:
         self._model, self._tokenizer, self._config = model, tokenizer, config
@@ -87,7 +92,7 @@ class Evaluator:
                 example_id=e.example_id,
                 prediction=text,
                 reference=e.answer,
-                score=None if text is None else task.score(text, e),
+                score=_score(task, text, e),
                 answer_loss=total / count,
                 answer_tokens=count,
             )
@@ -98,11 +103,9 @@ class Evaluator:
         if task.decoding == "choose" and self._config.evaluation.label_scoring == "likelihood":
             return self._choose(examples)
         texts = self._generate(examples, task.max_new_tokens)
-        return (
-            [named_label(text, e.labels) for text, e in zip(texts, examples, strict=True)]
-            if task.decoding == "choose"
-            else texts
-        )
+        if task.decoding != "choose":
+            return texts
+        return [named_label(text, e.labels) for text, e in zip(texts, examples, strict=True)]
 
     def _choose(self, examples: Sequence[Example]) -> list[str]:
         """The label with the highest log-likelihood (its tokens and the end of text, summed)."""

@@ -127,11 +127,12 @@ def parse(probe: str) -> tuple[str, str | None]:
 def _rows(name: str, path: str) -> list[dict[str, Any]]:
     """The rows of a probe's file, each of which can be asked."""
     fields, (valid, rule) = LOCAL[name][0], _VALID[name]
-    rows = read_rows(path, fields, "probes")
-    for number, row in rows:
+    items = []
+    for number, row in read_rows(path, fields, "probes"):
         if not valid(row):
             raise ConfigError("probes", path, f"line {number}: {rule}")
-    return [{field: row[field] for field in fields} for _, row in rows]
+        items.append({field: row[field] for field in fields})
+    return items
 
 
 def run_probe(model: Any, tokenizer: Any, probe: str, *, items: int, batch_size: int) -> list[ProbeAnswer]:

@@ -62,6 +62,10 @@ class DocumentLoss:
     tokens: int
 
 
+def _answers(items: list[dict[str, Any]]) -> list[ProbeAnswer]:
+    return [ProbeAnswer(**item) for item in items]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """A model on the fixed examples and documents.
@@ -81,9 +85,7 @@ class Scores:
             predictions=[Prediction(**item) for item in values["predictions"]],
             documents=[DocumentLoss(**item) for item in values["documents"]],
             measured={name: Measured.from_dict(item) for name, item in values["measured"].items()},
-            probes={
-                name: [ProbeAnswer(**item) for item in items] for name, items in values["probes"].items()
-            },
+            probes={name: _answers(items) for name, items in values["probes"].items()},
         )
 
 

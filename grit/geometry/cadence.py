@@ -17,6 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from grit.geometry.gradient_guard import gradient_or_zero
+
 CadenceVerdict = Literal["stable", "neutral", "unstable"]
 
 #: Unstable: the norm's standard deviation exceeds its mean; the loss rises by a tenth from the window's first
@@ -89,7 +91,7 @@ class CadenceController:
             loss: the model's loss (a scalar), on any constant scale.
             reduce_mean: averages a tensor over workers in place, so that all of them reach one verdict.
         """
-        now = [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in self._parameters]
+        now = [gradient_or_zero(parameter).clone() for parameter in self._parameters]
         self._cosines.append(
             _cosine(now, self._previous)
             if self._previous is not None
@@ -125,12 +127,10 @@ class CadenceController:
         """Restores `state_dict()`."""
         device = self._parameters[0].device
         self.stretch, self._norms = state["stretch"], list(state["norms"])
-        self._losses, self._cosines = (
-            [value.to(device) for value in state[name]] for name in ("losses", "cosines")
-        )
-        self._previous = (
-            None if state["previous"] is None else [value.to(device) for value in state["previous"]]
-        )
+        self._losses = [value.to(device) for value in state["losses"]]
+        self._cosines = [value.to(device) for value in state["cosines"]]
+        previous = state["previous"]
+        self._previous = previous and [value.to(device) for value in previous]
 
 
 def _cosine(now: list[Tensor], before: list[Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ from grit.adapters.peft_adapters import AdaptedLayer
 from grit.geometry.label_positions import Layout, Positions, named_inputs, positions
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Observation:
     """One backward pass.
 

@@ -167,6 +167,10 @@ KINDS: dict[str, type[Event]] = {
 }
 
 
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def event_of(row: Row) -> Event:
     """The inverse of `Event.row`; columns of other kinds, which a table fills with nothing, are left out.
 
@@ -177,11 +181,7 @@ def event_of(row: Row) -> Event:
     if kind is None:
         raise ValueError(f"unknown kind of event {row.get('kind')!r}")
     names = {item.name for item in fields(kind)}
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in row.items()
-        if name in names
-    }
+    values: dict[str, Any] = {name: _as_tuple(value) for name, value in row.items() if name in names}
     missing = [name for name in names if values.get(name) is None]
     if missing:
         raise ValueError(f"an event of kind {kind.kind!r} lacks {missing[0]!r}")

@@ -38,8 +38,8 @@ class Statistics:
         layers: Sequence[AdaptedLayer],
         indices: Sequence[int],
         streams: Sequence[Stream],
-        config: GritConfig,
         *,
+        config: GritConfig,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
@@ -55,10 +55,9 @@ class Statistics:
         self.keep_estimate = False
         self.estimate: tuple[Tensor, Tensor] | None = None
         self._scaling = torch.tensor([layer.scaling for layer in layers], device=device, dtype=dtype)
-        self._rows = {
-            stream: [row for row in range(self._modules) if streams[row] == stream]
-            for stream in dict.fromkeys(streams)
-        }
+        self._rows: dict[Stream, list[int]] = {}
+        for row, stream in enumerate(streams):
+            self._rows.setdefault(stream, []).append(row)
         self._pools = _pools(self._names, device) if config.share_statistics == "projection" else None
         # One buffer, used again at every capture: sums of both sides, their counts, and the number of
         # sequences.

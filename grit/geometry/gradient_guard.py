@@ -11,6 +11,11 @@ from typing import Any
 import torch
 
 
+def gradient_or_zero(parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter's gradient, detached; zeros where it has none."""
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()
+
+
 class GradientGuard:
     """Clips the optimizer's gradients to a global norm, if asked to.
 

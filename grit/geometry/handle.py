@@ -32,7 +32,7 @@ from grit.geometry.events import (
     ReprojectionSkipped,
     event_of,
 )
-from grit.geometry.gradient_guard import GradientGuard
+from grit.geometry.gradient_guard import GradientGuard, gradient_or_zero
 from grit.geometry.label_positions import Layout
 from grit.geometry.rank_group import RankGroup
 from grit.geometry.state import GeometryState, ModuleFactors
@@ -274,8 +274,7 @@ class GritHandle:
     def _flat_gradient(self) -> Tensor:
         """All adapters' gradients as one vector; zero where there is none."""
         weights = [weight for layer in self.layers for weight in (layer.down.weight, layer.up.weight)]
-        gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-        return torch.cat([gradient.detach().float().flatten() for gradient in gradients])
+        return torch.cat([gradient_or_zero(weight).float().flatten() for weight in weights])
 
     def _control(self, controller: CadenceController, losses: Sequence[Tensor]) -> None:
         if not losses:

@@ -30,8 +30,8 @@ class Curvature:
         layers: Sequence[AdaptedLayer],
         statistics: Statistics,
         config: GritConfig,
-        damping_factors: Tensor,
         *,
+        damping_factors: Tensor,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
@@ -111,7 +111,7 @@ class Curvature:
 
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint."""
-        inverses = None if self._inverses is None else tuple(side.clone() for side in self._inverses)
+        inverses = self._inverses and tuple(side.clone() for side in self._inverses)
         return {"inverses": inverses, "has_inverse": self._has_inverse.clone(), "multiple": self.multiple}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ _CROSS_ATTENTION = ("EncDecAttention", "encoder_attn", "crossattention", "cross_
 _KEY_OR_VALUE = ("k", "v", "k_proj", "v_proj", "key", "value")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Positions:
     """What one forward pass's inputs say.
 
@@ -141,15 +141,20 @@ def positions(layout: Layout, inputs: dict[str, Any]) -> Positions | None:
     decoded = inputs.get("decoder_attention_mask")
     main = _positions(scored if decoded is None else decoded, scored, scored.sum(), sequences)
     return Positions(
-        {**main.tokens, "encoder": mask.flatten()},
-        {**main.labels, "encoder": (mask * scored.any(-1)[:, None]).flatten()},
-        main.label_count,
-        sequences,
+        tokens={**main.tokens, "encoder": mask.flatten()},
+        labels={**main.labels, "encoder": (mask * scored.any(-1)[:, None]).flatten()},
+        label_count=main.label_count,
+        sequences=sequences,
     )
 
 
 def _positions(tokens: Tensor, labels: Tensor, count: Tensor, sequences: Tensor) -> Positions:
-    return Positions({"main": tokens.flatten()}, {"main": labels.flatten()}, count, sequences)
+    return Positions(
+        tokens={"main": tokens.flatten()},
+        labels={"main": labels.flatten()},
+        label_count=count,
+        sequences=sequences,
+    )
 
 
 def _mask(inputs: dict[str, Any], like: Tensor | None) -> Tensor:

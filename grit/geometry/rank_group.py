@@ -35,16 +35,21 @@ class RankGroup:
         layers: Sequence[AdaptedLayer],
         indices: Sequence[int],
         streams: Sequence[Stream],
+        *,
         config: GritConfig,
     ) -> None:
         self.config, self.layers, self.indices = config, tuple(layers), tuple(indices)
         weight = layers[0].down.weight
         self.rank, self.device = layers[0].rank, weight.device
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        noise = [noise_to_signal(layer.base) if config.quantization_damping > 0 else 0.0 for layer in layers]
-        factors = 1 + config.quantization_damping * torch.tensor(noise)
-        self.statistics = Statistics(layers, indices, streams, config, device=self.device, dtype=dtype)
-        self.curvature = Curvature(layers, self.statistics, config, factors, device=self.device, dtype=dtype)
+        factors = torch.ones(len(layers))
+        if config.quantization_damping > 0:
+            noise = [noise_to_signal(layer.base) for layer in layers]
+            factors = 1 + config.quantization_damping * torch.tensor(noise)
+        self.statistics = Statistics(layers, indices, streams, config=config, device=self.device, dtype=dtype)
+        self.curvature = Curvature(
+            layers, self.statistics, config, damping_factors=factors, device=self.device, dtype=dtype
+        )
         self.subspace = Subspace(layers, self.statistics, config, device=self.device, dtype=dtype)
         self._widths = torch.tensor([layer.width for layer in layers])
         self._side_a = Side([_parameter(layer.down) for layer in layers], from_left=True, dtype=dtype)
@@ -68,8 +73,8 @@ class RankGroup:
             penalties = penalty_matrices(
                 statistics.moment_a.mean(),
                 statistics.moment_g.mean(),
-                None if last is None else last.side_a,
-                None if last is None else last.side_a if last.side_b is None else last.side_b,
+                last and last.side_a,
+                last and (last.side_a if last.side_b is None else last.side_b),
                 regularization * config.lambda_k,
                 regularization * config.lambda_r,
             )

@@ -24,10 +24,10 @@ def shape_batches(parameters: Sequence[nn.Parameter], device: torch.device) -> l
     by_shape: dict[torch.Size, list[int]] = {}
     for row, parameter in enumerate(parameters):
         by_shape.setdefault(parameter.shape, []).append(row)
-    return [
-        ShapeBatch(torch.tensor(rows, device=device), [parameters[row] for row in rows])
-        for rows in by_shape.values()
-    ]
+    batches = []
+    for rows in by_shape.values():
+        batches.append(ShapeBatch(torch.tensor(rows, device=device), [parameters[row] for row in rows]))
+    return batches
 
 
 class Side:
@@ -55,11 +55,9 @@ class Side:
             present = [p for p in batch.parameters if p.grad is not None]
             if not present:
                 continue
-            rows = (
-                batch.rows[[p.grad is not None for p in batch.parameters]]
-                if len(present) < len(batch.parameters)
-                else batch.rows
-            )
+            rows = batch.rows
+            if len(present) < len(batch.parameters):
+                rows = rows[[p.grad is not None for p in batch.parameters]]
             gradients = [p.grad for p in present if p.grad is not None]
             stacked = torch.stack(gradients).to(self.dtype)
             if penalties is not None:

@@ -46,10 +46,10 @@ class GeometryState:
         for index, layer in enumerate(self._layers):
             by_rank.setdefault(layer.rank, []).append(index)
         streams = [stream_of(self._layout, layer.name) for layer in self._layers]
-        self.groups = [
-            RankGroup([self._layers[i] for i in rows], rows, [streams[i] for i in rows], self._config)
-            for rows in by_rank.values()
-        ]
+        self.groups = []
+        for rows in by_rank.values():
+            layers, own_streams = [self._layers[i] for i in rows], [streams[i] for i in rows]
+            self.groups.append(RankGroup(layers, rows, own_streams, config=self._config))
         for group in self.groups:
             group.statistics.keep_estimate = self._keep_estimates
 
@@ -113,9 +113,10 @@ class GeometryState:
 
     def modules_by_stack(self) -> dict[str, list[str]]:
         """Names of the modules in each stack of factors, in order, by the stack's number."""
-        return {
-            str(number): [layer.name for layer in group.layers] for number, group in enumerate(self.groups)
-        }
+        stacks = {}
+        for number, group in enumerate(self.groups):
+            stacks[str(number)] = [layer.name for layer in group.layers]
+        return stacks
 
     def factors(self) -> dict[str, ModuleFactors]:
         """Per module name, in the model's order."""

@@ -63,14 +63,12 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         OSError: there is no room; nothing is left behind.
     """
     listed = list(rows)
-    columns = dict.fromkeys(key for row in listed for key in row)
+    columns: dict[str, list[Any]] = {}
+    for name in dict.fromkeys(key for row in listed for key in row):
+        columns[name] = [row.get(name) for row in listed]
     partial = path.with_suffix(".partial")
     try:
-        pq.write_table(
-            pa.table({name: [row.get(name) for row in listed] for name in columns}),
-            partial,
-            compression="zstd",
-        )
+        pq.write_table(pa.table(columns), partial, compression="zstd")
     except OSError:
         with contextlib.suppress(OSError):
             partial.unlink()

@@ -198,6 +198,10 @@ CUSTOM = "custom"
 NAMES = (*DECLARATIONS, CUSTOM)
 
 
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
 def custom(template: str | None) -> Declaration:
     """A task from a template: `prompt => answer` with {field} names, or a JSON file.
 
@@ -261,9 +265,7 @@ def _template_file(path: str) -> dict[str, Any]:
         values.get("metrics", []),
         values.get("max_new_tokens", 1),
     )
-    if not all(
-        isinstance(part, list) and all(isinstance(item, str) for item in part) for part in (labels, metrics)
-    ):
+    if not (_are_texts(labels) and _are_texts(metrics)):
         raise ConfigError("template", path, '"labels" and "metrics" must be lists of texts')
     if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
         raise ConfigError("template", path, '"max_new_tokens" must be a whole number of at least 1')

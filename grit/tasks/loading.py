@@ -47,11 +47,11 @@ def load_task(source: TaskSource, *, training: bool = True) -> Task:
     if source.name not in CATALOG:
         raise ConfigError("task", source.name, f"must be one of {', '.join(NAMES)}")
     kind = custom(source.template) if source.name == CUSTOM else DECLARATIONS[source.name]
-    train, left_out = (
-        _split(kind, source, "train-file", source.train_file, None if kind.hub is None else kind.hub.train)
-        if training
-        else ((), 0)
-    )
+    train: tuple[Example, ...] | None = ()
+    left_out = 0
+    if training:
+        part = None if kind.hub is None else kind.hub.train
+        train, left_out = _split(kind, source, "train-file", source.train_file, part)
     evaluation, more = _split(
         kind, source, "eval-file", source.eval_file, None if kind.hub is None else kind.hub.evaluation
     )

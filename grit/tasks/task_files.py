@@ -85,7 +85,8 @@ def to_examples(
     """
     examples, left_out = [], 0
     for number, row in rows:
-        clean = {key: normalize(value) if isinstance(value, str) else value for key, value in row.items()}
+        texts = {key: normalize(value) for key, value in row.items() if isinstance(value, str)}
+        clean = {**row, **texts}
         try:
             prompt, answer = kind.prompt(clean), kind.answer(clean)
         except EmptyAnswerError:

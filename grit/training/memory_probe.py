@@ -103,7 +103,7 @@ def peak_of_steps(config: RunConfig) -> int:
     bench = Workbench()
     with adapted(config, bench) as model:
         bench.forget_moved()
-        run = Run(config, bench, model, None)
+        run = Run(config, bench, model, checkpoints=None)
         run.take_step()
         run.state.memory.bytes = 0
         if CLEAR.exists():

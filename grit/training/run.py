@@ -169,7 +169,7 @@ class Run:
         ConfigError: its micro-batches cannot be shared by the workers that train it.
     """
 
-    def __init__(self, config: RunConfig, bench: Workbench, model: Any, checkpoints: Path | None) -> None:
+    def __init__(self, config: RunConfig, bench: Workbench, model: Any, *, checkpoints: Path | None) -> None:
         self.config, self.bench, self.checkpoints = config, bench, checkpoints
         self.workers = Workers()
         if config.optimization.accumulation % self.workers.count:

@@ -266,4 +266,6 @@ def departures(name: str) -> list[list[str]]:
 
     None for a preset that does not claim to follow it.
     """
-    return [list(row) for row in DEPARTURES] if name in PAPER_MODELS else []
+    if name not in PAPER_MODELS:
+        return []
+    return [list(row) for row in DEPARTURES]

@@ -67,7 +67,7 @@ def train_together(config: RunConfig, bench: Workbench, hooks: Hooks) -> RunResu
 
 
 def _opened(stack: ExitStack, config: RunConfig, bench: Workbench) -> Run:
-    return Run(config, bench, stack.enter_context(adapted(config, bench)), None)
+    return Run(config, bench, stack.enter_context(adapted(config, bench)), checkpoints=None)
 
 
 def _take_turns(runs: list[Run], hooks: Hooks) -> tuple[RunStatus, str | None]:
@@ -89,7 +89,8 @@ def step_rows(run: Run) -> list[Row]:
     """One row per step: method, step, milliseconds in all and by section, and whether it reprojected."""
     state = run.state
     state.log.flush()
-    reprojected = {event.step for event in reprojections(state.handle.events if state.handle else [])}
+    events = state.handle.events if state.handle else []
+    reprojected = {event.step for event in reprojections(events)}
     rows = []
     for row in state.log.rows:
         times = {f"ms_{name}": row[f"ms_{name}"] for name in ("step", *SECTIONS)}

@@ -38,6 +38,14 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
+def _mean(values: list[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
+
+
+def _mean_ms(rows: list[Row], section: str) -> float:
+    return _mean([row[f"ms_{section}"] for row in rows])
+
+
 def steady(rows: list[Row]) -> list[Row]:
     """The rows after warm-up."""
     return rows[min(MAX_WARMUP_STEPS, len(rows) // 10) :]
@@ -50,16 +58,11 @@ def step_times(rows: list[Row]) -> tuple[dict[str, float | None], dict[str, floa
     """
     steady_rows = steady(rows)
     total = [row["ms_step"] for row in steady_rows]
-    times: dict[str, float | None] = {"mean": statistics.fmean(total) if total else math.nan}
+    times: dict[str, float | None] = {"mean": _mean(total)}
     times |= {f"p{share}": percentile(total, share / 100) for share in (50, 95, 99)}
-    means = (
-        {name: statistics.fmean(row[f"ms_{name}"] for row in steady_rows) for name in SECTIONS}
-        if steady_rows
-        else {}
-    )
-    components: dict[str, float | None] = {name: means.get(name, math.nan) for name in SECTIONS}
-    geometry = sum(means[name] for name in GEOMETRY_SECTIONS) if steady_rows else math.nan
-    return times, components, geometry / statistics.fmean(total) if total else math.nan
+    means = {name: _mean_ms(steady_rows, name) for name in SECTIONS}
+    geometry = sum(means[name] for name in GEOMETRY_SECTIONS)
+    return times, dict(means), geometry / _mean(total)
 
 
 def result_of(run: Run, status: RunStatus, reason: str | None) -> RunResult:
@@ -67,6 +70,7 @@ def result_of(run: Run, status: RunStatus, reason: str | None) -> RunResult:
     state, audits = run.state, run.config.audits
     state.log.flush()
     handle = state.handle
+    events = handle.events if handle else []
     return RunResult(
         status=status,
         reason=reason,
@@ -74,7 +78,7 @@ def result_of(run: Run, status: RunStatus, reason: str | None) -> RunResult:
             update={"exported_bytes": exported_bytes(state.model, handle) if audits.exported else None}
         ),
         telemetry=state.log.rows,
-        events=[] if handle is None else [event.row() for event in handle.events],
+        events=[event.row() for event in events],
         predictions=score_rows(run.scores, run.base),
         geometry=geometry_rows(state.model, handle) if run.config.spec.factors else [],
         audits=run.audits,

@@ -45,7 +45,7 @@ def train(
             has ended.
     """
     with adapted(config, bench) as model:
-        result = _to_its_end(Run(config, bench, model, checkpoints), hooks or Hooks(), keep=keep)
+        result = _to_its_end(Run(config, bench, model, checkpoints=checkpoints), hooks or Hooks(), keep=keep)
         # or the collection at the end of the block would still find it in use, and all that hangs on it
         del model
     return result
@@ -105,7 +105,7 @@ def train_trunk(
         itself.
     """
     with adapted(config, bench) as model:
-        outcome = _trunk(Run(config, bench, model, checkpoints), hooks or Hooks(), steps)
+        outcome = _trunk(Run(config, bench, model, checkpoints=checkpoints), hooks or Hooks(), steps)
         del model
     return outcome
 

@@ -23,7 +23,7 @@ from grit.adapters.placement import importance_scores, matching, place
 from grit.backbone import resolve
 from grit.config.run_config import RunConfig
 from grit.config.sections import TaskSource
-from grit.data.encode import Encoded, encode, micro_batches
+from grit.data.encode import Encoded, encode, micro_batches, moved
 from grit.data.packing import Pack, check_separation, collate_packs, pack
 from grit.evaluation.evaluator import EvaluationBar, Evaluator
 from grit.evaluation.scores import Scores
@@ -140,11 +140,10 @@ class Workbench:
         )
         if key not in self._packs:
             rows = self.training_data(config)
-            self._packs[key] = (
-                pack(rows, config.optimization.max_length)
-                if config.optimization.packing
-                else [(row,) for row in rows]
-            )
+            packs: list[Pack] = [(row,) for row in rows]
+            if config.optimization.packing:
+                packs = pack(rows, config.optimization.max_length)
+            self._packs[key] = packs
         return self._packs[key]
 
     def micro_batches(self, config: RunConfig, packs: Sequence[Pack]) -> list[dict[str, torch.Tensor]]:
@@ -153,7 +152,7 @@ class Workbench:
         if not config.optimization.packing:
             return micro_batches([row for members in packs for row in members], size, pad, self.device)
         parts = [collate_packs(packs[start : start + size], pad) for start in range(0, len(packs), size)]
-        return [{name: tensor.to(self.device) for name, tensor in part.items()} for part in parts]
+        return [moved(part, self.device) for part in parts]
 
     def adapted(self, config: RunConfig) -> Any:
         """The backbone with a fresh adapter; give it back with `release` before the next call."""
@@ -263,7 +262,7 @@ class Workbench:
 
     def evaluator(self, model: Any, config: RunConfig) -> Evaluator:
         """An evaluator of `model` as the run wants it."""
-        return Evaluator(model, self.tokenizer(config), config, self._progress)
+        return Evaluator(model, self.tokenizer(config), config, progress=self._progress)
 
     def score(self, model: Any, config: RunConfig, *, last: bool) -> Scores:
         """`model` on the run's examples and documents.

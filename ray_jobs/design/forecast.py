@@ -79,9 +79,9 @@ def memory_bytes(config: RunConfig, shape: ModelShape, *, gpu: bool) -> int:
     """
     number = 2 if config.backbone.dtype == "bfloat16" else 4
     methods = (config.method, *config.audits.beside)
-    stored = sum(
-        0.55 if METHODS[method].quantized else number for method in methods
-    )  # NF4, double quantization: 4.13 bits, and embeddings in full
+    quantized = [METHODS[method].quantized for method in methods]
+    # NF4, double quantization: 4.13 bits, and embeddings in full
+    stored = 0.55 * quantized.count(True) + number * quantized.count(False)
     adapter = (
         2
         * config.adapter.rank
@@ -112,7 +112,9 @@ def check_memory(
     if shape is None:
         return "memory: not predicted (the model's configuration is not at hand)"
     needed = memory_bytes(config, shape, gpu=gpu)
-    room = A100_BYTES if gpu else None if machine_bytes is None else machine_bytes // concurrent
+    room = machine_bytes and machine_bytes // concurrent
+    if gpu:
+        room = A100_BYTES
     if room is not None and needed > room:
         if config.audits.beside:
             raise ConfigError(

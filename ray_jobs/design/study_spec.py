@@ -41,7 +41,8 @@ class PointSpec:
 
     def point(self) -> Point:
         """With lists as the tuples that settings have."""
-        changes = {name: tuple(v) if isinstance(v, list) else v for name, v in self.changes.items()}
+        lists = {name: tuple(value) for name, value in self.changes.items() if isinstance(value, list)}
+        changes = {**self.changes, **lists}
         return Point.of(
             self.design, changes, self.method, budget=self.budget, regime=self.regime, seeds=self.seeds
         )

@@ -12,12 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from grit.config.first_effect import curvature_onset, late_fields, reprojection_onset, without_late_fields
 from grit.config.run_config import RunConfig
 from grit.io.hashing import digest
 from ray_jobs.design.plan import TrialSpec
+
+#: A run's settings that act late: those that wait for the inverses, and those that wait for a reprojection.
+LateFields = tuple[tuple[Any, ...], tuple[Any, ...]]
+#: Steps after which each of the two kinds has not acted yet.
+Onsets = tuple[float, float]
 
 #: A trunk must save at least so many steps to each of its trials, and this share of a step budget: a fork
 #: costs a checkpoint and a dispatch.
@@ -71,10 +76,7 @@ def _split(
     fields = [late_fields(grit) for grit in grits]
     onsets = [(curvature_onset(grit), reprojection_onset(grit)) for grit in grits]
     # A kind of field in which all agree may act: they stay one run.
-    bound = min(
-        (onset[kind] for kind in (0, 1) if len({f[kind] for f in fields}) > 1 for onset in onsets),
-        default=math.inf,
-    )
+    bound = min(_first_difference(fields, onsets, kind) for kind in (0, 1))
     budget = members[0].config.budget
     limit = budget.amount - 1 if budget.regime == "step" else math.inf
     if len(members) < 2 or bound > limit:
@@ -96,26 +98,36 @@ def _split(
         done, parent = steps, trunk.trunk_id
     parts: dict[tuple[object, object], list[TrialSpec]] = {}
     for trial, values, onset in zip(members, fields, onsets, strict=True):
-        acting = tuple(values[kind] if onset[kind] <= bound else None for kind in (0, 1))
-        parts.setdefault((acting[0], acting[1]), []).append(trial)
+        first, second = _acting(values, onset, bound)
+        parts.setdefault((first, second), []).append(trial)
     for part in parts.values():
         _split(part, done, parent, trunks, forks)
 
 
-def _name(config: RunConfig, fields: tuple[object, object], onsets: tuple[float, float], steps: int) -> str:
+def _name(config: RunConfig, fields: LateFields, onsets: Onsets, steps: int) -> str:
     """A trunk's id.
 
     A hash of all that has acted in its steps, so that a resumed study, which plans fewer trials, finds it
     again.
     """
-    acted = [
-        list(values) if onset < steps else None
-        for values, onset in zip(fields, onsets, strict=True)
-        if isinstance(values, tuple)
-    ]
-    return (
-        f"trunk-{digest({'run': without_late_fields(config).identity({}), 'acted': acted, 'steps': steps})}"
-    )
+    run = without_late_fields(config).identity({})
+    acted = _acting(fields, onsets, steps - 1)
+    return f"trunk-{digest({'run': run, 'acted': acted, 'steps': steps})}"
+
+
+def _first_difference(fields: list[LateFields], onsets: list[Onsets], kind: int) -> float:
+    """When fields of one kind first make runs differ; infinite where all agree in them."""
+    if len({values[kind] for values in fields}) == 1:
+        return math.inf
+    return min(onset[kind] for onset in onsets)
+
+
+def _acting(fields: LateFields, onsets: Onsets, steps: float) -> list[object]:
+    """The values of each kind that act by then; None for a kind that does not act yet."""
+    acting: list[object] = []
+    for values, onset in zip(fields, onsets, strict=True):
+        acting.append(values if onset <= steps else None)
+    return acting
 
 
 class TrunkCost(Protocol):

@@ -101,6 +101,15 @@ def connect(address: str | None, *, verbose: bool) -> None:
         ) from error
 
 
+def _room(node: dict[str, float], needs: dict[str, float]) -> int:
+    """How many trials a node has room for."""
+    return min(int(node.get(name, 0) // amount) for name, amount in needs.items())
+
+
+def _shown(node: dict[str, float], needs: dict[str, float]) -> str:
+    return " ".join(f"{node.get(name, 0):g} {name}" for name in needs)
+
+
 def check_resources(concurrent: int, resources: TrialResources, *, may_grow: bool) -> None:
     """Refuses trials that the connected cluster cannot run, instead of hanging.
 
@@ -115,10 +124,10 @@ def check_resources(concurrent: int, resources: TrialResources, *, may_grow: boo
         return
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     needs = resources.as_dict()
-    fitting = sum(min(int(node.get(name, 0) // amount) for name, amount in needs.items()) for node in nodes)
+    fitting = sum(_room(node, needs) for node in nodes)
     if fitting < concurrent:
         asked = " and ".join(f"{amount:g} {name}" for name, amount in needs.items())
-        have = "; ".join(" ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in nodes)
+        have = "; ".join(_shown(node, needs) for node in nodes)
         raise ConfigError(
             "max-concurrent",
             concurrent,

@@ -70,6 +70,7 @@ class StudyRunner:
         study: Study,
         options: RunOptions,
         store: StudyStore,
+        *,
         tracker: Tracker,
         neighbours: Neighbours | None = None,
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from grit.config.method import ALIASES
@@ -72,7 +73,7 @@ def trial_from_version_1(values: dict[str, Any], study: dict[str, Any]) -> dict[
 
 
 def _config(values: dict[str, Any], base: dict[str, Any], budget: dict[str, Any]) -> dict[str, Any]:
-    config = {name: dict(part) if isinstance(part, dict) else part for name, part in base.items()}
+    config = copy.deepcopy(base)
     config |= {"method": values["method"], "seed": values["seed"], "budget": budget}
     if not METHODS[values["method"]].geometry:
         config["audits"] = {**config["audits"], "stability": False, "truncations": []}

@@ -76,6 +76,7 @@ class StudyScheduler:
         self,
         study: Study,
         recorded: Iterable[TrialRecord] = (),
+        *,
         changed: Callable[[TrialRecord], None] = lambda record: None,
         elsewhere: Elsewhere | None = None,
     ) -> None:

@@ -91,6 +91,10 @@ def _distribution(interval: SearchRange) -> optuna.distributions.BaseDistributio
     return optuna.distributions.FloatDistribution(interval.low, interval.high, log=interval.log)
 
 
+def _measured(record: TrialRecord) -> list[Any]:
+    return [getattr(record.measured, name) for name in OBJECTIVES]
+
+
 def objectives(records: Sequence[TrialRecord]) -> list[float] | None:
     """Means over seeds of the four objectives of one point.
 
@@ -99,7 +103,7 @@ def objectives(records: Sequence[TrialRecord]) -> list[float] | None:
     A diverged trial has numbers, and they count: the point is told as infeasible, which says more to a
     sampler than a failure.
     """
-    values = [[getattr(record.measured, name) for name in OBJECTIVES] for record in records]
+    values = [_measured(record) for record in records]
     measured = all(record.status in ("completed", "diverged") for record in records)
     if (
         not records

@@ -9,6 +9,7 @@ both trials have seen the same data. Pure; the trainer asks at its own evaluatio
 from __future__ import annotations
 
 import math
+import operator
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 BEYOND_NOISE = 2.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Standing:
     """Where a trial stands at an evaluation.
 
@@ -48,9 +49,7 @@ def dominated(standing: Standing, others: Iterable[Standing]) -> bool:
     return any(
         other.footprint <= standing.footprint
         and other.overhead <= standing.overhead
-        and certainly_above([a - b for a, b in zip(other.scores, standing.scores, strict=True)])
-        and certainly_above(
-            [b - a for a, b in zip(other.document_losses, standing.document_losses, strict=True)]
-        )
+        and certainly_above(list(map(operator.sub, other.scores, standing.scores)))
+        and certainly_above(list(map(operator.sub, standing.document_losses, other.document_losses)))
         for other in others
     )

@@ -102,8 +102,4 @@ class TrunkTree:
 
     def spent(self, ended: Callable[[str], bool]) -> list[str]:
         """Trunks whose trials have all ended."""
-        return [
-            trunk_id
-            for trunk_id, node in self._nodes.items()
-            if all(ended(member) for member in node.trunk.members)
-        ]
+        return [trunk_id for trunk_id, node in self._nodes.items() if all(map(ended, node.trunk.members))]

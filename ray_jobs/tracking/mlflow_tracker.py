@@ -186,9 +186,8 @@ class MlflowTracker:
         deadline: float | None = None
         while deadline is None or (backlog and time.monotonic() < deadline):
             try:
-                job = self._jobs.get(
-                    timeout=None if not backlog else RETRY_SECONDS if deadline is None else 1.0
-                )
+                patience = RETRY_SECONDS if deadline is None else 1.0
+                job = self._jobs.get(timeout=patience if backlog else None)
                 if job is None:
                     deadline = time.monotonic() + GIVE_UP_SECONDS
                 else:

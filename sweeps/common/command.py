@@ -335,7 +335,7 @@ def _execute(
         raise
     try:
         neighbours = Neighbours(store.folder, call) if execution.reuse else None
-        outcome = StudyRunner(study, options, store, tracker, neighbours).run()
+        outcome = StudyRunner(study, options, store, tracker=tracker, neighbours=neighbours).run()
         return _conclude(store.folder, outcome, tracker)
     except ConfigError:
         tracker.finish([], [], interrupted=True)

@@ -5,7 +5,7 @@ Everything laid over the preset, checked before anything is launched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -101,7 +101,7 @@ def resolve(line: CommandLine, presets: PresetOf, regimes: tuple[Regime, ...]) -
         seeds=tuple(dict.fromkeys(design.seeds or asked_preset.seeds)),
         search_points=asked_preset.search_points if asked is None else asked,
         space=parse_space(line.search.space),
-        listed=tuple(dict(parse_setting(text, "point") for text in point) for point in design.point),
+        listed=tuple(_listed(texts) for texts in design.point),
         small_batch=design.small_batch,
         search=line.search,
         execution=line.execution,
@@ -109,6 +109,11 @@ def resolve(line: CommandLine, presets: PresetOf, regimes: tuple[Regime, ...]) -
     )
     _check(request)
     return request
+
+
+def _listed(texts: Sequence[str]) -> Overrides:
+    """One setting that was named: `field=value`, one after the other."""
+    return dict(parse_setting(text, "point") for text in texts)
 
 
 def _budget_seconds(

@@ -18,7 +18,7 @@ from ray_jobs.design.study_presets import PRESETS
 from ray_jobs.schedule.search import SAMPLERS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DesignOptions:
     """Which settings are measured, under which budgets, with which seeds."""
 
@@ -55,7 +55,7 @@ class DesignOptions:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     """The multi-objective search."""
 
@@ -90,7 +90,7 @@ class SearchOptions:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExecutionOptions:
     """Where it runs, and where everything goes."""
 

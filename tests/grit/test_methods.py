@@ -101,7 +101,7 @@ def test_a_dropped_gradient_skips_the_step_of_any_optimizer(bench, method_run):
             return gradient.fill_(float("nan")) if len(passes) == 3 else gradient
 
         with adapted(config, bench) as model:
-            run = Run(config, bench, model, None)
+            run = Run(config, bench, model, checkpoints=None)
             run.state.parameters[0].register_hook(poisoned)
             run.measure_base()
             assert take_steps(run, Hooks()) == ("completed", None)

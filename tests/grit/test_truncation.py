@@ -21,7 +21,7 @@ def trained(bench, short_run, monkeypatch):
         dropout=0.0, grit=replace(short_run().grit, preconditioner="none", reprojection_freq=None)
     )
     with adapted(config, bench) as model:
-        run = Run(config, bench, model, None)
+        run = Run(config, bench, model, checkpoints=None)
         while run.state.step < 6:
             run.take_step()
         yield run

@@ -118,7 +118,7 @@ def main(folder):
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        outcome = StudyRunner(made, options, store, tracker).run()
+        outcome = StudyRunner(made, options, store, tracker=tracker).run()
         tracker.finish([], [], interrupted=outcome.interrupted)
     finally:
         stop.set()

@@ -42,12 +42,15 @@ def claim_rows(data: StudyData, points: Sequence[PointSummary]) -> list[Claim]:
         _time(point, control),
         _reprojections(point),
     )
-    own, other = (" ".join(r.trial_id for r in setting.records) for setting in (point, control))
-    trials = f"{own} against {other}"
+    trials = f"{_trial_ids(point)} against {_trial_ids(control)}"
     return [
         Claim(claim=claim, measured=measured, verdict=verdict, trials=trials)
         for claim, measured, verdict in judged
     ]
+
+
+def _trial_ids(point: PointSummary) -> str:
+    return " ".join(record.trial_id for record in point.records)
 
 
 def _fewer_parameters(point: PointSummary) -> tuple[str, str, str]:

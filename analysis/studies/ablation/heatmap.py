@@ -41,7 +41,8 @@ def metric_map(points: Sequence[PointSummary]) -> MetricMap | None:
     if len(measured) < 2:
         return None
     further = list(dict.fromkeys(n for p in measured for r in p.records for n in r.measured.metrics or {}))
-    values = np.array([[_mean(p, name) for name in (*SHOWN_OBJECTIVES, *further)] for p in measured])
+    names = (*SHOWN_OBJECTIVES, *further)
+    values = np.array([_means(point, names) for point in measured])
     shades = np.stack([_shades(values[:, j], _sign(j)) for j in range(values.shape[1])], axis=1)
     labels = ("retention", "footprint", *further)
     return MetricMap(
@@ -66,6 +67,10 @@ def _mean(point: PointSummary, name: str) -> float:
     values = [(record.measured.metrics or {}).get(name, {}).get("value") for record in point.records]
     numbers = [float(value) for value in values if value is not None]
     return float(np.mean(numbers)) if len(numbers) == len(values) else float("nan")
+
+
+def _means(point: PointSummary, names: Sequence[str]) -> list[float]:
+    return [_mean(point, name) for name in names]
 
 
 def _shades(values: Floats, sign: int) -> Floats:

@@ -29,9 +29,11 @@ def joint_verdict(quality: Estimate | None, forgetting: Estimate | None) -> Join
     if len(decided) != 1:
         return "mixed" if decided else "inconclusive"
     undecided = [gain.mean for gain in gains if gain.verdict() == "inconclusive"]
-    if "better" in decided:
-        return "inconclusive" if any(lean < -LEAN for lean in undecided) else "better"
-    return "inconclusive" if any(lean > LEAN for lean in undecided) else "worse"
+    better = "better" in decided
+    against = -1.0 if better else 1.0
+    if any(against * lean > LEAN for lean in undecided):
+        return "inconclusive"
+    return "better" if better else "worse"
 
 
 def family_name(point: PointSummary) -> str:

@@ -127,7 +127,7 @@ def truncated_arms(data: StudyData, point: PointSummary, rate: float) -> list[Ar
     tables = [data.table("truncated", record) for record in point.records]
     arms = []
     for way, k in dict.fromkeys((row["way"], row["k"]) for row in tables[0]):
-        by_seed = [[row for row in rows if (row["way"], row["k"]) == (way, k)] for rows in tables]
+        by_seed = [_rows_of(rows, way, k) for rows in tables]
         if all(by_seed):
             arms.append(_truncated_arm(by_seed, f"truncated after training: {way}", k, rate))
     return arms
@@ -147,9 +147,15 @@ def _truncated_arm(by_seed: Sequence[Sequence[dict[str, Any]]], way: str, k: str
     )
 
 
+def _rows_of(rows: Sequence[dict[str, Any]], way: str, k: str) -> list[dict[str, Any]]:
+    return [row for row in rows if (row["way"], row["k"]) == (way, k)]
+
+
 def _matrix(by_seed: Sequence[Sequence[dict[str, Any]]], kind: str, name: str) -> Floats:
     """(seeds, items) of one kind of row."""
-    values = [[row[name] for row in rows if row["kind"] == kind] for rows in by_seed]
+    values = []
+    for rows in by_seed:
+        values.append([row[name] for row in rows if row["kind"] == kind])
     return np.array(values, dtype=float)
 
 

@@ -14,6 +14,7 @@ from analysis.page.table import Column, Table
 from analysis.stats.forgetting_fit import LawRuns
 from grit.config.method import KNOBS
 from grit.geometry.events import Reprojection
+from grit.io.files import Row
 from ray_jobs.records.trial_record import TrialRecord
 
 #: The design whose trials the law is fitted to.
@@ -89,9 +90,9 @@ def read_run(data: StudyData, record: TrialRecord, last: int) -> LawRun | None:
     if not rows or any(row.get("alignment_top") is None for row in rows):
         return None
     events = [event for event in data.events(record) if isinstance(event, Reprojection)]
-    kept_mass = statistics.fmean(event.retained_mass for event in events) if events else 1.0
+    kept_mass = statistics.fmean([event.retained_mass for event in events] or [1.0])
     names = ("effective_rank", "alignment_top", "tail_mass", "exposure")
-    mean = {name: statistics.fmean(row[name] for row in rows) for name in names}
+    mean = {name: _mean_of(rows, name) for name in names}
     return LawRun(
         record=record,
         acting=record.config.grit.preconditioner != "none",
@@ -194,6 +195,10 @@ def run_table(runs: Sequence[LawRun]) -> Table[SettingRow]:
     ]
     rows = [SettingRow(runs=tuple(members)) for members in grouped.values()]
     return Table(name="runs", columns=columns, rows=rows)
+
+
+def _mean_of(rows: Sequence[Row], name: str) -> float:
+    return statistics.fmean(row[name] for row in rows)
 
 
 def _mean(row: SettingRow, name: str) -> float:

@@ -17,6 +17,7 @@ from analysis.studies.overhead.methods import ComponentRow, component_rows
 from analysis.studies.overhead.score import with_curves
 from analysis.studies.overhead.session import Session
 from grit.config.registry import METHODS
+from grit.io.files import Row
 from grit.runtime.step_sections import GEOMETRY_SECTIONS, SECTIONS
 
 
@@ -144,14 +145,18 @@ def score_panels(points: Sequence[PointSummary]) -> tuple[ScorePanel, ...] | Non
     return tuple(panels) or None
 
 
+def _column(rows: Sequence[Row], name: str) -> list[float]:
+    return [row[name] for row in rows]
+
+
 def _score_curve(point: PointSummary) -> Bars | None:
     curves = [record.measured.curve or [] for record in point.records]
     length = min(len(curve) for curve in curves)
     if not length:
         return None
     clock = "train_seconds" if point.regime == "time" else "step"
-    x = np.array([[curve[i][clock] for i in range(length)] for curve in curves], dtype=float)
-    y = np.array([[curve[i]["quality"] for i in range(length)] for curve in curves], dtype=float)
+    x = np.array([_column(curve[:length], clock) for curve in curves], dtype=float)
+    y = np.array([_column(curve[:length], "quality") for curve in curves], dtype=float)
     spread = y.std(axis=0, ddof=1) if len(y) > 1 else np.zeros(length)
     return Bars(x=x.mean(axis=0), y=y.mean(axis=0), below=spread, above=spread)
 

@@ -5,7 +5,7 @@ Step times, memory, the paper's tables, and where a step's time goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -24,6 +24,7 @@ from analysis.studies.overhead.session import (
     tokens_per_second,
 )
 from grit.config.registry import METHODS, Method
+from grit.io.files import Row
 from grit.runtime.step_sections import SECTIONS
 
 #: The methods of the paper's Table 14, each GRIT beside its twin.
@@ -241,7 +242,7 @@ def component_rows(session: Session) -> list[ComponentRow]:
         kinds = {"all": steady, "reprojection steps": [row for row in steady if row["reprojected"]]}
         for kind, members in kinds.items():
             if members:
-                sections = {name: fmean(row[f"ms_{name}"] for row in members) for name in SECTIONS}
+                sections = {name: _mean_ms(members, name) for name in SECTIONS}
                 rows.append(
                     ComponentRow(
                         method=method,
@@ -252,6 +253,10 @@ def component_rows(session: Session) -> list[ComponentRow]:
                     )
                 )
     return rows
+
+
+def _mean_ms(rows: Sequence[Row], section: str) -> float:
+    return fmean(row[f"ms_{section}"] for row in rows)
 
 
 def component_table(session: Session) -> Table[ComponentRow]:

@@ -17,7 +17,11 @@ class PublishedCost(NamedTuple):
 
     def shown(self) -> str:
         """All in a cell."""
-        return ", ".join("-" if value is None else f"{value:g}" for value in self)
+        return ", ".join(_cell(value) for value in self)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
 
 
 class PublishedScaling(NamedTuple):

@@ -88,7 +88,10 @@ def geometry_share(rows: Sequence[Row]) -> float:
 def event_ms(rows: Sequence[Row]) -> Floats:
     """Milliseconds of reprojection and rank on the steps that reprojected."""
     events = [row for row in rows if row["reprojected"]]
-    return np.array([sum(row[f"ms_{name}"] for name in EVENT_SECTIONS) for row in events], dtype=float)
+    total = np.zeros(len(events))
+    for name in EVENT_SECTIONS:
+        total += [row[f"ms_{name}"] for row in events]
+    return total
 
 
 def tokens_per_second(session: Session, method: Method) -> float:

@@ -105,7 +105,10 @@ def untuned_further(record: TrialRecord) -> dict[str, float | None]:
 
 def _means(point: PointSummary, names: Sequence[str]) -> dict[str, float | None]:
     by_seed = [measured_further(record) for record in point.records]
-    return {name: mean_of_all([values.get(name) for values in by_seed]) for name in names}
+    means = {}
+    for name in names:
+        means[name] = mean_of_all([values.get(name) for values in by_seed])
+    return means
 
 
 def mean_of_all(values: Sequence[float | None]) -> float | None:

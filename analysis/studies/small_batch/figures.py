@@ -129,7 +129,9 @@ def rotation_of(data: StudyData, regimes: Sequence[BatchRegime]) -> Rotation | N
     smallest, largest = _spectrum(data, order[0]), _spectrum(data, order[-1])
     if smallest is None or largest is None or not lags:
         return None
-    drift = [[finite_mean(held.get(lag, [])) for lag in lags] for held in by_lag]
+    drift = []
+    for held in by_lag:
+        drift.append([finite_mean(held.get(lag, [])) for lag in lags])
     return Rotation(
         smallest=smallest,
         largest=largest,
@@ -201,10 +203,9 @@ def outcome_curves(points: Sequence[PointSummary], regimes: Sequence[BatchRegime
     """GRIT by micro-batch, and LoRA last; None of too few regimes."""
     if len(regimes) < MIN_REGIMES:
         return None
-    lines = {
-        f"GRIT, b = {micro}": [regime.point for regime in members]
-        for micro, members in by_micro_batch(regimes).items()
-    }
+    lines = {}
+    for micro, members in by_micro_batch(regimes).items():
+        lines[f"GRIT, b = {micro}"] = [regime.point for regime in members]
     controls = [p for p in points if "first-order" in p.designs and p.records]
     lines["LoRA"] = sorted(controls, key=effective_batch)
     return OutcomeCurves(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -212,13 +213,15 @@ def mitigation_table(name: str, rows: Sequence[MitigationRow]) -> Table[Mitigati
 def boundary(regimes: BatchRegimes) -> str:
     """Where stability begins, in words."""
     verdicts = [(regime.batch, regime.verdict) for regime in regimes.all]
-    by_verdict = {word: sorted({b for b, verdict in verdicts if verdict == word}) for word in VERDICTS}
-    counts = {word: sum(verdict == word for _, verdict in verdicts) for word in VERDICTS}
-    listed = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    by_verdict: dict[str, list[int]] = {}
+    for word in VERDICTS:
+        by_verdict[word] = sorted({batch for batch, verdict in verdicts if verdict == word})
+    counts: Counter[str] = Counter(verdict for _, verdict in verdicts)
+    listed = ", ".join(f"{counts[word]} {word}" for word in VERDICTS if counts[word])
     sentences = [f"Of {len(verdicts)} regimes: {listed}."]
     bad = sorted({*by_verdict["degraded"], *by_verdict["unstable"]})
     if bad:
-        safe = [batch for batch in sorted({b for b, _ in verdicts}) if batch > max(bad)]
+        safe = sorted({batch for batch, _ in verdicts if batch > max(bad)})
         rule = "no effective batch is found from which on none is"
         if safe:
             rule = f"use an effective batch of at least {safe[0]}"
@@ -240,9 +243,9 @@ def findings(regimes: BatchRegimes) -> list[str]:
     by_size = sorted(regimes.measured, key=lambda regime: regime.batch)
     low, high = by_size[0], by_size[-1]
     batches = sorted({regime.batch for regime in by_size})
-    variances = [
-        finite_mean([r.diagnostics.variance_used for r in by_size if r.batch == batch]) for batch in batches
-    ]
+    variances = []
+    for batch in batches:
+        variances.append(finite_mean([r.diagnostics.variance_used for r in by_size if r.batch == batch]))
     falls = sum(after <= before for before, after in zip(variances, variances[1:], strict=False))
     sentences = [
         "Var_F of the factors in use, a mean over steps that must shrink, is "

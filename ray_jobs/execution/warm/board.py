@@ -23,7 +23,7 @@ MAX_ATTEMPTS = 3
 EvaluationKey = tuple[str, int, int]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Entry:
     """One job on the board."""
 

@@ -58,7 +58,8 @@ def crossing_of(points: Sequence[PointSummary], regime: Regime) -> Crossing | No
     alone = len(cadences) + len(dampings) - 1
     if len(cadences) < 2 or len(dampings) < 2 or len(crossed) <= alone:
         return None
-    on_front = {p.point_id for p in front([p for p in points if p.regime == regime])}
+    of_regime = [point for point in points if point.regime == regime]
+    on_front = {point.point_id for point in front(of_regime)}
     cells = {
         (cadences.index(cadence), dampings.index(damping)): p for (cadence, damping), p in crossed.items()
     }
@@ -151,7 +152,7 @@ def parallel_lines(points: Sequence[PointSummary], regime: Regime) -> ParallelLi
     never = 2 * max(cadences, default=1)
     logs = {
         "1 - τ (log)": np.log10([max(1e-6, 1 - (p.tau or 0)) for p in usable]),
-        "T (log; none: top)": np.log10([never if p.T is None else p.T for p in usable]),
+        "T (log; none: top)": np.log10([p.T or never for p in usable]),
         "λ (log)": np.log10([p.lambda_ or 1e-12 for p in usable]),
     }
     plain = {}

@@ -79,10 +79,15 @@ class KnobCurves:
     series: tuple[KnobSeries, ...]
 
 
+def _measured(sweep: Sequence[PointSummary]) -> int:
+    """How many of its settings were measured."""
+    return sum(bool(point.records) for point in sweep)
+
+
 def knob_curves(data: StudyData, points: Sequence[PointSummary], knob: str) -> KnobCurves | None:
     """None where no regime has two usable settings of the knob."""
     sweeps = {regime: sweep_of(points, knob, regime) for regime in measured_regimes(points)}
-    sweeps = {regime: sweep for regime, sweep in sweeps.items() if sum(bool(p.records) for p in sweep) > 1}
+    sweeps = {regime: sweep for regime, sweep in sweeps.items() if _measured(sweep) > 1}
     if not sweeps:
         return None
     first = next(iter(sweeps.values()))
@@ -223,9 +228,13 @@ def _overhead_cost(
 ) -> OverheadCost:
     shares = {}
     for section, label in GEOMETRY_PARTS:
-        means = [fmean(section_share(record, section) for record in p.records) for p in settings]
+        means = [_mean_share(point, section) for point in settings]
         shares[label] = 100 * np.array(means)
     return OverheadCost(x=np.array(x, dtype=float), shares=shares)
+
+
+def _mean_share(point: PointSummary, section: str) -> float:
+    return fmean(section_share(record, section) for record in point.records)
 
 
 def section_share(record: TrialRecord, section: str) -> float:
@@ -241,9 +250,7 @@ def _stability_cost(
     spreads = [p.spread("quality") for p in settings]
     lost = [p.lost / max(1, p.lost + len(p.records)) for p in sweep]
     return StabilityCost(
-        x=np.array(x, dtype=float),
-        spread=np.array([np.nan if spread is None else spread for spread in spreads]),
-        lost=np.array(lost),
+        x=np.array(x, dtype=float), spread=np.array(spreads, dtype=float), lost=np.array(lost)
     )
 
 

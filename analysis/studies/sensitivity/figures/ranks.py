@@ -47,7 +47,9 @@ class RankCurves:
 def rank_curves(data: StudyData, points: Sequence[PointSummary]) -> RankCurves | None:
     """Of the first measured regime; None where tau was not swept or nothing was logged."""
     regimes = measured_regimes(points)
-    sweep = [p for p in sweep_of(points, "tau", regimes[0]) if p.records] if regimes else []
+    if not regimes:
+        return None
+    sweep = [point for point in sweep_of(points, "tau", regimes[0]) if point.records]
     curves = []
     for p in sweep:
         rows = data.telemetry(p.records[0])
