@@ -80,14 +80,14 @@ def connect(address: str | None, *, verbose: bool) -> None:
     level = logging.INFO if verbose else logging.ERROR
     if address is None:
         os.environ.update({key: value for key, value in LOCAL_ENVIRONMENT.items() if key not in os.environ})
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        # Ray's processes inherit this one's variables: a runtime environment would start each of them twice.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         ray.init(
             address="local",
             num_cpus=cores(),
             include_dashboard=False,
             log_to_driver=verbose,
             logging_level=level,
-            runtime_env={"env_vars": {**variables, "PYTHONPATH": path}},
         )
         return
     check_address(address)

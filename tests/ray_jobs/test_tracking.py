@@ -219,7 +219,6 @@ def server(tmp_path):
     made.kill()
 
 
-@pytest.mark.ray  # it opens sockets and starts a server
 def test_a_server_that_is_away_for_a_while_gets_everything_later(server, tmp_path, monkeypatch):
     """SIGKILL between two trials.
 
@@ -248,7 +247,6 @@ def test_a_server_that_is_away_for_a_while_gets_everything_later(server, tmp_pat
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 def test_a_server_that_never_comes_back_is_told_of_and_resuming_delivers(server, tmp_path, monkeypatch):
     from ray_jobs.tracking import mlflow_tracker as tracking
@@ -273,7 +271,6 @@ def test_a_server_that_never_comes_back_is_told_of_and_resuming_delivers(server,
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-@pytest.mark.ray
 def test_many_processes_may_open_a_fresh_database_at_once(tmp_path):
     """SQLite's migration breaks when two run it: one at a time, by a lock."""
     code = (
