@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ def bench():
     # What pytest and the libraries hold stays: a run that collects garbage at its end need not walk it.
     gc.freeze()
     return Workbench()
+
+
+@pytest.fixture(scope="session")
+def reference(bench):
+    """Trains a configuration once: tests that only look at a run share it."""
+    from grit.training.trainer import train
+
+    return cache(lambda config: train(config, bench))
 
 
 @pytest.fixture

@@ -71,6 +71,12 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def done():
+    """What has run already."""
+    return set()
+
+
 def _arguments(words):
     """A command's words with the reader's own replaced."""
     replaced = []
@@ -109,7 +115,7 @@ def _run(words):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_runs(command, place, monkeypatch, capsys):
+def test_every_command_runs(command, place, done, monkeypatch, capsys):
     if command in ELSEWHERE:
         return
     if command.startswith("make "):
@@ -119,7 +125,10 @@ def test_every_command_runs(command, place, monkeypatch, capsys):
     _, _, words = command.rpartition(" -- ")
     program, *rest = shlex.split(words)
     assert program in ("python", ".venv/bin/python")
-    assert _run(_arguments(rest)) == 0, capsys.readouterr().err
+    arguments = tuple(_arguments(rest))
+    if arguments not in done:  # pages quote some commands twice
+        assert _run(list(arguments)) == 0, capsys.readouterr().err
+        done.add(arguments)
 
 
 def test_every_path_and_link_exists():

@@ -15,7 +15,7 @@ from ray_jobs.records.trials_file import write_trials
 REAL = Path(__file__).parent / "folder_of_version_1"
 MUTATIONS, PER_TEST = 315, 15
 #: Figures of every so-manieth mutation are drawn as well: drawing takes ten times as long as all the rest.
-DRAWN = 45
+DRAWN = 105
 
 
 @pytest.fixture(scope="module")

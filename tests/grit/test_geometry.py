@@ -15,7 +15,6 @@ from grit.audits.update_geometry import (
     tail_mass,
     update_singular_values,
 )
-from grit.training.trainer import train
 
 
 @pytest.mark.parametrize(
@@ -76,8 +75,8 @@ def test_sketches_keep_distances_on_average():
     assert torch.equal(sketch("m", down, up, 1.0), sketch("m", down, up, 1.0))
 
 
-def test_a_run_measures_every_module(bench, short_run):
-    grit, lora = train(short_run(), bench), train(short_run(method="lora"), bench)
+def test_a_run_measures_every_module(reference, short_run):
+    grit, lora = reference(short_run()), reference(short_run(method="lora"))
     assert (
         [row["module"] for row in grit.geometry]
         == grit.measured.modules

@@ -89,8 +89,8 @@ def test_long_runs_are_thinned_evenly():
     )
 
 
-def test_watching_changes_nothing_and_survives_an_interruption(bench, short_run, tmp_path):
-    plain, watched = train(short_run(), bench), train(short_run(stability=True), bench)
+def test_watching_changes_nothing_and_survives_an_interruption(bench, reference, short_run, tmp_path):
+    plain, watched = reference(short_run()), reference(short_run(stability=True))
     assert [r["loss"] for r in plain.telemetry] == [r["loss"] for r in watched.telemetry]
     assert plain.measured.quality == watched.measured.quality
     assert not plain.audits
@@ -108,12 +108,12 @@ def test_watching_changes_nothing_and_survives_an_interruption(bench, short_run,
     )
 
 
-def test_the_batchs_own_factor_is_its_second_moment(bench, short_run):
+def test_the_batchs_own_factor_is_its_second_moment(reference, short_run):
     """`batch` is what one step saw; the running mean over steps is what is used.
 
     After one step they are the same.
     """
-    rows = train(short_run(stability=True), bench).audits["stability"]
+    rows = reference(short_run(stability=True)).audits["stability"]
     first = {
         row["estimate"]: row["eigenvalues"]
         for row in rows

@@ -52,14 +52,14 @@ def test_same_seed_same_result_bit_for_bit(bench, short_run):
 
 @pytest.mark.parametrize("suppression", ["project", "gate"])
 @pytest.mark.parametrize("kill", [3, 4, 5, 9])
-def test_interrupted_equals_uninterrupted(bench, short_run, tmp_path, kill, suppression):
+def test_interrupted_equals_uninterrupted(bench, reference, short_run, tmp_path, kill, suppression):
     """Killed around the reprojection of step 4, resumed from the last checkpoint (every step).
 
     The same bits in the end.
     """
     grit = replace(short_run().grit, suppression=suppression, rank_adaptation_threshold=0.8, min_lora_rank=2)
     config = short_run(grit=grit, checkpoint_steps=1)
-    whole = train(config, bench)
+    whole = reference(config)
     assert whole.measured.reprojections == 2
     assert min(whole.measured.final_ranks) < 8
     with pytest.raises(Killed):
@@ -105,9 +105,9 @@ def test_the_backbone_is_left_as_it_was_found(bench, short_run):
     assert _comparable(train(short_run(), bench)) == _comparable(first)
 
 
-def test_grit_without_its_parts_is_lora_bit_for_bit(bench, short_run):
+def test_grit_without_its_parts_is_lora_bit_for_bit(bench, reference, short_run):
     off = GritConfig(preconditioner="none", reprojection_freq=None)
-    plain, disabled = train(short_run(method="lora"), bench), train(short_run(grit=off), bench)
+    plain, disabled = reference(short_run(method="lora")), train(short_run(grit=off), bench)
     assert [row["loss"] for row in plain.telemetry] == [row["loss"] for row in disabled.telemetry]
     assert plain.predictions == disabled.predictions
 
@@ -123,11 +123,11 @@ def test_grit_without_its_parts_is_lora_bit_for_bit(bench, short_run):
         ("kfac_damping", 3e-3),
     ],
 )
-def test_every_knob_changes_training(bench, short_run, knob, value):
+def test_every_knob_changes_training(reference, short_run, knob, value):
     """From the default to its neighbours on the sensitivity study's grid."""
     grit = replace(short_run().grit, min_lora_rank=1)
-    base = train(short_run(grit=grit), bench)
-    changed = train(short_run(grit=replace(grit, **{knob: value})), bench)
+    base = reference(short_run(grit=grit))
+    changed = reference(short_run(grit=replace(grit, **{knob: value})))
     assert [row["loss"] for row in changed.telemetry] != [row["loss"] for row in base.telemetry]
 
 
@@ -143,15 +143,15 @@ def test_time_budget_is_kept_and_its_schedule_follows_the_clock(bench, short_run
     assert rates == pytest.approx(expected)
 
 
-def test_components_are_exclusive_and_complete(bench, short_run):
-    result = train(short_run(), bench)
+def test_components_are_exclusive_and_complete(reference, short_run):
+    result = reference(short_run())
     for row in result.telemetry:
         parts = sum(value for name, value in row.items() if name.startswith("ms_") and name != "ms_step")
         assert parts == pytest.approx(row["ms_step"])
     assert result.measured.components_ms["fisher"] > 0
     assert result.measured.components_ms["reprojection"] > 0
     assert 0 < result.measured.overhead < 1
-    assert train(short_run(method="lora"), bench).measured.overhead == 0
+    assert reference(short_run(method="lora")).measured.overhead == 0
 
 
 @pytest.mark.parametrize("method", ["qlora", "qgrit"])
@@ -307,15 +307,13 @@ def test_what_is_scored_has_the_rank_that_is_counted(bench, short_run, tmp_path)
         {"cadence": "adaptive", "cadence_window": 4},
     ],
 )
-def test_every_switch_acts_and_trains(bench, short_run, changes):
-    base = train(short_run(), bench)
+def test_every_switch_acts_and_trains(bench, reference, short_run, changes):
+    base = reference(short_run())
     grit = replace(short_run().grit, rank_adaptation_threshold=0.9, min_lora_rank=2)
     if "rank_energy_ema" in changes or "cadence" in changes:  # each needs several occasions to differ
         grit = replace(grit, reprojection_freq=2, kfac_update_freq=1, rank_adaptation_threshold=0.8)
-    default, switched = (
-        train(short_run(grit=grit), bench),
-        train(short_run(grit=replace(grit, **changes)), bench),
-    )
+    default = reference(short_run(grit=grit))
+    switched = train(short_run(grit=replace(grit, **changes)), bench)
     assert switched.status == "completed"
     assert switched.measured.answer_loss < switched.measured.base_answer_loss
     same = [row["loss"] for row in switched.telemetry] == [row["loss"] for row in default.telemetry]

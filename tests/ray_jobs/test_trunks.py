@@ -108,7 +108,7 @@ def test_beginnings_too_short_to_pay_are_not_shared():
 
 
 @pytest.mark.parametrize("field", sorted({*CURVATURE_FIELDS, *REPROJECTION_FIELDS} - {"mixing_seed"}))
-def test_a_late_field_does_nothing_before_its_onset(bench, short_run, field):
+def test_a_late_field_does_nothing_before_its_onset(reference, short_run, field):
     """What the planner assumes and what the method does are one.
 
     The losses agree up to the onset, for every field that is planned with.
@@ -141,10 +141,8 @@ def test_a_late_field_does_nothing_before_its_onset(bench, short_run, field):
     ]
     shared = int(min(onset(config) for onset in kinds for config in (grit, changed)))
     assert shared >= 3
-    runs = [
-        train(short_run(grit=config, budget=Budget(regime="step", amount=10)), bench)
-        for config in (grit, changed)
-    ]
+    budget = Budget(regime="step", amount=10)
+    runs = [reference(short_run(grit=config, budget=budget)) for config in (grit, changed)]
     losses = [[row["loss"] for row in run.telemetry][:shared] for run in runs]
     assert losses[0] == losses[1]
 

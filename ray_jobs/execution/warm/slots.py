@@ -1,8 +1,7 @@
 """Slots: long-lived Ray Train runs, one per concurrent trial, whose workers stay warm between trials.
 
-A `TorchTrainer` started per trial costs 10 to 18 seconds; a slot costs that once. Each slot is a
-`TorchTrainer.fit()` inside a small actor without CPUs of its own, so that drivers never hold what workers
-need.
+A trainer started per trial costs 10 to 18 seconds; a slot costs that once. Each slot is one trainer's `fit()`
+inside a small actor without CPUs of its own, so that drivers never hold what workers need.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_jobs.execution.outcome import Collected
@@ -29,7 +28,7 @@ START_SECONDS = 600.0
 
 
 class SlotDriver:
-    """Runs one slot's `TorchTrainer` to its end."""
+    """Runs one slot's trainer to its end."""
 
     def serve(self, settings: SlotSettings, resources: dict[str, float], workers: int, storage: str) -> None:
         """Blocks until the board is closed; a dead worker is replaced."""
@@ -40,7 +39,21 @@ class SlotDriver:
             name=settings.slot, storage_path=storage, failure_config=FailureConfig(max_failures=-1)
         )
         loop_config: dict[str, Any] = {"settings": settings}
-        TorchTrainer(slot_loop, train_loop_config=loop_config, scaling_config=scaling, run_config=run).fit()
+        trainer_of_slot(scaling)(
+            slot_loop, train_loop_config=loop_config, scaling_config=scaling, run_config=run
+        ).fit()
+
+
+def trainer_of_slot(scaling: ScalingConfig) -> Any:
+    """The Ray Train trainer for slots of this size.
+
+    One worker without a GPU needs no process group, so that neither driver nor controller loads torch.
+    """
+    if scaling.num_workers == 1 and not scaling.use_gpu:
+        return DataParallelTrainer
+    from ray.train.torch import TorchTrainer
+
+    return TorchTrainer
 
 
 class SlotPool:
