@@ -10,8 +10,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	@echo "creating $(VENV) (some minutes, once)"
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	$(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
+	$(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
 	@touch $@
 
 sweep: $(READY)
@@ -26,7 +26,7 @@ audit: $(READY)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --num-workers 2
 
 # Also what takes longer than a minute: more failures that are made to happen, autoscaling, real data.
 test-slow: $(READY)
@@ -37,7 +37,7 @@ test: lint
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not gpu and not browser and not slow" $(ARGS)
 
 $(VENV)/.docs: $(READY)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	$(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
 	@touch $@
 
 # The documentation, into site/; a broken link or a docstring that cannot be read fails.

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -27,6 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, str(ROOT / "sweeps" / "tau_T_lambda.py"), "--preset", "smoke"]
 #: A study of five trials of about a second each.
 FIVE = ("--regimes", "step", "--budget-steps", "40", "--search-points", "0", "--no-reuse")
+#: One of three: the control, the default, and one other tau.
+THREE = (*FIVE, "--T", "4", "--lambda", "1e-3")
+#: Everything once, as short as it can be: both regimes, a search, twelve trials.
+SHORT = ("--budget-steps", "12", "--budget-seconds", "0.6", "--search-points", "1")
 
 
 def environment():
@@ -73,6 +78,71 @@ def launching(folder):
         for child in left:
             if child.is_running():
                 child.kill()
+
+
+def by_id(study):
+    """The records of a study by trial."""
+    return {record.trial_id: record for record in read_trials(study)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interrupted:
+    """A study at each of its ends: by Ctrl-C, by SIGKILL to its driver, by itself.
+
+    Records by trial id; `said` and `errors` are of the last call; `lingering` are Ray's processes that
+    outlived the killed driver.
+    """
+
+    uri: str
+    study: Path
+    code: int
+    parting: str
+    after_ctrl_c: dict
+    after_kill: dict
+    finished: dict
+    said: str
+    errors: str
+    lingering: list
+
+
+@pytest.fixture(scope="session")
+def interrupted(tmp_path_factory):
+    """A whole study, with a search, that is stopped twice on its way."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    study = folder / "study"
+    with launching(folder) as launch:
+        first = launch(*SHORT, "--max-concurrent", "1")
+        after_trials(study, process=first)
+        os.killpg(first.pid, signal.SIGINT)  # the whole group, as a terminal does
+        _, parting = first.communicate(timeout=120)
+        after_ctrl_c = by_id(study)
+
+        second = launch(*SHORT, "--max-concurrent", "1", "--resume")
+        after_trials(study, 6, second)
+        below = descendants(second.pid)
+        os.kill(second.pid, signal.SIGKILL)
+        second.communicate()
+        after_kill = by_id(study)
+
+        third = launch(*SHORT, "--resume")
+        said, errors = third.communicate(timeout=300)
+        assert third.returncode == 0, errors
+    left = [child for child in below if child.is_running() and child.status() != "zombie"]
+    lingering = [child.name() for child in left]
+    for child in left:  # an agent of the dead Ray may linger
+        child.kill()
+    return Interrupted(
+        uri=f"sqlite:///{folder / 'mlflow.db'}",
+        study=study,
+        code=first.returncode,
+        parting=parting,
+        after_ctrl_c=after_ctrl_c,
+        after_kill=after_kill,
+        finished=by_id(study),
+        said=said,
+        errors=errors,
+        lingering=lingering,
+    )
 
 
 def descendants(pid):

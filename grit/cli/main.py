@@ -14,6 +14,7 @@ from typing import Any
 from tabulate import tabulate
 from tqdm import tqdm
 
+from grit.cli.fields import HelpFields
 from grit.cli.options import DataOptions, ModelOptions, with_data_options
 from grit.cli.parser import OneLineParser, flag, taken
 from grit.config.overrides import parse_cadence, with_overrides
@@ -67,11 +68,12 @@ def parser() -> OneLineParser:
     """The three commands."""
     p = OneLineParser(prog="python -m grit", description=__doc__)
     commands = p.add_subparsers(dest="command", required=True, metavar="train | eval | export")
-    commands.add_parser(
+    train = commands.add_parser(
         "train",
         help="train one adapter into a folder",
         dataclass_types=[TrainOptions, ModelOptions, DataOptions],
     )
+    train.add_argument("--help-fields", action=HelpFields)
     evaluate = commands.add_parser(
         "eval", help="score a trained run, on its own data or on others", dataclass_types=[DataOptions]
     )

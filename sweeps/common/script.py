@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from grit.cli.fields import HelpFields
 from grit.cli.options import DataOptions, ModelOptions
 from grit.cli.parser import OneLineParser, given, option_names, taken
 from grit.config.sections import Regime
@@ -72,7 +73,9 @@ class StudyScript:
         """The command line; `more` are further dataclasses of options."""
         kinds = [self.design, ModelOptions, DataOptions, SearchOptions, ExecutionOptions]
         own = [] if self.own is None else [self.own]
-        return OneLineParser([*own, *more, *kinds], description=self.description)
+        parser = OneLineParser([*own, *more, *kinds], description=self.description)
+        parser.add_argument("--help-fields", action=HelpFields)
+        return parser
 
     def read(self, argv: Sequence[str] | None, *more: type) -> tuple[CommandLine, list[object]]:
         """A command line as options, and those of `more`."""

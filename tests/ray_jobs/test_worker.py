@@ -18,7 +18,7 @@ def test_the_fiftieth_trial_is_the_first_bit_for_bit_and_memory_is_flat(bench, s
     from grit.config.sections import Budget
 
     base = short_run(
-        budget=Budget(regime="step", amount=2), eval_examples=2, retention_documents=1, dropout=0.1
+        budget=Budget(regime="step", amount=2), eval_examples=2, retention_documents=1, accumulation=1
     )
     others = [
         base.changed(method="lora"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from launching import FIVE, after_trials, start
+from launching import THREE, after_trials, start
 from ray.cluster_utils import Cluster
 
 
@@ -21,9 +21,7 @@ def main(folder):
     try:
         process = start(
             folder,
-            *FIVE,
-            "--budget-steps",
-            "60",
+            *THREE,
             "--set",
             "checkpoint_steps=5",
             "--address",

@@ -85,7 +85,7 @@ submit() {{  # a head that has just started may have no agent yet
 }}
 set +e
 submit {out}/job.txt python sweeps/tau_T_lambda.py --preset smoke --regimes step --budget-steps 12 \\
-    --search-points 0 --max-concurrent 1 --output {out}/study \\
+    --search-points 0 --T 1 --lambda 1e-3 --max-concurrent 1 --output {out}/study \\
     --tracking-uri sqlite:///{out}/mlflow.db
 echo $? > {out}/job.rc
 submit {out}/bad.txt python sweeps/tau_T_lambda.py --tau 7 --output {out}/bad
@@ -119,7 +119,7 @@ def test_a_job_submitted_as_the_readme_says(tmp_path):
     job = (tmp_path / "job.txt").read_text()
     assert (tmp_path / "job.rc").read_text().strip() == "0", job
     assert_nothing_lies(
-        tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
+        tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 3
     )
     assert "report.html" in job
     assert "succeeded" in job
@@ -139,7 +139,7 @@ def test_a_node_that_dies_takes_no_trial_with_it(tmp_path):
     )
     assert code == 0, said
     records = assert_nothing_lies(
-        tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
+        tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 3
     )
     (hit,) = [record for record in records if record.place.attempts > 1]
     assert hit.measured.resumed_from_step >= 5

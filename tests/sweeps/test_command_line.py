@@ -11,6 +11,8 @@ import pytest
 from conftest import ROOT
 
 from grit.config.overrides import parse_setting
+from grit.config.run_config import RUN_SECTIONS
+from grit.config.settings import declared
 from ray_jobs.design.study_spec import read_spec
 from sweeps.common.request import resolve
 from sweeps.tau_T_lambda import SCRIPT
@@ -319,3 +321,13 @@ def test_a_study_is_the_same_study_after_it_was_a_file(name, options, tmp_path, 
     assert read.fingerprint() == asked.fingerprint()
     assert [trial.trial_id for trial in read.trials] == [trial.trial_id for trial in asked.trials]
     assert script.main(["--study", str(file), "--dry-run"]) == 0
+
+
+def test_every_setting_is_listed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        _main("--help-fields")
+    assert ended.value.code == 0
+    listed = capsys.readouterr().out
+    names = [item.name for kind in RUN_SECTIONS.values() for item, _ in declared(kind)]
+    assert [name for name in names if f"  {name}" not in listed] == []
+    assert "rank_adaptation_threshold (tau) = 0.99" in listed
