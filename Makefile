@@ -12,6 +12,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
 	$(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	-@$(VENV)/bin/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1  # on all cores; pip uses one
 	@touch $@
 
 sweep: $(READY)
