@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from grit.training.measurements import Measurements
-from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trial_record import Attempt, TrialRecord
 from ray_jobs.records.trunk_record import TrunkOutcome
 
 #: A trial's status, or `trunk` for a trunk that is ready, `unwritten` for a trial whose tables found no room
@@ -49,6 +49,7 @@ class Collected:
     outcome: JobOutcome
     worker: str | None = None
     attempts: int = 0
+    deliveries: tuple[Attempt, ...] = ()
     queued_at: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
@@ -64,6 +65,7 @@ def filled(record: TrialRecord, collected: Collected) -> TrialRecord:
         measured=outcome.measured or Measurements(),
         worker=collected.worker,
         attempts=collected.attempts,
+        deliveries=collected.deliveries,
         queued_at=collected.queued_at,
         started_at=collected.started_at,
         ended_at=collected.ended_at,

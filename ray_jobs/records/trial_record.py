@@ -50,17 +50,33 @@ class TrialPlan(_RecordPart):
         return (self.design, *self.also_designs)
 
 
+class Attempt(_RecordPart):
+    """One delivery of a trial to a worker.
+
+    Attributes:
+        worker: the slot that took it.
+        began_at: when, in seconds since the epoch.
+        lost_at: when its worker was found to have died in it; None for the attempt that said how it ended.
+    """
+
+    worker: str
+    began_at: float
+    lost_at: float | None = None
+
+
 class TrialPlace(_RecordPart):
     """Where a trial ran, and what it began with.
 
     Attributes:
-        attempts: deliveries to workers.
+        attempts: how many there were. (A record of version 1 has the number alone.)
+        deliveries: each of them, in order.
         reused_from: the study in the same store that ran it.
         forked_from: the trunk whose first `forked_at_step` steps it shares with other trials.
     """
 
     worker: str | None = None
     attempts: int = 0
+    deliveries: tuple[Attempt, ...] = ()
     reused_from: str | None = None
     forked_from: str | None = None
     forked_at_step: int | None = None

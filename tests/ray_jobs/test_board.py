@@ -54,6 +54,9 @@ def test_a_worker_that_died_gets_its_trial_again_until_it_has_died_too_often():
         assert await wait == "failed"
         collected = await board.collect("a")
         assert collected.attempts == MAX_ATTEMPTS
+        assert [attempt.worker for attempt in collected.deliveries] == ["slot-0"] * MAX_ATTEMPTS
+        lost = [attempt.lost_at is not None for attempt in collected.deliveries]
+        assert lost == [True] * MAX_ATTEMPTS
         assert "died 3 times" in collected.outcome.error
         await board.close()
         assert await after is None

@@ -109,6 +109,9 @@ def test_a_worker_that_is_killed_mid_trial_goes_on_from_its_checkpoint_bit_for_b
     attempts = sorted(record.place.attempts for record in hurt.records)
     assert attempts == [1, 1, 1, 1, 2]
     hit = next(record for record in hurt.records if record.place.attempts == 2)
+    first, second = hit.place.deliveries
+    assert first.began_at < first.lost_at <= second.began_at
+    assert second.lost_at is None
     assert hit.measured.resumed_from_step >= 5
     whole = _alone(hit, bench)
     for name in ("quality", "forgetting", "final_ranks"):

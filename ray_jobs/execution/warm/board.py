@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_jobs.execution.outcome import Collected, JobOutcome, JobStatus
+from ray_jobs.records.trial_record import Attempt
 from ray_jobs.schedule.job import Job
 from ray_jobs.schedule.stopping import Standing, dominated
 
@@ -31,8 +32,15 @@ class _Entry:
     queued_at: float
     done: asyncio.Event = field(default_factory=asyncio.Event)
     collected: Collected | None = None
-    attempts: int = 0
-    started_at: float | None = None
+    deliveries: list[Attempt] = field(default_factory=list)
+
+    def deliver(self, slot: str, now: float) -> None:
+        """Notes that a slot takes the job."""
+        self.deliveries.append(Attempt(worker=slot, began_at=now))
+
+    def lose(self, now: float) -> None:
+        """Notes that the worker of the last delivery has died."""
+        self.deliveries[-1] = self.deliveries[-1].model_copy(update={"lost_at": now})
 
 
 class TrialBoard:
@@ -85,17 +93,18 @@ class TrialBoard:
                     return None
                 self._assigned[slot] = self._waiting.popleft()
             entry = self._entries[self._assigned[slot]]
-            entry.attempts += 1
-            entry.started_at = entry.started_at or time.time()
+            entry.deliver(slot, time.time())
             return entry.job
 
     def _settle_interrupted(self, slot: str) -> None:
+        """Where a slot asks for a job and still has one, the worker that had it has died."""
         job_id = self._assigned.get(slot)
         if job_id is None:
             return
         entry = self._entries[job_id]
-        if entry.attempts >= MAX_ATTEMPTS:
-            error = f"its worker died {entry.attempts} times (out of memory or killed)"
+        entry.lose(time.time())
+        if len(entry.deliveries) >= MAX_ATTEMPTS:
+            error = f"its worker died {len(entry.deliveries)} times (out of memory or killed)"
             self._finish(slot, entry, JobOutcome(status="failed", error=error))
 
     def _finish(self, slot: str, entry: _Entry, outcome: JobOutcome) -> None:
@@ -103,9 +112,10 @@ class TrialBoard:
         entry.collected = Collected(
             outcome=outcome,
             worker=slot,
-            attempts=entry.attempts,
+            attempts=len(entry.deliveries),
+            deliveries=tuple(entry.deliveries),
             queued_at=entry.queued_at,
-            started_at=entry.started_at,
+            started_at=entry.deliveries[0].began_at if entry.deliveries else None,
             ended_at=time.time(),
         )
         for where, standing in self._standings.pop(job_id, {}).items():
