@@ -27,6 +27,7 @@ audit: $(READY)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/mypy --num-workers 2
 
 # Also what takes longer than a minute: more failures that are made to happen, autoscaling, real data.

@@ -1,6 +1,6 @@
 """One-sided against two-sided GRIT, and every switch of the method on its own against the default.
 
-python sweeps/ablation.py                           # embedded backbone, step-matched
+python sweeps/ablation.py                      # embedded backbone, step-matched
 python sweeps/ablation.py --preset llama-3.2-3b --method qgrit --task gsm8k ...
 """
 

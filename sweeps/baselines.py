@@ -2,9 +2,9 @@
 
 A rate is chosen on examples that do not judge it.
 
-    python sweeps/baselines.py                                   # embedded backbone, all methods,
-    step-matched python sweeps/baselines.py --methods lora grit dora --learning-rates 1e-3 4e-3 python
-    sweeps/baselines.py --model ../shared/backbone --task gsm8k --train-file ... --eval-file ...
+    python sweeps/baselines.py                     # embedded backbone, all methods, step-matched
+    python sweeps/baselines.py --methods lora grit dora --learning-rates 1e-3 4e-3
+    python sweeps/baselines.py --model PATH --task gsm8k --train-file ... --eval-file ...
 """
 
 from __future__ import annotations

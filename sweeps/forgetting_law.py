@@ -2,8 +2,8 @@
 
 Runs over unique tokens, rank and reprojection cadence, and a two-stage fit (paper D.4, appendix J).
 
-    python sweeps/forgetting_law.py                              # embedded backbone python
-    sweeps/forgetting_law.py --models embedded ../shared/backbone --task gsm8k ...    # alpha can be told
+    python sweeps/forgetting_law.py                                   # embedded backbone
+    python sweeps/forgetting_law.py --models embedded PATH --task gsm8k ...    # alpha can be told
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ ELSEWHERE = {
     "export RAY_AUTH_MODE=token": "tests/sweeps/test_clusters.py",
     "ray up cluster.yaml": "tests/ray_jobs/test_cluster.py: the file, against Ray's own schema",
     "ray dashboard cluster.yaml &": "needs the cloud",
+    ".venv/bin/python -m pip install --constraint constraints.txt pre-commit": "changes the environment",
     ".venv/bin/pre-commit install": "changes the reader's own checkout",
 }
 #: What stands for the reader's own, and what a test has instead.

@@ -23,7 +23,6 @@ def _svg(figure: Figure, path: Path) -> None:
 
 
 def _png(figure: Figure, path: Path) -> None:
-    figure.set_dpi(PIXELS_PER_INCH)  # the other forms leave theirs
     FigureCanvasAgg(figure).print_png(path)
 
 
@@ -65,6 +64,7 @@ class FigureSpec(Generic[Info]):
             figure.draw_without_rendering()  # lays it out, once for all forms
             figure.set_layout_engine("none")
             for kind, write in FORMATS.items():
+                figure.set_dpi(PIXELS_PER_INCH)  # each form leaves its own
                 _whole(folder / f"{self.name}.{kind}", partial(write, figure))
         return inline_svg(folder / f"{self.name}.svg")
 

@@ -38,4 +38,5 @@ class HelpFields(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """Ends the process."""
-        parser.exit(0, "\n".join(field_lines()) + "\n")
+        print("\n".join(field_lines()))
+        parser.exit()

@@ -2,7 +2,7 @@
 
 What a process that has done other things held before does not count.
 
-`python -m grit.memory` reads a run's configuration from standard input and prints the bytes.
+`python -m grit.training.memory_probe` reads a run's configuration from standard input and prints the bytes.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ def train_together(config: RunConfig, bench: Workbench, hooks: Hooks) -> RunResu
         runs[0].measure_base()
         status, reason = _take_turns(runs, hooks)
         runs[0].finish()
+        runs[0].audit(lost=status != "completed")
         result = result_of(runs[0], status, reason)
         rows = [row for run in runs for row in step_rows(run)]
         runs.clear()  # so that what hangs on their models can go with them

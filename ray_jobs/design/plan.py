@@ -15,6 +15,7 @@ from grit.config.registry import METHODS
 from grit.config.run_config import Overrides, RunConfig
 from grit.config.sections import AuditConfig, Budget
 from grit.config.settings import declared
+from grit.errors import ConfigError
 from grit.io.hashing import digest
 from ray_jobs.design.points import Point, control_method
 from ray_jobs.design.search_space import Search
@@ -119,6 +120,8 @@ def make_trial(study: Study, point: Point, seed: int, budget: Budget) -> TrialSp
 def _configuration(base: RunConfig, point: Point, seed: int, budget: Budget) -> RunConfig:
     """What needs GRIT's statistics is left out for a method that has none."""
     method = point.method or base.method
+    if method not in METHODS:
+        raise ConfigError("method", method, f"must be one of {', '.join(METHODS)}")
     amount = budget.amount * point.budget
     if budget.regime == "step":
         amount = max(1, round(amount))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grit.config.settings import at_least
+from grit.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +25,15 @@ class SearchRange:
 
     def __post_init__(self) -> None:
         """Bounds get the range's own type, whether they come from code, a file or a command line."""
+        for bound in (self.low, self.high):
+            if not math.isfinite(bound):
+                raise ConfigError("space", bound, "must have finite bounds")
         number = int if self.integer else float
         object.__setattr__(self, "low", number(self.low))
         object.__setattr__(self, "high", number(self.high))
 
     def identity(self) -> str:
-        """What the range adds to a study's fingerprint, in the words of version 1, whose studies go on."""
+        """What the range adds to a study's fingerprint, in version 1's words: its default studies go on."""
         return "Interval" + repr(self).removeprefix(type(self).__name__)
 
 

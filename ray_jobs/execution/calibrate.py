@@ -2,8 +2,8 @@
 
 How long the first-order control needs for it on this machine, as loaded as in a study.
 
-`python -m ray_jobs.calibrate` reads a run's configuration from standard input and prints its median step
-time; `seconds_for` runs as many of these at once as the study will run trials.
+`python -m ray_jobs.execution.calibrate` reads a run's configuration from standard input and prints its median
+step time; `seconds_for` runs as many of these at once as the study will run trials.
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ def connect(address: str | None, *, verbose: bool) -> None:
     if address is None:
         os.environ.update({key: value for key, value in LOCAL_ENVIRONMENT.items() if key not in os.environ})
         # Ray's processes inherit this one's variables: a runtime environment would start each of them twice.
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(ROOT), *paths]))
         ray.init(
             address="local",
             num_cpus=cores(),

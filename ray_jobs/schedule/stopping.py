@@ -9,7 +9,6 @@ both trials have seen the same data. Pure; the trainer asks at its own evaluatio
 from __future__ import annotations
 
 import math
-import operator
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,6 +40,10 @@ def certainly_above(values: Sequence[float]) -> bool:
     return statistics.fmean(values) > BEYOND_NOISE * statistics.stdev(values) / math.sqrt(len(values))
 
 
+def _differences(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    return [value - other for value, other in zip(values, others, strict=True)]
+
+
 def dominated(standing: Standing, others: Iterable[Standing]) -> bool:
     """Whether one of `others` has better quality and retention beyond noise.
 
@@ -49,7 +52,7 @@ def dominated(standing: Standing, others: Iterable[Standing]) -> bool:
     return any(
         other.footprint <= standing.footprint
         and other.overhead <= standing.overhead
-        and certainly_above(list(map(operator.sub, other.scores, standing.scores)))
-        and certainly_above(list(map(operator.sub, standing.document_losses, other.document_losses)))
+        and certainly_above(_differences(other.scores, standing.scores))
+        and certainly_above(_differences(standing.document_losses, other.document_losses))
         for other in others
     )

@@ -37,6 +37,10 @@ DESIGN_OPTIONS = (
 )
 
 
+#: Options of the search that a study's file has; the others say where it is kept and what is advised.
+SEARCHED_IN_FILE = ("search_points", "sampler", "space", "stop_dominated")
+
+
 def nothing(_request: StudyRequest) -> Search | None:
     """Nothing is searched: all points are designed."""
     return None
@@ -155,6 +159,12 @@ class StudyScript:
                     getattr(options, name),
                     "cannot be given beside --study: change the file, or leave --study out",
                 )
+        for name in given(SearchOptions, line.search, SEARCHED_IN_FILE):
+            raise ConfigError(
+                _dashed(name),
+                getattr(line.search, name),
+                "cannot be given beside --study: change the file, or leave --study out",
+            )
         assert line.execution.study is not None
         spec = read_spec(line.execution.study)
         if spec.name != self.name:

@@ -43,6 +43,8 @@ def test_one_that_diverges_is_told(bench, short_run, monkeypatch):
         return "made to" if len(calls) == 3 else None
 
     monkeypatch.setattr(DivergenceRule, "update", third_is_bad)
+    result = train(short_run(beside=("qgrit",), stability=True), bench)
+    assert result.audits["stability"]
     result = train(short_run(beside=("lora",)), bench)
     assert result.status == "diverged"
     assert result.reason == "lora, step 2: made to"

@@ -331,3 +331,26 @@ def test_every_setting_is_listed(capsys):
     names = [item.name for kind in RUN_SECTIONS.values() for item, _ in declared(kind)]
     assert [name for name in names if f"  {name}" not in listed] == []
     assert "rank_adaptation_threshold (tau) = 0.99" in listed
+
+
+@pytest.mark.parametrize(
+    "option", [("--sampler", "gp"), ("--search-points", "9"), ("--seeds", "1"), ("--set", "rank=4")]
+)
+def test_what_a_study_file_has_is_refused_beside_it(option, tmp_path, capsys):
+    file = tmp_path / "study.yaml"
+    assert _main("--preset", "smoke", "--save-study", str(file)) == 0
+    assert _main("--study", str(file), *option, "--dry-run") == 2
+    assert "cannot be given beside --study" in capsys.readouterr().err
+
+
+def test_a_method_that_is_none_is_refused_in_a_study_file(tmp_path, capsys):
+    file = tmp_path / "study.yaml"
+    assert _main("--preset", "smoke", "--save-study", str(file)) == 0
+    file.write_text(file.read_text().replace("method: null", "method: lroa", 1))
+    assert _main("--study", str(file), "--dry-run") == 2
+    assert "error: method = 'lroa': must be one of lora" in capsys.readouterr().err
+
+
+def test_a_search_range_is_finite(capsys):
+    assert _main("--preset", "smoke", "--space", "T=1:inf:int", "--dry-run") == 2
+    assert "space = inf: must have finite bounds" in capsys.readouterr().err

@@ -142,6 +142,7 @@ class TrialBoard:
             self._ready.discard(slot)
             if slot in self._assigned:
                 entry = self._entries[self._assigned[slot]]
+                entry.lose(time.time())
                 self._finish(slot, entry, JobOutcome(status="failed", error=f"its slot ended: {reason}"))
             self._fail_if_no_slot()
             self._changed.notify_all()
