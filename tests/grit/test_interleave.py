@@ -43,8 +43,6 @@ def test_one_that_diverges_is_told(bench, short_run, monkeypatch):
         return "made to" if len(calls) == 3 else None
 
     monkeypatch.setattr(DivergenceRule, "update", third_is_bad)
-    result = train(short_run(beside=("qgrit",), stability=True), bench)
-    assert result.audits["stability"]
     result = train(short_run(beside=("lora",)), bench)
     assert result.status == "diverged"
     assert result.reason == "lora, step 2: made to"
@@ -63,3 +61,9 @@ def test_the_probe_of_memory_reaches_everything_that_takes_memory(short_run):
 @pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own(short_run):
     assert 10**8 < peak_memory(short_run()) < 4 * 10**9
+
+
+def test_audits_are_those_of_the_runs_own_method(bench, short_run):
+    result = train(short_run(beside=("qgrit",), stability=True), bench)
+    assert result.audits["stability"]
+    assert result.interleaved
