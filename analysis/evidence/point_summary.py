@@ -113,18 +113,18 @@ class PointSummary:
         """Standard deviation over seeds; None with one seed, which shows none."""
         return statistics.stdev(self.values(name)) if len(self.records) > 1 else None
 
-    def knob_texts(self) -> tuple[str, str, str]:
-        """tau, T, lambda as people write them; a dash for a control."""
+    def knob_texts(self) -> tuple[str, ...]:
+        """The knobs as people write them, in the order of `KNOBS`; a dash for a control."""
         if not self.config.uses_grit:
-            return "-", "-", "-"
-        tau, cadence, damping = (
-            KNOBS[name].shown(value) for name, value in zip(KNOBS, self.knob_values(), strict=True)
-        )
-        return tau, cadence, damping
+            return ("-",) * len(KNOBS)
+        knobs = zip(KNOBS.values(), self.knob_values(), strict=True)
+        return tuple(knob.shown(value) for knob, value in knobs)
 
-    def knob_values(self) -> tuple[float | None, int | None, float | None]:
-        """tau, T, lambda."""
-        return self.tau, self.T, self.lambda_
+    def knob_values(self) -> tuple[float | int | None, ...]:
+        """The knobs, in the order of `KNOBS`; None for a method that has none."""
+        if not self.config.uses_grit:
+            return (None,) * len(KNOBS)
+        return tuple(self.config.setting(name) for name in KNOBS)
 
     def label(self) -> str:
         """The setting in one phrase."""
