@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+INSTALL := $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: sweep smoke audit test test-slow lint docs clean
 .DEFAULT_GOAL := sweep
@@ -10,8 +11,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	@echo "creating $(VENV) (some minutes, once)"
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
-	$(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	$(INSTALL) "torch==2.13.0"
+	$(INSTALL) --editable ".[test]"
 	-@$(VENV)/bin/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1  # on all cores; pip uses one
 	@touch $@
 
@@ -39,12 +40,13 @@ test: lint
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not gpu and not browser and not slow" $(ARGS)
 
 $(VENV)/.docs: $(READY)
-	$(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	$(INSTALL) --editable ".[docs]"
 	@touch $@
 
 # The documentation, into site/; a broken link or a docstring that cannot be read fails.
 docs: $(VENV)/.docs
 	$(VENV)/bin/python docs/draw_architecture.py
+	$(VENV)/bin/python docs/write_vocabulary.py
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict
 	@echo "open site/index.html"
 

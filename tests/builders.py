@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from analysis.page.figure_spec import FigureSpec
 from grit.audits.update_geometry import ModuleGeometry
 from grit.config.method import GritConfig
 from grit.config.run_config import RunConfig
@@ -25,6 +26,12 @@ from ray_jobs.design.search_space import Search, SearchRange
 from ray_jobs.records.study_file import Call, Execution, StudyFile
 from ray_jobs.records.trial_tables import write_rows
 from ray_jobs.records.trials_file import write_trials
+
+
+def without_drawing(monkeypatch):
+    """Figures are computed and not drawn, which takes most of a report's time."""
+    monkeypatch.setattr(FigureSpec, "save", lambda figure, _folder: figure.compute() and None)
+
 
 CONTENT = {"task": "t", "documents": "d", "model": "m"}
 SPACE = {

@@ -73,6 +73,7 @@ def shared_data():
     return SHARED
 
 
+@cache
 def _starts_ray(path):
     return "pytest.mark.ray" in path.read_text(encoding="utf8")
 

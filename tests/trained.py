@@ -9,7 +9,11 @@ from grit.training.side_by_side import train
 from ray_jobs.design.plan import Study
 from ray_jobs.execution.outcome import Collected, JobOutcome, filled
 from ray_jobs.records.store import StudyStore
+from ray_jobs.records.trial_record import Attempt
 from ray_jobs.records.trial_tables import write_rows
+
+#: A trial here has one attempt, in this process.
+ALONE = Attempt(worker="this process", began_at=0.0)
 
 
 def trained_study(folder, name, base, points, bench, *, seeds=(41, 42), regimes=("step",), seconds=0.4):
@@ -31,7 +35,7 @@ def trained_study(folder, name, base, points, bench, *, seeds=(41, 42), regimes=
         for kind, rows in result.tables().items():
             write_rows(folder, kind, trial.trial_id, rows)
         outcome = JobOutcome(status=result.status, error=result.reason, measured=result.measured)
-        record = filled(trial.record, Collected(outcome=outcome, attempts=1))
+        record = filled(trial.record, Collected(outcome=outcome, deliveries=(ALONE,)))
         store.put(record)
         records.append(record)
     store.release()

@@ -5,28 +5,64 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Iterator
-from typing import Any
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from grit.config.method import KNOBS
 from grit.config.run_config import RUN_SECTIONS
-from grit.config.settings import declared
+from grit.config.settings import declared, words_of
 
 #: Columns of a terminal that the lines keep to.
 WIDTH = 100
 
 
+class ListedSetting(NamedTuple):
+    """One setting as people read of it; `allowed` is empty where its type says enough."""
+
+    section: str
+    name: str
+    knob: str | None
+    default: str
+    help: str
+    allowed: str
+    waits_for: str
+
+
+def listed_settings() -> Iterator[ListedSetting]:
+    """Every setting of a run, section by section."""
+    knobs = {knob.field: name for name, knob in KNOBS.items()}
+    for section, kind in RUN_SECTIONS.items():
+        words = words_of(kind)
+        for item, declaration in declared(kind):
+            allowed = "" if declaration.allowed is None else declaration.allowed.words
+            if words[item.name]:
+                allowed = f"must be one of {', '.join(words[item.name])}"
+            yield ListedSetting(
+                section=section,
+                name=item.name,
+                knob=knobs.get(item.name),
+                default=_shown(item.default),
+                help=declaration.help,
+                allowed=allowed,
+                waits_for=" or ".join(sorted(declaration.waits_for)),
+            )
+
+
+def _shown(default: object) -> str:
+    if default is None:
+        return "none"
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
 def field_lines() -> Iterator[str]:
     """Section by section: name and default, then what the setting does and what is allowed."""
-    short_names = {knob.field: name for name, knob in KNOBS.items()}
-    for section, kind in RUN_SECTIONS.items():
+    for section, settings in groupby(listed_settings(), key=attrgetter("section")):
         yield f"{section}:"
-        for item, declaration in declared(kind):
-            short = f" ({short_names[item.name]})" if item.name in short_names else ""
-            default = "none" if item.default is None else item.default
-            yield f"  {item.name}{short} = {default}"
-            words = declaration.help
-            if declaration.allowed is not None:
-                words += f"; {declaration.allowed.words}"
+        for setting in settings:
+            knob = f" ({setting.knob})" if setting.knob else ""
+            yield f"  {setting.name}{knob} = {setting.default}"
+            words = "; ".join(filter(None, (setting.help, setting.allowed)))
             yield textwrap.fill(words, WIDTH, initial_indent="      ", subsequent_indent="      ")
 
 

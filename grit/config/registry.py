@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from grit.errors import ConfigError
+
 #: A name in `METHODS`: `RunConfig` refuses any other.
 Method = str
 Optimizer = Literal["adamw", "lora_plus", "lora_fa", "shampoo"]
@@ -129,3 +131,14 @@ METHODS: dict[Method, MethodSpec] = {
     "lora_plus": MethodSpec(title="LoRA+", source="Hayou et al., 2024", optimizer="lora_plus"),
     "lora_fa": MethodSpec(title="LoRA-FA", source="Zhang et al., 2023", optimizer="lora_fa"),
 }
+
+
+def method_spec(name: Method) -> MethodSpec:
+    """The declaration of a method.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in METHODS:
+        raise ConfigError("method", name, f"must be one of {', '.join(METHODS)}")
+    return METHODS[name]

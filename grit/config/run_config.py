@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter
 
 from grit.config.method import ALIASES, METHOD_VERSION, GritConfig
-from grit.config.registry import METHODS, Method, MethodSpec
+from grit.config.registry import METHODS, Method, MethodSpec, method_spec
 from grit.config.sections import (
     AdapterConfig,
     AuditConfig,
@@ -52,8 +52,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError where sections do not fit each other."""
-        if self.method not in METHODS:
-            raise ConfigError("method", self.method, f"must be one of {', '.join(METHODS)}")
+        method_spec(self.method)
         at_least(0).check("seed", self.seed)
         self._check_method()
         self._check_audits()

@@ -203,6 +203,11 @@ def _typed_fields(kind: type) -> tuple[_TypedField, ...]:
     return tuple(typed)
 
 
+def words_of(kind: type) -> dict[str, tuple[str, ...]]:
+    """The words that each setting of a class may take, by its name; empty for a setting of another type."""
+    return {item.name: item.words for item in _typed_fields(kind)}
+
+
 def _check_number(label: str, value: object, *, optional: bool) -> None:
     if value is None and optional:
         return

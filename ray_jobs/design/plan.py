@@ -6,16 +6,15 @@ Pure: nothing here starts anything.
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from grit.config.overrides import with_overrides
-from grit.config.registry import METHODS
+from grit.config.registry import method_spec
 from grit.config.run_config import Overrides, RunConfig
 from grit.config.sections import AuditConfig, Budget
 from grit.config.settings import declared
-from grit.errors import ConfigError
 from grit.io.hashing import digest
 from ray_jobs.design.points import Point, control_method
 from ray_jobs.design.search_space import Search
@@ -120,13 +119,11 @@ def make_trial(study: Study, point: Point, seed: int, budget: Budget) -> TrialSp
 def _configuration(base: RunConfig, point: Point, seed: int, budget: Budget) -> RunConfig:
     """What needs GRIT's statistics is left out for a method that has none."""
     method = point.method or base.method
-    if method not in METHODS:
-        raise ConfigError("method", method, f"must be one of {', '.join(METHODS)}")
     amount = budget.amount * point.budget
     if budget.regime == "step":
         amount = max(1, round(amount))
     audits: dict[str, Any] = {}
-    if not METHODS[method].geometry:
+    if not method_spec(method).geometry:
         audits = {
             item.name: item.default
             for item, declaration in declared(AuditConfig)
@@ -135,11 +132,6 @@ def _configuration(base: RunConfig, point: Point, seed: int, budget: Budget) -> 
     stretched = Budget(regime=budget.regime, amount=amount)
     config = base.changed(method=method, seed=seed, budget=stretched, **audits)
     return with_overrides(config, dict(point.overrides))
-
-
-def as_data(study: Study) -> dict[str, Any]:
-    """A study as plain values, for a file."""
-    return asdict(study)
 
 
 def searched_trials(study: Study, overrides: Overrides, budget: Budget) -> list[TrialSpec]:

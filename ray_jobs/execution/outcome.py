@@ -48,11 +48,19 @@ class Collected:
 
     outcome: JobOutcome
     worker: str | None = None
-    attempts: int = 0
     deliveries: tuple[Attempt, ...] = ()
     queued_at: float | None = None
-    started_at: float | None = None
     ended_at: float | None = None
+
+    @property
+    def attempts(self) -> int:
+        """How often it was delivered."""
+        return len(self.deliveries)
+
+    @property
+    def started_at(self) -> float | None:
+        """When it was first delivered."""
+        return self.deliveries[0].began_at if self.deliveries else None
 
 
 def filled(record: TrialRecord, collected: Collected) -> TrialRecord:

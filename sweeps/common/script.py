@@ -151,20 +151,19 @@ class StudyScript:
 
     def _read_spec(self, line: CommandLine) -> StudySpec:
         """The study of a file; what would change it is refused."""
-        kinds = ((DesignOptions, line.design), (ModelOptions, line.model), (DataOptions, line.data))
-        for kind, options in kinds:
-            for name in given(kind, options, option_names(kind)):
+        in_file = (
+            (DesignOptions, line.design, option_names(DesignOptions)),
+            (ModelOptions, line.model, option_names(ModelOptions)),
+            (DataOptions, line.data, option_names(DataOptions)),
+            (SearchOptions, line.search, SEARCHED_IN_FILE),
+        )
+        for kind, options, names in in_file:
+            for name in given(kind, options, names):
                 raise ConfigError(
                     _dashed(name),
                     getattr(options, name),
                     "cannot be given beside --study: change the file, or leave --study out",
                 )
-        for name in given(SearchOptions, line.search, SEARCHED_IN_FILE):
-            raise ConfigError(
-                _dashed(name),
-                getattr(line.search, name),
-                "cannot be given beside --study: change the file, or leave --study out",
-            )
         assert line.execution.study is not None
         spec = read_spec(line.execution.study)
         if spec.name != self.name:

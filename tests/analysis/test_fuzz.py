@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from builders import without_drawing
 from mutations import KINDS, Mutation
 
 from analysis.evidence.load import load_study
-from analysis.page.figure_spec import FigureSpec
 from analysis.report import main
 from ray_jobs.records.trial_tables import write_rows
 from ray_jobs.records.trials_file import write_trials
@@ -72,7 +72,7 @@ def test_damage_is_named_or_refused(folders, tmp_path, capsys, monkeypatch, firs
         mutation = Mutation(seed).apply(folder)
         with monkeypatch.context() as patch:
             if seed % DRAWN:
-                patch.setattr(FigureSpec, "save", lambda figure, _folder: figure.compute() and None)
+                without_drawing(patch)
             try:
                 code = main([str(folder)])
             except Exception as error:

@@ -11,11 +11,10 @@ import subprocess
 import sys
 
 import pytest
-from builders import ended, planned, study, study_folder
+from builders import ended, planned, study, study_folder, without_drawing
 from conftest import ROOT
 
 from analysis.evidence.load import load_study
-from analysis.page.figure_spec import FigureSpec
 from analysis.report import main, rebuild
 from analysis.studies.sensitivity.figures.all_figures import sensitivity_figures
 from analysis.studies.sensitivity.results import analyse
@@ -38,7 +37,7 @@ def reported(tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures are computed and not drawn: `reported` has them all, and drawing takes most of the time."""
-    monkeypatch.setattr(FigureSpec, "save", lambda figure, _folder: figure.compute() and None)
+    without_drawing(monkeypatch)
 
 
 def _copy(reported, folder):

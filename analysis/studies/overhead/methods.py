@@ -5,9 +5,8 @@ Step times, memory, the paper's tables, and where a step's time goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import fmean
 
 from analysis.page.table import Column, Table
 from analysis.stats.estimates import Interval
@@ -24,7 +23,6 @@ from analysis.studies.overhead.session import (
     tokens_per_second,
 )
 from grit.config.registry import METHODS, Method
-from grit.io.files import Row
 from grit.runtime.step_sections import SECTIONS
 
 #: The methods of the paper's Table 14, each GRIT beside its twin.
@@ -242,7 +240,7 @@ def component_rows(session: Session) -> list[ComponentRow]:
         kinds = {"all": steady, "reprojection steps": [row for row in steady if row["reprojected"]]}
         for kind, members in kinds.items():
             if members:
-                sections = {name: _mean_ms(members, name) for name in SECTIONS}
+                sections = {name: amortized(members, (name,)) for name in SECTIONS}
                 rows.append(
                     ComponentRow(
                         method=method,
@@ -253,10 +251,6 @@ def component_rows(session: Session) -> list[ComponentRow]:
                     )
                 )
     return rows
-
-
-def _mean_ms(rows: Sequence[Row], section: str) -> float:
-    return fmean(row[f"ms_{section}"] for row in rows)
 
 
 def component_table(session: Session) -> Table[ComponentRow]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from analysis.page.table import shown
 from grit.config.registry import Method
 
 
@@ -17,11 +18,7 @@ class PublishedCost(NamedTuple):
 
     def shown(self) -> str:
         """All in a cell."""
-        return ", ".join(_cell(value) for value in self)
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:g}"
+        return ", ".join(shown(value, "g") for value in self)
 
 
 class PublishedScaling(NamedTuple):

@@ -112,10 +112,8 @@ class TrialBoard:
         entry.collected = Collected(
             outcome=outcome,
             worker=slot,
-            attempts=len(entry.deliveries),
             deliveries=tuple(entry.deliveries),
             queued_at=entry.queued_at,
-            started_at=entry.deliveries[0].began_at if entry.deliveries else None,
             ended_at=time.time(),
         )
         for where, standing in self._standings.pop(job_id, {}).items():
