@@ -23,6 +23,7 @@ from sweeps.common.command import EXIT_BAD_INPUT
 from sweeps.common.request import StudyRequest
 from sweeps.common.script import StudyScript
 from sweeps.common.series import Member, in_turn
+from sweeps.common.study_options import KNOB_OPTIONS
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def points(request: StudyRequest) -> list[Point]:
 
 
 SCRIPT = StudyScript(
-    name="portability", description=__doc__, points=points, regimes=("step",), designs=("tau", "T", "lambda_")
+    name="portability", description=__doc__, points=points, regimes=("step",), designs=tuple(KNOB_OPTIONS)
 )
 
 

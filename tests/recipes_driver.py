@@ -24,6 +24,8 @@ from ray_jobs.records.trial_tables import read_rows  # noqa: E402
 from ray_jobs.records.trials_file import write_trials  # noqa: E402
 from ray_jobs.schedule.search import OptunaSearch  # noqa: E402
 from ray_jobs.tracking.mlflow_tracker import MlflowTracker  # noqa: E402
+from sweeps.common.request import resolve  # noqa: E402
+from sweeps.tau_T_lambda import SCRIPT  # noqa: E402
 
 
 def _task(folder: Path) -> TaskSource:
@@ -59,6 +61,12 @@ def _base(folder: Path) -> RunConfig:
     )
 
 
+def _asked(arguments: list[str]) -> dict[str, list[str]]:
+    """The values of each knob in the one-at-a-time design of a command line."""
+    request = resolve(SCRIPT.read(arguments)[0], SCRIPT.presets, SCRIPT.regimes)
+    return {name: [str(value) for value in values] for name, values in request.preset.oat.items()}
+
+
 def _proposed() -> dict[str, float]:
     search = Search(space={"lambda": SearchRange(low=1e-4, high=1e-1)}, points=1, sampler="brute")
     return OptunaSearch(search).ask()[1]
@@ -72,6 +80,7 @@ def main(folder: Path) -> None:
     points = [
         Point.of("oat", center),
         Point.of("list", {**center, "gradient_gain": 2.0}),
+        Point.of("oat", {**center, "rho": 0.5}),
         Point.of("list", {}, "rslora"),
     ]
     records = trained_study(study, "tau_T_lambda", _base(folder), points, Workbench(), seeds=(41,))
@@ -84,7 +93,13 @@ def main(folder: Path) -> None:
     assert tracker.failure is None, tracker.failure
     rebuild(study)
     tables = {kind: read_rows(study, kind, records[1].trial_id) for kind in ("norms", "predictions")}
-    print(json.dumps({"ids": [r.trial_id for r in records], "proposed": _proposed(), "tables": tables}))
+    said = {
+        "ids": [record.trial_id for record in records],
+        "asked": _asked(["--rho", "0.5", "0.9"]),
+        "proposed": _proposed(),
+        "tables": tables,
+    }
+    print(json.dumps(said))
 
 
 if __name__ == "__main__":

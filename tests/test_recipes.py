@@ -102,6 +102,15 @@ def test_a_switch_makes_a_trial_of_its_own_and_acts(toys):
     assert "gradient_gain" in _report(toys)
 
 
+def test_a_knob_is_an_option_and_is_in_report_and_mlflow(toys, mirrored):
+    assert toys[1]["asked"]["rho"] == ["0.5", "0.9"]
+    report = _report(toys)
+    assert "The decay rho alone, all else at the default." in report
+    assert "rho,tau,T,lambda" in (toys[0] / "study" / "pareto.csv").read_text().splitlines()[0]
+    by_rho = {run.data.params["rho"] for run in mirrored.values() if "rho" in run.data.params}
+    assert by_rho == {"none", "0.5"}  # by default it is the statistics' own: a running mean
+
+
 def test_a_method_is_in_report_and_mlflow(toys, mirrored):
     assert "rsLoRA" in _report(toys)
     assert "rslora" in {run.data.tags["method"] for run in mirrored.values()}

@@ -10,7 +10,7 @@ from typing import Any
 
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.table import Column, Spread
-from grit.config.method import KNOBS, Knob
+from grit.config.method import KNOBS
 from grit.training.measurements import QUANTITIES
 
 PointOf = Callable[[Any], PointSummary]
@@ -31,11 +31,13 @@ ITSELF: PointOf = _itself
 
 
 def knob_columns(*, point: PointOf = _own_point, terminal: bool = False) -> list[Column[Any]]:
-    """tau, T and lambda; nothing for a method that has no such knobs."""
-    return [_knob_column(knob, point, terminal) for knob in KNOBS.values()]
+    """One column per knob; nothing for a method that has no such knobs."""
+    return [_knob_column(name, point, terminal) for name in KNOBS]
 
 
-def _knob_column(knob: Knob, point: PointOf, terminal: bool) -> Column[Any]:
+def _knob_column(name: str, point: PointOf, terminal: bool) -> Column[Any]:
+    knob = KNOBS[name]
+
     def value(row: Any) -> float | str | None:
         setting = point(row)
         if not setting.config.uses_grit:
@@ -43,7 +45,7 @@ def _knob_column(knob: Knob, point: PointOf, terminal: bool) -> Column[Any]:
         held: float | None = getattr(setting.config.grit, knob.field)
         return "none" if held is None else held
 
-    return Column(header=knob.name, value=value, style=knob.style, terminal=terminal)
+    return Column(header=name, value=value, style=knob.style, terminal=terminal)
 
 
 def mean_column(

@@ -37,17 +37,15 @@ _GATE: tuple[Moment, Moment] = ("refresh", "reprojection")
 
 @dataclass(frozen=True, kw_only=True)
 class Knob:
-    """One of the three knobs of the sensitivity study.
+    """One of the knobs of the sensitivity study.
 
     Attributes:
-        name: in records, tables and on command lines.
         field: of `GritConfig`.
         title: in sentences.
         axis: the label of a figure's axis, with its symbol.
         style: how its values are formatted.
     """
 
-    name: str
     field: str
     title: str
     axis: str
@@ -58,30 +56,25 @@ class Knob:
         return "none" if value is None else format(value, self.style)
 
 
-#: The knobs, in the order of tables.
+#: The knobs by their names in records, tables and on command lines, in the order of tables.
 KNOBS: dict[str, Knob] = {
-    knob.name: knob
-    for knob in (
-        Knob(
-            name="tau",
-            field="rank_adaptation_threshold",
-            title="energy threshold tau",
-            axis="energy threshold τ",
-            style=".4g",
-        ),
-        Knob(
-            name="T",
-            field="reprojection_freq",
-            title="reprojection cadence T",
-            axis="reprojection cadence T (steps)",
-            style="d",
-        ),
-        Knob(name="lambda", field="kfac_damping", title="damping lambda", axis="damping λ", style=".3g"),
-    )
+    "tau": Knob(
+        field="rank_adaptation_threshold",
+        title="energy threshold tau",
+        axis="energy threshold τ",
+        style=".4g",
+    ),
+    "T": Knob(
+        field="reprojection_freq",
+        title="reprojection cadence T",
+        axis="reprojection cadence T (steps)",
+        style="d",
+    ),
+    "lambda": Knob(field="kfac_damping", title="damping lambda", axis="damping λ", style=".3g"),
 }
 #: `GritConfig` takes either name. A trailing underscore is allowed, since `lambda` is a word of the language:
 #: GritConfig(tau=0.9, T=100, lambda_=3e-3).
-ALIASES = {**{knob.name: knob.field for knob in KNOBS.values()}, "lambda_": KNOBS["lambda"].field}
+ALIASES = {**{name: knob.field for name, knob in KNOBS.items()}, "lambda_": KNOBS["lambda"].field}
 
 
 class _Aliased(type):

@@ -18,7 +18,13 @@ from grit.config.settings import POSITIVE, at_least
 from grit.errors import ConfigError
 from ray_jobs.design.search_space import SearchRange
 from ray_jobs.design.study_presets import Preset, PresetOf
-from sweeps.common.study_options import DesignOptions, ExecutionOptions, SearchOptions, parse_space
+from sweeps.common.study_options import (
+    KNOB_OPTIONS,
+    DesignOptions,
+    ExecutionOptions,
+    SearchOptions,
+    parse_space,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,14 +143,11 @@ def _budget_seconds(
 
 def _named_grids(design: DesignOptions) -> dict[str, tuple[Any, ...]]:
     """The values that were named for a knob."""
-    grids: dict[str, tuple[Any, ...]] = {}
-    if design.tau is not None:
-        grids["tau"] = tuple(design.tau)
-    if design.T is not None:
-        grids["T"] = tuple(parse_cadence(text) for text in design.T)
-    if design.lambda_ is not None:
-        grids["lambda"] = tuple(design.lambda_)
-    return grids
+    options = {name: getattr(design, option) for option, name in KNOB_OPTIONS.items()}
+    named = {name: values for name, values in options.items() if values is not None}
+    if "T" in named:
+        named["T"] = [parse_cadence(text) for text in named["T"]]
+    return {name: tuple(values) for name, values in named.items()}
 
 
 def _check_values(base: RunConfig, oat: Mapping[str, tuple[Any, ...]]) -> None:

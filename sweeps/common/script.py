@@ -19,14 +19,12 @@ from ray_jobs.design.study_presets import PresetOf, preset
 from ray_jobs.design.study_spec import StudySpec, read_spec
 from sweeps.common.command import EXIT_BAD_INPUT, EXIT_INTERRUPTED, content_of, run_study
 from sweeps.common.request import CommandLine, StudyRequest, resolve
-from sweeps.common.study_options import DesignOptions, ExecutionOptions, SearchOptions
+from sweeps.common.study_options import KNOB_OPTIONS, DesignOptions, ExecutionOptions, SearchOptions
 
 #: Options that say which settings are measured or searched: a script that designs its points itself refuses
 #: them.
 DESIGN_OPTIONS = (
-    "tau",
-    "T",
-    "lambda_",
+    *KNOB_OPTIONS,
     "grid",
     "point",
     "small_batch",

@@ -5,6 +5,7 @@ Each is written once.
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from ray_jobs.design.forecast import USD_PER_GPU_HOUR
 from ray_jobs.design.search_space import SearchRange
 from ray_jobs.design.study_presets import PRESETS
 from ray_jobs.schedule.search import SAMPLERS
+
+#: The options that take a knob's values, as fields below; `lambda` is a word of the language.
+KNOB_OPTIONS = {name + "_" * keyword.iskeyword(name): name for name in KNOBS}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -308,17 +308,17 @@ def test_what_is_scored_has_the_rank_that_is_counted(bench, short_run, tmp_path)
     ],
 )
 def test_every_switch_acts_and_trains(bench, reference, short_run, changes):
-    base = reference(short_run())
-    grit = replace(short_run().grit, rank_adaptation_threshold=0.9, min_lora_rank=2)
+    brief = short_run(accumulation=1, eval_examples=4, retention_documents=2)
+    grit = replace(brief.grit, rank_adaptation_threshold=0.9, min_lora_rank=2)
     if "rank_energy_ema" in changes or "cadence" in changes:  # each needs several occasions to differ
         grit = replace(grit, reprojection_freq=2, kfac_update_freq=1, rank_adaptation_threshold=0.8)
-    default = reference(short_run(grit=grit))
-    switched = train(short_run(grit=replace(grit, **changes)), bench)
+    default = reference(brief.changed(grit=grit))
+    switched = train(brief.changed(grit=replace(grit, **changes)), bench)
     assert switched.status == "completed"
     assert switched.measured.answer_loss < switched.measured.base_answer_loss
     same = [row["loss"] for row in switched.telemetry] == [row["loss"] for row in default.telemetry]
     assert same == (changes == {"inversion_device": "model"})
-    assert base.measured.modules == switched.measured.modules
+    assert default.measured.modules == switched.measured.modules
 
 
 @pytest.mark.parametrize(

@@ -141,8 +141,8 @@ def test_a_late_field_does_nothing_before_its_onset(reference, short_run, field)
     ]
     shared = int(min(onset(config) for onset in kinds for config in (grit, changed)))
     assert shared >= 3
-    budget = Budget(regime="step", amount=10)
-    runs = [reference(short_run(grit=config, budget=budget)) for config in (grit, changed)]
+    brief = short_run(accumulation=1, budget=Budget(regime="step", amount=shared + 1), eval_examples=2)
+    runs = [reference(brief.changed(grit=config)) for config in (grit, changed)]
     losses = [[row["loss"] for row in run.telemetry][:shared] for run in runs]
     assert losses[0] == losses[1]
 
@@ -158,6 +158,7 @@ def test_a_forked_trial_is_what_it_would_have_been_alone(bench, tmp_path, suppre
         GRIT, kfac_update_freq=6, ng_warmup_steps=12, reprojection_warmup_steps=0, suppression=suppression
     )
     study = _study(amount=28, grit=grit, oat={"tau": (0.8,), "T": (None,), "lambda": (1e-1,)}, cadence=24)
+    study = replace(study, base=study.base.changed(accumulation=1, evaluations=2))
     scheduler = StudyScheduler(study, elsewhere=Elsewhere(share=True))
     settings = SlotSettings(board="b", namespace="n", slot="s", folder=str(tmp_path))
     forked = {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality
+from grit.config.method import KNOBS
 from grit.geometry.events import RankChange
 from ray_jobs.records.trial_record import TrialRecord
 
@@ -45,7 +46,7 @@ def failure_modes(
     if point.records:
         candidates += [_skipped_steps(point), _overhead(point), _noisy_triggering(data, point)]
     if point.records and center.records and point.point_id != center.point_id:
-        candidates.append(_OF_KNOB[knob](data, point, center))
+        candidates += [look(data, point, center) for look in _OF_KNOB.get(knob, ())]
     return tuple(mode for mode in candidates if mode is not None)
 
 
@@ -106,7 +107,7 @@ def _drift(data: StudyData, point: PointSummary, center: PointSummary) -> Failur
     more = paired_forgetting(data, point, center)
     if not rarer or more is None or more.verdict(higher_is_better=False) != "worse":
         return None
-    cadence = center.knob_texts()[1]
+    cadence = KNOBS["T"].shown(center.T)
     evidence = f"forgets {more.mean:+.3f} nats/token more than at T = {cadence}"
     return FailureMode(name="drift", evidence=evidence)
 
@@ -128,8 +129,8 @@ def _washed_out(data: StudyData, point: PointSummary, center: PointSummary) -> F
 
 
 #: What can go wrong with each knob.
-_OF_KNOB: dict[str, Callable[[StudyData, PointSummary, PointSummary], FailureMode | None]] = {
-    "tau": _triggering,
-    "T": _drift,
-    "lambda": _washed_out,
+_OF_KNOB: dict[str, tuple[Callable[[StudyData, PointSummary, PointSummary], FailureMode | None], ...]] = {
+    "tau": (_triggering,),
+    "T": (_drift,),
+    "lambda": (_washed_out,),
 }

@@ -17,8 +17,8 @@ from grit.config.method import KNOBS
 from grit.config.sections import Regime
 from grit.tasks.metrics import tolerance_of
 
-#: The order in which the knobs are decided.
-TUNING_ORDER = ("lambda", "T", "tau")
+#: The order in which the knobs are decided (paper H.8); one that the paper does not have comes last.
+TUNING_ORDER = tuple(dict.fromkeys(("lambda", "T", "tau", *KNOBS)))
 CONFIDENCE: dict[CriterionOutcome, str] = {
     "pass": "safe",
     "inconclusive": "not excluded, but not proven safe",
@@ -153,7 +153,7 @@ def _deciding_regime(bands: Sequence[Band], noise: str | None) -> Regime:
 
 
 def _advice(knob: str, band: Band | None) -> KnobAdvice:
-    pick = None if band is None else _PICKS[knob](_preferred(band))
+    pick = None if band is None else _PICKS.get(knob, _steadiest)(_preferred(band))
     return KnobAdvice(knob=knob, band=band, pick=pick)
 
 
@@ -192,7 +192,7 @@ def _smallest(settings: Sequence[SettingVerdict]) -> SettingVerdict:
     return min(settings, key=lambda s: s.point.mean("footprint"))
 
 
-#: The paper's choice for each knob (H.8).
+#: The paper's choice for each knob (H.8); the steadiest setting of any other.
 _PICKS = {"lambda": _steadiest, "T": _rarest_near_best, "tau": _smallest}
 
 

@@ -131,7 +131,7 @@ def _series(
         quality_by_seed=tuple(tuple(p.values("quality")) for p in settings),
         forgetting_by_seed=tuple(tuple(p.values("forgetting")) for p in settings),
         control=reference,
-        cost=_COSTS[knob](x, settings, sweep),
+        cost=_COSTS.get(knob, _stability_cost)(x, settings, sweep),
         small_batches=_small_batches(points, sweep, regime) if knob == "lambda" else None,
     )
 
@@ -254,7 +254,7 @@ def _stability_cost(
     )
 
 
-#: What each knob costs: of its places and settings, and of the whole sweep.
+#: What each knob costs, of its places and settings and of the whole sweep; spread for any other knob.
 _COSTS: dict[str, Callable[[Sequence[float], Sequence[PointSummary], Sequence[PointSummary]], CostPanel]] = {
     "tau": _footprint_cost,
     "T": _overhead_cost,
