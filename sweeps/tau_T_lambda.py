@@ -53,7 +53,7 @@ def search(request: StudyRequest) -> Search:
     )
 
 
-SCRIPT = StudyScript(name="tau_T_lambda", description=__doc__, points=points, search=search)
+SCRIPT = StudyScript(name="tau_T_lambda", description=__doc__, points=points, search=search, decides=True)
 
 if __name__ == "__main__":
     sys.exit(SCRIPT.main())

@@ -7,15 +7,19 @@ front point are all on the front.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from analysis.evidence.load import StudyData
+from analysis.evidence.noise import RegimeNoise
 from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
 from analysis.stats.arrays import Floats
+from analysis.stats.decisions import ERROR_RATE
 from analysis.stats.estimates import Resampling
 from analysis.stats.pareto import DOMINANCE_SHARE, dominance_share, hypervolume, non_dominated
 from grit.training.measurements import OBJECTIVES
@@ -85,10 +89,10 @@ class ReplicatedCosts:
 def replicated_costs(data: StudyData, points: Sequence[PointSummary]) -> ReplicatedCosts:
     """Replicates draw seeds, examples and documents jointly for all points, so that comparisons stay paired.
 
-    Points that lack a seed of the most complete one are left out.
+    Seeds are those that every point with as many as most has; points that lack one are left out.
     """
-    most = max((len(point.seeds) for point in points), default=0)
-    full = tuple(point for point in points if most and len(point.seeds) == most)
+    full, seeds = _same_seeds(points)
+    most = len(seeds)
     if not full:
         return ReplicatedCosts(points=(), draws=np.empty((0, 0, len(SIGNS))))
     examples = quality_matrix(data, full[0]).shape[1]
@@ -97,6 +101,17 @@ def replicated_costs(data: StudyData, points: Sequence[PointSummary]) -> Replica
     by_document = Resampling.draw(most, documents.shape[1], weights, replicates=FRONT_REPLICATES, seed=0)
     draws = [_replicates(data, point, by_example, by_document) for point in full]
     return ReplicatedCosts(points=full, draws=np.stack(draws, axis=1))
+
+
+def _same_seeds(points: Sequence[PointSummary]) -> tuple[tuple[PointSummary, ...], tuple[int, ...]]:
+    """The points that have the seeds which most points have, cut down to them, and those seeds."""
+    measured = [point for point in points if point.records]
+    if not measured:
+        return (), ()
+    usual = Counter(point.seeds for point in measured).most_common(1)[0][0]
+    kept = [point for point in measured if set(usual) <= set(point.seeds)]
+    cut = [replace(p, records=tuple(r for r in p.records if r.plan.seed in usual)) for p in kept]
+    return tuple(cut), usual
 
 
 def _replicates(
@@ -129,24 +144,48 @@ class Placing:
     dominated_by: str | None
 
 
-def placings(replicated: ReplicatedCosts) -> dict[str, Placing]:
-    """Per point_id; points without every seed have none.
+def dominated_beyond_noise(points: Sequence[PointSummary], noise: RegimeNoise) -> dict[str, PointSummary]:
+    """By point_id, who dominates a setting beyond noise.
 
-    A point is dominated beyond noise where one other dominates it in at least `DOMINANCE_SHARE` of the
-    replicates.
+    It is better in some objective by a p-value that is corrected for all pairs of settings and all
+    objectives, and worse in none of their means. Of several, the one with the smallest p-value.
     """
+    measured = [point for point in points if point.records]
+    models = {
+        "quality": (noise.quality, 1.0),
+        "retention": (noise.forgetting, -1.0),
+        "overhead": (noise.overhead, -1.0),
+        "footprint": (noise.footprint, -1.0),
+    }
+    tests = len(measured) * (len(measured) - 1) * len(models)
+    means = dict(zip((p.point_id for p in measured), costs(measured), strict=True))
+    found: dict[str, tuple[float, PointSummary]] = {}
+    for point, rival in itertools.permutations(measured, 2):
+        if (means[rival.point_id] > means[point.point_id]).any():
+            continue
+        gains = [
+            model.difference(rival.point_id, point.point_id).p_above(0.0)
+            if sign > 0
+            else model.difference(rival.point_id, point.point_id).p_below(0.0)
+            for model, sign in models.values()
+        ]
+        smallest = min(gains)
+        if smallest * tests <= ERROR_RATE and smallest < found.get(point.point_id, (2.0, rival))[0]:
+            found[point.point_id] = (smallest, rival)
+    return {name: rival for name, (_, rival) in found.items()}
+
+
+def placings(replicated: ReplicatedCosts, dominated: Mapping[str, PointSummary]) -> dict[str, Placing]:
+    """Per point_id; points without every seed have none. `dominated` is of `dominated_beyond_noise`."""
     points, draws = replicated.points, replicated.draws
     if not points:
         return {}
     on_front = np.mean([non_dominated(replicate) for replicate in draws], axis=0)
-    dominance = dominance_share(draws)
-    strongest = dominance.argmax(axis=0)
     placed = {}
     for number, point in enumerate(points):
-        rival = int(strongest[number])
-        beaten = dominance[rival, number] >= DOMINANCE_SHARE
+        rival = dominated.get(point.point_id)
         placed[point.point_id] = Placing(
-            probability=float(on_front[number]), dominated_by=points[rival].label() if beaten else None
+            probability=float(on_front[number]), dominated_by=None if rival is None else rival.label()
         )
     return placed
 

@@ -42,11 +42,13 @@ class Predictions:
 
     Attributes:
         quality: per-example quality: the task's score, or the answer's log-likelihood in nats per token.
-        untuned: the same of the model before training.
+        answers: per-example log-likelihood of the reference answer, in nats per token, whatever decides.
+        untuned: quality of the model before training.
         forgetting: per held-out document, in nats per token, weighted by tokens.
     """
 
     quality: PerExample
+    answers: PerExample
     untuned: PerExample
     forgetting: PerExample
 
@@ -86,6 +88,10 @@ class StudyData:
     def quality_values(self, record: TrialRecord) -> PerExample:
         """Per-example quality of a usable trial."""
         return self._predictions[record.trial_id].quality
+
+    def answer_values(self, record: TrialRecord) -> PerExample:
+        """Per-example log-likelihood of the reference answer of a usable trial, in nats per token."""
+        return self._predictions[record.trial_id].answers
 
     def untuned_values(self, record: TrialRecord) -> PerExample:
         """Per-example quality of the model before training."""
@@ -154,11 +160,13 @@ def _predictions(columns: dict[str, list[Any]], *, likelihood: bool) -> Predicti
     if not task or not general:
         raise ValueError("no evaluated example, or no held-out document")
 
+    def likelihoods(loss: str) -> PerExample:
+        return _per_example(columns, task, [-columns[loss][i] for i in task], np.ones(len(task)))
+
     def quality(score: str, loss: str) -> PerExample:
-        values = [columns[score][i] for i in task]
         if likelihood:
-            values = [-columns[loss][i] for i in task]
-        return _per_example(columns, task, values, np.ones(len(task)))
+            return likelihoods(loss)
+        return _per_example(columns, task, [columns[score][i] for i in task], np.ones(len(task)))
 
     lost = [columns["loss"][i] - columns["base_loss"][i] for i in general]
     weights = np.array([columns["tokens"][i] for i in general], dtype=float)
@@ -166,6 +174,7 @@ def _predictions(columns: dict[str, list[Any]], *, likelihood: bool) -> Predicti
         raise ValueError("held-out documents without tokens")
     return Predictions(
         quality=quality("score", "loss"),
+        answers=likelihoods("loss"),
         untuned=quality("base_score", "base_loss"),
         forgetting=_per_example(columns, general, lost, weights),
     )

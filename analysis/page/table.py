@@ -19,7 +19,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from tabulate import tabulate
 
-from analysis.stats.estimates import Estimate, Interval
+from analysis.stats.estimates import Interval
+from analysis.stats.pooled_noise import Contrast
 
 RowT = TypeVar("RowT")
 
@@ -39,8 +40,8 @@ def shown(value: Any, style: str = "") -> str:
     """A value as people read it: numbers in `style`, estimates with their interval, nothing as a dash."""
     if value is None:
         return NOTHING
-    if isinstance(value, Interval):
-        return shown_interval(value, style or ("+.3f" if isinstance(value, Estimate) else ".3f"))
+    if isinstance(value, Interval | Contrast):
+        return shown_interval(value, style or (".3f" if type(value) is Interval else "+.3f"))
     if isinstance(value, Spread):
         return shown_spread(value, style or ".3f")
     if isinstance(value, float):
@@ -50,7 +51,7 @@ def shown(value: Any, style: str = "") -> str:
     return str(value)
 
 
-def shown_interval(value: Interval, style: str) -> str:
+def shown_interval(value: Interval | Contrast, style: str) -> str:
     """A number with its interval; differences have their sign."""
     return f"{value.mean:{style}} [{value.low:{style}}, {value.high:{style}}]"
 
@@ -190,7 +191,7 @@ def markdown_text(text: str) -> str:
 
 def _csv_columns(header: str, values: Sequence[Any]) -> tuple[list[str], list[list[Any]]]:
     """The names and the cells that a column takes in a file of numbers."""
-    if any(isinstance(value, Interval) for value in values):
+    if any(isinstance(value, Interval | Contrast) for value in values):
         return [header, f"{header} low", f"{header} high"], [_interval_cells(value) for value in values]
     if any(isinstance(value, Spread) for value in values):
         return [header, f"{header} sd"], [_spread_cells(value) for value in values]
@@ -198,7 +199,9 @@ def _csv_columns(header: str, values: Sequence[Any]) -> tuple[list[str], list[li
 
 
 def _interval_cells(value: Any) -> list[Any]:
-    return [value.mean, value.low, value.high] if isinstance(value, Interval) else [value, None, None]
+    return (
+        [value.mean, value.low, value.high] if isinstance(value, Interval | Contrast) else [value, None, None]
+    )
 
 
 def _spread_cells(value: Any) -> list[Any]:

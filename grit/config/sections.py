@@ -193,6 +193,12 @@ class EvaluationConfig:
         "answers",
         scores_untuned=True,
     )
+    task_metric: bool = setting(
+        False,
+        "score the task's own metric as well, where quality is the likelihood of answers",
+        identity="changed",
+        scores_untuned=True,
+    )
     eval_examples: int = setting(200, "evaluation examples", allowed=at_least(1), scores_untuned=True)
     eval_batch: int = setting(64, "rows at a time", allowed=at_least(1), scores_untuned=True)
     retention_documents: int = setting(

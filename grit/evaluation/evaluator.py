@@ -85,7 +85,7 @@ class Evaluator:
             [encode(self._tokenizer, e.prompt, e.answer, self._max_length) for e in examples]
         )
         texts: list[str | None] = [None] * len(examples)
-        if quality == "primary":
+        if quality == "primary" or self._config.evaluation.task_metric:
             texts = list(self._predict(task, examples))
         return [
             Prediction(

@@ -102,6 +102,12 @@ def mean_quality(predictions: Sequence[Prediction], metric: QualityMetric) -> fl
     return sum(example_quality(p, metric) for p in predictions) / len(predictions)
 
 
+def mean_score(predictions: Sequence[Prediction]) -> float | None:
+    """Mean of the task's own metric over examples; None where it was not computed."""
+    scores = [prediction.score for prediction in predictions if prediction.score is not None]
+    return sum(scores) / len(scores) if len(scores) == len(predictions) else None
+
+
 def example_quality(prediction: Prediction, metric: QualityMetric) -> float:
     """What one example contributes to quality; higher is better."""
     if metric == "answer_logprob":

@@ -84,6 +84,8 @@ class Measurements(BaseModel):
         "quality", ".3f", direction="maximize", reference=math.nan, tracked=True
     )
     base_quality: float | None = _quantity("the untuned model's quality", ".3f")
+    task_score: float | None = _quantity("the task's own metric", ".3f", tracked=True)
+    base_task_score: float | None = _quantity("the untuned model's, by the task's own metric", ".3f")
     answer_loss: float | None = _quantity(
         "answer loss (nats/token)", ".3f", direction="minimize", tracked=True
     )

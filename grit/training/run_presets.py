@@ -155,7 +155,6 @@ def _small(method: Method, steps: int, task: str, **run: Any) -> RunConfig:
     )
     return RunConfig.of(
         method=method,
-        learning_rate=2e-3,
         budget=Budget(regime="step", amount=steps),
         grit=grit,
         task=TaskSource(name=task),
@@ -170,13 +169,15 @@ def embedded(method: Method, task: str | None, steps: int | None) -> RunConfig:
     """The embedded backbone on a laptop."""
     return _small(
         method,
-        steps or 100,
+        steps or 200,
         task or "arithmetic",
+        learning_rate=5e-4,
         max_length=96,
         eval_examples=100,
         retention_documents=60,
         eval_batch=128,
-        evaluations=2,
+        quality="answer_logprob",
+        task_metric=True,
     )
 
 
@@ -186,6 +187,7 @@ def smoke(method: Method, task: str | None, steps: int | None) -> RunConfig:
         method,
         steps or 40,
         task or "arithmetic",
+        learning_rate=2e-3,
         max_length=256,
         eval_examples=48,
         retention_documents=24,

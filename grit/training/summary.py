@@ -11,7 +11,7 @@ from grit.adapters.peft_adapters import effective_parameters, trained_modules
 from grit.audits.update_geometry import geometry_rows
 from grit.config.run_config import RunConfig
 from grit.config.sections import ExecutionConfig
-from grit.evaluation.scores import ProbeAnswer, Scores, mean_quality, nats_per_token, quality_name
+from grit.evaluation.scores import ProbeAnswer, Scores, mean_quality, mean_score, nats_per_token, quality_name
 from grit.geometry.events import Event, RankChange, reprojections
 from grit.geometry.export import exported_bytes
 from grit.io.files import Row
@@ -172,6 +172,8 @@ def score_summary(scores: Scores, base: Scores, config: RunConfig, metric: str) 
         "quality_metric": quality_name(config.evaluation.quality, metric),
         "quality": mean_quality(scores.predictions, config.evaluation.quality),
         "base_quality": mean_quality(base.predictions, config.evaluation.quality),
+        "task_score": mean_score(scores.predictions),
+        "base_task_score": mean_score(base.predictions),
         "answer_loss": -mean_quality(scores.predictions, "answer_logprob"),
         "base_answer_loss": -mean_quality(base.predictions, "answer_logprob"),
         "retention": math.exp(-forgetting),

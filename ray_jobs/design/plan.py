@@ -18,6 +18,7 @@ from grit.config.settings import declared
 from grit.io.hashing import digest
 from ray_jobs.design.points import Point, control_method
 from ray_jobs.design.search_space import Search
+from ray_jobs.records.sequential import SequentialDesign
 from ray_jobs.records.trial_record import TrialPlan, TrialRecord
 
 
@@ -29,6 +30,8 @@ class Study:
         base: the configuration that points change; its budget and seed are replaced for each trial.
         budgets: one per regime.
         content: hashes of the data and the model behind the names in `base`.
+        sequential: how it grows until its settings are decided; its `seeds` are then those that a setting can
+            have at most. None: every setting gets every seed.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Study:
     budgets: tuple[Budget, ...]
     content: dict[str, str]
     search: Search | None = None
+    sequential: SequentialDesign | None = None
 
     def control_point(self) -> Point:
         """LoRA, or QLoRA for Q-GRIT."""
@@ -50,15 +54,31 @@ class Study:
         A setting that two designs ask for is one trial; its record names both. Seeds are the outer loop, so
         that an interrupted study has every setting measured once before any is measured twice.
         """
-        points = [self.control_point(), *self.points]
         trials: dict[str, TrialSpec] = {}
-        for seed, point, budget in itertools.product(self.seeds, points, self.budgets):
-            if point.regime not in (None, budget.regime) or seed not in self.seeds[: point.seeds]:
+        for seed, (point, count), budget in itertools.product(self.seeds, self._counted(), self.budgets):
+            if point.regime not in (None, budget.regime) or seed not in self.seeds[:count]:
                 continue
             trial = make_trial(self, point, seed, budget)
             planned = trials.get(trial.trial_id)
             trials[trial.trial_id] = trial if planned is None else planned.also_for(point.design)
         return tuple(trials.values())
+
+    def _counted(self) -> list[tuple[Point, int | None]]:
+        """Every point with the number of seeds it is planned with; None for all.
+
+        Under a sequential design the control and the first point, the default, begin with more than others.
+        """
+        points = [self.control_point(), *self.points]
+        if self.sequential is None:
+            return [(point, point.seeds) for point in points]
+        first, shared = self.sequential.first_seeds, self.sequential.shared_seeds
+        counts = [shared, shared, *[first] * len(points)]
+        return [(point, point.seeds or count) for point, count in zip(points, counts, strict=False)]
+
+    @property
+    def searched_seeds(self) -> tuple[int, ...]:
+        """Seeds of a searched point."""
+        return self.seeds if self.sequential is None else self.seeds[: self.sequential.first_seeds]
 
     def fingerprint(self) -> str:
         """A hash of what makes a study this study: records made under another may not be mixed with it."""
@@ -66,8 +86,10 @@ class Study:
         space = None
         if self.search is not None:
             space = {name: searched.identity() for name, searched in self.search.space.items()}
+        grows = {} if self.sequential is None else {"sequential": list(self.sequential.identity())}
         return digest(
             {
+                **grows,
                 "name": self.name,
                 "base": self.base.identity(self.content),
                 "seeds": self.seeds,
@@ -137,4 +159,13 @@ def _configuration(base: RunConfig, point: Point, seed: int, budget: Budget) -> 
 def searched_trials(study: Study, overrides: Overrides, budget: Budget) -> list[TrialSpec]:
     """The trials of a searched point: every seed."""
     point = Point.of("search", overrides)
-    return [make_trial(study, point, seed, budget) for seed in study.seeds]
+    return [make_trial(study, point, seed, budget) for seed in study.searched_seeds]
+
+
+def added_trial(study: Study, like: TrialRecord, seed: int) -> TrialSpec:
+    """The trial of a setting that has been measured, with one more seed."""
+    config = replace(like.config, seed=seed)
+    trial_id = config.identity(study.content)
+    plan = like.plan.model_copy(update={"seed": seed})
+    record = TrialRecord(trial_id=trial_id, plan=plan, config=config)
+    return TrialSpec(trial_id=trial_id, config=config, record=record)

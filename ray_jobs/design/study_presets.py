@@ -15,6 +15,7 @@ from grit.config.registry import Method
 from grit.config.run_config import RunConfig
 from grit.training.run_presets import CONFIGURATIONS, configuration
 from ray_jobs.design.resources import Costs, TrialResources
+from ray_jobs.records.sequential import SequentialDesign
 
 PRESETS = tuple(CONFIGURATIONS)
 
@@ -30,6 +31,7 @@ class Preset:
         grid: values for the coarse grid (empty: no grid).
         search_points: searched points per regime.
         costs: predicted, on the hardware the preset is for.
+        sequential: how a study grows that can; its seeds are then those of a fixed design. None: it does not.
     """
 
     base: RunConfig
@@ -41,6 +43,7 @@ class Preset:
     search_points: int
     resources: TrialResources
     costs: Costs
+    sequential: SequentialDesign | None = None
 
     @property
     def small(self) -> bool:
@@ -72,9 +75,10 @@ def _embedded(base: RunConfig, steps: int) -> Preset:
         base=base,
         seeds=(41, 42, 43),
         budget_steps=steps,
-        budget_seconds=6.0,
-        search_points=3,
+        budget_seconds=9.0,
+        search_points=2,
         resources=TrialResources(cpus=1),
+        sequential=SequentialDesign(max_trials=60),
         oat={"tau": (0.9, 0.999), "T": (max(1, steps // 20), max(2, 2 * steps // 5)), "lambda": (1e-4, 1e-1)},
         grid={},
         costs=Costs(step_seconds=0.065, other_seconds=3.0),
@@ -119,5 +123,6 @@ def _paper(name: str, base: RunConfig, steps: int) -> Preset:
             "lambda": (1e-3, base.grit.kfac_damping, 1e-1),
         },
         resources=TrialResources(cpus=8, gpus=1),
+        sequential=SequentialDesign(max_trials=200),
         costs=Costs(step_seconds=step_seconds, other_seconds=900.0),
     )

@@ -23,6 +23,7 @@ from ray_jobs.design.plan import Study
 from ray_jobs.design.points import Point
 from ray_jobs.design.resources import Costs, TrialResources
 from ray_jobs.design.search_space import Search
+from ray_jobs.records.sequential import SequentialDesign
 
 #: In the result folder.
 SPEC_FILE = "study.yaml"
@@ -67,6 +68,7 @@ class StudySpec:
     search: Search | None
     resources: TrialResources
     costs: Costs
+    sequential: SequentialDesign | None = None
     schema_version: int = SCHEMA_VERSION
 
     @classmethod
@@ -87,6 +89,7 @@ class StudySpec:
             search=study.search,
             resources=resources,
             costs=costs,
+            sequential=study.sequential,
         )
 
     def study(self, content: dict[str, str]) -> Study:
@@ -99,6 +102,7 @@ class StudySpec:
             budgets=self.budgets,
             content=content,
             search=self.search,
+            sequential=self.sequential,
         )
 
     def write(self, path: Path) -> None:

@@ -15,6 +15,7 @@ from grit.io.validation import refusal
 from grit.io.versions import SCHEMA_VERSION, upgraded
 from grit.training.measurements import finite
 from ray_jobs.records.migrate import study_from_version_1
+from ray_jobs.records.sequential import SequentialDesign
 
 STUDY_FILE = "study.json"
 
@@ -82,6 +83,7 @@ class StudyFile(_StudyPart):
         budgets: per regime, in steps or seconds.
         content: hashes of data and model.
         sizes: of the data, in examples and documents.
+        sequential: how it grows until its settings are decided; None for a fixed design.
         calls: the first one made it.
     """
 
@@ -95,6 +97,7 @@ class StudyFile(_StudyPart):
     content: dict[str, str] = {}
     task_metric: str | None = None
     sizes: dict[str, int] = {}
+    sequential: SequentialDesign | None = None
     calls: tuple[Call, ...]
 
     @property

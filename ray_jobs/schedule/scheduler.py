@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from grit.config.overrides import with_overrides
 from grit.config.run_config import Overrides
 from grit.config.sections import Budget
-from ray_jobs.design.plan import Study, TrialSpec, searched_trials
+from ray_jobs.design.plan import Study, TrialSpec, added_trial, searched_trials
 from ray_jobs.design.search_space import Search
 from ray_jobs.design.trunk_plan import plan_trunks
 from ray_jobs.records.status import STATUSES
@@ -30,6 +30,8 @@ MAX_REPEATS = 20
 
 #: A setting in one regime: what all its seeds share.
 SettingKey = tuple[str, str]
+#: Which settings get one more seed, most urgent first, given all records.
+ChooseSettings = Callable[[list[TrialRecord]], list[SettingKey]]
 
 
 @dataclass
@@ -52,6 +54,8 @@ class Elsewhere:
         trunk: what is known of a trunk whose checkpoint still exists, or None.
         share: whether trunks are run.
         search: makes the Optuna search of a regime, given how many points were asked for before.
+        growth: which settings get one more seed, most urgent first, given all records; none of a fixed
+            design.
     """
 
     result: Callable[[TrialRecord], TrialRecord | None] = lambda record: None
@@ -60,6 +64,7 @@ class Elsewhere:
     search: Callable[[Search, Budget, int], OptunaSearch] = lambda search, budget, before: OptunaSearch(
         search, asked_before=before
     )
+    growth: ChooseSettings = lambda records: []
 
 
 class StudyScheduler:
@@ -91,6 +96,9 @@ class StudyScheduler:
         for trial in study.trials:
             self._admit(trial, earlier.pop(trial.trial_id, None))
         self._readmit(earlier)
+        self._readmit_added(earlier.values())
+        self._settled = self.study.sequential is None
+        self._nothing_to_add_at: int | None = None
         for key in list(self._by_setting):
             self._tell(key)
         shared = plan_trunks(self._queue) if self._elsewhere.share else plan_trunks(())
@@ -128,6 +136,29 @@ class StudyScheduler:
                 search.asked += 1
                 self._enqueue_point(overrides, search.budget, earlier)
 
+    def _readmit_added(self, earlier: Iterable[TrialRecord]) -> None:
+        """Takes over the trials by which a sequential design grew in an earlier call."""
+        if self.study.sequential is None:
+            return
+        for record in earlier:
+            if record.trial_id not in self.records and setting_of(record) in self._by_setting:
+                self._admit(added_trial(self.study, record, record.plan.seed), record)
+
+    def _grow(self) -> None:
+        """One more seed for the setting where it decides most, of those that wait for no result."""
+        if self._settled or (self._running and self._nothing_to_add_at == self.ended):
+            return
+        for key in self._elsewhere.growth(list(self.records.values())):
+            siblings = self._siblings(key)
+            taken = {record.plan.seed for record in siblings}
+            free = [seed for seed in self.study.seeds if seed not in taken]
+            if free and all(record.ended for record in siblings):
+                self._admit(added_trial(self.study, siblings[0], free[0]), None)
+                return
+        # Nothing to add until another trial has ended; once none runs, that is the end.
+        self._nothing_to_add_at = self.ended
+        self._settled = not self._running
+
     def _enqueue_point(
         self, overrides: Overrides, budget: Budget, earlier: Mapping[str, TrialRecord]
     ) -> SettingKey:
@@ -141,7 +172,7 @@ class StudyScheduler:
         """Trials that the study will have in the end, searched ones included."""
         planned = 0 if self.study.search is None else self.study.search.points
         to_ask = sum(max(0, planned - search.asked) for search in self._searches)
-        return len(self.records) + to_ask * len(self.study.seeds)
+        return len(self.records) + to_ask * len(self.study.searched_seeds)
 
     @property
     def ended(self) -> int:
@@ -152,12 +183,18 @@ class StudyScheduler:
     def finished(self) -> bool:
         """Whether there is nothing left to start or to wait for."""
         waiting = self._queue or self._running or self._trunks.busy
-        return not waiting and not any(self._can_ask(search) for search in self._searches)
+        if waiting or any(self._can_ask(search) for search in self._searches):
+            return False
+        if not self._settled:
+            self._grow()
+        return self._settled and not self._queue
 
     def next(self) -> Job | None:
         """The next thing to start; None when there is none now (`finished` tells waiting from the end)."""
         if not self._queue:
             self._ask()
+        if not self._queue:
+            self._grow()
         for trial in self._queue:
             trunk = self._trunks.before(trial.trial_id)
             if trunk is None or self._trunks.is_ready(trunk):
@@ -194,6 +231,7 @@ class StudyScheduler:
     def complete(self, record: TrialRecord) -> None:
         """Takes the outcome of a started trial, and tells the search once a point has all its seeds."""
         self._running.pop(record.trial_id, None)
+        self._settled = self.study.sequential is None
         self.records[record.trial_id] = record
         self._changed(record)
         self._tell(setting_of(record))

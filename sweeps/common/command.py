@@ -29,6 +29,7 @@ from ray_jobs.execution.runner import RunOptions, StudyOutcome, StudyRunner, out
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
 from ray_jobs.records.study_file import Call, Caps, Execution, StudyFile, read_study
+from ray_jobs.schedule.scheduler import ChooseSettings
 from ray_jobs.schedule.search import open_storage
 from ray_jobs.tracking.tracker import Tracker
 from sweeps.common.request import StudyRequest
@@ -324,6 +325,7 @@ def _execute(
             content=content.hashes,
             task_metric=content.metric,
             sizes=content.sizes,
+            sequential=study.sequential,
             calls=(call,),
         )
     )
@@ -335,7 +337,10 @@ def _execute(
         raise
     try:
         neighbours = Neighbours(store.folder, call) if execution.reuse else None
-        outcome = StudyRunner(study, options, store, tracker=tracker, neighbours=neighbours).run()
+        growth = _growth(study, store.folder, options)
+        outcome = StudyRunner(
+            study, options, store, tracker=tracker, neighbours=neighbours, growth=growth
+        ).run()
         return _conclude(store.folder, outcome, tracker)
     except ConfigError:
         tracker.finish([], [], interrupted=True)
@@ -344,6 +349,20 @@ def _execute(
     except BaseException:
         tracker.finish([], [], interrupted=True)
         raise
+
+
+def _growth(study: Study, folder: Path, options: RunOptions) -> ChooseSettings | None:
+    """Chooses which settings get one more seed; None for a fixed design."""
+    if study.sequential is None:
+        return None
+    from analysis.studies.sensitivity.growth import Growth
+
+    return Growth(
+        folder=folder,
+        design=study.sequential,
+        gpus=options.resources.gpus * options.workers,
+        began=time.time(),
+    )
 
 
 def _tracker(study: Study, store: StudyStore, uri: str | None) -> Tracker:

@@ -18,6 +18,7 @@ from grit.config.settings import POSITIVE, at_least
 from grit.errors import ConfigError
 from ray_jobs.design.search_space import SearchRange
 from ray_jobs.design.study_presets import Preset, PresetOf
+from ray_jobs.records.sequential import MOST_SEEDS, SequentialDesign
 from sweeps.common.study_options import (
     KNOB_OPTIONS,
     DesignOptions,
@@ -49,6 +50,7 @@ class StudyRequest:
         space: of the search; empty: the script's own.
         listed: settings that were named one by one.
         own: the script's own options.
+        sequential: how the design grows; None for a fixed one.
     """
 
     preset: Preset
@@ -64,6 +66,7 @@ class StudyRequest:
     search: SearchOptions
     execution: ExecutionOptions
     own: Any = None
+    sequential: SequentialDesign | None = None
 
     @property
     def base(self) -> RunConfig:
@@ -76,13 +79,16 @@ class StudyRequest:
         return tuple(Budget(regime=regime, amount=amounts[regime]) for regime in self.regimes)
 
 
-def resolve(line: CommandLine, presets: PresetOf, regimes: tuple[Regime, ...]) -> StudyRequest:
+def resolve(
+    line: CommandLine, presets: PresetOf, regimes: tuple[Regime, ...], *, decides: bool = False
+) -> StudyRequest:
     """Lays a command line over the preset.
 
     Args:
         line: what was asked for.
         presets: what the study starts from, by a preset's name.
         regimes: those of the study where none are named.
+        decides: whether the study can grow until its settings are decided.
 
     Raises:
         ConfigError: a value that cannot be used.
@@ -98,13 +104,15 @@ def resolve(line: CommandLine, presets: PresetOf, regimes: tuple[Regime, ...]) -
     grid = _coarse_grid(base.grit, oat) if design.grid and not asked_preset.grid else asked_preset.grid
     asked = line.search.search_points
     named = cast("list[Regime]", design.regimes)
+    sequential = _sequential(design, asked_preset, decides=decides)
     request = StudyRequest(
         preset=replace(asked_preset, base=base, oat=oat, grid=grid),
         preset_name=design.preset,
         regimes=tuple(dict.fromkeys(named or regimes)),
         budget_steps=asked_preset.budget_steps,
         budget_seconds=_budget_seconds(line, asked_preset, base, usual, presets),
-        seeds=tuple(dict.fromkeys(design.seeds or asked_preset.seeds)),
+        seeds=_seeds(design, asked_preset, sequential),
+        sequential=sequential,
         search_points=asked_preset.search_points if asked is None else asked,
         space=parse_space(line.search.space),
         listed=tuple(_listed(texts) for texts in design.point),
@@ -115,6 +123,35 @@ def resolve(line: CommandLine, presets: PresetOf, regimes: tuple[Regime, ...]) -
     )
     _check(request)
     return request
+
+
+def _sequential(design: DesignOptions, asked: Preset, *, decides: bool) -> SequentialDesign | None:
+    """How the design grows: not at all where seeds are named, unless `--decide` is.
+
+    Raises:
+        ConfigError: a limit of growth for a design that does not grow, or one that cannot be used.
+    """
+    limits = {name: getattr(design, name) for name in ("max_trials", "max_hours", "max_gpu_hours")}
+    named = {name: value for name, value in limits.items() if value is not None}
+    for name, value in named.items():
+        POSITIVE.check(name.replace("_", "-"), value)
+    grows = decides and (design.decide or (not design.seeds and asked.sequential is not None))
+    if not grows and (named or design.decide):
+        name = "decide" if design.decide else next(iter(named)).replace("_", "-")
+        why = "has no meaning for a fixed design (--seeds, or a study or preset that does not grow)"
+        raise ConfigError(name, named.get(name.replace("-", "_"), True), why)
+    if not grows:
+        return None
+    return (asked.sequential or SequentialDesign()).model_copy(update=named)
+
+
+def _seeds(design: DesignOptions, asked: Preset, sequential: SequentialDesign | None) -> tuple[int, ...]:
+    """Those of a fixed design; of one that grows, those that a setting can have at most."""
+    if design.seeds:
+        return tuple(dict.fromkeys(design.seeds))
+    if sequential is None:
+        return asked.seeds
+    return tuple(range(asked.seeds[0], asked.seeds[0] + MOST_SEEDS))
 
 
 def _listed(texts: Sequence[str]) -> Overrides:

@@ -57,6 +57,7 @@ class StudyScript:
         designs: which of `DESIGN_OPTIONS` mean something here.
         presets: what the study starts from, by a preset's name: it may have its own idea of seeds and
             budgets.
+        decides: whether it grows until its settings are decided, where seeds are not fixed.
         own: a dataclass of the script's own options, or None.
         design: the common options of what is measured, with other defaults where the script has its own.
     """
@@ -68,6 +69,7 @@ class StudyScript:
     regimes: tuple[Regime, ...] = ("step", "time")
     designs: tuple[str, ...] = DESIGN_OPTIONS
     presets: PresetOf = preset
+    decides: bool = False
     own: type | None = None
     design: type[DesignOptions] = DesignOptions
 
@@ -105,7 +107,7 @@ class StudyScript:
             ConfigError: a value that cannot be used.
         """
         line, _ = self.read(argv)
-        request = resolve(line, self.presets, self.regimes)
+        request = resolve(line, self.presets, self.regimes, decides=self.decides)
         guess = request.preset.costs.step_seconds * request.budget_steps
         content = content_of(request.base, ask_hub=False)
         return self._study(request, content.hashes, request.budget_seconds or guess)
@@ -123,7 +125,7 @@ class StudyScript:
             if line.execution.study is not None:
                 spec = self._read_spec(line)
                 return run_study(spec.preset, line.execution, line.search, spec=spec)
-            request = resolve(line, self.presets, self.regimes)
+            request = resolve(line, self.presets, self.regimes, decides=self.decides)
             return run_study(
                 request.preset_name, line.execution, line.search, request=request, make=self._study
             )
@@ -181,6 +183,7 @@ class StudyScript:
             budgets=request.budgets(seconds),
             content=content,
             search=self.search(request),
+            sequential=request.sequential,
         )
 
 

@@ -39,7 +39,20 @@ class DesignOptions:
     budget_seconds: float | None = flag(
         None, "training seconds of a time-matched trial (evaluation excluded)", metavar="S"
     )
-    seeds: list[int] | None = flag(None, "every setting is run with each of them", metavar="SEED")
+    seeds: list[int] | None = flag(
+        None, "fix the design: every setting is run with each of these seeds", metavar="SEED"
+    )
+    decide: bool = flag(
+        False,
+        "begin with few seeds and add trials where they decide most, until every setting is decided or out "
+        "of reach (the default where a study can and no --seeds are named; with --seeds these are the most "
+        "that a setting gets)",
+    )
+    max_trials: int | None = flag(None, "add no trial beyond this number", metavar="N")
+    max_hours: float | None = flag(None, "add no trial after this many wall hours of a call", metavar="H")
+    max_gpu_hours: float | None = flag(
+        None, "add no trial after this many training hours, times the GPUs of a trial", metavar="H"
+    )
     tau: list[float] | None = flag(
         None, f"values of the one-at-a-time design: {KNOBS['tau'].title}", metavar="V"
     )

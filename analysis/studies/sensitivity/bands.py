@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.evidence.load import StudyData
-from analysis.evidence.point_summary import PointSummary, paired_quality
+from analysis.evidence.noise import RegimeNoise
+from analysis.evidence.point_summary import PointSummary, control_of, paired_quality
+from analysis.stats.decisions import Looks, Outcome
 from analysis.stats.estimates import Estimate, holm
-from analysis.studies.sensitivity.criteria import Criterion, CriterionOutcome, Judged, criteria_of
+from analysis.stats.pooled_noise import Contrast
+from analysis.studies.sensitivity.criteria import Criterion, Judged, criteria_of
 from analysis.studies.sensitivity.failures import FailureMode, failure_modes
 from analysis.studies.sensitivity.one_at_a_time import default_point, knob_value, sweep_of
 from grit.config.method import KNOBS
+from grit.config.sections import Regime
+
+#: What a setting's outcome is called in reports.
+WORDS: dict[Outcome, str] = {"pass": "safe", "fail": "unsafe", "open": "open", "out of reach": "out of reach"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SettingVerdict:
     """All criteria on one setting of one knob.
 
-    `quality_delta` is against the default; `p_holm` its p-value after Holm's correction over the knob's
-    settings (None for the default); `modes` are the failure modes that its telemetry shows.
+    `quality_delta`, `answers_delta` and `forgetting_delta` are against the default, from the model of all
+    settings' noise; `own_delta` is the quality's interval from this contrast's values alone. All are None for
+    the default. `p_holm` is quality's p-value after Holm's correction over the regime's settings; `modes` are
+    the failure modes that its telemetry shows.
     """
 
     knob: str
@@ -27,22 +37,36 @@ class SettingVerdict:
     is_default: bool
     point: PointSummary
     criteria: tuple[Criterion, ...]
-    quality_delta: Estimate | None
-    p_holm: float | None
+    quality_delta: Contrast | None = None
+    answers_delta: Contrast | None = None
+    forgetting_delta: Contrast | None = None
+    own_delta: Estimate | None = None
+    p_holm: float | None = None
     modes: tuple[FailureMode, ...] = ()
 
     @property
-    def outcome(self) -> CriterionOutcome:
-        """`fail` if any criterion fails, `pass` if all pass, else `inconclusive`."""
+    def outcome(self) -> Outcome:
+        """`fail` if any criterion fails, `pass` if all pass, else `open` while one of them is open."""
         outcomes = {criterion.outcome for criterion in self.criteria}
-        if "fail" in outcomes:
-            return "fail"
-        return "inconclusive" if "inconclusive" in outcomes else "pass"
+        for outcome in ("fail", "open", "out of reach"):
+            if outcome in outcomes:
+                return outcome
+        return "pass"
+
+    @property
+    def word(self) -> str:
+        """The outcome as people say it."""
+        return WORDS[self.outcome]
 
     @property
     def failed(self) -> tuple[str, ...]:
         """Names of the criteria that failed."""
         return tuple(criterion.name for criterion in self.criteria if criterion.outcome == "fail")
+
+    @property
+    def undecided(self) -> tuple[Criterion, ...]:
+        """The criteria that are open or out of reach."""
+        return tuple(c for c in self.criteria if c.outcome in ("open", "out of reach"))
 
     def shown_value(self) -> str:
         """The knob's value, marked where it is the default."""
@@ -60,7 +84,7 @@ class Band:
     """One knob in one regime: its settings in order, each with a verdict."""
 
     knob: str
-    regime: str
+    regime: Regime
     settings: tuple[SettingVerdict, ...]
 
     @property
@@ -86,28 +110,87 @@ class Band:
         return "partly robust" if self.safe else "undecided"
 
 
-def band_of(data: StudyData, points: Sequence[PointSummary], knob: str, regime: str) -> Band | None:
-    """The verdicts on a knob's settings; None when the study has no usable sweep of it."""
-    sweep, center = sweep_of(points, knob, regime), default_point(points, regime)
-    if center is None or not center.records or len(sweep) < 2:
-        return None
-    best = max((p for p in sweep if p.records), key=lambda p: p.mean("quality"))
-    deltas = {p.point_id: paired_quality(data, p, center) for p in sweep if p.records}
-    others = {name: d for name, d in deltas.items() if name != center.point_id and d is not None}
-    adjusted = dict(zip(others, holm([delta.p_value for delta in others.values()]), strict=True))
-    settings = []
-    for point in sweep:
-        judged = Judged(data=data, point=point, center=center, best=best)
-        settings.append(
-            SettingVerdict(
-                knob=knob,
-                value=knob_value(point, knob),
-                is_default=point.point_id == center.point_id,
-                point=point,
-                criteria=criteria_of(judged),
-                quality_delta=deltas.get(point.point_id),
-                p_holm=adjusted.get(point.point_id),
-                modes=failure_modes(data, point, center, knob),
-            )
-        )
-    return Band(knob=knob, regime=regime, settings=tuple(settings))
+@dataclass(frozen=True, kw_only=True)
+class VerdictCounts:
+    """How many (setting x criterion) verdicts of a regime there are, and how they stand."""
+
+    total: int
+    decided: int
+    open: int
+    out_of_reach: int
+
+
+def count_verdicts(bands: Sequence[Band]) -> VerdictCounts:
+    """Every setting counts once, also the default, which all bands share."""
+    settings = {s.point.point_id: s for band in bands for s in band.settings}
+    outcomes = Counter(c.outcome for setting in settings.values() for c in setting.criteria)
+    return VerdictCounts(
+        total=outcomes.total(),
+        decided=outcomes["pass"] + outcomes["fail"],
+        open=outcomes["open"],
+        out_of_reach=outcomes["out of reach"],
+    )
+
+
+def bands_of(
+    data: StudyData, points: Sequence[PointSummary], noise: RegimeNoise, regime: Regime, looks: Looks
+) -> tuple[Band, ...]:
+    """The verdicts on every knob's settings; none for a knob without a usable sweep."""
+    center = default_point(points, regime)
+    if center is None or not center.records:
+        return ()
+    sweeps = {knob: sweep_of(points, knob, regime) for knob in KNOBS}
+    sweeps = {knob: sweep for knob, sweep in sweeps.items() if len(sweep) > 1}
+    settings = {point.point_id: point for sweep in sweeps.values() for point in sweep}
+    judged = Judged(
+        points=tuple(settings.values()),
+        center=center,
+        control=control_of(points, regime),
+        noise=noise,
+        looks=looks,
+    )
+    criteria, adjusted = criteria_of(judged), _adjusted(judged)
+    bands = []
+    for knob, sweep in sweeps.items():
+        verdicts = [_verdict(data, judged, point, knob, criteria, adjusted) for point in sweep]
+        bands.append(Band(knob=knob, regime=regime, settings=tuple(verdicts)))
+    return tuple(bands)
+
+
+def _adjusted(judged: Judged) -> dict[str, float]:
+    """Quality's p-values against the default, corrected over all settings of the regime."""
+    center = judged.center.point_id
+    names = [point.point_id for point in judged.measured if point.point_id != center]
+    p_values = [judged.noise.quality.difference(name, center).p_value for name in names]
+    return dict(zip(names, holm(p_values), strict=True))
+
+
+def _verdict(
+    data: StudyData,
+    judged: Judged,
+    point: PointSummary,
+    knob: str,
+    criteria: dict[str, tuple[Criterion, ...]],
+    adjusted: dict[str, float],
+) -> SettingVerdict:
+    name, center, noise = point.point_id, judged.center, judged.noise
+    deltas: dict[str, Contrast] = {}
+    own = None
+    if point.records and name != center.point_id:
+        deltas = {
+            "quality_delta": noise.quality.difference(name, center.point_id),
+            "answers_delta": noise.answers.difference(name, center.point_id),
+            "forgetting_delta": noise.forgetting.difference(name, center.point_id),
+        }
+        own = paired_quality(data, point, center)
+    return SettingVerdict(
+        knob=knob,
+        value=knob_value(point, knob),
+        is_default=name == center.point_id,
+        point=point,
+        criteria=criteria[name],
+        own_delta=own,
+        p_holm=adjusted.get(name),
+        modes=failure_modes(data, point, center, knob),
+        **deltas,
+    )

@@ -1,125 +1,251 @@
-"""The paper's robustness criteria (H.5), each judged on one setting with its uncertainty."""
+"""The paper's robustness criteria (H.5), each judged on all settings of a regime together.
+
+Every criterion is one family of questions whose error rate is kept (analysis/stats/decisions.py). What asks
+for "not worse than" is a one-sided test against a tolerance.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from scipy.stats import chi2
 
-from analysis.evidence.load import StudyData
-from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality
-from analysis.page.table import shown
-from analysis.stats.estimates import Estimate
+from analysis.evidence.noise import RegimeNoise
+from analysis.evidence.point_summary import PointSummary
+from analysis.stats.decisions import Decision, Looks, Outcome, Question, decide
+from analysis.stats.pooled_noise import Contrast, NoiseModel
 from analysis.studies.sensitivity.one_at_a_time import shown_knobs
 from grit.tasks.metrics import tolerance_of
-
-CriterionOutcome = Literal["pass", "fail", "inconclusive"]
 
 #: More forgetting than the default's that is tolerated, in nats per token (0.02 nats lower retention by about
 #: 2%).
 FORGETTING_TOLERANCE = 0.02
 #: Footprint relative to the default's.
 FOOTPRINT_CAP = 1.1
-#: Standard deviation of quality over seeds that is still called stable, in tolerances of the metric. A
-#: setting fails only when the 95% interval of the deviation (chi-square) lies above it: with two seeds that
-#: interval reaches from 0.4 to 32 times what was seen.
-SPREAD_CAP = 3.0
+#: Standard deviation over seeds, beyond the seeds' effect that all settings share, that is still called
+#: stable: this many tolerances of the metric, or this many times the control's.
+SPREAD_CAP, SPREAD_RATIO = 3.0, 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
-    """One criterion on one setting: its outcome, and the numbers behind it as text."""
+    """One criterion on one setting.
+
+    Attributes:
+        detail: the numbers behind the outcome, as text.
+        contrast: the difference that was judged; `bound` what it must lie above; None where it is a count.
+        decision: p-value, level, smallest difference and seeds needed; None where nothing random was judged.
+        against: the point_id of the setting it was compared with.
+    """
 
     name: str
-    outcome: CriterionOutcome
+    outcome: Outcome
     detail: str
+    contrast: Contrast | None = None
+    bound: float | None = None
+    decision: Decision | None = None
+    against: str | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """For `recommendation.json`."""
+        data: dict[str, Any] = {"name": self.name, "outcome": self.outcome, "detail": self.detail}
+        if self.contrast is not None:
+            data |= {
+                "difference": self.contrast.mean,
+                "low": self.contrast.low,
+                "high": self.contrast.high,
+                "bound": self.bound,
+            }
+        if self.decision is not None:
+            data |= {
+                "p_value": self.decision.p_value,
+                "level": self.decision.level,
+                "smallest_difference": self.decision.smallest,
+                "seeds_needed": self.decision.seeds_needed,
+            }
+        return data
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A setting of a knob with what it is judged against.
+    """The settings of a regime that are judged, and what they are judged against.
 
     Attributes:
+        points: the default among them.
         center: the default.
-        best: the setting with the highest mean quality in the knob's sweep.
+        control: the first-order method; None where it was not measured.
+        lost: trials of each point that were lost, by point_id; settings without loss alone can be the best.
     """
 
-    data: StudyData
-    point: PointSummary
+    points: Sequence[PointSummary]
     center: PointSummary
-    best: PointSummary
+    control: PointSummary | None
+    noise: RegimeNoise
+    looks: Looks
+    lost: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> list[PointSummary]:
+        """Those with a usable trial."""
+        return [point for point in self.points if point.records]
 
 
-def criteria_of(judged: Judged) -> tuple[Criterion, ...]:
-    """All that can be judged: a setting without a usable trial has its stability alone."""
-    stability = _stability(judged.point)
-    if not judged.point.records:
-        return (stability,)
-    paired = (_near_best(judged), _retention(judged))
-    compared = tuple(criterion for criterion in paired if criterion is not None)
-    return (stability, *compared, _footprint(judged), _seed_spread(judged.point))
+def criteria_of(judged: Judged) -> dict[str, tuple[Criterion, ...]]:
+    """All criteria of every setting, by point_id: one without a usable trial has its stability alone."""
+    near_best, retention = _near_best(judged), _retention(judged)
+    spread = _seed_spread(judged)
+    criteria = {}
+    for point in judged.points:
+        own = [_stability(point)]
+        if point.records:
+            name = point.point_id
+            own += [near_best[name], retention[name], _footprint(point, judged.center), spread[name]]
+        criteria[point.point_id] = tuple(own)
+    return criteria
 
 
 def _stability(point: PointSummary) -> Criterion:
-    outcome: CriterionOutcome = "pass"
+    outcome: Outcome = "pass"
     if point.lost:
         outcome = "fail"
-    elif point.planned:
-        outcome = "inconclusive"
+    elif not point.records:
+        outcome = "open"
     tried = point.lost + len(point.records)
     return Criterion(name="stability", outcome=outcome, detail=f"{point.lost} of {tried} trials lost")
 
 
-def _near_best(judged: Judged) -> Criterion | None:
-    difference = paired_quality(judged.data, judged.point, judged.best)
-    if difference is None:
+def _near_best(judged: Judged) -> dict[str, Criterion]:
+    """Within the metric's tolerance of every other setting (Hsu's comparisons with the best).
+
+    To be near the best is to be near all: each of these must be shown, and none needs correction for the
+    others. To be far from the best is to be far from some: that is corrected for the number of others. No
+    setting is compared with itself, and one that lost a trial sets no standard.
+    """
+    points = judged.measured
+    epsilon = tolerance_of(judged.center.quality_metric)
+    standards = [point for point in points if not point.lost] or points
+    questions = []
+    for point in points:
+        others = [other for other in standards if other is not point]
+        questions.append(_far_from_none(judged.noise.quality, point, others, epsilon))
+    asked = [(p, q) for p, q in zip(points, questions, strict=True) if q is not None]
+    decisions = decide([question for _, question in asked], judged.looks)
+    found = {}
+    for (point, question), decision in zip(asked, decisions, strict=True):
+        rival = next(other for other in points if other.point_id == question.against)
+        against = f"{_shown(question.contrast)} against its hardest rival, {shown_knobs(rival)}"
+        found[point.point_id] = _criterion(
+            "near-best quality", question, decision, f"{against}; epsilon {epsilon:g}"
+        )
+    for point in points:
+        alone = Criterion(name="near-best quality", outcome="open", detail="nothing to compare it with")
+        found.setdefault(point.point_id, alone)
+    return found
+
+
+def _far_from_none(
+    noise: NoiseModel, point: PointSummary, others: Sequence[PointSummary], epsilon: float
+) -> Question | None:
+    if not others:
         return None
-    epsilon = tolerance_of(judged.point.quality_metric)
-    detail = f"{shown(difference)} against this sweep's best, {shown_knobs(judged.best)}; epsilon {epsilon:g}"
-    if judged.point.point_id == judged.best.point_id:
-        detail = "it is this sweep's best"
-    return Criterion(name="near-best quality", outcome=at_least(difference, -epsilon), detail=detail)
+    contrasts = {other.point_id: noise.difference(point.point_id, other.point_id) for other in others}
+    near = {name: contrast.p_above(-epsilon) for name, contrast in contrasts.items()}
+    far = {name: contrast.p_below(-epsilon) for name, contrast in contrasts.items()}
+    hardest, farthest = max(near, key=lambda name: near[name]), min(far, key=lambda name: far[name])
+    p_below = min(1.0, far[farthest] * len(others))
+    rival = farthest if p_below < near[hardest] else hardest
+    return Question(
+        p_above=near[hardest], p_below=p_below, contrast=contrasts[rival], bound=-epsilon, against=rival
+    )
 
 
-def _retention(judged: Judged) -> Criterion | None:
-    more = paired_forgetting(judged.data, judged.point, judged.center)
-    if more is None:
-        return None
-    detail = f"{shown(more)} nats/token against the default"
-    if judged.point.point_id == judged.center.point_id:
-        detail = "it is the default"
-    return Criterion(name="retention", outcome=at_least(more.negated(), -FORGETTING_TOLERANCE), detail=detail)
+def _retention(judged: Judged) -> dict[str, Criterion]:
+    """Forgetting at most the tolerance above the default's."""
+    center = judged.center.point_id
+    reference = Criterion(name="retention", outcome="pass", detail="it is the default, the reference")
+    found = {center: reference}
+    others = [point for point in judged.measured if point.point_id != center]
+    questions = []
+    for point in others:
+        kept = judged.noise.forgetting.difference(center, point.point_id)
+        questions.append(
+            Question(
+                p_above=kept.p_above(-FORGETTING_TOLERANCE),
+                p_below=kept.p_below(-FORGETTING_TOLERANCE),
+                contrast=kept,
+                bound=-FORGETTING_TOLERANCE,
+                against=center,
+            )
+        )
+    for point, question, decision in zip(others, questions, decide(questions, judged.looks), strict=True):
+        more = judged.noise.forgetting.difference(point.point_id, center)
+        detail = f"{_shown(more)} nats/token against the default; at most +{FORGETTING_TOLERANCE:g}"
+        found[point.point_id] = _criterion("retention", question, decision, detail)
+    return found
 
 
-def _footprint(judged: Judged) -> Criterion:
-    share = judged.point.mean("footprint") / judged.center.mean("footprint")
-    outcome: CriterionOutcome = "pass" if share <= FOOTPRINT_CAP else "fail"
+def _footprint(point: PointSummary, center: PointSummary) -> Criterion:
+    share = point.mean("footprint") / center.mean("footprint")
+    outcome: Outcome = "pass" if share <= FOOTPRINT_CAP else "fail"
     return Criterion(name="footprint", outcome=outcome, detail=f"{share:.2f} x the default's")
 
 
-def _seed_spread(point: PointSummary) -> Criterion:
-    """Passes when the deviation over seeds is within the cap, fails when even its lower bound is above.
+def _seed_spread(judged: Judged) -> dict[str, Criterion]:
+    """The deviation over seeds that a setting adds to what all settings share, the control among them."""
+    noise, points = judged.noise.quality, judged.measured
+    cap = SPREAD_CAP * tolerance_of(judged.center.quality_metric)
+    if judged.control is not None:
+        cap = max(cap, SPREAD_RATIO * noise.deviation(judged.control.point_id)[0])
+    found = {}
+    for point in points:
+        deviation, freedom = noise.deviation(point.point_id)
+        found[point.point_id] = _spread_criterion(
+            deviation, freedom, cap, judged.looks.spent_at(len(point.seeds)) / len(points)
+        )
+    return found
 
-    Else says that seeds are too few.
-    """
-    deviation, freedom = point.spread("quality"), len(point.seeds) - 1
-    if deviation is None:
-        return Criterion(name="seed spread", outcome="inconclusive", detail="one seed")
-    cap = SPREAD_CAP * tolerance_of(point.quality_metric)
-    lowest = deviation * math.sqrt(freedom / float(chi2.ppf(0.975, freedom)))
-    outcome: CriterionOutcome = "inconclusive"
-    if deviation <= cap:
+
+def _spread_criterion(deviation: float, freedom: float, cap: float, level: float) -> Criterion:
+    """Passes where even the upper bound is within the cap, fails where even the lower one is not."""
+    if freedom == 0:
+        return Criterion(name="seed spread", outcome="open", detail="one seed")
+    upper = deviation * math.sqrt(freedom / float(chi2.ppf(level, freedom)))
+    lower = deviation * math.sqrt(freedom / float(chi2.isf(level, freedom)))
+    outcome: Outcome = "open"
+    if upper <= cap:
         outcome = "pass"
-    elif lowest > cap:
+    elif lower > cap:
         outcome = "fail"
-    detail = f"standard deviation {deviation:.3f} over {freedom + 1} seeds; cap {cap:g}"
+    detail = f"standard deviation {deviation:.4f}, at most {upper:.3f}; cap {cap:.3g}"
     return Criterion(name="seed spread", outcome=outcome, detail=detail)
 
 
-def at_least(difference: Estimate, bound: float) -> CriterionOutcome:
-    """Whether the whole interval lies at or above a bound, none of it, or some."""
-    if difference.low >= bound:
-        return "pass"
-    return "fail" if difference.high < bound else "inconclusive"
+def _criterion(name: str, question: Question, decision: Decision, detail: str) -> Criterion:
+    contrast = question.contrast
+    if contrast.seed_variance == 0 and contrast.seeds == 1:
+        decision = replace(decision, outcome="open", seeds_needed=None)
+        detail = f"{detail}; one seed says nothing of seeds"
+    return Criterion(
+        name=name,
+        outcome=decision.outcome,
+        detail=f"{detail}; {_next_step(decision)}",
+        contrast=contrast,
+        bound=question.bound,
+        decision=decision,
+        against=question.against,
+    )
+
+
+def _next_step(decision: Decision) -> str:
+    if decision.outcome == "open" and decision.seeds_needed is not None:
+        return f"open: about {decision.seeds_needed} seeds would decide it"
+    if decision.outcome == "out of reach":
+        return f"this design tells {decision.smallest:.3g} from the bound, and this is closer"
+    return f"p = {decision.p_value:.3g}"
+
+
+def _shown(contrast: Contrast) -> str:
+    return f"{contrast.mean:+.3f} [{contrast.low:+.3f}, {contrast.high:+.3f}]"

@@ -91,10 +91,15 @@ def _verdict_table(result: SensitivityResult) -> Table[SensitivityRow]:
         Column(header="knob", value=lambda row: row.band.knob),
         Column(header="regime", value=lambda row: row.band.regime),
         Column(header="value", value=lambda row: row.setting.shown_value()),
-        Column(header="verdict", value=lambda row: row.setting.outcome),
+        Column(header="verdict", value=lambda row: row.setting.word),
         Column(header="failed criteria", value=lambda row: _failed(row.setting)),
+        Column(header="undecided criteria", value=lambda row: _undecided(row.setting), wide=True),
     ]
     return Table(name="verdicts", columns=columns, rows=sensitivity_rows(result.bands))
+
+
+def _undecided(setting: SettingVerdict) -> str | None:
+    return "; ".join(f"{c.name} ({c.detail})" for c in setting.undecided) or None
 
 
 def _failed(setting: SettingVerdict) -> str | None:

@@ -1,27 +1,32 @@
 """What to use, in the paper's tuning order (H.8).
 
-Lambda for stability, then the largest T near the best, then tau under the footprint cap.
+Every knob keeps its default, unless another setting is safe and better beyond noise in what the knob is tuned
+for: lambda for steadiness, T for less overhead, tau for a smaller footprint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from scipy.stats import f
+
+from analysis.evidence.noise import RegimeNoise
 from analysis.evidence.point_summary import PointSummary
-from analysis.studies.sensitivity.bands import Band, SettingVerdict
+from analysis.stats.decisions import ERROR_RATE, Outcome
+from analysis.studies.sensitivity.bands import Band, SettingVerdict, count_verdicts
 from analysis.studies.sensitivity.control import ControlComparison
-from analysis.studies.sensitivity.criteria import Criterion, CriterionOutcome
+from analysis.studies.sensitivity.criteria import Criterion
 from grit.config.method import KNOBS
 from grit.config.sections import Regime
-from grit.tasks.metrics import tolerance_of
 
 #: The order in which the knobs are decided (paper H.8); one that the paper does not have comes last.
 TUNING_ORDER = tuple(dict.fromkeys(("lambda", "T", "tau", *KNOBS)))
-CONFIDENCE: dict[CriterionOutcome, str] = {
+CONFIDENCE: dict[Outcome, str] = {
     "pass": "safe",
-    "inconclusive": "not excluded, but not proven safe",
+    "open": "not excluded, but not proven safe",
+    "out of reach": "not excluded; closer to a tolerance than this design can tell",
     "fail": "no recommendation: no tested setting passes, and this is merely the default",
 }
 NOT_MEASURED = "not measured"
@@ -83,7 +88,7 @@ class KnobAdvice:
             "not_excluded": [s.value for s in self.band.not_excluded],
             "tested": [s.value for s in self.band.settings],
             "band": self.band.verdict,
-            "evidence": [asdict(criterion) for criterion in self.evidence],
+            "evidence": [criterion.as_data() for criterion in self.evidence],
         }
 
 
@@ -95,6 +100,7 @@ class Recommendation:
         regime: whose trials decided.
         clock: why time-matched trials were not trusted; None where they were.
         combination_tested: whether the recommended values were run together.
+        verdicts: per regime, how many (setting x criterion) verdicts stand how.
         knobs: in the order in which they are decided.
     """
 
@@ -103,6 +109,7 @@ class Recommendation:
     combination_tested: bool
     knobs: tuple[KnobAdvice, ...]
     comparisons: tuple[ControlComparison, ...]
+    verdicts: dict[str, dict[str, int]]
 
     def sentences(self) -> list[str]:
         """The recommendation in words, with the evidence of each knob."""
@@ -122,13 +129,17 @@ class Recommendation:
             "clock": self.clock,
             "combination_tested": self.combination_tested,
             "knobs": {advice.knob: advice.as_data() for advice in self.knobs},
+            "verdicts": self.verdicts,
             "against_control": [comparison.as_data() for comparison in self.comparisons],
             "paragraph": f"On the {self.regime}-matched trials: {' '.join(self.sentences())}",
         }
 
 
 def recommend(
-    bands: Sequence[Band], comparisons: Sequence[ControlComparison], points: Sequence[PointSummary]
+    bands: Sequence[Band],
+    comparisons: Sequence[ControlComparison],
+    points: Sequence[PointSummary],
+    noises: Mapping[Regime, RegimeNoise],
 ) -> Recommendation:
     """Time-matched bands decide where the study has them and its clock was quiet (`clock_noise`).
 
@@ -137,12 +148,20 @@ def recommend(
     noise = clock_noise(points)
     regime = _deciding_regime(bands, noise)
     by_knob = {band.knob: band for band in bands if band.regime == regime}
-    advice = tuple(_advice(knob, by_knob.get(knob)) for knob in TUNING_ORDER)
+    advice = tuple(_advice(knob, by_knob.get(knob), noises) for knob in TUNING_ORDER)
     values = {one.knob: one.value for one in advice}
     combination = tuple(values[knob] for knob in KNOBS)
     tested = any(p.records and p.regime == regime and p.knob_values() == combination for p in points)
+    regimes = dict.fromkeys(band.regime for band in bands)
     return Recommendation(
-        regime=regime, clock=noise, combination_tested=tested, knobs=advice, comparisons=tuple(comparisons)
+        regime=regime,
+        clock=noise,
+        combination_tested=tested,
+        knobs=advice,
+        comparisons=tuple(comparisons),
+        verdicts={
+            each: asdict(count_verdicts([band for band in bands if band.regime == each])) for each in regimes
+        },
     )
 
 
@@ -152,54 +171,59 @@ def _deciding_regime(bands: Sequence[Band], noise: str | None) -> Regime:
     return "time" if "time" in measured and trusted else "step"
 
 
-def _advice(knob: str, band: Band | None) -> KnobAdvice:
-    pick = None if band is None else _PICKS.get(knob, _steadiest)(_preferred(band))
+def _advice(knob: str, band: Band | None, noises: Mapping[Regime, RegimeNoise]) -> KnobAdvice:
+    pick = None if band is None else _picked(band, noises[band.regime], _GAINS.get(knob, _steadier))
     return KnobAdvice(knob=knob, band=band, pick=pick)
 
 
-def _preferred(band: Band) -> list[SettingVerdict]:
-    """Settings to choose among: the safe ones; without any, those that nothing excludes.
+def _picked(band: Band, noise: RegimeNoise, gain: Gain) -> SettingVerdict:
+    """The default, unless a safe setting is better beyond noise, or the default is unsafe and another is not.
 
-    Without any, the default. Only settings that were measured with as many seeds as any of the band count:
-    what has not been run cannot be advised.
+    The gains' p-values are corrected for the number of settings. Of several better ones, the best.
     """
-    most = max(len(s.point.seeds) for s in band.settings)
-    measured = [s for s in band.settings if len(s.point.seeds) == most]
-    for outcome in ("pass", "inconclusive"):
-        members = [s for s in measured if s.outcome == outcome]
-        if members:
-            return members
-    return [s for s in band.settings if s.is_default]
+    default = next(setting for setting in band.settings if setting.is_default)
+    others = [setting for setting in band.safe if not setting.is_default]
+    if default.outcome == "fail" and others:
+        return max(others, key=lambda setting: gain(noise, setting.point, default.point)[0])
+    level = ERROR_RATE / max(1, len(others))
+    better = []
+    for setting in others:
+        size, p_value = gain(noise, setting.point, default.point)
+        if p_value <= level:
+            better.append((size, setting))
+    return max(better, key=lambda pair: pair[0])[1] if better else default
 
 
-def _steadiest(settings: Sequence[SettingVerdict]) -> SettingVerdict:
-    """The least spread over seeds; the default at a tie."""
-    return min(settings, key=lambda s: (s.point.spread("quality") or 0.0, not s.is_default))
+#: How much better one setting is than another in what a knob is tuned for, and the one-sided p-value of its
+#: not being better.
+Gain = Callable[[RegimeNoise, PointSummary, PointSummary], tuple[float, float]]
 
 
-def _rarest_near_best(settings: Sequence[SettingVerdict]) -> SettingVerdict:
-    """The largest cadence within the metric's tolerance of the best score per hour."""
-    best = max(settings, key=lambda s: score_per_hour(s.point)).point
-    # The tolerance is in units of the metric: per hour, it is spread over the hours that the best setting
-    # took.
-    allowed = tolerance_of(best.quality_metric) / (best.mean("train_seconds") / 3600)
-    near = [s for s in settings if score_per_hour(s.point) >= score_per_hour(best) - allowed]
-    return max(near, key=lambda s: float("inf") if s.value is None else float(s.value))
+def _steadier(noise: RegimeNoise, point: PointSummary, reference: PointSummary) -> tuple[float, float]:
+    """Less deviation over seeds, by the ratio of the two variances."""
+    if noise.quality.variances.pooled:
+        return 0.0, 1.0  # all settings are equally steady, as far as can be told
+    own, freedom = noise.quality.deviation(point.point_id)
+    other, its_freedom = noise.quality.deviation(reference.point_id)
+    if min(own, freedom, its_freedom) <= 0:
+        return 0.0, 1.0
+    return other - own, float(f.sf((other / own) ** 2, its_freedom, freedom))
 
 
-def _smallest(settings: Sequence[SettingVerdict]) -> SettingVerdict:
-    """The smallest footprint."""
-    return min(settings, key=lambda s: s.point.mean("footprint"))
+def _cheaper(noise: RegimeNoise, point: PointSummary, reference: PointSummary) -> tuple[float, float]:
+    """Less of a step spent on geometry."""
+    saved = noise.overhead.difference(reference.point_id, point.point_id)
+    return saved.mean, saved.p_above(0.0)
 
 
-#: The paper's choice for each knob (H.8); the steadiest setting of any other.
-_PICKS = {"lambda": _steadiest, "T": _rarest_near_best, "tau": _smallest}
+def _smaller(noise: RegimeNoise, point: PointSummary, reference: PointSummary) -> tuple[float, float]:
+    """Fewer parameters kept."""
+    saved = noise.footprint.difference(reference.point_id, point.point_id)
+    return saved.mean, saved.p_above(0.0)
 
 
-def score_per_hour(point: PointSummary) -> float:
-    """Quality per hour of training; of a log-likelihood, what was gained over the untuned model."""
-    start = point.mean("base_quality") if point.quality_metric == "answer_logprob" else 0.0
-    return (point.mean("quality") - start) / (point.mean("train_seconds") / 3600)
+#: What each knob is tuned for (H.8); any other knob for steadiness.
+_GAINS: dict[str, Gain] = {"lambda": _steadier, "T": _cheaper, "tau": _smaller}
 
 
 def clock_noise(points: Sequence[PointSummary]) -> str | None:

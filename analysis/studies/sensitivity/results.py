@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from analysis.evidence.fronts import (
     Placing,
     costs,
+    dominated_beyond_noise,
     front,
     placings,
     replicated_costs,
@@ -15,15 +16,19 @@ from analysis.evidence.fronts import (
     within_caps,
 )
 from analysis.evidence.load import StudyData
+from analysis.evidence.noise import RegimeNoise, regime_noise
 from analysis.evidence.point_summary import PointSummary, measured_regimes, summarize_points
+from analysis.stats.decisions import Looks
 from analysis.stats.pareto import knee
-from analysis.studies.sensitivity.bands import Band, band_of
+from analysis.studies.sensitivity.bands import Band, bands_of
 from analysis.studies.sensitivity.control import ControlComparison, compare_with_control
 from analysis.studies.sensitivity.one_at_a_time import default_point
 from analysis.studies.sensitivity.recommend import Recommendation, recommend
-from grit.config.method import KNOBS
 from grit.config.sections import Regime
-from ray_jobs.records.study_file import Caps
+from ray_jobs.records.study_file import Caps, StudyFile
+
+#: Seeds that a fixed design could be repeated with: what even they would not decide is out of reach.
+AFFORDABLE_SEEDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,7 @@ class RegimeResult:
         placings: by point_id, of the settings with every seed.
         knee: the front's setting nearest to the ideal, under the caps; None where nothing keeps below them.
         cheapest: the settings that none beats in quality and retention beyond noise, cheapest first.
+        noise: of all its settings together.
         comparison: the default against the control; None where either was not measured.
     """
 
@@ -45,6 +51,7 @@ class RegimeResult:
     knee: PointSummary | None
     cheapest: tuple[PointSummary, ...]
     hypervolume: float
+    noise: RegimeNoise
     bands: tuple[Band, ...]
     comparison: ControlComparison | None
 
@@ -93,7 +100,8 @@ def analyse(data: StudyData, caps: Caps | None = None) -> SensitivityResult:
         overhead=before.overhead if asked.overhead is None else asked.overhead,
         footprint=before.footprint if asked.footprint is None else asked.footprint,
     )
-    regimes = [_regime_result(data, points, regime, caps) for regime in measured_regimes(points)]
+    looks = looks_of(data.study)
+    regimes = [_regime_result(data, points, regime, caps, looks) for regime in measured_regimes(points)]
     bands = [band for result in regimes for band in result.bands]
     comparisons = [result.comparison for result in regimes if result.comparison is not None]
     return SensitivityResult(
@@ -101,28 +109,39 @@ def analyse(data: StudyData, caps: Caps | None = None) -> SensitivityResult:
         points=tuple(points),
         regimes=tuple(regimes),
         caps=caps,
-        recommendation=recommend(bands, comparisons, points),
+        recommendation=recommend(
+            bands, comparisons, points, {result.regime: result.noise for result in regimes}
+        ),
     )
 
 
+def looks_of(study: StudyFile) -> Looks:
+    """How often this study's settings are looked at."""
+    if study.sequential is None:
+        return Looks(sequential=False, most_seeds=max(AFFORDABLE_SEEDS, len(study.seeds)))
+    return Looks(sequential=True, most_seeds=len(study.seeds))
+
+
 def _regime_result(
-    data: StudyData, all_points: list[PointSummary], regime: Regime, caps: Caps
+    data: StudyData, all_points: list[PointSummary], regime: Regime, caps: Caps, looks: Looks
 ) -> RegimeResult:
     points = [point for point in all_points if point.regime == regime]
     on_front = front(points)
     replicated = replicated_costs(data, points)
     allowed = [point for point in on_front if within_caps(point, caps)]
     bend = knee(costs(allowed))
-    bands = [band_of(data, points, knob, regime) for knob in KNOBS]
+    noise = regime_noise(data, points)
+    assert noise is not None  # something was measured in this regime
     center = default_point(points, regime)
     return RegimeResult(
         regime=regime,
         points=tuple(points),
         front=tuple(on_front),
-        placings=placings(replicated),
+        placings=placings(replicated, dominated_beyond_noise(points, noise)),
         knee=None if bend is None else allowed[bend],
         cheapest=tuple(point for point in two_stage(replicated) if within_caps(point, caps)),
         hypervolume=study_hypervolume(points),
-        bands=tuple(band for band in bands if band is not None),
-        comparison=None if center is None else compare_with_control(data, points, center),
+        noise=noise,
+        bands=bands_of(data, points, noise, regime, looks),
+        comparison=None if center is None else compare_with_control(noise, points, center),
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column, spread_column
 from analysis.page.table import Column, Table
-from analysis.stats.estimates import Estimate
+from analysis.stats.pooled_noise import Contrast
 from analysis.studies.sensitivity.bands import Band, SettingVerdict
 
 
@@ -38,7 +38,7 @@ class SensitivityRow:
         return f"{statistics.median(quality):.3f} [{min(quality):.3f}, {max(quality):.3f}]"
 
     @property
-    def against_default(self) -> Estimate | None:
+    def against_default(self) -> Contrast | None:
         """Quality against the default; None for itself."""
         return None if self.setting.is_default else self.setting.quality_delta
 
@@ -73,15 +73,18 @@ def sensitivity_table(bands: Sequence[Band]) -> Table[SensitivityRow]:
         spread_column("quality"),
         Column(header="median [range]", value=lambda row: row.shown_range()),
         Column(header="vs default [95%]", value=lambda row: row.against_default),
+        Column(header="this contrast alone", value=lambda row: row.setting.own_delta),
         Column(header="p (Holm)", value=lambda row: row.setting.p_holm, style=".3f"),
+        Column(header="answers vs default (nats/token)", value=lambda row: row.setting.answers_delta),
         spread_column("retention"),
+        Column(header="forgetting vs default", value=lambda row: row.setting.forgetting_delta),
         spread_column("forgetting", header="forgetting"),
         mean_column("overhead"),
         Column(header="score/h", value=lambda row: row.score_per_hour, style=".0f"),
         mean_column("footprint"),
         Column(header="mean rank", value=lambda row: row.mean_rank, style=".1f"),
         mean_column("rank_events", style=".1f"),
-        Column(header="verdict", value=lambda row: row.setting.outcome),
+        Column(header="verdict", value=lambda row: row.setting.word),
         Column(header="failure modes", value=lambda row: row.setting.shown_modes(), wide=True),
     ]
     return Table(name="sensitivity", columns=columns, rows=sensitivity_rows(bands))
