@@ -110,8 +110,12 @@ def _same_seeds(points: Sequence[PointSummary]) -> tuple[tuple[PointSummary, ...
         return (), ()
     usual = Counter(point.seeds for point in measured).most_common(1)[0][0]
     kept = [point for point in measured if set(usual) <= set(point.seeds)]
-    cut = [replace(p, records=tuple(r for r in p.records if r.plan.seed in usual)) for p in kept]
-    return tuple(cut), usual
+    return tuple(_with_seeds(point, usual) for point in kept), usual
+
+
+def _with_seeds(point: PointSummary, seeds: tuple[int, ...]) -> PointSummary:
+    """The point with the trials of these seeds alone."""
+    return replace(point, records=tuple(r for r in point.records if r.plan.seed in seeds))
 
 
 def _replicates(
@@ -159,20 +163,18 @@ def dominated_beyond_noise(points: Sequence[PointSummary], noise: RegimeNoise) -
     }
     tests = len(measured) * (len(measured) - 1) * len(models)
     means = dict(zip((p.point_id for p in measured), costs(measured), strict=True))
-    found: dict[str, tuple[float, PointSummary]] = {}
+    strongest: dict[str, tuple[float, PointSummary]] = {}
     for point, rival in itertools.permutations(measured, 2):
         if (means[rival.point_id] > means[point.point_id]).any():
             continue
-        gains = [
-            model.difference(rival.point_id, point.point_id).p_above(0.0)
-            if sign > 0
-            else model.difference(rival.point_id, point.point_id).p_below(0.0)
-            for model, sign in models.values()
-        ]
-        smallest = min(gains)
-        if smallest * tests <= ERROR_RATE and smallest < found.get(point.point_id, (2.0, rival))[0]:
-            found[point.point_id] = (smallest, rival)
-    return {name: rival for name, (_, rival) in found.items()}
+        smallest = 1.0
+        for model, sign in models.values():
+            better, worse = (rival, point) if sign > 0 else (point, rival)
+            gain = model.difference(better.point_id, worse.point_id)
+            smallest = min(smallest, gain.p_above(0.0))
+        if smallest * tests <= ERROR_RATE and smallest < strongest.get(point.point_id, (2.0, rival))[0]:
+            strongest[point.point_id] = (smallest, rival)
+    return {name: rival for name, (_, rival) in strongest.items()}
 
 
 def placings(replicated: ReplicatedCosts, dominated: Mapping[str, PointSummary]) -> dict[str, Placing]:

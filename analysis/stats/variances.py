@@ -24,7 +24,7 @@ FLOOR = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Moderated:
-    """Variances of groups with what is known of them.
+    """Variances of groups with what is free of them.
 
     Attributes:
         variances, freedom: (groups,) moderated variances and their degrees of freedom.
@@ -49,9 +49,9 @@ def moderate(sums_of_squares: Floats, freedom: Floats) -> Moderated:
     """
     total = float(freedom.sum())
     pooled = float(sums_of_squares.sum()) / total
-    known = freedom > 0.1
-    own = np.divide(sums_of_squares, freedom, out=np.full(len(freedom), pooled), where=known)
-    prior_freedom, prior = _fitted_prior(np.maximum(own[known], FLOOR * pooled), freedom[known])
+    free = freedom > 0.1
+    own = np.divide(sums_of_squares, freedom, out=np.full(len(freedom), pooled), where=free)
+    prior_freedom, prior = _fitted_prior(np.maximum(own[free], FLOOR * pooled), freedom[free])
     if pooled == 0 or math.isinf(prior_freedom):
         shared = np.full(len(freedom), pooled)
         return Moderated(variances=shared, freedom=np.full(len(freedom), total), prior_freedom=math.inf)

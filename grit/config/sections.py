@@ -20,6 +20,7 @@ from grit.config.settings import (
 from grit.errors import ConfigError
 
 Regime = Literal["step", "time"]
+Clock = Literal["wall", "cpu"]
 Dtype = Literal["float32", "bfloat16"]
 QualityMetric = Literal["primary", "answer_logprob"]
 Placement = Literal["all", "attention", "mlp", "auto"]
@@ -303,6 +304,12 @@ class ExecutionConfig:
         "intra-op threads on a CPU; part of the result, since sums are split by thread",
         allowed=at_least(1),
         scores_untuned=True,
+    )
+    clock: Clock = setting(
+        "wall",
+        "what the seconds of a time budget are: wall time, or the process's own CPU time (of all its "
+        "threads), which other work on the same cores does not lengthen",
+        identity="changed",
     )
     checkpoint_steps: int | None = setting(
         None,

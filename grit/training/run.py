@@ -223,11 +223,17 @@ class Run:
 
     def share(self) -> float:
         """Of the budget used, in [0, 1]."""
-        return self.config.budget.progress(self.state.step, self.state.train_seconds)
+        return self.config.budget.progress(self.state.step, self._budget_seconds)
 
     def spent(self) -> bool:
         """Whether no further step fits into the budget."""
-        return self.config.budget.is_spent(self.state.step, self.state.train_seconds)
+        return self.config.budget.is_spent(self.state.step, self._budget_seconds)
+
+    @property
+    def _budget_seconds(self) -> float:
+        """Training seconds by the clock of the budget."""
+        on_cpu = self.config.execution.clock == "cpu"
+        return self.state.cpu_seconds if on_cpu else self.state.train_seconds
 
     def take_step(self) -> float:
         """One optimizer step; returns its loss in nats per token."""
@@ -248,7 +254,7 @@ class Run:
         state.step += 1
         state.tokens += sum(len(row.tokens) for row in rows)
         state.train_seconds = self.workers.first_says(state.train_seconds + time.perf_counter() - began)
-        state.cpu_seconds += time.process_time() - cpu
+        state.cpu_seconds = self.workers.first_says(state.cpu_seconds + time.process_time() - cpu)
         state.memory.end_step()
         state.log.add(
             state.step,

@@ -146,9 +146,10 @@ DEPARTURES: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
-def _small(method: Method, steps: int, task: str, **run: Any) -> RunConfig:
+def _small(method: Method, steps: int, task: str, *, damping: float, **run: Any) -> RunConfig:
     """Shared by the small backbones: the paper's schedules, scaled from its thousands of steps to `steps`."""
     grit = GritConfig(
+        kfac_damping=damping,
         cov_update_freq=max(1, steps // 20),
         kfac_update_freq=max(1, steps // 10),
         reprojection_freq=max(1, steps // 10),
@@ -161,6 +162,7 @@ def _small(method: Method, steps: int, task: str, **run: Any) -> RunConfig:
         rank=16,
         alpha=32.0,
         micro_batch=8,
+        clock="cpu",
         **run,
     )
 
@@ -169,8 +171,9 @@ def embedded(method: Method, task: str | None, steps: int | None) -> RunConfig:
     """The embedded backbone on a laptop."""
     return _small(
         method,
-        steps or 200,
+        steps or 160,
         task or "arithmetic",
+        damping=1e-2,
         learning_rate=5e-4,
         max_length=96,
         eval_examples=100,
@@ -187,6 +190,7 @@ def smoke(method: Method, task: str | None, steps: int | None) -> RunConfig:
         method,
         steps or 40,
         task or "arithmetic",
+        damping=1e-3,
         learning_rate=2e-3,
         max_length=256,
         eval_examples=48,

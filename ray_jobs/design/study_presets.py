@@ -75,13 +75,13 @@ def _embedded(base: RunConfig, steps: int) -> Preset:
         base=base,
         seeds=(41, 42, 43),
         budget_steps=steps,
-        budget_seconds=9.0,
+        budget_seconds=7.0,
         search_points=2,
         resources=TrialResources(cpus=1),
-        sequential=SequentialDesign(max_trials=60),
-        oat={"tau": (0.9, 0.999), "T": (max(1, steps // 20), max(2, 2 * steps // 5)), "lambda": (1e-4, 1e-1)},
+        sequential=SequentialDesign(max_trials=56),
+        oat={"tau": (0.9, 0.999), "T": (max(1, steps // 20), max(2, 2 * steps // 5)), "lambda": (1e-3, 1e-1)},
         grid={},
-        costs=Costs(step_seconds=0.065, other_seconds=3.0),
+        costs=Costs(step_seconds=0.045, other_seconds=2.0),
     )
 
 
@@ -95,7 +95,7 @@ def _smoke(base: RunConfig, steps: int) -> Preset:
         resources=TrialResources(cpus=1),
         oat={"tau": (0.9,), "T": (max(2, 2 * steps // 5),), "lambda": (1e-1,)},
         grid={},
-        costs=Costs(step_seconds=0.065, other_seconds=3.0),
+        costs=Costs(step_seconds=0.045, other_seconds=2.0),
     )
 
 

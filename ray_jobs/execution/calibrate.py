@@ -2,8 +2,8 @@
 
 How long the first-order control needs for it on this machine, as loaded as in a study.
 
-`python -m ray_jobs.execution.calibrate` reads a run's configuration from standard input and prints its median
-step time; `seconds_for` runs as many of these at once as the study will run trials.
+`python -m ray_jobs.execution.calibrate` reads a run's configuration from standard input and prints the time
+of a step by the clock of its budget; `seconds_for` runs as many of these at once as the study runs trials.
 """
 
 from __future__ import annotations
@@ -70,8 +70,12 @@ def main() -> None:
     from grit.training.workbench import Workbench
 
     keep_freed_memory()
-    result = train(RunConfig.from_dict(json.loads(sys.stdin.read())), Workbench())
-    print(statistics.median(row["ms_step"] for row in result.telemetry[-COUNTED:]))
+    config = RunConfig.from_dict(json.loads(sys.stdin.read()))
+    result = train(config, Workbench())
+    if config.execution.clock == "cpu":
+        print(1e3 * (result.measured.cpu_seconds or 0.0) / STEPS)
+    else:
+        print(statistics.median(row["ms_step"] for row in result.telemetry[-COUNTED:]))
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ def resolve(
     asked_preset = presets(design.preset, method, design.budget_steps, line.data.task)
     usual = presets(design.preset, method, None, None)
     base = with_data_options(asked_preset.base, line.data, line.model.model)
+    if design.clock is not None:
+        base = base.changed(clock=design.clock)
     oat = {**asked_preset.oat, **_named_grids(design)}
     _check_values(base, oat)
     grid = _coarse_grid(base.grit, oat) if design.grid and not asked_preset.grid else asked_preset.grid

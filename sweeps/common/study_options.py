@@ -39,6 +39,12 @@ class DesignOptions:
     budget_seconds: float | None = flag(
         None, "training seconds of a time-matched trial (evaluation excluded)", metavar="S"
     )
+    clock: str | None = flag(
+        None,
+        "what a time budget counts: wall time, or the process's CPU time (default: cpu for the small "
+        "presets, wall on GPUs)",
+        choices=("wall", "cpu"),
+    )
     seeds: list[int] | None = flag(
         None, "fix the design: every setting is run with each of these seeds", metavar="SEED"
     )

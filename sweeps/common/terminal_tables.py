@@ -13,6 +13,7 @@ from ray_jobs.design.plan import Study
 from ray_jobs.design.resources import Costs, TrialResources
 from ray_jobs.design.trunk_plan import TrunkPlan, plan_trunks, seconds_saved
 from ray_jobs.records.describe import describe, duration
+from ray_jobs.records.sequential import SequentialDesign
 
 #: Seconds until the first worker trains, and for the report: for the estimate of a plan.
 STARTUP_SECONDS = 45.0
@@ -52,13 +53,14 @@ def plan_table(
         rows.append([trial.trial_id, describe(trial.record), f"{budget.amount:g} {unit}", f"{predicted:.0f}"])
     headers, sides = ["trial", "setting", "budget", "est. s"], ("left", "left", "right", "right")
     lines = [tabulate(rows, headers=headers, colalign=sides)]
-    searched = 0 if study.search is None else study.search.points * len(study.budgets) * len(study.seeds)
+    seeds = len(study.searched_seeds)
+    searched = 0 if study.search is None else study.search.points * len(study.budgets) * seeds
     if study.search is not None and searched:
         lines.append(
             f"then {searched} searched trials: {study.search.points} points x {len(study.budgets)} regimes "
-            "x "
-            f"{len(study.seeds)} seeds ({study.search.sampler})"
+            f"x {seeds} seeds ({study.search.sampler})"
         )
+    added = 0 if study.sequential is None else _added(study.sequential, len(trials) + searched, lines)
     shared = plan_trunks(trials) if share else plan_trunks(())
     spared = _spared(shared, costs)
     if spared:
@@ -66,15 +68,29 @@ def plan_table(
             f"{len(shared.trunks)} trunks are trained once: about {duration(spared)} of training "
             "saved (--no-share: not)"
         )
-    total = sum(seconds) * (1 + searched / max(1, len(trials))) - spared
+    total = sum(seconds) * (1 + (searched + added) / max(1, len(trials))) - spared
     minutes = max(1.0, (total / concurrent + STARTUP_SECONDS) / 60)
     time = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
+    most = "at most " if added else ""
     money = _money(total / 3600 * resources.gpus, usd_per_gpu_hour)
     lines.append(
-        f"{len(trials) + searched} trials; about {time} with {concurrent} at once{money} (predicted from "
-        "the preset)"
+        f"{most}{len(trials) + searched + added} trials; about {time} with {concurrent} at once{money} "
+        "(predicted from the preset)"
     )
     return "\n".join(lines)
+
+
+def _added(design: SequentialDesign, planned: int, lines: list[str]) -> int:
+    """How many trials are added at most, as far as that is known before; `lines` get a sentence on it."""
+    limits = [f"{design.max_hours:g} wall hours"] if design.max_hours else []
+    limits += [f"{design.max_gpu_hours:g} GPU-hours"] if design.max_gpu_hours else []
+    if design.max_trials is not None:
+        limits.append(f"{design.max_trials} trials in all")
+    lines.append(
+        "then one seed at a time where it decides most, until every setting is decided or out of reach"
+        + (f", at most {' and '.join(limits)}" if limits else "")
+    )
+    return 0 if design.max_trials is None else max(0, design.max_trials - planned)
 
 
 def _money(gpu_hours: float, usd_per_gpu_hour: float) -> str:

@@ -26,7 +26,7 @@ def test_every_switch_acts_on_every_preset(preset, method):
     "changes, overrides, said",
     [
         ({}, {"preconditioner": "paper"}, "is the default here already"),
-        ({}, {"T": 10}, "is the default here already"),
+        ({}, {"T": 16}, "is the default here already"),
         ({"reprojection_freq": 200}, {"basis": "balanced"}, "reprojection acts after 199 steps"),
         ({"reprojection_freq": None}, {"suppression": "gate"}, "reprojection acts after inf steps"),
         ({"ng_warmup_steps": 500}, {"damping_scale": "relative"}, "the preconditioner acts after"),

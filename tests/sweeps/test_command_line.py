@@ -152,12 +152,11 @@ def test_dry_run_prints_every_trial_and_launches_nothing(tmp_path):
         env=environment,
     )
     lines = done.stdout.splitlines()
-    assert (
-        sum(" step " in line or " time " in line for line in lines if line[:1] in "0123456789abcdef")
-        == (7 + 1) * 2 * 3
-    )
-    assert "18 searched trials: 3 points x 2 regimes x 3 seeds" in done.stdout
-    assert "66 trials; about" in lines[-2]
+    planned = sum(" step " in line or " time " in line for line in lines if line[:1] in "0123456789abcdef")
+    assert planned == (6 * 2 + 2 * 3) * 2
+    assert "8 searched trials: 2 points x 2 regimes x 2 seeds" in done.stdout
+    assert "one seed at a time where it decides most" in done.stdout
+    assert "at most 56 trials; about" in lines[-2]
     assert lines[-1].startswith("memory: about")
     assert list(tmp_path.iterdir()) == []
     assert done.stderr == ""
@@ -249,11 +248,11 @@ def test_the_word_none_is_a_word_where_the_setting_has_it():
 
 
 def test_budget_steps_scales_what_is_a_share_of_the_run():
-    request = _request("--budget-steps", "200")
-    assert request.budget_steps == 200
-    assert request.budget_seconds == pytest.approx(12.0)
-    assert request.base.grit.reprojection_freq == 20
-    assert request.preset.oat["T"] == (10, 80)
+    request = _request("--budget-steps", "320")
+    assert request.budget_steps == 320
+    assert request.budget_seconds == pytest.approx(14.0)
+    assert request.base.grit.reprojection_freq == 32
+    assert request.preset.oat["T"] == (16, 128)
 
 
 def test_the_address_of_a_job_comes_from_its_environment(monkeypatch, capsys):

@@ -121,9 +121,8 @@ class VerdictCounts:
 
 
 def count_verdicts(bands: Sequence[Band]) -> VerdictCounts:
-    """Every setting counts once, also the default, which all bands share."""
-    settings = {s.point.point_id: s for band in bands for s in band.settings}
-    outcomes = Counter(c.outcome for setting in settings.values() for c in setting.criteria)
+    """Of every knob's settings: the default is judged beside each knob's other settings."""
+    outcomes = Counter(c.outcome for band in bands for setting in band.settings for c in setting.criteria)
     return VerdictCounts(
         total=outcomes.total(),
         decided=outcomes["pass"] + outcomes["fail"],
@@ -141,13 +140,8 @@ def bands_of(
         return ()
     sweeps = {knob: sweep_of(points, knob, regime) for knob in KNOBS}
     sweeps = {knob: sweep for knob, sweep in sweeps.items() if len(sweep) > 1}
-    settings = {point.point_id: point for sweep in sweeps.values() for point in sweep}
     judged = Judged(
-        points=tuple(settings.values()),
-        center=center,
-        control=control_of(points, regime),
-        noise=noise,
-        looks=looks,
+        sweeps=sweeps, center=center, control=control_of(points, regime), noise=noise, looks=looks
     )
     criteria, adjusted = criteria_of(judged), _adjusted(judged)
     bands = []
@@ -170,7 +164,7 @@ def _verdict(
     judged: Judged,
     point: PointSummary,
     knob: str,
-    criteria: dict[str, tuple[Criterion, ...]],
+    criteria: dict[tuple[str, str], tuple[Criterion, ...]],
     adjusted: dict[str, float],
 ) -> SettingVerdict:
     name, center, noise = point.point_id, judged.center, judged.noise
@@ -188,7 +182,7 @@ def _verdict(
         value=knob_value(point, knob),
         is_default=name == center.point_id,
         point=point,
-        criteria=criteria[name],
+        criteria=criteria[knob, name],
         own_delta=own,
         p_holm=adjusted.get(name),
         modes=failure_modes(data, point, center, knob),

@@ -7,8 +7,8 @@ for "not worse than" is a one-sided test against a tolerance.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scipy.stats import chi2
@@ -28,6 +28,7 @@ FOOTPRINT_CAP = 1.1
 #: Standard deviation over seeds, beyond the seeds' effect that all settings share, that is still called
 #: stable: this many tolerances of the metric, or this many times the control's.
 SPREAD_CAP, SPREAD_RATIO = 3.0, 2.0
+NEAR_BEST, RETENTION = "near-best quality", "retention"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +75,21 @@ class Judged:
     """The settings of a regime that are judged, and what they are judged against.
 
     Attributes:
-        points: the default among them.
+        sweeps: every knob's settings, the default among them.
         center: the default.
         control: the first-order method; None where it was not measured.
-        lost: trials of each point that were lost, by point_id; settings without loss alone can be the best.
     """
 
-    points: Sequence[PointSummary]
+    sweeps: Mapping[str, Sequence[PointSummary]]
     center: PointSummary
     control: PointSummary | None
     noise: RegimeNoise
     looks: Looks
-    lost: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def points(self) -> list[PointSummary]:
+        """All settings, each once."""
+        return list({point.point_id: point for sweep in self.sweeps.values() for point in sweep}.values())
 
     @property
     def measured(self) -> list[PointSummary]:
@@ -93,17 +97,20 @@ class Judged:
         return [point for point in self.points if point.records]
 
 
-def criteria_of(judged: Judged) -> dict[str, tuple[Criterion, ...]]:
-    """All criteria of every setting, by point_id: one without a usable trial has its stability alone."""
-    near_best, retention = _near_best(judged), _retention(judged)
-    spread = _seed_spread(judged)
+def criteria_of(judged: Judged) -> dict[tuple[str, str], tuple[Criterion, ...]]:
+    """All criteria of every setting of every knob, by knob and point_id.
+
+    A setting without a usable trial has its stability alone.
+    """
+    near_best, retention, spread = _near_best(judged), _retention(judged), _seed_spread(judged)
     criteria = {}
-    for point in judged.points:
-        own = [_stability(point)]
-        if point.records:
-            name = point.point_id
-            own += [near_best[name], retention[name], _footprint(point, judged.center), spread[name]]
-        criteria[point.point_id] = tuple(own)
+    for knob, sweep in judged.sweeps.items():
+        for point in sweep:
+            own, name = [_stability(point)], point.point_id
+            if point.records:
+                footprint = _footprint(point, judged.center)
+                own += [near_best[knob, name], retention[name], footprint, spread[name]]
+            criteria[knob, name] = tuple(own)
     return criteria
 
 
@@ -117,33 +124,34 @@ def _stability(point: PointSummary) -> Criterion:
     return Criterion(name="stability", outcome=outcome, detail=f"{point.lost} of {tried} trials lost")
 
 
-def _near_best(judged: Judged) -> dict[str, Criterion]:
-    """Within the metric's tolerance of every other setting (Hsu's comparisons with the best).
+def _near_best(judged: Judged) -> dict[tuple[str, str], Criterion]:
+    """Within the metric's tolerance of every other setting of the knob (Hsu's comparisons with the best).
 
     To be near the best is to be near all: each of these must be shown, and none needs correction for the
     others. To be far from the best is to be far from some: that is corrected for the number of others. No
-    setting is compared with itself, and one that lost a trial sets no standard.
+    setting is compared with itself, and one that lost a trial sets no standard. The settings of all knobs are
+    one family.
     """
-    points = judged.measured
     epsilon = tolerance_of(judged.center.quality_metric)
-    standards = [point for point in points if not point.lost] or points
-    questions = []
-    for point in points:
-        others = [other for other in standards if other is not point]
-        questions.append(_far_from_none(judged.noise.quality, point, others, epsilon))
-    asked = [(p, q) for p, q in zip(points, questions, strict=True) if q is not None]
-    decisions = decide([question for _, question in asked], judged.looks)
-    found = {}
-    for (point, question), decision in zip(asked, decisions, strict=True):
-        rival = next(other for other in points if other.point_id == question.against)
+    asked: dict[tuple[str, str], Question] = {}
+    criteria: dict[tuple[str, str], Criterion] = {}
+    for knob, sweep in judged.sweeps.items():
+        measured = [point for point in sweep if point.records]
+        standards = [point for point in measured if not point.lost] or measured
+        for point in measured:
+            others = [other for other in standards if other is not point]
+            place = knob, point.point_id
+            question = _far_from_none(judged.noise.quality, point, others, epsilon)
+            if question is not None:
+                asked[place] = question
+            criteria[place] = Criterion(name=NEAR_BEST, outcome="open", detail="nothing to compare it with")
+    names = {point.point_id: point for point in judged.points}
+    decisions = decide(list(asked.values()), judged.looks)
+    for (place, question), decision in zip(asked.items(), decisions, strict=True):
+        rival = names[question.against or ""]
         against = f"{_shown(question.contrast)} against its hardest rival, {shown_knobs(rival)}"
-        found[point.point_id] = _criterion(
-            "near-best quality", question, decision, f"{against}; epsilon {epsilon:g}"
-        )
-    for point in points:
-        alone = Criterion(name="near-best quality", outcome="open", detail="nothing to compare it with")
-        found.setdefault(point.point_id, alone)
-    return found
+        criteria[place] = _criterion(NEAR_BEST, question, decision, f"{against}; epsilon {epsilon:g}")
+    return criteria
 
 
 def _far_from_none(
@@ -165,8 +173,8 @@ def _far_from_none(
 def _retention(judged: Judged) -> dict[str, Criterion]:
     """Forgetting at most the tolerance above the default's."""
     center = judged.center.point_id
-    reference = Criterion(name="retention", outcome="pass", detail="it is the default, the reference")
-    found = {center: reference}
+    reference = Criterion(name=RETENTION, outcome="pass", detail="it is the default, the reference")
+    criteria = {center: reference}
     others = [point for point in judged.measured if point.point_id != center]
     questions = []
     for point in others:
@@ -183,8 +191,8 @@ def _retention(judged: Judged) -> dict[str, Criterion]:
     for point, question, decision in zip(others, questions, decide(questions, judged.looks), strict=True):
         more = judged.noise.forgetting.difference(point.point_id, center)
         detail = f"{_shown(more)} nats/token against the default; at most +{FORGETTING_TOLERANCE:g}"
-        found[point.point_id] = _criterion("retention", question, decision, detail)
-    return found
+        criteria[point.point_id] = _criterion(RETENTION, question, decision, detail)
+    return criteria
 
 
 def _footprint(point: PointSummary, center: PointSummary) -> Criterion:
@@ -199,13 +207,13 @@ def _seed_spread(judged: Judged) -> dict[str, Criterion]:
     cap = SPREAD_CAP * tolerance_of(judged.center.quality_metric)
     if judged.control is not None:
         cap = max(cap, SPREAD_RATIO * noise.deviation(judged.control.point_id)[0])
-    found = {}
+    criteria = {}
     for point in points:
         deviation, freedom = noise.deviation(point.point_id)
-        found[point.point_id] = _spread_criterion(
+        criteria[point.point_id] = _spread_criterion(
             deviation, freedom, cap, judged.looks.spent_at(len(point.seeds)) / len(points)
         )
-    return found
+    return criteria
 
 
 def _spread_criterion(deviation: float, freedom: float, cap: float, level: float) -> Criterion:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from analysis.evidence.load import load_study
 from analysis.evidence.point_summary import PointSummary
-from analysis.studies.sensitivity.bands import Band, SettingVerdict
+from analysis.studies.sensitivity.bands import SettingVerdict
 from analysis.studies.sensitivity.criteria import Criterion
 from analysis.studies.sensitivity.one_at_a_time import default_point
 from analysis.studies.sensitivity.results import SensitivityResult, analyse
@@ -68,7 +68,7 @@ def ranked(result: SensitivityResult) -> list[SettingKey]:
     for regime in result.regimes:
         by_id = {point.point_id: point for point in regime.points}
         center = default_point(result.points, regime.regime)
-        for setting in _settings(regime.bands):
+        for setting in [setting for band in regime.bands for setting in band.settings]:
             for criterion in setting.criteria:
                 value = _value(criterion, setting)
                 if value == 0 or center is None:
@@ -77,11 +77,6 @@ def ranked(result: SensitivityResult) -> list[SettingKey]:
                 target = min((opponent, setting.point), key=lambda point: len(point.seeds))
                 worth[target.point_id, regime.regime] += value / _seconds(target)
     return sorted(worth, key=lambda key: -worth[key])
-
-
-def _settings(bands: Sequence[Band]) -> list[SettingVerdict]:
-    """Every setting once: the default is in all bands."""
-    return list({s.point.point_id: s for band in bands for s in band.settings}.values())
 
 
 def _value(criterion: Criterion, setting: SettingVerdict) -> float:

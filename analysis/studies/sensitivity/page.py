@@ -22,6 +22,7 @@ from analysis.studies.sensitivity.figures.all_figures import sensitivity_figures
 from analysis.studies.sensitivity.front_tables import cheapest_table, front_table, pareto_file, trial_table
 from analysis.studies.sensitivity.further import further_results
 from analysis.studies.sensitivity.results import SensitivityResult, analyse
+from analysis.studies.sensitivity.strips import strip_rows, strip_table
 from analysis.studies.sensitivity.tables import SensitivityRow, sensitivity_rows, sensitivity_table
 from grit.io.files import write_atomically
 from ray_jobs.records.study_file import Caps
@@ -42,10 +43,17 @@ class SensitivityPage:
         return [record.trial_id for point in self.result.front for record in point.records]
 
     def terminal(self) -> str:
-        """The front, best quality first."""
+        """The answer as the report has it, every setting against its tolerances, and the front."""
+        advice = self.result.recommendation
+        lines = [comparison.headline() for comparison in advice.comparisons]
+        lines += [f"{one.knob} = {one.shown()}: {one.confidence}" for one in advice.knobs]
+        lines += advice.openings()
+        strips = strip_table(strip_rows(self.result.bands)).terminal()
+        legend = "o: the difference, -: its 95% interval, |: the tolerance; right of it is good enough"
+        answer = [*lines, "", strips, legend, ""] if strips else [*lines, ""]
         table = front_table(self.result)
         rows = sorted(table.rows, key=lambda row: (row.point.regime, -row.point.mean("quality")))
-        return Table(name=table.name, columns=table.columns, rows=rows).terminal()
+        return "\n".join([*answer, Table(name=table.name, columns=table.columns, rows=rows).terminal()])
 
 
 def build(data: StudyData, folder: Path, caps: Caps | None = None) -> SensitivityPage:
@@ -55,7 +63,7 @@ def build(data: StudyData, folder: Path, caps: Caps | None = None) -> Sensitivit
     advice = json.dumps(result.recommendation.as_data(), indent=2, ensure_ascii=False)
     write_atomically(folder / "recommendation.json", advice)
     write_table(sensitivity_table(result.bands), folder)
-    figures = sensitivity_figures(data, result.points)
+    figures = sensitivity_figures(data, result.points, result.bands)
     drawn = write_figures(figures, folder)
     context = {**_context(result), "captions": {figure.name: figure.caption for figure in figures}}
     write_atomically(folder / "report.html", render("report.html.j2", **context, figures=drawn))

@@ -122,6 +122,20 @@ class Recommendation:
             parts.append(f"{advice.knob} = {advice.shown()} is {advice.confidence} [{evidence}].")
         return parts
 
+    def openings(self) -> list[str]:
+        """What is to be known before the advice is followed: what is not decided, not run, not trusted."""
+        sentences = []
+        for regime, count in self.verdicts.items():
+            sentences.append(
+                f"{regime.capitalize()}-matched, {count['decided']} of {count['total']} verdicts are "
+                f"decided, {count['open']} open, {count['out_of_reach']} out of reach."
+            )
+        if not self.combination_tested:
+            sentences.append("This combination itself was not run: each knob was moved alone.")
+        if self.clock is not None:
+            sentences.append(f"Caution: {self.clock}.")
+        return sentences
+
     def as_data(self) -> dict[str, Any]:
         """For `recommendation.json`."""
         return {
@@ -152,16 +166,16 @@ def recommend(
     values = {one.knob: one.value for one in advice}
     combination = tuple(values[knob] for knob in KNOBS)
     tested = any(p.records and p.regime == regime and p.knob_values() == combination for p in points)
-    regimes = dict.fromkeys(band.regime for band in bands)
+    verdicts = {}
+    for each in dict.fromkeys(band.regime for band in bands):
+        verdicts[str(each)] = asdict(count_verdicts([band for band in bands if band.regime == each]))
     return Recommendation(
         regime=regime,
         clock=noise,
         combination_tested=tested,
         knobs=advice,
         comparisons=tuple(comparisons),
-        verdicts={
-            each: asdict(count_verdicts([band for band in bands if band.regime == each])) for each in regimes
-        },
+        verdicts=verdicts,
     )
 
 

@@ -9,13 +9,24 @@ from typing import Any
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import REGIMES, PointSummary
 from analysis.page.figure_spec import FigureSpec
-from analysis.studies.sensitivity.figures import crossings, front_figures, knobs, ranks, updates
+from analysis.studies.sensitivity.bands import Band
+from analysis.studies.sensitivity.figures import crossings, front_figures, knobs, ranks, strip_figure, updates
 from grit.config.method import KNOBS
 
 
-def sensitivity_figures(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSpec[Any]]:
+def sensitivity_figures(
+    data: StudyData, points: Sequence[PointSummary], bands: Sequence[Band]
+) -> list[FigureSpec[Any]]:
     """All of them; those that the records cannot support compute to None."""
-    return [*_objectives(data, points), *_interactions(points), *_mechanism(data, points)]
+    strips = FigureSpec(
+        name="strips",
+        caption="The answer: every setting's difference with its 95% interval, in units of its tolerance; what "
+        "lies right of the black line is good enough. Verdicts keep their error rate over all settings and "
+        "all looks, so that they ask for more than one interval does.",
+        compute=partial(strip_figure.strips_of, bands),
+        draw=strip_figure.draw_strips,
+    )
+    return [strips, *_objectives(data, points), *_interactions(points), *_mechanism(data, points)]
 
 
 def _objectives(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSpec[Any]]:
