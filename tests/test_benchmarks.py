@@ -13,6 +13,7 @@ SMALL = {
     "embedded_tasks": ("41", "--steps", "2", "--examples", "4"),
     "grit_overhead": ("--model", "embedded", "--steps", "3", "--cadence", "3"),
     "rank_space_linalg": ("--ranks", "4"),
+    "verdicts": ("--studies", "1"),
     "trunks": ("--steps", "16", "--values", "1"),
 }
 

@@ -51,7 +51,7 @@ def _copy(reported, folder):
 def test_everything_promised_is_written(reported):
     data = load_study(reported)
     result = analyse(data)
-    for figure in sensitivity_figures(data, result.points):
+    for figure in sensitivity_figures(data, result.points, result.bands):
         for kind in ("svg", "png", "pdf"):
             drawn = (reported / "figures" / f"{figure.name}.{kind}").exists()
             assert drawn == (figure.compute() is not None), figure.name
@@ -74,7 +74,14 @@ def test_the_page_needs_no_network_and_answers_first(reported):
 
 def test_the_front_and_the_recommendation_are_on_the_terminal_too(reported, tmp_path, undrawn):
     written = rebuild(_copy(reported, tmp_path))
-    lines = written.terminal().splitlines()
+    answer = written.terminal().splitlines()
+    advice = written.result.recommendation
+    assert answer[0] == advice.comparisons[0].headline()
+    assert f"T = {advice.knobs[1].shown()}: {advice.knobs[1].confidence}" in answer
+    settings = [s for band in written.result.bands for s in band.settings]
+    strips = [line for line in answer if line.split()[:1] in (["tau"], ["T"], ["lambda"]) and "=" not in line]
+    assert len(strips) == len(settings)
+    lines = answer[[line.split()[:2] for line in answer].index(["regime", "method"]) :]
     assert lines[0].split()[:5] == ["regime", "method", "tau", "T", "lambda"]
     assert len(lines) == 2 + len(written.result.front)
     qualities = [float(line.split()[5]) for line in lines[2:] if line.startswith("step")]

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.evidence.load import load_study
 from analysis.evidence.point_summary import PointSummary
-from analysis.studies.sensitivity.bands import SettingVerdict
 from analysis.studies.sensitivity.criteria import Criterion
 from analysis.studies.sensitivity.one_at_a_time import default_point
 from analysis.studies.sensitivity.results import SensitivityResult, analyse
@@ -60,36 +59,51 @@ class Growth:
 
 
 def ranked(result: SensitivityResult) -> list[SettingKey]:
-    """Settings by what one more of their seeds is worth per second of a trial; those worth nothing stay out.
-
-    A contrast has the seeds of the poorer of its two settings, so that one gets the next.
-    """
-    worth: dict[SettingKey, float] = defaultdict(float)
+    """Settings by what one more of their seeds is worth per second of a trial; none worth nothing."""
+    worth: dict[SettingKey, float] = {}
     for regime in result.regimes:
-        by_id = {point.point_id: point for point in regime.points}
         center = default_point(result.points, regime.regime)
-        for setting in [setting for band in regime.bands for setting in band.settings]:
-            for criterion in setting.criteria:
-                value = _value(criterion, setting)
-                if value == 0 or center is None:
-                    continue
-                opponent = _opponent(criterion, by_id, center)
-                target = min((opponent, setting.point), key=lambda point: len(point.seeds))
-                worth[target.point_id, regime.regime] += value / _seconds(target)
+        if center is None:
+            continue
+        criteria = {
+            (band.knob, setting.point.point_id): setting.criteria
+            for band in regime.bands
+            for setting in band.settings
+        }
+        worth |= worth_of_seeds(criteria, regime.points, center)
     return sorted(worth, key=lambda key: -worth[key])
 
 
-def _value(criterion: Criterion, setting: SettingVerdict) -> float:
-    if criterion.outcome != "open" or not setting.point.records:
+def worth_of_seeds(
+    criteria: Mapping[tuple[str, str], Sequence[Criterion]],
+    points: Sequence[PointSummary],
+    center: PointSummary,
+) -> dict[SettingKey, float]:
+    """What one more seed of each setting of a regime is worth, in criteria decided per second.
+
+    `criteria` are by knob and point_id. A contrast has the seeds of the poorer of its two settings, so that
+    one gets the next.
+    """
+    by_id = {point.point_id: point for point in points}
+    worth: dict[SettingKey, float] = defaultdict(float)
+    for (_, name), judged in criteria.items():
+        point = by_id[name]
+        unsafe = any(criterion.outcome == "fail" for criterion in judged)
+        for criterion in judged:
+            value = _value(criterion, point) * (OF_THE_UNSAFE if unsafe else 1.0)
+            if value == 0:
+                continue
+            opponent = by_id.get(criterion.against or "", center)
+            target = min((opponent, point), key=lambda each: len(each.seeds))
+            worth[target.point_id, center.regime] += value / _seconds(target)
+    return dict(worth)
+
+
+def _value(criterion: Criterion, point: PointSummary) -> float:
+    if criterion.outcome != "open" or not point.records:
         return 0.0
     needed = None if criterion.decision is None else criterion.decision.seeds_needed
-    more = UNPREDICTED if needed is None else max(1, needed - len(setting.point.seeds))
-    return (OF_THE_UNSAFE if setting.failed else 1.0) / more
-
-
-def _opponent(criterion: Criterion, by_id: dict[str, PointSummary], center: PointSummary) -> PointSummary:
-    """What a criterion's setting was compared with; the default where that is nothing."""
-    return by_id.get(criterion.against or "", center)
+    return 1 / (UNPREDICTED if needed is None else max(1, needed - len(point.seeds)))
 
 
 def _seconds(point: PointSummary) -> float:

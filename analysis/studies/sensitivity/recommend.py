@@ -138,7 +138,7 @@ class Recommendation:
 
     def as_data(self) -> dict[str, Any]:
         """For `recommendation.json`."""
-        return {
+        data = {
             "regime": self.regime,
             "clock": self.clock,
             "combination_tested": self.combination_tested,
@@ -147,6 +147,19 @@ class Recommendation:
             "against_control": [comparison.as_data() for comparison in self.comparisons],
             "paragraph": f"On the {self.regime}-matched trials: {' '.join(self.sentences())}",
         }
+        plain: dict[str, Any] = _rounded(data)
+        return plain
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to ten significant digits: how many threads a library uses shows in those behind them."""
+    if isinstance(value, float):
+        return float(f"{value:.10g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value
 
 
 def recommend(
@@ -186,20 +199,22 @@ def _deciding_regime(bands: Sequence[Band], noise: str | None) -> Regime:
 
 
 def _advice(knob: str, band: Band | None, noises: Mapping[Regime, RegimeNoise]) -> KnobAdvice:
-    pick = None if band is None else _picked(band, noises[band.regime], _GAINS.get(knob, _steadier))
+    pick = None if band is None else picked(band, noises[band.regime])
     return KnobAdvice(knob=knob, band=band, pick=pick)
 
 
-def _picked(band: Band, noise: RegimeNoise, gain: Gain) -> SettingVerdict:
+def picked(band: Band, noise: RegimeNoise) -> SettingVerdict:
     """The default, unless a safe setting is better beyond noise, or the default is unsafe and another is not.
 
-    The gains' p-values are corrected for the number of settings. Of several better ones, the best.
+    The gains' p-values are corrected for the knob's settings and for the number of knobs. Of several better
+    ones, the best.
     """
+    gain = _GAINS.get(band.knob, _steadier)
     default = next(setting for setting in band.settings if setting.is_default)
     others = [setting for setting in band.safe if not setting.is_default]
     if default.outcome == "fail" and others:
         return max(others, key=lambda setting: gain(noise, setting.point, default.point)[0])
-    level = ERROR_RATE / max(1, len(others))
+    level = ERROR_RATE / (max(1, len(others)) * len(KNOBS))
     better = []
     for setting in others:
         size, p_value = gain(noise, setting.point, default.point)

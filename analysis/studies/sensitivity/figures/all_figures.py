@@ -20,9 +20,9 @@ def sensitivity_figures(
     """All of them; those that the records cannot support compute to None."""
     strips = FigureSpec(
         name="strips",
-        caption="The answer: every setting's difference with its 95% interval, in units of its tolerance; what "
-        "lies right of the black line is good enough. Verdicts keep their error rate over all settings and "
-        "all looks, so that they ask for more than one interval does.",
+        caption="The answer: every setting's difference with its 95% interval, in units of its tolerance; "
+        "what lies right of the black line is good enough. Verdicts keep their error rate over all settings "
+        "and all looks, so that they ask for more than one interval does.",
         compute=partial(strip_figure.strips_of, bands),
         draw=strip_figure.draw_strips,
     )
