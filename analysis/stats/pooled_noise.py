@@ -45,6 +45,7 @@ class Contrast:
         seed_variance: the part that further seeds would lessen; `item_variance` the part that they would not.
         seeds: of the setting (of a difference: of the one that has fewer).
         range: what the difference can be at most, either way.
+        over_seeds: whether the error knows of seeds at all: with one seed everywhere it covers examples alone.
     """
 
     mean: float
@@ -54,6 +55,7 @@ class Contrast:
     item_variance: float
     seeds: int
     range: tuple[float, float] = (-np.inf, np.inf)
+    over_seeds: bool = True
 
     def margin(self, level: float) -> float:
         """How far the one-sided bound at an error rate of `level` lies from the mean."""
@@ -156,6 +158,11 @@ class NoiseModel:
         """(cells,) over examples."""
         return np.asarray(self._values @ self.weights)
 
+    @cached_property
+    def _rounding(self) -> float:
+        """Below this a difference of means is rounding."""
+        return 1e-12 * float(np.abs(self._means).max())
+
     @property
     def several_seeds(self) -> bool:
         """Whether anything can be said about seeds at all."""
@@ -169,8 +176,9 @@ class NoiseModel:
         basis, scale, _ = np.linalg.svd(design, full_matrices=False)
         basis = basis[:, scale > 1e-9 * scale[0]]
         residual = self._means - basis @ (basis.T @ self._means)
+        residual[np.abs(residual) < self._rounding] = 0.0
         free = 1 - (basis**2).sum(axis=1)
-        # What rounding leaves of a cell that the model fits exactly is no freedom.
+        # What rounding leaves of a cell that the model fits exactly is no residual, and no freedom.
         free[free < 1e-9] = 0.0
         return of_setting.T @ residual**2, of_setting.T @ free
 
@@ -225,17 +233,18 @@ class NoiseModel:
     def _contrast(self, weights: Floats, span: tuple[float, float], names: Sequence[str]) -> Contrast:
         seed_part, freedom = self._seed_part(weights)
         item_part, items = self._item_part(weights)
-        total = seed_part + item_part
+        total, mean = seed_part + item_part, float(weights @ self._means)
         spread = seed_part**2 / freedom if freedom > 0 else 0.0
         spread += item_part**2 / (items - 1) if items > 1 else 0.0
         return Contrast(
-            mean=float(weights @ self._means),
+            mean=mean if abs(mean) > self._rounding else 0.0,
             error=float(np.sqrt(total)),
             freedom=total**2 / spread if spread > 0 else np.inf,
             seed_variance=seed_part,
             item_variance=item_part,
             seeds=min(len(self.scores[name].seeds) for name in names),
             range=span,
+            over_seeds=self.several_seeds,
         )
 
     def _seed_part(self, weights: Floats) -> tuple[float, float]:
@@ -265,6 +274,7 @@ class NoiseModel:
         if concentration >= 1:
             return 0.0, 1.0
         by_item = weights @ self._values
+        by_item[np.abs(by_item) < self._rounding] = 0.0
         centred = by_item - float(by_item @ share)
         variance = float(share @ centred**2) / (1 - concentration) * concentration
         if self.several_seeds:

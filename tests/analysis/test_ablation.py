@@ -12,11 +12,11 @@ from builders import ended, planned, study, study_folder
 from analysis.evidence.load import load_study
 from analysis.evidence.point_summary import summarize_points
 from analysis.report import rebuild
-from analysis.stats.estimates import Estimate
+from analysis.stats.pooled_noise import Contrast
 from analysis.studies.ablation.claims import claim_rows
 from analysis.studies.ablation.family import family_rows
 from analysis.studies.ablation.heatmap import metric_map
-from analysis.studies.ablation.joint import joint_verdict
+from analysis.studies.ablation.joint import Difference, joint_verdict
 from analysis.studies.ablation.switches import switch_rows
 from ray_jobs.design.points import Point
 from ray_jobs.records.study_file import read_study
@@ -59,7 +59,7 @@ def test_one_sided_is_judged_against_two_sided(tmp_path):
     assert list(family) == ["LoRA", "GRIT-uni", "GRIT"]
     assert family["GRIT"].is_reference
     assert family["GRIT-uni"].verdict == family["LoRA"].verdict == "worse"
-    assert family["GRIT-uni"].quality.mean == pytest.approx(-0.2)
+    assert family["GRIT-uni"].quality.contrast.mean == pytest.approx(-0.2)
     assert family["GRIT"].own_basis_step == 10
     assert family["LoRA"].own_basis_step is None
 
@@ -141,6 +141,27 @@ def test_the_report_is_rebuilt_by_the_studys_name(tmp_path):
 )
 def test_verdicts_join_quality_and_forgetting(quality, forgetting, verdict):
     def over(ends):
-        return Estimate(mean=sum(ends) / 2, low=ends[0], high=ends[1], seeds=3, items=10)
+        contrast = Contrast(
+            mean=sum(ends) / 2,
+            error=(ends[1] - ends[0]) / (2 * 1.96),
+            freedom=1e6,
+            seed_variance=0.0,
+            item_variance=0.0,
+            seeds=3,
+        )
+        return Difference(contrast=contrast, p_value=contrast.p_value)
 
     assert joint_verdict(over(quality), over(forgetting)) == verdict
+
+
+def test_words_follow_the_corrected_p_values(tmp_path):
+    """What is better by its own interval, and not after correction for the others, is inconclusive."""
+
+    def outcome(record):
+        odd = record.plan.seed % 2
+        gain = {"none": 0.03, None: 0.0}.get(record.plan.overrides.get("preconditioner"), 0.0)
+        return ended(record, quality=0.5 + gain + 0.025 * odd * (gain > 0))
+
+    for row in switch_rows(*_measured(tmp_path, outcome)):
+        told = row.quality.p_value <= 0.05 or row.forgetting.p_value <= 0.05
+        assert (row.verdict in ("better", "worse")) <= told

@@ -10,11 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.evidence.load import StudyData
-from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality
+from analysis.evidence.noise import regime_noise
+from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column, spread_column
 from analysis.page.table import Column, Table
-from analysis.stats.estimates import Estimate
-from analysis.studies.ablation.joint import JointVerdict, family_members, joint_verdict
+from analysis.stats.pooled_noise import Contrast
+from analysis.studies.ablation.joint import (
+    Difference,
+    JointVerdict,
+    differences,
+    family_members,
+    joint_verdict,
+)
 from analysis.studies.ablation.published import TABLE_11, PublishedScore
 from grit.config.registry import METHODS
 from grit.geometry.events import reprojections
@@ -40,8 +47,8 @@ class FamilyRow:
     title: str
     point: PointSummary
     is_reference: bool
-    quality: Estimate | None
-    forgetting: Estimate | None
+    quality: Difference | None
+    forgetting: Difference | None
     own_basis_step: float | str | None
     published: PublishedScore | None
 
@@ -60,26 +67,41 @@ def family_rows(data: StudyData, points: Sequence[PointSummary]) -> list[FamilyR
     members = family_members(points)
     config = data.study.config
     published = TABLE_11.get((config.backbone.model, config.task.name), {})
+    quality, forgetting = _against_references(data, members)
     rows = []
     for name in ORDER:
         point = members.get(name)
         if point is None:
             continue
-        reference = members.get("qgrit" if name.startswith("q") else "grit")
-        compared = reference is not None and reference is not point
         suffix = "-uni" if name.endswith("-uni") else ""
         rows.append(
             FamilyRow(
                 title=METHODS[point.method].title + suffix,
                 point=point,
-                is_reference=not compared,
-                quality=paired_quality(data, point, reference) if compared and reference else None,
-                forgetting=paired_forgetting(data, point, reference) if compared and reference else None,
+                is_reference=point.point_id not in quality,
+                quality=quality.get(point.point_id),
+                forgetting=forgetting.get(point.point_id),
                 own_basis_step=own_basis_step(data, point) if point.config.uses_grit else None,
                 published=published.get(name),
             )
         )
     return rows
+
+
+def _against_references(
+    data: StudyData, members: dict[str, PointSummary]
+) -> tuple[dict[str, Difference], dict[str, Difference]]:
+    """Quality and forgetting of every member against two-sided GRIT on its backbone, by point_id."""
+    references = {}
+    for name, point in members.items():
+        reference = members.get("qgrit" if name.startswith("q") else "grit")
+        if reference is not None and reference is not point:
+            references[point.point_id] = reference.point_id
+    noise = regime_noise(data, list(members.values()))
+    if noise is None:
+        return {}, {}
+    names, others = list(references), list(references.values())
+    return differences(noise.quality, names, others), differences(noise.forgetting, names, others)
 
 
 def own_basis_step(data: StudyData, point: PointSummary) -> float | str:
@@ -104,8 +126,10 @@ def family_table(rows: Sequence[FamilyRow]) -> Table[FamilyRow]:
         mean_column("footprint", header="of full", terminal=True),
         mean_column("train_seconds", style=".1f", terminal=True),
         mean_column("retention", terminal=True),
-        Column(header="quality vs two-sided [95%]", value=lambda row: row.quality, terminal=True),
-        Column(header="forgetting vs two-sided [95%]", value=lambda row: row.forgetting, terminal=True),
+        Column(header="quality vs two-sided [95%]", value=lambda row: _contrast(row.quality), terminal=True),
+        Column(
+            header="forgetting vs two-sided [95%]", value=lambda row: _contrast(row.forgetting), terminal=True
+        ),
         Column(header="verdict", value=lambda row: row.shown_verdict(), terminal=True),
         Column(header="B's own basis from step", value=lambda row: row.own_basis_step, style="g"),
         Column(
@@ -114,6 +138,10 @@ def family_table(rows: Sequence[FamilyRow]) -> Table[FamilyRow]:
         ),
     ]
     return Table(name="family", columns=columns, rows=rows)
+
+
+def _contrast(difference: Difference | None) -> Contrast | None:
+    return None if difference is None else difference.contrast
 
 
 def family_answer(rows: Sequence[FamilyRow]) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from analysis.evidence.point_summary import PointSummary
-from analysis.stats.estimates import Estimate
+from analysis.stats.estimates import holm
+from analysis.stats.pooled_noise import Contrast, NoiseModel, verdict_of
 
 JointVerdict = Literal["better", "worse", "mixed", "inconclusive", "changed nothing"]
 
@@ -14,24 +16,50 @@ JointVerdict = Literal["better", "worse", "mixed", "inconclusive", "changed noth
 LEAN = 0.02
 
 
-def joint_verdict(quality: Estimate | None, forgetting: Estimate | None) -> JointVerdict:
-    """`better` or `worse` where quality or forgetting says so.
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A contrast with its p-value corrected for all that are made beside it, which decides the word."""
+
+    contrast: Contrast
+    p_value: float
+
+    @property
+    def changed_nothing(self) -> bool:
+        """Whether every value is the same."""
+        return self.contrast.mean == 0 and self.contrast.error == 0
+
+
+def differences(model: NoiseModel, names: Sequence[str], references: Sequence[str]) -> dict[str, Difference]:
+    """Each setting against its reference, corrected by Holm's method for there being so many."""
+    contrasts = [model.difference(name, other) for name, other in zip(names, references, strict=True)]
+    adjusted = holm([contrast.p_value for contrast in contrasts])
+    made = zip(names, contrasts, adjusted, strict=True)
+    return {name: Difference(contrast=contrast, p_value=p_value) for name, contrast, p_value in made}
+
+
+def joint_verdict(quality: Difference | None, forgetting: Difference | None) -> JointVerdict:
+    """`better` or `worse` where quality or forgetting says so, by its corrected p-value.
 
     Unless the other, if it is inconclusive, leans the other way by more than `LEAN`; `mixed` where they
     disagree; `changed nothing` where every value is the same; else `inconclusive`.
     """
-    # less forgetting is better: turned round, higher is better in both
-    gains = [] if quality is None else [quality]
-    gains += [] if forgetting is None else [forgetting.negated()]
-    if gains and all(gain.mean == gain.low == gain.high == 0 for gain in gains):
+    if quality is None or forgetting is None:
+        return "inconclusive"
+    if quality.changed_nothing and forgetting.changed_nothing:
         return "changed nothing"
-    decided = {gain.verdict() for gain in gains} - {"inconclusive"}
+    # less forgetting is better: turned round, higher is better in both
+    gains = [quality.contrast.mean, -forgetting.contrast.mean]
+    words = [
+        verdict_of(gain, difference.p_value)
+        for gain, difference in zip(gains, (quality, forgetting), strict=True)
+    ]
+    decided = set(words) - {"inconclusive"}
     if len(decided) != 1:
         return "mixed" if decided else "inconclusive"
-    undecided = [gain.mean for gain in gains if gain.verdict() == "inconclusive"]
     better = "better" in decided
     against = -1.0 if better else 1.0
-    if any(against * lean > LEAN for lean in undecided):
+    leans = [gain for gain, word in zip(gains, words, strict=True) if word == "inconclusive"]
+    if any(against * lean > LEAN for lean in leans):
         return "inconclusive"
     return "better" if better else "worse"
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.evidence.load import StudyData
-from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality
+from analysis.evidence.noise import regime_noise
+from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column, spread_column
 from analysis.page.table import Column, Table
-from analysis.stats.estimates import Estimate, holm
-from analysis.studies.ablation.joint import JointVerdict, joint_verdict
+from analysis.studies.ablation.joint import Difference, JointVerdict, differences, joint_verdict
 
 #: Designs whose settings are switches of this table.
 SWITCH_DESIGNS = {"switch", "grid", "list"}
@@ -18,12 +18,11 @@ SWITCH_DESIGNS = {"switch", "grid", "list"}
 
 @dataclass(frozen=True, kw_only=True)
 class SwitchRow:
-    """One setting against the default; `p_holm` is quality's p-value after Holm's correction."""
+    """One setting against the default, in both families of differences."""
 
     point: PointSummary
-    quality: Estimate | None
-    forgetting: Estimate | None
-    p_holm: float | None
+    quality: Difference
+    forgetting: Difference
 
     @property
     def verdict(self) -> JointVerdict:
@@ -46,20 +45,17 @@ def switch_rows(data: StudyData, points: Sequence[PointSummary]) -> list[SwitchR
     if default is None:
         return []
     switches = [p for p in points if p is not default and p.records and p.designs & SWITCH_DESIGNS]
-    quality = {p.point_id: paired_quality(data, p, default) for p in switches}
-    p_values = {name: difference.p_value for name, difference in quality.items() if difference is not None}
-    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    rows = []
-    for point in switches:
-        rows.append(
-            SwitchRow(
-                point=point,
-                quality=quality[point.point_id],
-                forgetting=paired_forgetting(data, point, default),
-                p_holm=adjusted.get(point.point_id),
-            )
-        )
-    return rows
+    noise = regime_noise(data, points)
+    if noise is None or not default.records:
+        return []
+    names = [point.point_id for point in switches]
+    references = [default.point_id] * len(names)
+    quality = differences(noise.quality, names, references)
+    forgetting = differences(noise.forgetting, names, references)
+    return [
+        SwitchRow(point=point, quality=quality[point.point_id], forgetting=forgetting[point.point_id])
+        for point in switches
+    ]
 
 
 def switch_table(rows: Sequence[SwitchRow]) -> Table[SwitchRow]:
@@ -68,9 +64,10 @@ def switch_table(rows: Sequence[SwitchRow]) -> Table[SwitchRow]:
         Column(header="switch", value=lambda row: row.point.overrides_label()),
         seeds_column(),
         spread_column("quality"),
-        Column(header="vs default [95%]", value=lambda row: row.quality),
-        Column(header="p (Holm)", value=lambda row: row.p_holm, style=".3f"),
-        Column(header="forgetting vs default [95%]", value=lambda row: row.forgetting),
+        Column(header="vs default [95%]", value=lambda row: row.quality.contrast),
+        Column(header="p (Holm)", value=lambda row: row.quality.p_value, style=".3f"),
+        Column(header="forgetting vs default [95%]", value=lambda row: row.forgetting.contrast),
+        Column(header="its p (Holm)", value=lambda row: row.forgetting.p_value, style=".3f"),
         mean_column("overhead"),
         mean_column("footprint"),
         mean_column("train_seconds", style=".1f"),

@@ -233,7 +233,7 @@ def _spread_criterion(deviation: float, freedom: float, cap: float, level: float
 
 def _criterion(name: str, question: Question, decision: Decision, detail: str) -> Criterion:
     contrast = question.contrast
-    if contrast.seed_variance == 0 and contrast.seeds == 1:
+    if not contrast.over_seeds:
         decision = replace(decision, outcome="open", seeds_needed=None)
         detail = f"{detail}; one seed says nothing of seeds"
     return Criterion(
