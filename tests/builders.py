@@ -208,11 +208,14 @@ def event_log(record, steps=20):
 
 def prediction_rows(record, examples=40, documents=10):
     """Scores of examples around the record's quality, and losses of documents around its forgetting."""
-    right = round(record.measured.quality * examples)
+    likelihood = record.measured.quality_metric == "answer_logprob"
+    loss = -record.measured.quality if likelihood else 1.0
+    right = 0.0 if likelihood else record.measured.quality * examples
     rows = []
     for number in range(examples):
         before = prediction(number, score=0.0, loss=2.0)
-        rows.append(task_row(prediction(number, score=float(number < right), loss=1.0), before))
+        score = min(1.0, max(0.0, right - number))  # the last one that counts has what is left
+        rows.append(task_row(prediction(number, score=score, loss=loss), before))
     for number in range(documents):
         before = DocumentLoss(document_id=str(number), loss=0.5, tokens=20)
         after = DocumentLoss(document_id=str(number), loss=0.5 + record.measured.forgetting, tokens=20)

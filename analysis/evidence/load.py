@@ -18,10 +18,14 @@ import numpy as np
 from analysis.stats.arrays import Floats
 from grit.geometry.events import Event, event_of
 from grit.io.files import Row
+from grit.tasks.metrics import METRICS
 from ray_jobs.records.study_file import StudyFile, read_study
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.records.trial_tables import TableError, read_columns, read_rows
 from ray_jobs.records.trials_file import read_trials_and_damage
+
+#: How far a record's number may lie from its predictions' mean, relative to numbers above 1.
+AGREEMENT = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,9 @@ class StudyData:
         if not record.usable:
             return record
         try:
-            self._predictions[record.trial_id] = read_predictions(self.folder, record)
+            predictions = read_predictions(self.folder, record)
+            _check_agreement(record, predictions)
+            self._predictions[record.trial_id] = predictions
         except TableError as error:
             self.damage.append(f"Trial {record.trial_id} is left out: {error}.")
             return record.changed(damage=str(error))
@@ -152,6 +158,30 @@ def read_predictions(folder: Path, record: TrialRecord) -> Predictions:
         return _predictions(columns, likelihood=record.measured.quality_metric == "answer_logprob")
     except (TypeError, ValueError) as error:
         raise TableError(f"{place} holds values that cannot be used: {error}") from error
+
+
+def _check_agreement(record: TrialRecord, predictions: Predictions) -> None:
+    """A record's numbers must be those of its predictions, and possible.
+
+    Raises:
+        TableError: they are not.
+    """
+    measured, metric = record.measured, record.measured.quality_metric
+    forgetting = predictions.forgetting
+    means = {
+        "quality": float(predictions.quality.values.mean()),
+        "forgetting": float(np.average(forgetting.values, weights=forgetting.weights)),
+    }
+    for name, mean in means.items():
+        value = getattr(measured, name)
+        if abs(value - mean) > AGREEMENT * max(1.0, abs(mean)):
+            raise TableError(f"its record says {name} {value:.4g}, and its predictions {mean:.4g}")
+    spec = METRICS.get(metric or "")
+    if spec is not None and not spec.low <= measured.quality <= spec.high:  # type: ignore[operator]
+        raise TableError(f"its quality is {measured.quality:.4g}, which {metric} cannot be")
+    for name in ("footprint", "overhead"):
+        if getattr(measured, name) < 0:
+            raise TableError(f"its {name} is {getattr(measured, name):.4g}, below zero")
 
 
 def _predictions(columns: dict[str, list[Any]], *, likelihood: bool) -> Predictions:

@@ -45,7 +45,7 @@ class Contrast:
         seed_variance: the part that further seeds would lessen; `item_variance` the part that they would not.
         seeds: of the setting (of a difference: of the one that has fewer).
         range: what the difference can be at most, either way.
-        over_seeds: whether the error knows of seeds at all: with one seed everywhere it covers examples alone.
+        over_seeds: whether the error knows of seeds at all: with one seed everywhere it is of examples alone.
     """
 
     mean: float

@@ -21,14 +21,18 @@ def _study(folder, name, scores):
     records = [ended(record) for record in planned(study(**OPTIONS))]
     study_folder(folder, records, **OPTIONS)
     generator = np.random.default_rng(1)
+    scored = []
     for record in records:
         rows = read_rows(folder, "predictions", record.trial_id)
         documents = [row for row in rows if row["kind"] == "retention"]
         examples = []
-        for number, score in enumerate(scores(record, generator)):
+        values = [float(score) for score in scores(record, generator)]
+        scored.append(ended(record, quality=float(np.mean(values))))
+        for number, score in enumerate(values):
             untuned = prediction(number, score=0.0, loss=1.0)
-            examples.append(task_row(prediction(number, score=float(score), loss=1.0), untuned))
+            examples.append(task_row(prediction(number, score=score, loss=1.0), untuned))
         write_rows(folder, "predictions", record.trial_id, [*examples, *documents])
+    write_trials(folder, scored)
     file = read_study(folder)
     values = file.model_dump(mode="json")
     values["config"]["task"]["name"] = name

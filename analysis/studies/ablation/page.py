@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from analysis.evidence.collapses import without_collapses
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import of_one_regime, summarize_points
 from analysis.page.document import Page, Section, WrittenPage, write_page
@@ -17,7 +18,7 @@ from analysis.studies.ablation.switches import switch_rows, switch_table
 
 def build(data: StudyData, folder: Path) -> WrittenPage:
     """Writes the page, its tables and figures in the study's folder."""
-    points, left_out = of_one_regime(summarize_points(data.records))
+    points, left_out = of_one_regime(summarize_points(without_collapses(data).records))
     measured = [point for point in points if point.records]
     family = family_rows(data, measured)
     sections = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from analysis.evidence.collapses import without_collapses
 from analysis.evidence.fronts import (
     Placing,
     costs,
@@ -94,7 +95,7 @@ class SensitivityResult:
 
 def analyse(data: StudyData, caps: Caps | None = None) -> SensitivityResult:
     """All numbers of the report; a cap that is not given is that of the study's last call."""
-    points = summarize_points(data.records)
+    points = summarize_points(without_collapses(data).records)
     asked, before = caps or Caps(), data.study.last_call.caps
     caps = Caps(
         overhead=before.overhead if asked.overhead is None else asked.overhead,
