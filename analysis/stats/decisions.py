@@ -55,6 +55,17 @@ class Looks:
         return float(ERROR_RATE / 2 ** min(number, last - 1 if last > 1 else 0))
 
 
+#: Seeds that a fixed design could be repeated with: what even they would not decide is out of reach.
+AFFORDABLE_SEEDS = 10
+
+
+def looks_of(*, sequential: bool, seeds: int) -> Looks:
+    """How often the settings of a study with so many seeds are looked at."""
+    if sequential:
+        return Looks(sequential=True, most_seeds=seeds)
+    return Looks(sequential=False, most_seeds=max(AFFORDABLE_SEEDS, seeds))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """Whether a setting's difference lies above a bound.

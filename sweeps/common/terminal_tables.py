@@ -113,6 +113,19 @@ def predicted_seconds(config: RunConfig, base: RunConfig, costs: Costs) -> float
     return training + probes + costs.other_seconds * (1 + TRUNCATION_SHARE * len(config.audits.truncations))
 
 
+def foresight_table(rows: Sequence[Sequence[str]], *, first: int, most: int) -> str:
+    """What a design can tell of each metric."""
+    headers = [
+        "what it can tell",
+        "tolerance",
+        f"told with {first} seeds",
+        f"with {most}",
+        "seeds to decide equals",
+        "noise from",
+    ]
+    return "\n" + str(tabulate(rows, headers=headers, disable_numparse=True)) + "\n"
+
+
 def departures_table(rows: Sequence[Sequence[str]]) -> str:
     """Where a preset is not what the paper prints, and why."""
     return str(tabulate(rows, headers=["setting", "paper", "here", "why"]))

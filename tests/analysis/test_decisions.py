@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from builders import ended, planned, study, study_folder
 
+from analysis.evidence.foresight import foreseen, seen_noise
 from analysis.stats.decisions import ERROR_RATE, Looks, Question, decide, seeds_needed, smallest_difference
 from analysis.stats.pooled_noise import Contrast
 
@@ -85,3 +87,23 @@ def test_the_error_rate_holds_under_repeated_looks():
             passed |= any(decision.outcome == "pass" for decision in decide(questions, looks))
         false += passed
     assert false / rounds <= ERROR_RATE + 2 * np.sqrt(ERROR_RATE * (1 - ERROR_RATE) / rounds)
+
+
+def test_what_a_design_can_tell_is_foreseen_from_earlier_records(tmp_path):
+    """Settings that are equal are decided with the number of seeds that was foreseen, four times in five."""
+    options = {"seeds": (41, 42, 43), "regimes": ("step",)}
+    generator = np.random.default_rng(4)
+    records = [
+        ended(record, quality=float(np.clip(0.5 + 0.01 * generator.normal(), 0, 1)))
+        for record in planned(study(**options))
+    ]
+    study_folder(tmp_path / "earlier", records, **options)
+    seen = seen_noise(tmp_path, study(**options).base)["quality"]
+    assert seen.source == "the records of earlier"
+    assert 0.004 < seen.seed_setting < 0.02
+    tells = foreseen(seen, 0.05, first=2, settings=6, looks=ONCE)
+    assert tells.most < tells.first
+    contrast = seen.contrast(tells.seeds_needed, 6)
+    assert decide([_question(contrast)] * 6, ONCE)[0].outcome == "pass"
+    other = study(**options).base.changed(learning_rate=1.0)
+    assert seen_noise(tmp_path, other) == {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 from scipy.stats import f
@@ -20,6 +21,7 @@ from analysis.studies.sensitivity.control import ControlComparison
 from analysis.studies.sensitivity.criteria import Criterion
 from grit.config.method import KNOBS
 from grit.config.sections import Regime
+from ray_jobs.records.describe import duration
 
 #: The order in which the knobs are decided (paper H.8); one that the paper does not have comes last.
 TUNING_ORDER = tuple(dict.fromkeys(("lambda", "T", "tau", *KNOBS)))
@@ -101,6 +103,7 @@ class Recommendation:
         clock: why time-matched trials were not trusted; None where they were.
         combination_tested: whether the recommended values were run together.
         verdicts: per regime, how many (setting x criterion) verdicts stand how.
+        needs: what this design tells, and what more would decide what is open, in words.
         knobs: in the order in which they are decided.
     """
 
@@ -110,6 +113,7 @@ class Recommendation:
     knobs: tuple[KnobAdvice, ...]
     comparisons: tuple[ControlComparison, ...]
     verdicts: dict[str, dict[str, int]]
+    needs: tuple[str, ...] = ()
 
     def sentences(self) -> list[str]:
         """The recommendation in words, with the evidence of each knob."""
@@ -130,6 +134,7 @@ class Recommendation:
                 f"{regime.capitalize()}-matched, {count['decided']} of {count['total']} verdicts are "
                 f"decided, {count['open']} open, {count['out_of_reach']} out of reach."
             )
+        sentences += self.needs
         if not self.combination_tested:
             sentences.append("This combination itself was not run: each knob was moved alone.")
         if self.clock is not None:
@@ -149,6 +154,29 @@ class Recommendation:
         }
         plain: dict[str, Any] = _rounded(data)
         return plain
+
+
+def _needs(bands: Sequence[Band]) -> list[str]:
+    """What the design tells of each criterion, and what would decide what is open."""
+    smallest: dict[str, list[float]] = {}
+    more: dict[str, float] = {}
+    for setting in [setting for band in bands for setting in band.settings]:
+        point = setting.point
+        for criterion in setting.criteria:
+            decision = criterion.decision
+            if decision is None:
+                continue
+            smallest.setdefault(criterion.name, []).append(decision.smallest)
+            if criterion.outcome == "open" and decision.seeds_needed is not None:
+                seeds = decision.seeds_needed - len(point.seeds)
+                seconds = seeds * (point.mean("train_seconds") + point.mean("eval_seconds"))
+                more[point.point_id] = max(more.get(point.point_id, 0.0), seconds)
+    told = [f"{median(values):.2g} in {name}" for name, values in smallest.items()]
+    sentences = [f"Differences from a tolerance that it tells: {', '.join(told)}."] if told else []
+    if more:
+        took = duration(sum(more.values()))
+        sentences.append(f"About {took} of further trials would decide what is open here.")
+    return sentences
 
 
 def _rounded(value: Any) -> Any:
@@ -189,6 +217,7 @@ def recommend(
         knobs=advice,
         comparisons=tuple(comparisons),
         verdicts=verdicts,
+        needs=tuple(_needs([band for band in bands if band.regime == regime])),
     )
 
 

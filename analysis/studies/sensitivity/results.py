@@ -19,17 +19,14 @@ from analysis.evidence.fronts import (
 from analysis.evidence.load import StudyData
 from analysis.evidence.noise import RegimeNoise, regime_noise
 from analysis.evidence.point_summary import PointSummary, measured_regimes, summarize_points
-from analysis.stats.decisions import Looks
+from analysis.stats.decisions import Looks, looks_of
 from analysis.stats.pareto import knee
 from analysis.studies.sensitivity.bands import Band, bands_of
 from analysis.studies.sensitivity.control import ControlComparison, compare_with_control
 from analysis.studies.sensitivity.one_at_a_time import default_point
 from analysis.studies.sensitivity.recommend import Recommendation, recommend
 from grit.config.sections import Regime
-from ray_jobs.records.study_file import Caps, StudyFile
-
-#: Seeds that a fixed design could be repeated with: what even they would not decide is out of reach.
-AFFORDABLE_SEEDS = 10
+from ray_jobs.records.study_file import Caps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +98,7 @@ def analyse(data: StudyData, caps: Caps | None = None) -> SensitivityResult:
         overhead=before.overhead if asked.overhead is None else asked.overhead,
         footprint=before.footprint if asked.footprint is None else asked.footprint,
     )
-    looks = looks_of(data.study)
+    looks = looks_of(sequential=data.study.sequential is not None, seeds=len(data.study.seeds))
     regimes = [_regime_result(data, points, regime, caps, looks) for regime in measured_regimes(points)]
     bands = [band for result in regimes for band in result.bands]
     comparisons = [result.comparison for result in regimes if result.comparison is not None]
@@ -114,13 +111,6 @@ def analyse(data: StudyData, caps: Caps | None = None) -> SensitivityResult:
             bands, comparisons, points, {result.regime: result.noise for result in regimes}
         ),
     )
-
-
-def looks_of(study: StudyFile) -> Looks:
-    """How often this study's settings are looked at."""
-    if study.sequential is None:
-        return Looks(sequential=False, most_seeds=max(AFFORDABLE_SEEDS, len(study.seeds)))
-    return Looks(sequential=True, most_seeds=len(study.seeds))
 
 
 def _regime_result(
