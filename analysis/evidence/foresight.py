@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 from analysis.evidence.load import load_study
 from analysis.evidence.noise import regime_noise
@@ -131,11 +133,10 @@ def _like(config: RunConfig) -> tuple[object, ...]:
 
 
 def _seen(model: NoiseModel, source: str) -> SeenNoise:
-    first, *others = model.names
-    parts = [model.difference(name, first).item_variance for name in others]
+    parts = [model.difference(*pair).item_variance for pair in pairwise(model.names)]
     return SeenNoise(
         seed_setting=math.sqrt(float(model.variances.variances.mean())),
-        examples=math.sqrt(sum(parts) / max(1, len(parts))),
+        examples=math.sqrt(median(parts)) if parts else 0.0,
         source=f"the records of {source}",
     )
 

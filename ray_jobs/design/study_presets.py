@@ -123,6 +123,6 @@ def _paper(name: str, base: RunConfig, steps: int) -> Preset:
             "lambda": (1e-3, base.grit.kfac_damping, 1e-1),
         },
         resources=TrialResources(cpus=8, gpus=1),
-        sequential=SequentialDesign(max_trials=200),
+        sequential=SequentialDesign(max_trials=354),
         costs=Costs(step_seconds=step_seconds, other_seconds=900.0),
     )

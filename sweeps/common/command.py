@@ -11,17 +11,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from grit.adapters.check_model import check_model
 from grit.backbone import resolve as model_folder
 from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
-from grit.evaluation.scores import quality_name
 from grit.io.provenance import provenance
 from grit.tasks.loading import content_hashes, load_documents, load_task
-from grit.tasks.metrics import tolerance_of
 from grit.training.run_presets import departures
 from ray_jobs.design.forecast import check_memory, machine_memory, shape_of
 from ray_jobs.design.plan import Study
@@ -35,9 +32,10 @@ from ray_jobs.records.study_file import Call, Caps, Execution, StudyFile, read_s
 from ray_jobs.schedule.scheduler import ChooseSettings
 from ray_jobs.schedule.search import open_storage
 from ray_jobs.tracking.tracker import Tracker
+from sweeps.common.foresight import foresight
 from sweeps.common.request import StudyRequest
 from sweeps.common.study_options import ExecutionOptions, SearchOptions
-from sweeps.common.terminal_tables import departures_table, foresight_table, plan_table
+from sweeps.common.terminal_tables import departures_table, plan_table
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 #: What a finished study leaves with MLflow.
@@ -55,14 +53,6 @@ ARTIFACTS = (
 
 #: Makes the study of a request, given the hashes of its content and the time budget in seconds.
 MakeStudy = Callable[[StudyRequest, dict[str, str], float], Study]
-
-
-#: The noise of the embedded default, as measured on two cores (docs/results/default_study.md): standard
-#: deviation of seed x setting, and the standard error that its examples leave in a difference.
-ASSUMED_NOISE: dict[str, dict[str, Any]] = {
-    "quality": {"seed_setting": 0.006, "examples": 0.003, "source": "assumed: as measured of this preset"},
-    "forgetting": {"seed_setting": 0.004, "examples": 0.003, "source": "assumed: as measured of this preset"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,7 +270,7 @@ def _print_plan(
             usd_per_gpu_hour=execution.usd_per_gpu_hour,
         )
     )
-    print(_foresight(study, spec, (execution.output or output_folder(study.name)).parent))
+    print(foresight(study, spec.preset, (execution.output or output_folder(study.name)).parent))
     print(memory)
     if rows := departures(spec.preset):
         print("\nwhere this preset is not what the paper prints:\n" + departures_table(rows))
@@ -291,30 +281,6 @@ def _print_plan(
             "the time budget shown is a guess: it is measured before the first trial, or give "
             "--budget-seconds"
         )
-
-
-def _foresight(study: Study, spec: StudySpec, store: Path) -> str:
-    """What this design can tell, from an earlier study beside its output or from what its preset assumes."""
-    from analysis.evidence.foresight import SeenNoise, foresight_rows, seen_noise
-    from analysis.stats.decisions import looks_of
-    from analysis.studies.sensitivity.criteria import FORGETTING_TOLERANCE
-
-    noise = seen_noise(store, study.base)
-    if not noise and spec.preset == "embedded":
-        noise = {name: SeenNoise(**values) for name, values in ASSUMED_NOISE.items()}
-    if not noise:
-        return (
-            "what this design can tell is not known: no earlier study of this task and model lies beside its "
-            "output; a pilot with --seeds 41 42 would say"
-        )
-    metric = quality_name(study.base.evaluation.quality, load_task(study.base.task).metric)
-    tolerances = {"quality": tolerance_of(metric), "forgetting": FORGETTING_TOLERANCE}
-    first = len(study.seeds) if study.sequential is None else study.sequential.first_seeds
-    grows = study.sequential is not None
-    looks = looks_of(sequential=grows, seeds=len(study.seeds))
-    settings = max(2, sum(point.method is None for point in study.points))
-    rows = foresight_rows(noise, tolerances, first=first, settings=settings, looks=looks)
-    return foresight_table(rows, first=first, most=looks.most_seeds)
 
 
 def _call(options: RunOptions, study: Study, search: SearchOptions) -> Call:

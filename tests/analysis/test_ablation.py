@@ -16,7 +16,7 @@ from analysis.stats.pooled_noise import Contrast
 from analysis.studies.ablation.claims import claim_rows
 from analysis.studies.ablation.family import family_rows
 from analysis.studies.ablation.heatmap import metric_map
-from analysis.studies.ablation.joint import Difference, joint_verdict
+from analysis.studies.ablation.joint import CorrectedContrast, joint_verdict
 from analysis.studies.ablation.switches import switch_rows
 from ray_jobs.design.points import Point
 from ray_jobs.records.study_file import read_study
@@ -149,7 +149,7 @@ def test_verdicts_join_quality_and_forgetting(quality, forgetting, verdict):
             item_variance=0.0,
             seeds=3,
         )
-        return Difference(contrast=contrast, p_value=contrast.p_value)
+        return CorrectedContrast(contrast=contrast, p_value=contrast.p_value)
 
     assert joint_verdict(over(quality), over(forgetting)) == verdict
 

@@ -16,7 +16,7 @@ from analysis.page.columns import mean_column, seeds_column, spread_column
 from analysis.page.table import Column, Table
 from analysis.stats.pooled_noise import Contrast
 from analysis.studies.ablation.joint import (
-    Difference,
+    CorrectedContrast,
     JointVerdict,
     differences,
     family_members,
@@ -47,8 +47,8 @@ class FamilyRow:
     title: str
     point: PointSummary
     is_reference: bool
-    quality: Difference | None
-    forgetting: Difference | None
+    quality: CorrectedContrast | None
+    forgetting: CorrectedContrast | None
     own_basis_step: float | str | None
     published: PublishedScore | None
 
@@ -90,7 +90,7 @@ def family_rows(data: StudyData, points: Sequence[PointSummary]) -> list[FamilyR
 
 def _against_references(
     data: StudyData, members: dict[str, PointSummary]
-) -> tuple[dict[str, Difference], dict[str, Difference]]:
+) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
     """Quality and forgetting of every member against two-sided GRIT on its backbone, by point_id."""
     references = {}
     for name, point in members.items():
@@ -140,7 +140,7 @@ def family_table(rows: Sequence[FamilyRow]) -> Table[FamilyRow]:
     return Table(name="family", columns=columns, rows=rows)
 
 
-def _contrast(difference: Difference | None) -> Contrast | None:
+def _contrast(difference: CorrectedContrast | None) -> Contrast | None:
     return None if difference is None else difference.contrast
 
 

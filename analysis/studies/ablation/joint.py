@@ -17,7 +17,7 @@ LEAN = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class CorrectedContrast:
     """A contrast with its p-value corrected for all that are made beside it, which decides the word."""
 
     contrast: Contrast
@@ -29,15 +29,17 @@ class Difference:
         return self.contrast.mean == 0 and self.contrast.error == 0
 
 
-def differences(model: NoiseModel, names: Sequence[str], references: Sequence[str]) -> dict[str, Difference]:
+def differences(
+    model: NoiseModel, names: Sequence[str], references: Sequence[str]
+) -> dict[str, CorrectedContrast]:
     """Each setting against its reference, corrected by Holm's method for there being so many."""
     contrasts = [model.difference(name, other) for name, other in zip(names, references, strict=True)]
     adjusted = holm([contrast.p_value for contrast in contrasts])
     made = zip(names, contrasts, adjusted, strict=True)
-    return {name: Difference(contrast=contrast, p_value=p_value) for name, contrast, p_value in made}
+    return {name: CorrectedContrast(contrast=contrast, p_value=p_value) for name, contrast, p_value in made}
 
 
-def joint_verdict(quality: Difference | None, forgetting: Difference | None) -> JointVerdict:
+def joint_verdict(quality: CorrectedContrast | None, forgetting: CorrectedContrast | None) -> JointVerdict:
     """`better` or `worse` where quality or forgetting says so, by its corrected p-value.
 
     Unless the other, if it is inconclusive, leans the other way by more than `LEAN`; `mixed` where they

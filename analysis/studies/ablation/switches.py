@@ -10,7 +10,7 @@ from analysis.evidence.noise import regime_noise
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column, spread_column
 from analysis.page.table import Column, Table
-from analysis.studies.ablation.joint import Difference, JointVerdict, differences, joint_verdict
+from analysis.studies.ablation.joint import CorrectedContrast, JointVerdict, differences, joint_verdict
 
 #: Designs whose settings are switches of this table.
 SWITCH_DESIGNS = {"switch", "grid", "list"}
@@ -21,8 +21,8 @@ class SwitchRow:
     """One setting against the default, in both families of differences."""
 
     point: PointSummary
-    quality: Difference
-    forgetting: Difference
+    quality: CorrectedContrast
+    forgetting: CorrectedContrast
 
     @property
     def verdict(self) -> JointVerdict:

@@ -171,8 +171,8 @@ def _needs(bands: Sequence[Band]) -> list[str]:
                 seeds = decision.seeds_needed - len(point.seeds)
                 seconds = seeds * (point.mean("train_seconds") + point.mean("eval_seconds"))
                 more[point.point_id] = max(more.get(point.point_id, 0.0), seconds)
-    told = [f"{median(values):.2g} in {name}" for name, values in smallest.items()]
-    sentences = [f"Differences from a tolerance that it tells: {', '.join(told)}."] if told else []
+    each = [f"{median(values):.2g} in {name}" for name, values in smallest.items()]
+    sentences = [f"Differences from a tolerance that it tells: {', '.join(each)}."] if each else []
     if more:
         took = duration(sum(more.values()))
         sentences.append(f"About {took} of further trials would decide what is open here.")

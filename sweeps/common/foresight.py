@@ -1,0 +1,43 @@
+"""What a planned study can tell, in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from grit.evaluation.scores import quality_name
+from grit.tasks.loading import load_task
+from grit.tasks.metrics import tolerance_of
+from ray_jobs.design.plan import Study
+from sweeps.common.terminal_tables import foresight_table
+
+#: The noise of the embedded default, as measured on two cores (docs/results/default_study.md): standard
+#: deviation of seed x setting, and the standard error that its examples leave in a difference.
+ASSUMED_NOISE: dict[str, dict[str, Any]] = {
+    "quality": {"seed_setting": 0.006, "examples": 0.003, "source": "assumed: as measured of this preset"},
+    "forgetting": {"seed_setting": 0.004, "examples": 0.003, "source": "assumed: as measured of this preset"},
+}
+
+
+def foresight(study: Study, preset: str, store: Path) -> str:
+    """What this design can tell, from an earlier study beside its output or from what its preset assumes."""
+    from analysis.evidence.foresight import SeenNoise, foresight_rows, seen_noise
+    from analysis.stats.decisions import looks_of
+    from analysis.studies.sensitivity.criteria import FORGETTING_TOLERANCE
+
+    noise = seen_noise(store, study.base)
+    if not noise and preset == "embedded":
+        noise = {name: SeenNoise(**values) for name, values in ASSUMED_NOISE.items()}
+    if not noise:
+        return (
+            "what this design can tell is not known: no earlier study of this task and model lies beside its "
+            "output; a pilot with --seeds 41 42 would say"
+        )
+    metric = quality_name(study.base.evaluation.quality, load_task(study.base.task).metric)
+    tolerances = {"quality": tolerance_of(metric), "forgetting": FORGETTING_TOLERANCE}
+    first = len(study.seeds) if study.sequential is None else study.sequential.first_seeds
+    grows = study.sequential is not None
+    looks = looks_of(sequential=grows, seeds=len(study.seeds))
+    settings = max(2, sum(point.method is None for point in study.points))
+    rows = foresight_rows(noise, tolerances, first=first, settings=settings, looks=looks)
+    return foresight_table(rows, first=first, most=looks.most_seeds)
