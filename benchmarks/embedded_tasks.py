@@ -44,6 +44,7 @@ def main() -> None:
             eval_examples=options.examples,
             retention_documents=options.examples,
             evaluations=1,
+            quality="primary",
         )
         runs = [train(config.changed(seed=seed), bench).measured for seed in options.seeds]
         before, after = runs[0].base_quality or 0.0, fmean(run.quality or 0.0 for run in runs)

@@ -156,7 +156,9 @@ def test_dry_run_prints_every_trial_and_launches_nothing(tmp_path):
     assert planned == (6 * 2 + 2 * 3) * 2
     assert "8 searched trials: 2 points x 2 regimes x 2 seeds" in done.stdout
     assert "one seed at a time where it decides most" in done.stdout
-    assert "at most 56 trials; about" in lines[-2]
+    assert "at most 56 trials; about" in done.stdout
+    told = [line.split()[0] for line in lines if "assumed: as measured of this preset" in line]
+    assert told == ["quality", "forgetting"]
     assert lines[-1].startswith("memory: about")
     assert list(tmp_path.iterdir()) == []
     assert done.stderr == ""

@@ -13,6 +13,7 @@ from analysis.stats.estimates import Verdict, holm
 from analysis.stats.pooled_noise import Contrast, verdict_of
 from grit.config.registry import METHODS, Method
 from grit.config.sections import Regime
+from grit.tasks.metrics import metric_label
 
 _WORDS: dict[Verdict, str] = {
     "better": "is better than",
@@ -67,11 +68,17 @@ class ControlComparison:
         return (
             f"Against {METHODS[self.control].title} with the same {same}: {self.metric} "
             f"{shown(self.quality)} "
-            f"({quality}), log-likelihood of the answers {shown(self.answers)} nats/token, forgetting "
+            f"({quality}), {self._second()}forgetting "
             f"{shown(self.forgetting)} nats/token ({forgetting}); it "
             f"spends {self.overhead:.1%} of a step on geometry and keeps {self.footprint:.0%} of the "
             "parameters."
         )
+
+    def _second(self) -> str:
+        """The finer second measure, where it is another one."""
+        if self.metric == metric_label("answer_logprob"):
+            return ""
+        return f"log-likelihood of the answers {shown(self.answers)} nats/token, "
 
     def as_data(self) -> dict[str, Any]:
         """For `recommendation.json`."""

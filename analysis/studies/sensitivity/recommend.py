@@ -198,7 +198,8 @@ def recommend(
 ) -> Recommendation:
     """Time-matched bands decide where the study has them and its clock was quiet (`clock_noise`).
 
-    Else the step-matched ones do, and it is said.
+    Else the step-matched ones do, and where these have a safe setting of every knob and the others have not;
+    it is said which.
     """
     noise = clock_noise(points)
     regime = _deciding_regime(bands, noise)
@@ -223,8 +224,13 @@ def recommend(
 
 def _deciding_regime(bands: Sequence[Band], noise: str | None) -> Regime:
     measured = {band.regime for band in bands}
-    trusted = not (noise and "step" in measured)
-    return "time" if "time" in measured and trusted else "step"
+    trusted = "time" in measured and not (noise and "step" in measured)
+    ordered: list[Regime] = ["time", "step"] if trusted else ["step"]
+    for regime in ordered:
+        its_bands = [band for band in bands if band.regime == regime]
+        if its_bands and all(band.safe for band in its_bands):
+            return regime
+    return ordered[0]
 
 
 def _advice(knob: str, band: Band | None, noises: Mapping[Regime, RegimeNoise]) -> KnobAdvice:

@@ -50,6 +50,13 @@ class SensitivityRow:
         return self.point.mean("quality") / (self.point.mean("train_seconds") / 3600)
 
     @property
+    def task_score(self) -> float | None:
+        """Mean of the task's own metric; None where a seed has none."""
+        scores = [record.measured.task_score for record in self.point.records]
+        measured = [score for score in scores if score is not None]
+        return statistics.fmean(measured) if measured and len(measured) == len(scores) else None
+
+    @property
     def mean_rank(self) -> float | None:
         """Directions kept at the end, mean over modules and seeds."""
         ranks = [
@@ -72,6 +79,7 @@ def sensitivity_table(bands: Sequence[Band]) -> Table[SensitivityRow]:
         seeds_column(),
         spread_column("quality"),
         Column(header="median [range]", value=lambda row: row.shown_range()),
+        Column(header="task's own metric", value=lambda row: row.task_score, style=".3f"),
         Column(header="vs default [95%]", value=lambda row: row.against_default),
         Column(header="this contrast alone", value=lambda row: row.setting.own_delta),
         Column(header="p (Holm)", value=lambda row: row.setting.p_holm, style=".3f"),
