@@ -9,7 +9,9 @@ from analysis.evidence.load import load_study
 from analysis.evidence.point_summary import paired_quality, summarize_points
 from analysis.studies.sensitivity.one_at_a_time import sweep_of
 from analysis.studies.sensitivity.results import analyse
+from grit.geometry.events import RankChange
 from ray_jobs.records.study_file import Caps
+from ray_jobs.records.trial_tables import write_rows
 
 
 def _study(folder, outcome, **options):
@@ -133,6 +135,20 @@ def test_failure_modes_are_named(tmp_path):
     assert named["T", 5] == ["overhead domination"]
     assert named["T", 10] == []
     assert named["lambda", 0.1] == ["instability", "washed-out geometry"]
+
+
+@pytest.mark.parametrize("by_seed, named", [(0, []), (200, ["noisy triggering"])])
+def test_noisy_triggering_is_judged_across_seeds(tmp_path, by_seed, named):
+    """Every look moves ranks both ways; what counts is whether seeds agree on what is kept."""
+    data = _study(tmp_path, ended)
+    for record in data.records:
+        if record.tau == 0.9:
+            kept = 800 + by_seed * (record.plan.seed - 41)
+            events = [
+                RankChange(step=10 * look, up=5, down=5, effective_parameters=kept).row() for look in range(6)
+            ]
+            write_rows(tmp_path, "events", record.trial_id, events)
+    assert _modes(_bands(load_study(tmp_path)))["tau", 0.9] == named
 
 
 def test_drift_and_over_triggering_need_evidence(tmp_path):

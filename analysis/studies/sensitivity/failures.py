@@ -17,9 +17,10 @@ from ray_jobs.records.trial_record import TrialRecord
 
 #: A step that spends more than this share on geometry is dominated by its overhead.
 OVERHEAD_SHARE = 0.15
-#: Rank changes in both directions in more than this share of the looks: noise decides, not the spectrum.
-NOISY_SHARE = 0.5
-#: Looks at the ranks below which nothing is said of noise.
+#: Deviation over seeds of the parameters that the same rank change keeps, relative to their mean, above which
+#: noise decides and not the spectrum.
+NOISY_SHARE = 0.1
+#: Rank changes that all seeds had, below which nothing is said of noise.
 MIN_LOOKS = 4
 #: Effective parameters that another setting of tau must differ by to have triggered more or less.
 FOOTPRINT_STEP = 0.05
@@ -73,11 +74,22 @@ def _overhead(point: PointSummary) -> FailureMode | None:
 
 
 def _noisy_triggering(data: StudyData, point: PointSummary) -> FailureMode | None:
-    looks = [event for record in point.records for event in later_rank_events(data, record)]
-    both_ways = sum(event.up > 0 and event.down > 0 for event in looks)
-    if len(looks) < MIN_LOOKS or both_ways / len(looks) <= NOISY_SHARE:
+    """Rank events that fluctuate across seeds (H.1): the same look keeps other numbers of parameters."""
+    by_step: dict[int, list[int]] = {}
+    for record in point.records:
+        for event in later_rank_events(data, record):
+            by_step.setdefault(event.step, []).append(event.effective_parameters)
+    seeds = len(point.records)
+    looks = [kept for kept in by_step.values() if len(kept) == seeds]
+    if seeds < 2 or len(looks) < MIN_LOOKS:
         return None
-    evidence = f"{both_ways} of {len(looks)} rank changes went up and down at once"
+    fluctuation = statistics.median(statistics.stdev(kept) / statistics.fmean(kept) for kept in looks)
+    if fluctuation <= NOISY_SHARE:
+        return None
+    evidence = (
+        f"over {seeds} seeds the parameters kept at the same rank change differ by {fluctuation:.0%} "
+        f"(standard deviation over mean, median of {len(looks)} changes)"
+    )
     return FailureMode(name="noisy triggering", evidence=evidence)
 
 
