@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -104,11 +103,12 @@ def replicated_costs(data: StudyData, points: Sequence[PointSummary]) -> Replica
 
 
 def _same_seeds(points: Sequence[PointSummary]) -> tuple[tuple[PointSummary, ...], tuple[int, ...]]:
-    """The points that have the seeds which most points have, cut down to them, and those seeds."""
+    """The points that have the seeds which as many points as possible have, cut to them, and those seeds."""
     measured = [point for point in points if point.records]
     if not measured:
         return (), ()
-    usual = Counter(point.seeds for point in measured).most_common(1)[0][0]
+    candidates = dict.fromkeys(point.seeds for point in measured)
+    usual = max(candidates, key=lambda seeds: (sum(set(seeds) <= set(p.seeds) for p in measured), len(seeds)))
     kept = [point for point in measured if set(usual) <= set(point.seeds)]
     return tuple(_with_seeds(point, usual) for point in kept), usual
 
@@ -171,7 +171,8 @@ def dominated_beyond_noise(points: Sequence[PointSummary], noise: RegimeNoise) -
         for model, sign in models.values():
             better, worse = (rival, point) if sign > 0 else (point, rival)
             gain = model.difference(better.point_id, worse.point_id)
-            smallest = min(smallest, gain.p_above(0.0))
+            if gain.over_seeds:  # one seed shows no noise of its timings to be beyond
+                smallest = min(smallest, gain.p_above(0.0))
         if smallest * tests <= ERROR_RATE and smallest < strongest.get(point.point_id, (2.0, rival))[0]:
             strongest[point.point_id] = (smallest, rival)
     return {name: rival for name, (_, rival) in strongest.items()}
@@ -192,7 +193,7 @@ def placings(replicated: ReplicatedCosts, dominated: Mapping[str, PointSummary])
     return placed
 
 
-def two_stage(replicated: ReplicatedCosts) -> list[PointSummary]:
+def two_stage(replicated: ReplicatedCosts, points: Sequence[PointSummary]) -> list[PointSummary]:
     """Quality and retention first, then cost.
 
     The points that none dominates beyond noise in the first two, cheapest first. Cheap is a small footprint;
@@ -201,5 +202,7 @@ def two_stage(replicated: ReplicatedCosts) -> list[PointSummary]:
     if not replicated.points:
         return []
     worst = dominance_share(replicated.draws[:, :, :2]).max(axis=0)
-    kept = [point for point, share in zip(replicated.points, worst, strict=True) if share < DOMINANCE_SHARE]
+    whole = {point.point_id: point for point in points}
+    pairs = zip(replicated.points, worst, strict=True)
+    kept = [whole[point.point_id] for point, share in pairs if share < DOMINANCE_SHARE]
     return sorted(kept, key=lambda p: (round(p.mean("footprint"), 3), p.mean("overhead")))

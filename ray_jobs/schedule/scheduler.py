@@ -88,6 +88,7 @@ class StudyScheduler:
         self.study, self._changed, self._elsewhere = study, changed, elsewhere or Elsewhere()
         self.records: dict[str, TrialRecord] = {}
         self._by_setting: dict[SettingKey, list[str]] = {}
+        self._told: set[SettingKey] = set()
         self._queue: deque[TrialSpec] = deque()
         self._running: dict[str, TrialSpec] = {}
         self._tickets: dict[SettingKey, tuple[_RegimeSearch, str]] = {}
@@ -148,6 +149,8 @@ class StudyScheduler:
         """One more seed for the setting where it decides most, of those that wait for no result."""
         if self._settled or (self._running and self._nothing_to_add_at == self.ended):
             return
+        if any(self._can_ask(search) for search in self._searches):
+            return  # the searched points have the first call on trials
         for key in self._elsewhere.growth(list(self.records.values())):
             siblings = self._siblings(key)
             taken = {record.plan.seed for record in siblings}
@@ -248,7 +251,11 @@ class StudyScheduler:
         if held is not None:
             search, ticket = held
             search.optuna.tell(ticket, siblings)
+            self._told.add(key)
             return
+        if key in self._told:
+            return  # one more seed of a setting that the search has
+        self._told.add(key)
         for search in self._searches:
             if search.budget.regime == key[1] and siblings[0].config.uses_grit:
                 self._give(search, siblings)

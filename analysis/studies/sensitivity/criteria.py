@@ -218,7 +218,7 @@ def _seed_spread(judged: Judged) -> dict[str, Criterion]:
 
 def _spread_criterion(deviation: float, freedom: float, cap: float, level: float) -> Criterion:
     """Passes where even the upper bound is within the cap, fails where even the lower one is not."""
-    if freedom == 0:
+    if freedom == 0 or level == 0:
         return Criterion(name="seed spread", outcome="open", detail="one seed")
     upper = deviation * math.sqrt(freedom / float(chi2.ppf(level, freedom)))
     lower = deviation * math.sqrt(freedom / float(chi2.isf(level, freedom)))

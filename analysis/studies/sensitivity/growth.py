@@ -93,8 +93,8 @@ def worth_of_seeds(
             value = _value(criterion, point) * (OF_THE_UNSAFE if unsafe else 1.0)
             if value == 0:
                 continue
-            opponent = by_id.get(criterion.against or "", center)
-            target = min((opponent, point), key=lambda each: len(each.seeds))
+            compared = [point] if criterion.against is None else [point, by_id[criterion.against]]
+            target = min(compared, key=lambda each: len(each.planned_trials))
             worth[target.point_id, center.regime] += value / _seconds(target)
     return dict(worth)
 
@@ -103,7 +103,9 @@ def _value(criterion: Criterion, point: PointSummary) -> float:
     if criterion.outcome != "open" or not point.records:
         return 0.0
     needed = None if criterion.decision is None else criterion.decision.seeds_needed
-    return 1 / (UNPREDICTED if needed is None else max(1, needed - len(point.seeds)))
+    if needed is None or criterion.contrast is None:
+        return 1 / UNPREDICTED
+    return 1 / max(1, needed - criterion.contrast.seeds)
 
 
 def _seconds(point: PointSummary) -> float:

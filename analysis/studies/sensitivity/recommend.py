@@ -6,7 +6,7 @@ for: lambda for steadiness, T for less overhead, tau for a smaller footprint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -168,7 +168,7 @@ def _needs(bands: Sequence[Band]) -> list[str]:
                 continue
             smallest.setdefault(criterion.name, []).append(decision.smallest)
             if criterion.outcome == "open" and decision.seeds_needed is not None:
-                seeds = decision.seeds_needed - len(point.seeds)
+                seeds = decision.seeds_needed - (criterion.contrast.seeds if criterion.contrast else 0)
                 seconds = seeds * (point.mean("train_seconds") + point.mean("eval_seconds"))
                 more[point.point_id] = max(more.get(point.point_id, 0.0), seconds)
     each = [f"{median(values):.2g} in {name}" for name, values in smallest.items()]
@@ -206,8 +206,8 @@ def recommend(
     by_knob = {band.knob: band for band in bands if band.regime == regime}
     advice = tuple(_advice(knob, by_knob.get(knob), noises) for knob in TUNING_ORDER)
     values = {one.knob: one.value for one in advice}
-    combination = tuple(values[knob] for knob in KNOBS)
-    tested = any(p.records and p.regime == regime and p.knob_values() == combination for p in points)
+    swept = {one.knob for one in advice if one.pick is not None}
+    tested = any(p.regime == regime and _runs(p, values, swept) for p in points)
     verdicts = {}
     for each in dict.fromkeys(band.regime for band in bands):
         verdicts[str(each)] = asdict(count_verdicts([band for band in bands if band.regime == each]))
@@ -220,6 +220,13 @@ def recommend(
         verdicts=verdicts,
         needs=tuple(_needs([band for band in bands if band.regime == regime])),
     )
+
+
+def _runs(point: PointSummary, values: Mapping[str, float | int | None], swept: Set[str]) -> bool:
+    """Whether a setting was measured with these values of the knobs that were swept."""
+    if not (point.records and point.config.uses_grit and swept):
+        return False
+    return all(point.config.setting(knob) == values[knob] for knob in swept)
 
 
 def _deciding_regime(bands: Sequence[Band], noise: str | None) -> Regime:
