@@ -106,7 +106,10 @@ class World:
 
     def cut(self, counts: Mapping[str, int]) -> tuple[list[PointSummary], RegimeNoise]:
         """What is known with so many seeds of each setting."""
-        points = [replace(p, records=p.records[: counts[p.point_id]]) for p in self.points]
+        points = []
+        for point in self.points:
+            run = point.records[: counts[point.point_id]]
+            points.append(replace(point, records=run, planned_trials=run))
         even = np.full(QUALITY.items, 1 / QUALITY.items)
         quality = _model(points, self.quality, even)
         forgetting = _model(points, self.forgetting, np.full(FORGETTING.items, 1 / FORGETTING.items))
