@@ -48,12 +48,14 @@ from analysis.studies.sensitivity.growth import worth_of_seeds  # noqa: E402
 from analysis.studies.sensitivity.one_at_a_time import default_point, knob_value, sweep_of  # noqa: E402
 from analysis.studies.sensitivity.recommend import picked  # noqa: E402
 from grit.config.method import KNOBS  # noqa: E402
+from grit.tasks.metrics import tolerance_of  # noqa: E402
 from ray_jobs.design.points import one_at_a_time  # noqa: E402
+from ray_jobs.records.sequential import FIRST_SEEDS, MOST_SEEDS, SHARED_SEEDS  # noqa: E402
 
-MOST_SEEDS, MAX_TRIALS, FIRST, SHARED = 8, 40, 2, 3
+MAX_TRIALS = 40
 #: Seeds of the largest fixed design that is looked at.
 MOST_FIXED = 40
-TOLERANCE = 0.05
+TOLERANCE = tolerance_of("answer_logprob")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,21 +189,6 @@ def _scores(
 Verdicts = dict[tuple[str, str], tuple[Criterion, ...]]
 
 
-def judged(points: Sequence[PointSummary], noise: RegimeNoise, looks: Looks) -> Verdicts:
-    """The report's own verdicts."""
-    center = default_point(points, "step")
-    assert center is not None
-    return criteria_of(
-        Judged(
-            sweeps={knob: sweep_of(points, knob, "step") for knob in KNOBS},
-            center=center,
-            control=next(p for p in points if p.is_control),
-            noise=noise,
-            looks=looks,
-        )
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Grown:
     """A sequential study at its end: verdicts, trials, and how many knobs' advice leaves the default."""
@@ -216,12 +203,13 @@ def grown(world: World) -> Grown:
     looks = Looks(sequential=True, most_seeds=MOST_SEEDS)
     center = default_point(world.points, "step")
     assert center is not None
-    counts = {p.point_id: SHARED if p.is_control or p is center else FIRST for p in world.points}
+    counts = {p.point_id: SHARED_SEEDS if p.is_control or p is center else FIRST_SEEDS for p in world.points}
     while True:
         points, noise = world.cut(counts)
-        verdicts = judged(points, noise, looks)
-        by_id = {point.point_id: point for point in points}
-        worth = worth_of_seeds(verdicts, points, by_id[center.point_id])
+        judged = Judged.of_regime(points, noise, "step", looks)
+        assert judged is not None
+        verdicts = criteria_of(judged)
+        worth = worth_of_seeds(judged, verdicts)
         open_to = [key for key in sorted(worth, key=lambda k: -worth[k]) if counts[key[0]] < MOST_SEEDS]
         if not open_to or sum(counts.values()) >= MAX_TRIALS:
             left = _left_defaults(verdicts, points, noise)

@@ -12,6 +12,7 @@ import numpy as np
 
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import PointSummary, measured_regimes, summarize_points
+from analysis.stats.arrays import Floats
 from grit.tasks.metrics import tolerance_of
 from ray_jobs.records.trial_record import TrialRecord
 
@@ -36,16 +37,17 @@ def without_collapses(data: StudyData) -> StudyData:
 
 def _collapsed(points: Sequence[PointSummary]) -> list[tuple[TrialRecord, float]]:
     """The collapsed trials of one regime, each with how far it lies below."""
-    judged = [(record, _below(point, record)) for point in points for record in point.records]
-    deviation = 1.4826 * float(np.median([abs(below) for _, below in judged]))
+    below: dict[str, Floats] = {}
+    for point in points:
+        quality = np.array(point.values("quality"))
+        below[point.point_id] = np.median(quality) - quality
+    deviation = 1.4826 * float(np.median(np.abs(np.concatenate(list(below.values())))))
     collapsed = []
     for point in points:
+        if len(point.records) < LEAST_SEEDS:
+            continue
         far = max(DEVIATIONS * deviation, TOLERANCES * tolerance_of(point.quality_metric))
-        if len(point.records) >= LEAST_SEEDS:
-            below = [(record, _below(point, record)) for record in point.records]
-            collapsed += [(record, distance) for record, distance in below if distance > far]
+        for record, distance in zip(point.records, below[point.point_id], strict=True):
+            if distance > far:
+                collapsed.append((record, float(distance)))
     return collapsed
-
-
-def _below(point: PointSummary, record: TrialRecord) -> float:
-    return float(np.median(point.values("quality"))) - float(record.measured.quality or 0.0)

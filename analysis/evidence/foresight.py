@@ -33,11 +33,11 @@ class SeenNoise:
     examples: float
     source: str
 
-    def contrast(self, seeds: int, settings: int, mean: float = 0.0) -> Contrast:
-        """A difference of two settings with so many seeds each."""
+    def contrast(self, seeds: int, settings: int) -> Contrast:
+        """The difference of two equal settings with so many seeds each."""
         by_seed = 2 * self.seed_setting**2 / seeds
         return Contrast(
-            mean=mean,
+            mean=0.0,
             error=math.sqrt(by_seed + self.examples**2),
             freedom=max(1.0, (settings - 1) * (seeds - 1)),
             seed_variance=by_seed,
@@ -79,13 +79,7 @@ def _seeds_for_equals(
     noise: SeenNoise, tolerance: float, *, first: int, settings: int, looks: Looks
 ) -> int | None:
     for seeds in range(first, looks.most_seeds + 1):
-        contrast = noise.contrast(seeds, settings)
-        question = Question(
-            p_above=contrast.p_above(-tolerance),
-            p_below=contrast.p_below(-tolerance),
-            contrast=contrast,
-            bound=-tolerance,
-        )
+        question = Question.of(noise.contrast(seeds, settings), -tolerance)
         if decide([question] * settings, looks)[0].outcome == "pass":
             return seeds
     return None

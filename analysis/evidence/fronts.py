@@ -155,12 +155,8 @@ def dominated_beyond_noise(points: Sequence[PointSummary], noise: RegimeNoise) -
     objectives, and worse in none of their means. Of several, the one with the smallest p-value.
     """
     measured = [point for point in points if point.records]
-    models = {
-        "quality": (noise.quality, 1.0),
-        "retention": (noise.forgetting, -1.0),
-        "overhead": (noise.overhead, -1.0),
-        "footprint": (noise.footprint, -1.0),
-    }
+    costly = (noise.forgetting, noise.overhead, noise.footprint)  # lower is better
+    models = [(noise.quality, True), *((model, False) for model in costly)]
     tests = len(measured) * (len(measured) - 1) * len(models)
     means = dict(zip((p.point_id for p in measured), costs(measured), strict=True))
     strongest: dict[str, tuple[float, PointSummary]] = {}
@@ -168,8 +164,8 @@ def dominated_beyond_noise(points: Sequence[PointSummary], noise: RegimeNoise) -
         if (means[rival.point_id] > means[point.point_id]).any():
             continue
         smallest = 1.0
-        for model, sign in models.values():
-            better, worse = (rival, point) if sign > 0 else (point, rival)
+        for model, higher_is_better in models:
+            better, worse = (rival, point) if higher_is_better else (point, rival)
             gain = model.difference(better.point_id, worse.point_id)
             if gain.over_seeds:  # one seed shows no noise of its timings to be beyond
                 smallest = min(smallest, gain.p_above(0.0))

@@ -109,6 +109,11 @@ class PointSummary:
         """Mean over seeds."""
         return statistics.fmean(self.values(name))
 
+    @property
+    def trial_seconds(self) -> float:
+        """Mean seconds of one of its trials, training and evaluation."""
+        return self.mean("train_seconds") + self.mean("eval_seconds")
+
     def spread(self, name: str) -> float | None:
         """Standard deviation over seeds; None with one seed, which shows none."""
         return statistics.stdev(self.values(name)) if len(self.records) > 1 else None

@@ -89,6 +89,17 @@ class Question:
     bound: float
     against: str | None = None
 
+    @classmethod
+    def of(cls, contrast: Contrast, bound: float, against: str | None = None) -> Question:
+        """A question about one difference alone."""
+        return cls(
+            p_above=contrast.p_above(bound),
+            p_below=contrast.p_below(bound),
+            contrast=contrast,
+            bound=bound,
+            against=against,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:

@@ -15,7 +15,7 @@ seed there is nothing to say about seeds, and the interval covers examples only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -59,10 +59,6 @@ class Estimate(Interval):
         if self.low <= 0 <= self.high:
             return "inconclusive"
         return "better" if (self.low > 0) == higher_is_better else "worse"
-
-    def negated(self) -> Estimate:
-        """The same difference the other way round."""
-        return replace(self, mean=-self.mean, low=-self.high, high=-self.low)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,6 +138,16 @@ class NoiseModel:
         return tuple(self.scores)
 
     @cached_property
+    def _of_setting(self) -> Floats:
+        """(cells, settings) of 0 and 1: a cell is a trial."""
+        return _indicators(self._setting)
+
+    @cached_property
+    def _of_seed(self) -> Floats:
+        """(cells, seeds) of 0 and 1."""
+        return _indicators(self._seed)
+
+    @cached_property
     def _setting(self) -> np.ndarray:
         """(cells,) the setting of every cell, that is of every trial."""
         return np.repeat(np.arange(len(self.names)), [len(self.scores[name].seeds) for name in self.names])
@@ -171,7 +181,7 @@ class NoiseModel:
     @cached_property
     def _additive(self) -> tuple[Floats, Floats]:
         """Sums of squares and freedom of every setting, (settings,), about setting + seed."""
-        of_setting, of_seed = _indicators(self._setting), _indicators(self._seed)
+        of_setting, of_seed = self._of_setting, self._of_seed
         design = np.concatenate([of_setting, of_seed], axis=1)
         basis, scale, _ = np.linalg.svd(design, full_matrices=False)
         basis = basis[:, scale > 1e-9 * scale[0]]
@@ -194,7 +204,7 @@ class NoiseModel:
     @cached_property
     def seed_variance(self) -> float:
         """Of the seeds' own effect, which all settings share, by the method of moments; at least 0."""
-        of_setting, of_seed = _indicators(self._setting), _indicators(self._seed)
+        of_setting, of_seed = self._of_setting, self._of_seed
         counts = of_setting.sum(axis=0)
         centred = self._means - (of_setting @ (of_setting.T @ self._means / counts))
         own = of_setting @ self.variances.variances
@@ -206,7 +216,7 @@ class NoiseModel:
     @cached_property
     def _estimator(self) -> Floats:
         """(settings, cells): what every cell counts for in every setting's mean."""
-        of_setting, of_seed = _indicators(self._setting), _indicators(self._seed)
+        of_setting, of_seed = self._of_setting, self._of_seed
         own = of_setting @ self.variances.variances
         if not own.max() > 0:
             return np.asarray(of_setting.T / of_setting.sum(axis=0)[:, None])
@@ -250,7 +260,7 @@ class NoiseModel:
     def _seed_part(self, weights: Floats) -> tuple[float, float]:
         """Variance that seeds cause, and its degrees of freedom."""
         model = self.variances
-        of_setting, of_seed = _indicators(self._setting), _indicators(self._seed)
+        of_setting, of_seed = self._of_setting, self._of_seed
         parts = (of_setting.T @ weights**2) * model.variances
         by_seed = float(((of_seed.T @ weights) ** 2).sum()) * self.seed_variance
         total = float(parts.sum()) + by_seed

@@ -25,7 +25,7 @@ FLOOR = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Moderated:
-    """Variances of groups with what is free of them.
+    """Variances of groups with what is known of them.
 
     Attributes:
         variances, freedom: (groups,) moderated variances and their degrees of freedom.

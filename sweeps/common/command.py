@@ -99,7 +99,7 @@ def run_study(
         return 0
     if execution.dry_run:
         unmeasured = request is not None and request.budget_seconds is None and "time" in request.regimes
-        _print_plan(study, spec, options, execution, memory, unmeasured=unmeasured)
+        _print_plan(study, spec, options, execution, memory, content.metric, unmeasured=unmeasured)
         return 0
     if execution.address:
         check_address(execution.address)
@@ -253,6 +253,7 @@ def _print_plan(
     options: RunOptions,
     execution: ExecutionOptions,
     memory: str,
+    task_metric: str,
     *,
     unmeasured: bool,
 ) -> None:
@@ -270,7 +271,7 @@ def _print_plan(
             usd_per_gpu_hour=execution.usd_per_gpu_hour,
         )
     )
-    print(foresight(study, spec.preset, (execution.output or output_folder(study.name)).parent))
+    print(foresight(study, spec.preset, task_metric, execution.output or output_folder(study.name)))
     print(memory)
     if rows := departures(spec.preset):
         print("\nwhere this preset is not what the paper prints:\n" + departures_table(rows))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from grit.evaluation.scores import quality_name
-from grit.tasks.loading import load_task
 from grit.tasks.metrics import tolerance_of
 from ray_jobs.design.plan import Study
 from sweeps.common.terminal_tables import foresight_table
@@ -19,13 +18,13 @@ ASSUMED_NOISE: dict[str, dict[str, Any]] = {
 }
 
 
-def foresight(study: Study, preset: str, store: Path) -> str:
-    """What this design can tell, from an earlier study beside its output or from what its preset assumes."""
+def foresight(study: Study, preset: str, task_metric: str, output: Path) -> str:
+    """What this design can tell, from an earlier study beside `output` or from what its preset assumes."""
     from analysis.evidence.foresight import SeenNoise, foresight_rows, seen_noise
     from analysis.stats.decisions import looks_of
     from analysis.studies.sensitivity.criteria import FORGETTING_TOLERANCE
 
-    noise = seen_noise(store, study.base)
+    noise = seen_noise(output.parent, study.base)
     if not noise and preset == "embedded":
         noise = {name: SeenNoise(**values) for name, values in ASSUMED_NOISE.items()}
     if not noise:
@@ -33,7 +32,7 @@ def foresight(study: Study, preset: str, store: Path) -> str:
             "what this design can tell is not known: no earlier study of this task and model lies beside its "
             "output; a pilot with --seeds 41 42 would say"
         )
-    metric = quality_name(study.base.evaluation.quality, load_task(study.base.task).metric)
+    metric = quality_name(study.base.evaluation.quality, task_metric)
     tolerances = {"quality": tolerance_of(metric), "forgetting": FORGETTING_TOLERANCE}
     first = len(study.seeds) if study.sequential is None else study.sequential.first_seeds
     grows = study.sequential is not None

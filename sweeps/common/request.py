@@ -137,12 +137,10 @@ def _sequential(design: DesignOptions, asked: Preset, *, decides: bool) -> Seque
     named = {name: value for name, value in limits.items() if value is not None}
     for name, value in named.items():
         POSITIVE.check(name.replace("_", "-"), value)
-    grows = decides and (design.decide or (not design.seeds and asked.sequential is not None))
-    if not grows and (named or design.decide):
-        name = "decide" if design.decide else next(iter(named)).replace("_", "-")
-        why = "has no meaning for a fixed design (--seeds, or a study or preset that does not grow)"
-        raise ConfigError(name, named.get(name.replace("-", "_"), True), why)
-    if not grows:
+    if not (decides and (design.decide or (not design.seeds and asked.sequential is not None))):
+        for name, value in {**({"decide": True} if design.decide else {}), **named}.items():
+            why = "has no meaning for a fixed design (--seeds, or a study or preset that does not grow)"
+            raise ConfigError(name.replace("_", "-"), value, why)
         return None
     return (asked.sequential or SequentialDesign()).model_copy(update=named)
 

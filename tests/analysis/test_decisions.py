@@ -23,9 +23,7 @@ def _contrast(mean, error=0.01, freedom=14.0, seeds=3, item_variance=0.0):
 
 
 def _question(contrast, bound=-0.05):
-    return Question(
-        p_above=contrast.p_above(bound), p_below=contrast.p_below(bound), contrast=contrast, bound=bound
-    )
+    return Question.of(contrast, bound)
 
 
 def test_a_difference_is_decided_where_its_bound_is_far():

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from analysis.evidence.load import StudyData
 from analysis.evidence.noise import RegimeNoise
-from analysis.evidence.point_summary import PointSummary, control_of, paired_quality
+from analysis.evidence.point_summary import PointSummary, paired_quality
 from analysis.stats.decisions import Looks, Outcome
 from analysis.stats.estimates import Estimate, holm
 from analysis.stats.pooled_noise import Contrast
 from analysis.studies.sensitivity.criteria import Criterion, Judged, criteria_of
 from analysis.studies.sensitivity.failures import FailureMode, failure_modes
-from analysis.studies.sensitivity.one_at_a_time import default_point, knob_value, sweep_of
+from analysis.studies.sensitivity.one_at_a_time import knob_value
 from grit.config.method import KNOBS
 from grit.config.sections import Regime
 
@@ -135,17 +135,12 @@ def bands_of(
     data: StudyData, points: Sequence[PointSummary], noise: RegimeNoise, regime: Regime, looks: Looks
 ) -> tuple[Band, ...]:
     """The verdicts on every knob's settings; none for a knob without a usable sweep."""
-    center = default_point(points, regime)
-    if center is None or not center.records:
+    judged = Judged.of_regime(points, noise, regime, looks)
+    if judged is None:
         return ()
-    sweeps = {knob: sweep_of(points, knob, regime) for knob in KNOBS}
-    sweeps = {knob: sweep for knob, sweep in sweeps.items() if len(sweep) > 1}
-    judged = Judged(
-        sweeps=sweeps, center=center, control=control_of(points, regime), noise=noise, looks=looks
-    )
     criteria, adjusted = criteria_of(judged), _adjusted(judged)
     bands = []
-    for knob, sweep in sweeps.items():
+    for knob, sweep in judged.sweeps.items():
         verdicts = [_verdict(data, judged, point, knob, criteria, adjusted) for point in sweep]
         bands.append(Band(knob=knob, regime=regime, settings=tuple(verdicts)))
     return tuple(bands)

@@ -14,10 +14,13 @@ from typing import Any
 from scipy.stats import chi2
 
 from analysis.evidence.noise import RegimeNoise
-from analysis.evidence.point_summary import PointSummary
+from analysis.evidence.point_summary import PointSummary, control_of
+from analysis.page.table import shown
 from analysis.stats.decisions import Decision, Looks, Outcome, Question, decide
 from analysis.stats.pooled_noise import Contrast, NoiseModel
-from analysis.studies.sensitivity.one_at_a_time import shown_knobs
+from analysis.studies.sensitivity.one_at_a_time import default_point, shown_knobs, sweep_of
+from grit.config.method import KNOBS
+from grit.config.sections import Regime
 from grit.tasks.metrics import tolerance_of
 
 #: More forgetting than the default's that is tolerated, in nats per token (0.02 nats lower retention by about
@@ -49,6 +52,14 @@ class Criterion:
     bound: float | None = None
     decision: Decision | None = None
     against: str | None = None
+
+    @property
+    def more_seeds(self) -> int | None:
+        """Further seeds of the poorer side that are predicted to decide it; None if nothing is predicted."""
+        if self.outcome != "open" or self.contrast is None or self.decision is None:
+            return None
+        needed = self.decision.seeds_needed
+        return None if needed is None else needed - self.contrast.seeds
 
     def as_data(self) -> dict[str, Any]:
         """For `recommendation.json`."""
@@ -85,6 +96,23 @@ class Judged:
     control: PointSummary | None
     noise: RegimeNoise
     looks: Looks
+
+    @classmethod
+    def of_regime(
+        cls, points: Sequence[PointSummary], noise: RegimeNoise, regime: Regime, looks: Looks
+    ) -> Judged | None:
+        """Every knob that was swept; None where the default was not measured."""
+        center = default_point(points, regime)
+        if center is None or not center.records:
+            return None
+        sweeps = {knob: sweep_of(points, knob, regime) for knob in KNOBS}
+        return cls(
+            sweeps={knob: sweep for knob, sweep in sweeps.items() if len(sweep) > 1},
+            center=center,
+            control=control_of(points, regime),
+            noise=noise,
+            looks=looks,
+        )
 
     @property
     def points(self) -> list[PointSummary]:
@@ -149,7 +177,7 @@ def _near_best(judged: Judged) -> dict[tuple[str, str], Criterion]:
     decisions = decide(list(asked.values()), judged.looks)
     for (place, question), decision in zip(asked.items(), decisions, strict=True):
         rival = names[question.against or ""]
-        against = f"{_shown(question.contrast)} against its hardest rival, {shown_knobs(rival)}"
+        against = f"{shown(question.contrast)} against its hardest rival, {shown_knobs(rival)}"
         criteria[place] = _criterion(NEAR_BEST, question, decision, f"{against}; epsilon {epsilon:g}")
     return criteria
 
@@ -179,18 +207,10 @@ def _retention(judged: Judged) -> dict[str, Criterion]:
     questions = []
     for point in others:
         kept = judged.noise.forgetting.difference(center, point.point_id)
-        questions.append(
-            Question(
-                p_above=kept.p_above(-FORGETTING_TOLERANCE),
-                p_below=kept.p_below(-FORGETTING_TOLERANCE),
-                contrast=kept,
-                bound=-FORGETTING_TOLERANCE,
-                against=center,
-            )
-        )
+        questions.append(Question.of(kept, -FORGETTING_TOLERANCE, against=center))
     for point, question, decision in zip(others, questions, decide(questions, judged.looks), strict=True):
         more = judged.noise.forgetting.difference(point.point_id, center)
-        detail = f"{_shown(more)} nats/token against the default; at most +{FORGETTING_TOLERANCE:g}"
+        detail = f"{shown(more)} nats/token against the default; at most +{FORGETTING_TOLERANCE:g}"
         criteria[point.point_id] = _criterion(RETENTION, question, decision, detail)
     return criteria
 
@@ -253,7 +273,3 @@ def _next_step(decision: Decision) -> str:
     if decision.outcome == "out of reach":
         return f"this design tells {decision.smallest:.3g} from the bound, and this is closer"
     return f"p = {decision.p_value:.3g}"
-
-
-def _shown(contrast: Contrast) -> str:
-    return f"{contrast.mean:+.3f} [{contrast.low:+.3f}, {contrast.high:+.3f}]"

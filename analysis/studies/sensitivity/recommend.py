@@ -167,9 +167,8 @@ def _needs(bands: Sequence[Band]) -> list[str]:
             if decision is None:
                 continue
             smallest.setdefault(criterion.name, []).append(decision.smallest)
-            if criterion.outcome == "open" and decision.seeds_needed is not None:
-                seeds = decision.seeds_needed - (criterion.contrast.seeds if criterion.contrast else 0)
-                seconds = seeds * (point.mean("train_seconds") + point.mean("eval_seconds"))
+            if criterion.more_seeds is not None:
+                seconds = criterion.more_seeds * point.trial_seconds
                 more[point.point_id] = max(more.get(point.point_id, 0.0), seconds)
     each = [f"{median(values):.2g} in {name}" for name, values in smallest.items()]
     sentences = [f"Differences from a tolerance that it tells: {', '.join(each)}."] if each else []

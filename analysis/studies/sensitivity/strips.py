@@ -56,7 +56,6 @@ class StripRow:
 
     knob: str
     value: str
-    is_default: bool
     regime: Regime
     outcome: Outcome
     seeds: int
@@ -85,7 +84,6 @@ def _row(band: Band, setting: SettingVerdict) -> StripRow:
     return StripRow(
         knob=band.knob,
         value=setting.shown_value(),
-        is_default=setting.is_default,
         regime=band.regime,
         outcome=setting.outcome,
         seeds=len(setting.point.seeds),
