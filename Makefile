@@ -35,9 +35,9 @@ lint: $(READY)
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m "slow and not gpu and not browser" $(ARGS)
 
-# Side by side on two workers; those that start a Ray follow each other on one of them.
+# Side by side on three workers, of which one waits for a Ray most of the time: those that start one follow each other.
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not gpu and not browser and not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile -m "not gpu and not browser and not slow" $(ARGS)
 
 $(VENV)/.docs: $(READY)
 	$(INSTALL) --editable ".[docs]"

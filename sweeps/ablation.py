@@ -6,21 +6,13 @@ python sweeps/ablation.py --preset llama-3.2-3b --method qgrit --task gsm8k ...
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there
 
-from grit.config.first_effect import (
-    CURVATURE_FIELDS,
-    REPROJECTION_FIELDS,
-    curvature_onset,
-    reprojection_onset,
-)
-from grit.config.method import ALIASES
-from grit.config.overrides import with_overrides
+from grit.config.first_effect import idle_reason
 from grit.config.run_config import Overrides, RunConfig
 from grit.errors import ConfigError
 from ray_jobs.design.points import Point
@@ -64,23 +56,9 @@ def check_acts(base: RunConfig, name: str, overrides: Overrides) -> None:
     Raises:
         ConfigError: with the switch, and why.
     """
-    changed = with_overrides(base, overrides)
-    if changed == base:
-        settings = ", ".join(f"{name} = {value}" for name, value in overrides.items())
-        raise ConfigError("ablation", name, f"changes nothing: {settings} is the default here already")
-    steps = base.budget.amount if base.budget.regime == "step" else math.inf
-    names = {ALIASES.get(name, name) for name in overrides}
-    for fields, onset, what in (
-        (CURVATURE_FIELDS, curvature_onset, "the preconditioner acts"),
-        (REPROJECTION_FIELDS, reprojection_onset, "reprojection acts"),
-    ):
-        first = min(onset(base.grit), onset(changed.grit))
-        if names <= set(fields) and first >= steps:
-            raise ConfigError(
-                "ablation",
-                name,
-                f"changes nothing: {what} after {first:g} steps at the earliest, and the budget is {steps:g}",
-            )
+    reason = idle_reason(base, overrides)
+    if reason is not None:
+        raise ConfigError("ablation", name, f"changes nothing: {reason}")
 
 
 def points(request: StudyRequest) -> list[Point]:

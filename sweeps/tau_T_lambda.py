@@ -13,7 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there
 
+from dataclasses import replace
+
 from grit.config.method import KNOBS
+from grit.config.overrides import with_overrides
 from ray_jobs.design.points import Point, control_method, grid, listed, one_at_a_time, small_batch
 from ray_jobs.design.search_space import Search, SearchRange
 from sweeps.common.request import StudyRequest
@@ -31,7 +34,24 @@ def points(request: StudyRequest) -> list[Point]:
     if request.small_batch is not None:
         again = small_batch(alone, request.small_batch, 1, control_method(request.base))
     crossed = grid(preset.grid) if preset.grid else []
-    return [*alone, *crossed, *listed(request.listed), *again]
+    return _with_ladder(request, [*alone, *crossed, *listed(request.listed), *again])
+
+
+def _with_ladder(request: StudyRequest, points: list[Point]) -> list[Point]:
+    """The highest tau of the sweep, all else at the default, is scored as the lower ones would leave it.
+
+    Directions that training has left out cannot be had back, so that the least truncated run has the ladder.
+    """
+    base, taus = request.base, request.preset.oat.get("tau", ())
+    every = sorted({*taus, base.grit.tau})
+    if len(every) < 2 or base.grit.suppression == "gate" or base.grit.rank_policy == "growth":
+        return points
+    source = with_overrides(base, {"tau": every[-1]})
+    rungs = (("ladder", tuple(every[:-1])),)
+    for place, point in enumerate(points):
+        if point.method is None and with_overrides(base, dict(point.overrides)) == source:
+            points[place] = replace(point, audits=rungs)
+    return points
 
 
 def search(request: StudyRequest) -> Search:
@@ -42,8 +62,9 @@ def search(request: StudyRequest) -> Search:
         "T": SearchRange(low=max(1, steps // 40), high=max(2, 2 * steps // 5), integer=True),
         "lambda": SearchRange(low=1e-4, high=1e-1),
     }
+    swept = {name: interval for name, interval in space.items() if name in request.preset.oat}
     return Search(
-        space=request.space or space,
+        space=request.space or swept,
         points=request.search_points,
         sampler=options.sampler,
         seed=request.seeds[0],

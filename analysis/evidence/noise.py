@@ -49,7 +49,7 @@ def regime_noise(data: StudyData, points: Sequence[PointSummary]) -> RegimeNoise
         quality=NoiseModel(
             scores={p.point_id: _scores(p, quality_matrix(data, p)) for p in measured},
             weights=even,
-            bounds=_bounds(measured[0].quality_metric),
+            bounds=bounds_of(measured[0].quality_metric),
         ),
         answers=NoiseModel(
             scores={p.point_id: _scores(p, _answers(data, p)) for p in measured}, weights=even
@@ -63,7 +63,8 @@ def regime_noise(data: StudyData, points: Sequence[PointSummary]) -> RegimeNoise
     )
 
 
-def _bounds(metric: str) -> tuple[float, float]:
+def bounds_of(metric: str) -> tuple[float, float]:
+    """The range of a metric."""
     return (METRICS[metric].low, METRICS[metric].high) if metric in METRICS else UNBOUNDED
 
 

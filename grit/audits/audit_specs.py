@@ -70,6 +70,13 @@ def _truncated(trained: Trained) -> list[Row]:
     return truncation_rows(trained.model, trained.handle, ranks, trained.score)
 
 
+def _ladder(trained: Trained) -> list[Row]:
+    from grit.audits.ladder import ladder_rows
+
+    assert trained.handle is not None
+    return ladder_rows(trained.handle, trained.config.audits.ladder, trained.score)
+
+
 #: Every audit that has a table, by the table's name.
 AUDITS: dict[str, AuditSpec] = {
     "stability": AuditSpec(
@@ -93,5 +100,19 @@ AUDITS: dict[str, AuditSpec] = {
             },
         ),
         rows=_truncated,
+    ),
+    "ladder": AuditSpec(
+        setting="ladder",
+        table=TableSpec(
+            what="an example or document of the adapter as a smaller tau, or a fixed k, would leave it",
+            columns={
+                "rung": "finite",
+                "footprint": "finite",
+                "kind": "word",
+                "value": "finite",
+                "loss": "finite?",
+            },
+        ),
+        rows=_ladder,
     ),
 }

@@ -1,8 +1,9 @@
-"""When a setting first acts: until then, runs that differ only in it are one run.
+"""When a setting first acts, if it does: until then, runs that differ only in it are one run.
 
-Used to plan studies without computing twice what trials share (a trunk). Which settings wait for what stands
-in their declarations (grit/config/method.py); when that comes is what `GritHandle` does, and a test holds the
-two together.
+Used to plan studies without computing twice what trials share (a trunk), and to refuse a setting that would
+train what is trained already. Which settings wait for what, and beside which others they act, stands in their
+declarations (grit/config/method.py); when that comes is what `GritHandle` does, and a test holds the two
+together.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from grit.config.method import GritConfig
-from grit.config.run_config import RunConfig
-from grit.config.settings import waiting_for
+from grit.config.method import ALIASES, GritConfig
+from grit.config.overrides import with_overrides
+from grit.config.run_config import RUN_SECTIONS, Overrides, RunConfig, section_of
+from grit.config.settings import Setting, declared, waiting_for
 
 #: Settings that do not act before the first refresh of the inverses.
 CURVATURE_FIELDS = waiting_for(GritConfig, "refresh")
@@ -64,3 +66,60 @@ def without_late_fields(config: RunConfig) -> RunConfig:
     defaults = GritConfig(cadence=config.grit.cadence)
     values = {name: getattr(defaults, name) for name in {*CURVATURE_FIELDS, *REPROJECTION_FIELDS}}
     return replace(config, grit=replace(config.grit, **{**values, "min_lora_rank": 1}))
+
+
+def controller_onset(config: GritConfig) -> float:
+    """Steps after which the controller of an adaptive cadence has not looked yet; infinite without one."""
+    return math.inf if config.cadence == "fixed" else config.cadence_window
+
+
+#: When a setting first acts that does so at no moment of its own: its name, and what that is called.
+_ONSETS = (
+    (CURVATURE_FIELDS, curvature_onset, "the preconditioner acts"),
+    (REPROJECTION_FIELDS, reprojection_onset, "reprojection acts"),
+    (("cadence", "cadence_window", "cadence_max_stretch"), controller_onset, "the controller looks"),
+)
+
+
+def idle_reason(base: RunConfig, overrides: Overrides) -> str | None:
+    """Why laying `overrides` over `base` would train what `base` trains; None where one of them acts.
+
+    A setting is idle at the base's own value, beside another setting that keeps it from acting, and where it
+    first acts when the budget of steps is spent. Of several, the first one's reason is given.
+
+    Raises:
+        ConfigError: an unknown name, or a value that its field does not allow.
+    """
+    changed = with_overrides(base, overrides)
+    if changed == base:
+        settings = ", ".join(f"{name} = {value}" for name, value in overrides.items())
+        return f"{settings} is the default here already"
+    names = [ALIASES.get(name, name) for name in overrides]
+    names += ["rank_growth_threshold"] * _growth_follows_tau(base, changed)
+    reasons = [_idle(base, changed, name) for name in names if base.setting(name) != changed.setting(name)]
+    return None if None in reasons else reasons[0]
+
+
+def _growth_follows_tau(base: RunConfig, changed: RunConfig) -> bool:
+    """Whether tau was laid over a rank that grows (see `with_overrides`)."""
+    return base.grit.rank_growth_threshold != changed.grit.rank_growth_threshold
+
+
+def _idle(base: RunConfig, changed: RunConfig, name: str) -> str | None:
+    """Why this setting alone does not act, neither at its old value nor at its new one."""
+    for other, values in _declaration(name).acts_with.items():
+        if base.setting(other) not in values and changed.setting(other) not in values:
+            words = " or ".join(str(value) for value in values)
+            return f"{name} acts only with {other} = {words}, and that is {changed.setting(other)} here"
+    moments = [(onset, what) for fields, onset, what in _ONSETS if name in fields]
+    if base.budget.regime == "time" or not moments:
+        return None
+    first, what = min((min(onset(base.grit), onset(changed.grit)), what) for onset, what in moments)
+    if first < base.budget.amount:
+        return None
+    return f"{what} after {first:g} steps at the earliest, and the budget is {base.budget.amount:g}"
+
+
+def _declaration(name: str) -> Setting:
+    settings = declared(RUN_SECTIONS[section_of(name)])
+    return next(declaration for item, declaration in settings if item.name == name)

@@ -33,6 +33,12 @@ Sharing = Literal["none", "projection"]
 
 #: The gates of both sides wait for whatever comes first of the two.
 _GATE: tuple[Moment, Moment] = ("refresh", "reprojection")
+#: Beside which values of other settings a switch acts.
+_PRECONDITIONED: dict[str, tuple[Any, ...]] = {"preconditioner": ("paper", "kfac")}
+_BY_SPECTRUM: dict[str, tuple[Any, ...]] = {"rank_adaptation": (True,)}
+_BY_COVERAGE: dict[str, tuple[Any, ...]] = {**_BY_SPECTRUM, "rank_policy": ("coverage",)}
+_ADAPTIVE: dict[str, tuple[Any, ...]] = {"cadence": ("adaptive",)}
+_TRIGGERED: dict[str, tuple[Any, ...]] = {"reprojection_trigger": ("adaptive",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +113,14 @@ class GritConfig(metaclass=_Aliased):
         "`paper` scales grad A by the activation factor and grad B by the gradient factor, as the paper "
         "states it; "
         "`kfac` pairs them as K-FAC does (grad A lives in the space of u, grad B in that of z); `none` "
-        "leaves "
-        "gradients alone",
+        "leaves gradients alone",
         waits_for="refresh",
     )
     damping_scale: DampingScale = setting(
-        "absolute", "`absolute` adds lambda I; `relative` adds lambda (tr Sigma / r) I", waits_for="refresh"
+        "absolute",
+        "`absolute` adds lambda I; `relative` adds lambda (tr Sigma / r) I",
+        waits_for="refresh",
+        acts_with=_PRECONDITIONED,
     )
     kfac_damping: float = setting(
         1e-3,
@@ -120,6 +128,7 @@ class GritConfig(metaclass=_Aliased):
         label="lambda (kfac_damping)",
         allowed=POSITIVE,
         waits_for="refresh",
+        acts_with=_PRECONDITIONED,
     )
     damping_reference_batch: int | None = setting(
         None,
@@ -128,9 +137,14 @@ class GritConfig(metaclass=_Aliased):
         "micro-batches and workers); none: lambda as set (appendix G.4, M3)",
         allowed=at_least(1),
         waits_for="refresh",
+        acts_with=_PRECONDITIONED,
     )
     kfac_update_freq: int = setting(
-        50, "steps between refreshes of the inverses", allowed=at_least(1), waits_for="refresh"
+        50,
+        "steps between refreshes of the inverses",
+        allowed=at_least(1),
+        waits_for="refresh",
+        acts_with=_PRECONDITIONED,
     )
     kfac_min_samples: int = setting(
         64, "tokens a factor must have seen before it is used", allowed=at_least(0), waits_for=_GATE
@@ -139,8 +153,7 @@ class GritConfig(metaclass=_Aliased):
     accumulated_statistics: bool = setting(
         True,
         "fold in all micro-batches of a step at once (appendix G.4, M4); false observes its first "
-        "micro-batch alone, "
-        "as a hook does that knows nothing of accumulation",
+        "micro-batch alone, as a hook does that knows nothing of accumulation",
         identity="changed",
     )
     cadence: Cadence = setting(
@@ -149,9 +162,14 @@ class GritConfig(metaclass=_Aliased):
         "inversion while "
         "training is stable, and refresh at once when it is not",
     )
-    cadence_window: int = setting(20, "steps between looks of the controller", allowed=at_least(4))
+    cadence_window: int = setting(
+        20, "steps between looks of the controller", allowed=at_least(4), acts_with=_ADAPTIVE
+    )
     cadence_max_stretch: int = setting(
-        4, "by how much the controller stretches the periods at most", allowed=at_least(1)
+        4,
+        "by how much the controller stretches the periods at most",
+        allowed=at_least(1),
+        acts_with=_ADAPTIVE,
     )
     ema_decay: float | None = setting(
         None,
@@ -159,7 +177,11 @@ class GritConfig(metaclass=_Aliased):
         allowed=DECAY,
     )
     ng_warmup_steps: int = setting(
-        0, "steps before gradients are preconditioned", allowed=at_least(0), waits_for="refresh"
+        0,
+        "steps before gradients are preconditioned",
+        allowed=at_least(0),
+        waits_for="refresh",
+        acts_with=_PRECONDITIONED,
     )
     reprojection_freq: int | None = setting(
         50,
@@ -179,7 +201,7 @@ class GritConfig(metaclass=_Aliased):
         waits_for="reprojection",
     )
     reprojection_band: float = setting(
-        0.01, "half-width of that band", allowed=within(0, 1), waits_for="reprojection"
+        0.01, "half-width of that band", allowed=within(0, 1), waits_for="reprojection", acts_with=_TRIGGERED
     )
     reprojection_mix: float = setting(
         1.0,
@@ -188,7 +210,11 @@ class GritConfig(metaclass=_Aliased):
         waits_for="reprojection",
     )
     reprojection_k: int = setting(
-        8, "directions kept when rank adaptation is off", allowed=at_least(1), waits_for="reprojection"
+        8,
+        "directions kept when rank adaptation is off",
+        allowed=at_least(1),
+        waits_for="reprojection",
+        acts_with={"rank_adaptation": (False,)},
     )
     two_sided: bool = setting(
         True,
@@ -221,9 +247,14 @@ class GritConfig(metaclass=_Aliased):
         label="tau (rank_adaptation_threshold)",
         allowed=within(0, 1),
         waits_for="reprojection",
+        acts_with=_BY_COVERAGE,
     )
     rank_adaptation_start_step: int = setting(
-        0, "ranks stay full before this step", allowed=at_least(0), waits_for="reprojection"
+        0,
+        "ranks stay full before this step",
+        allowed=at_least(0),
+        waits_for="reprojection",
+        acts_with=_BY_SPECTRUM,
     )
     rank_policy: RankPolicy = setting(
         "coverage",
@@ -237,12 +268,14 @@ class GritConfig(metaclass=_Aliased):
         "energy outside the kept directions above which `growth` adds",
         allowed=within(0, 1),
         waits_for="reprojection",
+        acts_with={**_BY_SPECTRUM, "rank_policy": ("growth",)},
     )
     rank_hysteresis: float = setting(
         0.0,
         "half-width of the band around tau inside which a rank does not change",
         allowed=SHARE,
         waits_for="reprojection",
+        acts_with=_BY_COVERAGE,
     )
     rank_energy_ema: float | None = setting(
         None,
@@ -251,9 +284,14 @@ class GritConfig(metaclass=_Aliased):
         "seen at reprojections",
         allowed=DECAY,
         waits_for="reprojection",
+        acts_with=_BY_SPECTRUM,
     )
     min_lora_rank: int = setting(
-        4, "directions that every module keeps", allowed=at_least(1), waits_for="reprojection"
+        4,
+        "directions that every module keeps",
+        allowed=at_least(1),
+        waits_for="reprojection",
+        acts_with=_BY_SPECTRUM,
     )
     inversion_device: Device = setting("cpu", "where factors are inverted and decomposed")
     lambda_k: float = setting(0.0, "weight of the curvature regularizer", allowed=NOT_NEGATIVE)
@@ -274,6 +312,7 @@ class GritConfig(metaclass=_Aliased):
         "spectra are flattened to at least this share of the maximal entropy before ranks are chosen; 0: off",
         allowed=SHARE,
         waits_for="reprojection",
+        acts_with=_BY_SPECTRUM,
     )
     subspace_mixing: float = setting(
         0.0,
@@ -288,6 +327,7 @@ class GritConfig(metaclass=_Aliased):
         "lambda is multiplied by 1 + this x (noise-to-signal ratio of the layer's 4-bit weights); 0: off",
         allowed=NOT_NEGATIVE,
         waits_for="refresh",
+        acts_with=_PRECONDITIONED,
     )
     dequantized_refresh: bool = setting(
         False, "steps whose statistics are captured compute the 4-bit layers in float32"

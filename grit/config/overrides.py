@@ -9,16 +9,31 @@ from grit.config.method import ALIASES
 from grit.config.run_config import RUN_SECTIONS, Overrides, RunConfig, section_of
 from grit.errors import ConfigError
 
+#: What tau moves where ranks grow.
+_GROWTH = "rank_growth_threshold"
+
 
 def with_overrides(config: RunConfig, overrides: Overrides) -> RunConfig:
     """`config` with knobs (tau, T, lambda) or any setting of any section replaced.
+
+    Where ranks grow, tau is the share of the energy that may not lie outside: it moves the growth threshold
+    to 1 - tau, unless that is named as well.
 
     Raises:
         ConfigError: an unknown name, or a value that its field does not allow.
     """
     for name in overrides:
         section_of(name)  # a run's own fields (seed, budget, method) are no settings
-    return config.changed(**overrides)
+    changed = config.changed(**overrides)
+    moved = {ALIASES.get(name, name) for name in overrides}
+    if changed.grit.rank_policy != "growth" or ALIASES["tau"] not in moved or _GROWTH in moved:
+        return changed
+    return changed.changed(**{_GROWTH: _outside(changed.grit.tau)})
+
+
+def _outside(tau: float) -> float:
+    """1 - tau as people would write it, without the last bits of a binary fraction."""
+    return float(f"{1 - tau:.12g}")
 
 
 def parse_setting(text: str, option: str = "set") -> tuple[str, Any]:

@@ -91,17 +91,15 @@ class RunConfig:
                     "needs the statistics of method grit or qgrit (which with preconditioner=none and "
                     "T=none trains as LoRA does)",
                 )
-        if audits.truncations and self.grit.suppression == "gate":
-            raise ConfigError(
-                "truncations",
-                audits.truncations,
-                "needs suppression = 'project': a gate is no part of the factors",
-            )
-        for rank in audits.truncations:
-            if rank > self.adapter.smallest_rank:
+        asked_for: dict[str, tuple[float, ...]] = {"truncations": audits.truncations, "ladder": audits.ladder}
+        for name, kept in asked_for.items():
+            if kept and self.grit.suppression == "gate":
                 raise ConfigError(
-                    "truncations", rank, f"must be at most the rank, {self.adapter.smallest_rank}"
+                    name, kept, "needs suppression = 'project': a gate is no part of the factors"
                 )
+            for rank in kept:
+                if rank > self.adapter.smallest_rank:
+                    raise ConfigError(name, rank, f"must be at most the rank, {self.adapter.smallest_rank}")
         if audits.beside and self.budget.regime == "time":
             raise ConfigError(
                 "beside", audits.beside, "needs a step budget: runs that take turns share their seconds"

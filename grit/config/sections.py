@@ -265,6 +265,14 @@ class AuditConfig:
         identity="changed",
         needs_statistics=True,
     )
+    ladder: tuple[int | float, ...] = setting(
+        (),
+        "thresholds tau (below 1) and numbers of directions k at which the trained adapter is scored as "
+        "well, "
+        "projected as at a reprojection (grit/audits/ladder.py); needs GRIT",
+        identity="changed",
+        needs_statistics=True,
+    )
     beside: tuple[Method, ...] = setting(
         (),
         "methods that train the same run in the same process, step by step in turn, so that their times "
@@ -289,6 +297,14 @@ class AuditConfig:
             raise ConfigError("truncations", self.truncations, "must be a list of ranks, e.g. [2, 4]")
         for rank in self.truncations:
             at_least(1).check("truncations", rank)
+        if not isinstance(self.ladder, tuple):
+            raise ConfigError(
+                "ladder", self.ladder, "must be a list of thresholds or ranks, e.g. [0.9, 0.99, 4]"
+            )
+        for rung in self.ladder:
+            POSITIVE.check("ladder", rung)
+            if rung >= 1:
+                at_least(1).check("ladder", int(rung) if rung == int(rung) else rung)
         if not isinstance(self.beside, tuple) or not all(name in METHODS for name in self.beside):
             raise ConfigError("beside", self.beside, f"must be a list of methods: {', '.join(METHODS)}")
         if len(set(self.beside)) < len(self.beside):

@@ -10,7 +10,7 @@ the untuned model's scores are kept, and the help of command lines.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
@@ -80,6 +80,8 @@ class Setting:
         identity: whether a trial's identity has it.
         scores_untuned: whether the untuned model's scores depend on it.
         needs_statistics: it asks for what only a method with GRIT's statistics has.
+        acts_with: other settings of its class, each with the values beside which this one acts; beside any
+            other value it changes nothing.
     """
 
     help: str
@@ -89,6 +91,7 @@ class Setting:
     identity: Identity = "always"
     scores_untuned: bool = False
     needs_statistics: bool = False
+    acts_with: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 def setting(
@@ -101,6 +104,7 @@ def setting(
     identity: Identity = "always",
     scores_untuned: bool = False,
     needs_statistics: bool = False,
+    acts_with: Mapping[str, tuple[Any, ...]] | None = None,
 ) -> Any:
     """A dataclass field with its `Setting`."""
     moments = (waits_for,) if isinstance(waits_for, str) else waits_for
@@ -112,6 +116,7 @@ def setting(
         identity=identity,
         scores_untuned=scores_untuned,
         needs_statistics=needs_statistics,
+        acts_with=acts_with or {},
     )
     return field(default=default, metadata={"setting": declaration})
 

@@ -82,7 +82,7 @@ class Study:
 
     def fingerprint(self) -> str:
         """A hash of what makes a study this study: records made under another may not be mixed with it."""
-        points = [[p.design, p.method, p.overrides, p.budget, p.regime, p.seeds] for p in self.points]
+        points = [point.identity() for point in self.points]
         space = None
         if self.search is not None:
             space = {name: searched.identity() for name, searched in self.search.space.items()}
@@ -153,7 +153,7 @@ def _configuration(base: RunConfig, point: Point, seed: int, budget: Budget) -> 
         }
     stretched = Budget(regime=budget.regime, amount=amount)
     config = base.changed(method=method, seed=seed, budget=stretched, **audits)
-    return with_overrides(config, dict(point.overrides))
+    return with_overrides(config, dict(point.overrides)).changed(**dict(point.audits))
 
 
 def searched_trials(study: Study, overrides: Overrides, budget: Budget) -> list[TrialSpec]:

@@ -22,6 +22,7 @@ class Point:
         budget: what the study's budget is multiplied by for this point; steps are rounded.
         regime: the only regime in which it is measured; None for all of the study's.
         seeds: how many of the study's seeds it is measured with; None for all.
+        audits: what is measured of its trials beside the score. It is no part of the setting.
     """
 
     design: str
@@ -30,6 +31,7 @@ class Point:
     budget: float = 1.0
     regime: Regime | None = None
     seeds: int | None = None
+    audits: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
     def of(
@@ -51,6 +53,11 @@ class Point:
             regime=regime,
             seeds=seeds,
         )
+
+    def identity(self) -> list[Any]:
+        """What the point adds to a study's fingerprint."""
+        own = [self.design, self.method, self.overrides, self.budget, self.regime, self.seeds]
+        return [*own, self.audits] if self.audits else own
 
 
 def control_method(base: RunConfig) -> Method:

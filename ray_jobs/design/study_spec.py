@@ -5,7 +5,7 @@ YAML that `--save-study` writes and `--study` runs, and that every result folder
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,25 @@ class PointSpec:
     budget: float = 1.0
     regime: Regime | None = None
     seeds: int | None = None
+    audits: dict[str, Any] = field(default_factory=dict)
 
     def point(self) -> Point:
         """With lists as the tuples that settings have."""
-        lists = {name: tuple(value) for name, value in self.changes.items() if isinstance(value, list)}
-        changes = {**self.changes, **lists}
-        return Point.of(
-            self.design, changes, self.method, budget=self.budget, regime=self.regime, seeds=self.seeds
+        point = Point.of(
+            self.design,
+            _with_tuples(self.changes),
+            self.method,
+            budget=self.budget,
+            regime=self.regime,
+            seeds=self.seeds,
         )
+        return replace(point, audits=tuple(sorted(_with_tuples(self.audits).items())))
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """Lists as the tuples that settings have."""
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return {**values, **lists}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +87,7 @@ class StudySpec:
         """A study as it stands."""
         points = []
         for point in study.points:
-            values = {**asdict(point), "changes": dict(point.overrides)}
+            values = {**asdict(point), "changes": dict(point.overrides), "audits": dict(point.audits)}
             values.pop("overrides")
             points.append(PointSpec(**values))
         return cls(

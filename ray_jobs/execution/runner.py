@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.records.trial_tables import read_rows
-from ray_jobs.schedule.scheduler import ChooseSettings, Elsewhere, StudyScheduler
+from ray_jobs.schedule.scheduler import Decisions, Elsewhere, StudyScheduler
 from ray_jobs.schedule.search import OptunaSearch, open_storage
 from ray_jobs.tracking.tracker import Tracker
 
@@ -73,7 +73,7 @@ class StudyRunner:
         *,
         tracker: Tracker,
         neighbours: Neighbours | None = None,
-        growth: ChooseSettings | None = None,
+        decisions: Decisions | None = None,
     ) -> None:
         self._options, self._store, self._tracker, self._neighbours = options, store, tracker, neighbours
         self._lost: Counter[str] = Counter()
@@ -81,10 +81,12 @@ class StudyRunner:
         self._optuna: Any = None
         earlier = list(store.records.values())
         elsewhere = Elsewhere(
-            result=self._adopted, trunk=store.trunk, share=options.share, search=self._search
+            result=self._adopted,
+            trunk=store.trunk,
+            share=options.share,
+            search=self._search,
+            decisions=decisions or Decisions(),
         )
-        if growth is not None:
-            elsewhere = replace(elsewhere, growth=growth)
         self._scheduler = StudyScheduler(study, earlier, changed=store.put, elsewhere=elsewhere)
         self._reused = self._scheduler.ended
         store.compact()  # the whole plan is on disk from now on

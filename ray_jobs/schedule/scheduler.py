@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from grit.config.overrides import with_overrides
 from grit.config.run_config import Overrides
-from grit.config.sections import Budget
+from grit.config.sections import Budget, Regime
 from ray_jobs.design.plan import Study, TrialSpec, added_trial, searched_trials
 from ray_jobs.design.search_space import Search
 from ray_jobs.design.trunk_plan import plan_trunks
@@ -32,15 +32,31 @@ MAX_REPEATS = 20
 SettingKey = tuple[str, str]
 #: Which settings get one more seed, most urgent first, given all records.
 ChooseSettings = Callable[[list[TrialRecord]], list[SettingKey]]
+#: Settings that a regime's search need not vary, with the values at which it holds them, given all records.
+HoldSettings = Callable[[list[TrialRecord], Regime], Overrides]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decisions:
+    """What the evidence so far decides of the rest of a study. By default nothing.
+
+    Attributes:
+        growth: which settings get one more seed; none of a fixed design.
+        held: what a search holds, asked before its first point.
+    """
+
+    growth: ChooseSettings = lambda records: []
+    held: HoldSettings = lambda records, regime: {}
 
 
 @dataclass
 class _RegimeSearch:
-    """One regime's search, and how many points have been asked for."""
+    """One regime's search, how many points have been asked for, and what it holds once it has asked."""
 
     budget: Budget
     optuna: OptunaSearch
     asked: int = 0
+    held: Overrides | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +70,7 @@ class Elsewhere:
         trunk: what is known of a trunk whose checkpoint still exists, or None.
         share: whether trunks are run.
         search: makes the Optuna search of a regime, given how many points were asked for before.
-        growth: which settings get one more seed, most urgent first, given all records; none of a fixed
-            design.
+        decisions: what the evidence so far decides of the rest.
     """
 
     result: Callable[[TrialRecord], TrialRecord | None] = lambda record: None
@@ -64,7 +79,7 @@ class Elsewhere:
     search: Callable[[Search, Budget, int], OptunaSearch] = lambda search, budget, before: OptunaSearch(
         search, asked_before=before
     )
-    growth: ChooseSettings = lambda records: []
+    decisions: Decisions = field(default_factory=Decisions)
 
 
 class StudyScheduler:
@@ -151,7 +166,7 @@ class StudyScheduler:
             return
         if any(self._can_ask(search) for search in self._searches):
             return  # the searched points have the first call on trials
-        for key in self._elsewhere.growth(list(self.records.values())):
+        for key in self._elsewhere.decisions.growth(list(self.records.values())):
             siblings = self._siblings(key)
             taken = {record.plan.seed for record in siblings}
             free = [seed for seed in self.study.seeds if seed not in taken]
@@ -299,8 +314,10 @@ class StudyScheduler:
                 self._ask_for_a_new_point(search)
 
     def _ask_for_a_new_point(self, search: _RegimeSearch) -> None:
+        if search.held is None:
+            search.held = self._elsewhere.decisions.held(list(self.records.values()), search.budget.regime)
         for _ in range(MAX_REPEATS):
-            ticket, knobs = search.optuna.ask()
+            ticket, knobs = search.optuna.ask(search.held)
             key = self._enqueue_point(knobs, search.budget, {})
             if key in self._tickets:
                 search.optuna.tell(ticket, [])  # it is being measured already: this suggestion is used up

@@ -163,12 +163,21 @@ class OptunaSearch:
         )
         self._open: dict[str, optuna.trial.Trial] = {}
 
-    def ask(self) -> tuple[str, dict[str, Any]]:
-        """A ticket and the knobs to measure."""
+    def ask(self, held: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """A ticket and the knobs to measure; those of the space that are in `held` have its values."""
+        fixed = {name: value for name, value in (held or {}).items() if self._holds(name, value)}
+        if fixed:
+            self._study.enqueue_trial({name: self._encode(name, value) for name, value in fixed.items()})
         trial = self._study.ask(self._distributions)
         ticket = str(trial.number)
         self._open[ticket] = trial
-        return ticket, {name: self._decode(name, value) for name, value in trial.params.items()}
+        return ticket, {**{name: self._decode(name, value) for name, value in trial.params.items()}, **fixed}
+
+    def _holds(self, name: str, value: Any) -> bool:
+        """Whether a value lies in the space."""
+        if name not in self._space or value is None:
+            return False
+        return self._space[name].low <= self._encode(name, value) <= self._space[name].high
 
     def tell(self, ticket: str, records: Sequence[TrialRecord]) -> None:
         """The outcome of an asked point: its objectives, or that it failed."""
@@ -196,13 +205,9 @@ class OptunaSearch:
         False when it lies outside the space or has no outcome to tell.
         """
         values = objectives(records)
-        if any(knobs.get(name) is None for name in self._space):
+        if not all(self._holds(name, knobs.get(name)) for name in self._space):
             return False
         params = {name: self._encode(name, knobs[name]) for name in self._space}
-        if not all(
-            self._space[name].low <= value <= self._space[name].high for name, value in params.items()
-        ):
-            return False
         statuses = {"statuses": [record.status for record in records]}
         if values is None:
             self._study.add_trial(

@@ -29,7 +29,7 @@ from ray_jobs.execution.runner import RunOptions, StudyOutcome, StudyRunner, out
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
 from ray_jobs.records.study_file import Call, Caps, Execution, StudyFile, read_study
-from ray_jobs.schedule.scheduler import ChooseSettings
+from ray_jobs.schedule.scheduler import Decisions
 from ray_jobs.schedule.search import open_storage
 from ray_jobs.tracking.tracker import Tracker
 from sweeps.common.foresight import foresight
@@ -340,9 +340,9 @@ def _execute(
         raise
     try:
         neighbours = Neighbours(store.folder, call) if execution.reuse else None
-        growth = _growth(study, store.folder, options)
+        decisions = _decisions(study, store.folder, options)
         outcome = StudyRunner(
-            study, options, store, tracker=tracker, neighbours=neighbours, growth=growth
+            study, options, store, tracker=tracker, neighbours=neighbours, decisions=decisions
         ).run()
         return _conclude(store.folder, outcome, tracker)
     except ConfigError:
@@ -354,18 +354,16 @@ def _execute(
         raise
 
 
-def _growth(study: Study, folder: Path, options: RunOptions) -> ChooseSettings | None:
-    """Chooses which settings get one more seed; None for a fixed design."""
-    if study.sequential is None:
-        return None
-    from analysis.studies.sensitivity.growth import Growth
+def _decisions(study: Study, folder: Path, options: RunOptions) -> Decisions:
+    """What the evidence so far decides of the rest: seeds of a design that grows, what a search holds."""
+    from analysis.studies.sensitivity.growth import Growth, SettledKnobs
 
-    return Growth(
-        folder=folder,
-        design=study.sequential,
-        gpus=options.resources.gpus * options.workers,
-        began=time.time(),
-    )
+    held = SettledKnobs(folder=folder)
+    if study.sequential is None:
+        return Decisions(held=held)
+    gpus = options.resources.gpus * options.workers
+    growth = Growth(folder=folder, design=study.sequential, gpus=gpus, began=time.time())
+    return Decisions(growth=growth, held=held)
 
 
 def _tracker(study: Study, store: StudyStore, uri: str | None) -> Tracker:

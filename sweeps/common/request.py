@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from grit.cli.options import DataOptions, ModelOptions, with_data_options
+from grit.config.first_effect import idle_reason
 from grit.config.method import KNOBS, GritConfig
 from grit.config.overrides import parse_cadence, parse_setting, with_overrides
 from grit.config.run_config import Overrides, RunConfig
 from grit.config.sections import Budget, Regime
 from grit.config.settings import POSITIVE, at_least
 from grit.errors import ConfigError
+from ray_jobs.design.points import Point
 from ray_jobs.design.search_space import SearchRange
 from ray_jobs.design.study_presets import Preset, PresetOf
 from ray_jobs.records.sequential import MOST_SEEDS, SequentialDesign
@@ -51,6 +53,7 @@ class StudyRequest:
         listed: settings that were named one by one.
         own: the script's own options.
         sequential: how the design grows; None for a fixed one.
+        not_swept: a sentence on each knob of the preset that changes nothing beside what was asked for.
     """
 
     preset: Preset
@@ -67,6 +70,7 @@ class StudyRequest:
     execution: ExecutionOptions
     own: Any = None
     sequential: SequentialDesign | None = None
+    not_swept: tuple[str, ...] = ()
 
     @property
     def base(self) -> RunConfig:
@@ -101,9 +105,14 @@ def resolve(
     base = with_data_options(asked_preset.base, line.data, line.model.model)
     if design.clock is not None:
         base = base.changed(clock=design.clock)
-    oat = {**asked_preset.oat, **_named_grids(design)}
+    named_grids = _named_grids(design)
+    oat = {**asked_preset.oat, **named_grids}
     _check_values(base, oat)
+    reasons = {knob: _all_idle(base, knob, oat[knob]) for knob in oat if knob not in named_grids}
+    idle = {knob: reason for knob, reason in reasons.items() if reason is not None}
+    oat = {knob: values for knob, values in oat.items() if knob not in idle}
     grid = _coarse_grid(base.grit, oat) if design.grid and not asked_preset.grid else asked_preset.grid
+    grid = {knob: values for knob, values in grid.items() if knob in oat}
     asked = line.search.search_points
     named = cast("list[Regime]", design.regimes)
     sequential = _sequential(design, asked_preset, decides=decides)
@@ -122,6 +131,7 @@ def resolve(
         search=line.search,
         execution=line.execution,
         own=line.own,
+        not_swept=tuple(f"{knob} is not swept: {reason}" for knob, reason in idle.items()),
     )
     _check(request)
     return request
@@ -193,6 +203,33 @@ def _check_values(base: RunConfig, oat: Mapping[str, tuple[Any, ...]]) -> None:
             with_overrides(base, {knob: value})
 
 
+def _all_idle(base: RunConfig, knob: str, values: Sequence[Any]) -> str | None:
+    """Why no value of a knob's sweep would change what is trained; None where one of them does."""
+    reasons = [idle_reason(base, {knob: value}) for value in values if value != base.setting(knob)]
+    return None if not reasons or None in reasons else reasons[0]
+
+
+def check_points_act(request: StudyRequest, points: Sequence[Point]) -> None:
+    """Refuses a setting that would train once more what the default trains.
+
+    Raises:
+        ConfigError: with the setting, and why it changes nothing.
+    """
+    steps = "step" in request.regimes
+    budget = (
+        Budget(regime="step", amount=request.budget_steps) if steps else Budget(regime="time", amount=1.0)
+    )
+    base = request.base.changed(budget=budget)
+    for point in points:
+        overrides = dict(point.overrides)
+        if point.method not in (None, base.method) or with_overrides(base, overrides) == base:
+            continue
+        reason = idle_reason(base, overrides)
+        if reason is not None:
+            name, value = next((n, v) for n, v in overrides.items() if base.setting(n) != v)
+            raise ConfigError(name, value, f"changes nothing: {reason}")
+
+
 def _coarse_grid(grit: GritConfig, oat: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
     """Each knob's lowest, default and highest value (paper H.3); a cadence of `none` stays out."""
     grid = {}
@@ -217,11 +254,19 @@ def _check(request: StudyRequest) -> None:
         raise ConfigError("resume", True, "needs --output: the folder of the study to continue")
     _check_workers(request)
     for name, interval in request.space.items():
-        for end in (interval.low, interval.high):
-            value = 1 - end if interval.complement else end
-            with_overrides(base, {name: int(value) if interval.integer else value})
+        for end in _ends(interval):
+            with_overrides(base, {name: end})
+        if reason := _all_idle(base, name, _ends(interval)):
+            raise ConfigError("space", name, f"changes nothing: {reason}")
     for point in request.listed:
         with_overrides(base, point)
+
+
+def _ends(interval: SearchRange) -> tuple[float, float]:
+    """The two values of a setting between which a search looks."""
+    if interval.complement:
+        return 1 - interval.high, 1 - interval.low
+    return interval.low, interval.high  # of the range's own type
 
 
 def _check_workers(request: StudyRequest) -> None:

@@ -18,7 +18,7 @@ from ray_jobs.design.search_space import Search
 from ray_jobs.design.study_presets import PresetOf, preset
 from ray_jobs.design.study_spec import StudySpec, read_spec
 from sweeps.common.command import EXIT_BAD_INPUT, EXIT_INTERRUPTED, content_of, run_study
-from sweeps.common.request import CommandLine, StudyRequest, resolve
+from sweeps.common.request import CommandLine, StudyRequest, check_points_act, resolve
 from sweeps.common.study_options import KNOB_OPTIONS, DesignOptions, ExecutionOptions, SearchOptions
 
 #: Options that say which settings are measured or searched: a script that designs its points itself refuses
@@ -175,10 +175,14 @@ class StudyScript:
         return spec
 
     def _study(self, request: StudyRequest, content: dict[str, str], seconds: float) -> Study:
+        points = self.points(request)
+        check_points_act(request, points)
+        if "tau" in self.designs:
+            print("".join(f"{sentence}\n" for sentence in request.not_swept), end="", file=sys.stderr)
         return Study(
             name=self.name,
             base=request.base,
-            points=tuple(self.points(request)),
+            points=tuple(points),
             seeds=request.seeds,
             budgets=request.budgets(seconds),
             content=content,

@@ -11,7 +11,7 @@ from analysis.studies.sensitivity.growth import Growth
 from analysis.studies.sensitivity.results import analyse
 from ray_jobs.records.sequential import SequentialDesign
 from ray_jobs.records.trials_file import write_trials
-from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
+from ray_jobs.schedule.scheduler import Decisions, Elsewhere, StudyScheduler
 
 SEEDS = tuple(range(41, 49))
 
@@ -33,7 +33,7 @@ def _run(folder, made, recorded=(), stop_after=None):
     folder.mkdir(exist_ok=True)
     study_file(made).model_copy(update={"sequential": made.sequential}).write(folder)
     growth = Growth(folder=folder, design=made.sequential, gpus=1, began=0.0)
-    scheduler = StudyScheduler(made, recorded, elsewhere=Elsewhere(growth=growth))
+    scheduler = StudyScheduler(made, recorded, elsewhere=Elsewhere(decisions=Decisions(growth=growth)))
     order = []
     while not scheduler.finished and len(order) != stop_after:
         job = scheduler.next()

@@ -242,7 +242,7 @@ def test_a_searched_point_that_is_already_planned_is_not_run_twice():
     knobs = dict(made.points[0].overrides)
 
     class Repeating(OptunaSearch):
-        def ask(self):
+        def ask(self, held=None):
             return super().ask()[0], knobs
 
     elsewhere = Elsewhere(search=lambda search, budget, before: Repeating(search, asked_before=before))

@@ -30,6 +30,8 @@ def test_every_switch_acts_on_every_preset(preset, method):
         ({"reprojection_freq": 200}, {"basis": "balanced"}, "reprojection acts after 199 steps"),
         ({"reprojection_freq": None}, {"suppression": "gate"}, "reprojection acts after inf steps"),
         ({"ng_warmup_steps": 500}, {"damping_scale": "relative"}, "the preconditioner acts after"),
+        ({"cadence_window": 100}, {"cadence": "adaptive"}, "the controller looks after 100 steps"),
+        ({}, {"reprojection_k": 4}, "reprojection_k acts only with rank_adaptation = False"),
     ],
 )
 def test_a_switch_that_changes_nothing_is_refused(changes, overrides, said):

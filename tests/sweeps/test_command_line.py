@@ -101,6 +101,13 @@ CASES = [
     (["--optuna-storage", "nonsense"], "optuna-storage = 'nonsense'"),
     (["--set", "micro_batch=1000000"], "micro_batch = 1000000.* GB"),
     (["--set", "lambda_r=0.1", "--T", "none"], "lambda_r = 0.1: must be 0 with T = none"),
+    (["--set", "preconditioner=none", "--lambda", "0.1"], "lambda = 0.1: changes nothing: .*acts only with"),
+    (["--set", "T=none", "--tau", "0.9"], "tau = 0.9: changes nothing: reprojection acts after inf steps"),
+    (["--point", "reprojection_k=4"], "reprojection_k = 4: changes nothing: .*rank_adaptation = False"),
+    (
+        ["--set", "rank_adaptation=false", "--space", "tau=0.9:0.99"],
+        "space = 'tau': changes nothing: .*acts only with",
+    ),
 ]
 
 
@@ -355,3 +362,17 @@ def test_a_method_that_is_none_is_refused_in_a_study_file(tmp_path, capsys):
 def test_a_search_range_is_finite(capsys):
     assert _main("--preset", "smoke", "--space", "T=1:inf:int", "--dry-run") == 2
     assert "space = inf: must have finite bounds" in capsys.readouterr().err
+
+
+def test_a_knob_of_the_preset_that_cannot_act_is_left_out_and_said(capsys):
+    assert _main("--preset", "smoke", "--set", "preconditioner=none", "--dry-run") == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("lambda is not swept: kfac_damping acts only with preconditioner")
+    assert "lambda=0.1" not in said.out
+    assert "tau=0.9" in said.out
+
+
+def test_where_ranks_grow_the_sweep_over_tau_moves_the_growth_threshold():
+    study = SCRIPT.study(["--preset", "smoke", "--set", "rank_policy=growth"])
+    thresholds = {trial.config.grit.tau: trial.config.grit.rank_growth_threshold for trial in study.trials}
+    assert thresholds == {0.99: 0.01, 0.9: 0.1}

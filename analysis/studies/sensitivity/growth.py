@@ -18,7 +18,10 @@ from analysis.evidence.load import load_study
 from analysis.evidence.noise import regime_noise
 from analysis.evidence.point_summary import PointSummary, measured_regimes, summarize_points
 from analysis.stats.decisions import looks_of
-from analysis.studies.sensitivity.criteria import Criterion, Judged, criteria_of
+from analysis.studies.sensitivity.criteria import FORGETTING_TOLERANCE, Criterion, Judged, criteria_of
+from analysis.studies.tau_ladder.rungs import ladder_of
+from grit.config.run_config import Overrides
+from grit.config.sections import Regime
 from ray_jobs.records.sequential import SequentialDesign
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.schedule.scheduler import SettingKey
@@ -67,6 +70,26 @@ class Growth:
             return True
         hours = sum(record.measured.train_seconds or 0.0 for record in records) * self.gpus / 3600
         return design.max_gpu_hours is not None and hours >= design.max_gpu_hours
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettledKnobs:
+    """Knobs of a study in `folder` that need no further training: a search holds them at the default.
+
+    That is tau, where every threshold that was trained is equivalent to truncating one adapter at the end
+    (analysis/studies/tau_ladder/rungs.py).
+    """
+
+    folder: Path
+
+    def __call__(self, records: list[TrialRecord], regime: Regime) -> Overrides:
+        """By the knob's name, given all records; nothing where nothing is settled."""
+        data = without_collapses(load_study(self.folder, records))
+        points = [point for point in summarize_points(data.records) if point.regime == regime]
+        ladder = ladder_of(data, points, regime, forgetting_tolerance=FORGETTING_TOLERANCE)
+        if ladder is None or not ladder.settles_tau:
+            return {}
+        return {"tau": data.study.config.grit.tau}
 
 
 def worth_of_seeds(

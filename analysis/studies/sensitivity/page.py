@@ -24,6 +24,7 @@ from analysis.studies.sensitivity.further import further_results
 from analysis.studies.sensitivity.results import SensitivityResult, analyse
 from analysis.studies.sensitivity.strips import strip_rows, strip_table
 from analysis.studies.sensitivity.tables import SensitivityRow, sensitivity_rows, sensitivity_table
+from analysis.studies.tau_ladder.rungs import ladder_table
 from grit.io.files import write_atomically
 from ray_jobs.records.study_file import Caps
 from ray_jobs.records.trial_record import TrialRecord
@@ -63,6 +64,8 @@ def build(data: StudyData, folder: Path, caps: Caps | None = None) -> Sensitivit
     advice = json.dumps(result.recommendation.as_data(), indent=2, ensure_ascii=False)
     write_atomically(folder / "recommendation.json", advice)
     write_table(sensitivity_table(result.bands), folder)
+    if result.ladders:
+        write_table(ladder_table(result.ladders), folder)
     figures = sensitivity_figures(data, result.points, result.bands)
     drawn = write_figures(figures, folder)
     context = {**_context(result), "captions": {figure.name: figure.caption for figure in figures}}
@@ -84,6 +87,7 @@ def _context(result: SensitivityResult) -> dict[str, Any]:
         "cheapest": cheapest_table(result),
         "verdicts": _verdict_table(result),
         "sensitivity": sensitivity_table(result.bands),
+        "ladder": ladder_table(result.ladders),
         "trials": trial_table(result),
         "further": further_results(result.points),
         "compute": compute_sentences(compute_of(study, records, result.data.folder)),

@@ -300,12 +300,19 @@ def clock_noise(points: Sequence[PointSummary]) -> str | None:
     """Says so when the same seconds bought numbers of steps that the method's own cost cannot explain.
 
     Processor time cannot show all of it (shared caches and hyper-threads slow a trial that never waits), so
-    steps are compared.
+    steps are compared: of trials whose steps hold equally much, the same batch at the same rank.
     """
-    timed = [p for p in points if p.regime == "time" and p.records]
+    alike: dict[tuple[int, int, int], list[PointSummary]] = {}
+    for point in points:
+        if point.regime == "time" and point.records:
+            optimization, rank = point.config.optimization, point.config.adapter.rank
+            work = (optimization.micro_batch, optimization.accumulation, rank)
+            alike.setdefault(work, []).append(point)
+    return next(filter(None, map(_unexplained_steps, alike.values())), None)
+
+
+def _unexplained_steps(timed: Sequence[PointSummary]) -> str | None:
     steps = [value for p in timed for value in p.values("steps")]
-    if not steps:
-        return None
     explained = max(p.mean("overhead") for p in timed)
     if max(steps) / max(1.0, min(steps)) - 1 <= explained + CLOCK_TOLERANCE:
         return None

@@ -23,8 +23,10 @@ from analysis.stats.decisions import Looks, looks_of
 from analysis.stats.pareto import knee
 from analysis.studies.sensitivity.bands import Band, bands_of
 from analysis.studies.sensitivity.control import ControlComparison, compare_with_control
+from analysis.studies.sensitivity.criteria import FORGETTING_TOLERANCE
 from analysis.studies.sensitivity.one_at_a_time import default_point
 from analysis.studies.sensitivity.recommend import Recommendation, recommend
+from analysis.studies.tau_ladder.rungs import Ladder, ladder_of
 from grit.config.sections import Regime
 from ray_jobs.records.study_file import Caps
 
@@ -40,6 +42,7 @@ class RegimeResult:
         cheapest: the settings that none beats in quality and retention beyond noise, cheapest first.
         noise: of all its settings together.
         comparison: the default against the control; None where either was not measured.
+        ladder: thresholds read off one training; None where no trial has any.
     """
 
     regime: Regime
@@ -52,6 +55,7 @@ class RegimeResult:
     noise: RegimeNoise
     bands: tuple[Band, ...]
     comparison: ControlComparison | None
+    ladder: Ladder | None
 
     @property
     def dominated(self) -> int:
@@ -73,6 +77,11 @@ class SensitivityResult:
     def front(self) -> list[PointSummary]:
         """The fronts of all regimes."""
         return [point for result in self.regimes for point in result.front]
+
+    @property
+    def ladders(self) -> list[Ladder]:
+        """Of the regimes that have one."""
+        return [result.ladder for result in self.regimes if result.ladder is not None]
 
     @property
     def bands(self) -> list[Band]:
@@ -135,4 +144,5 @@ def _regime_result(
         noise=noise,
         bands=bands_of(data, points, noise, regime, looks),
         comparison=None if center is None else compare_with_control(noise, points, center),
+        ladder=ladder_of(data, points, regime, forgetting_tolerance=FORGETTING_TOLERANCE),
     )
