@@ -15,7 +15,7 @@ import math
 import multiprocessing
 import time
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +50,8 @@ def settings(count: int) -> list[Knobs]:
     drawn = qmc.Sobol(d=len(space), rng=0).random_base2(math.ceil(math.log2(max(2, count))))[:count]
     made = []
     for row in drawn:
-        knobs: Knobs = {}
-        for share, (name, interval) in zip(row, space.items(), strict=True):
-            value = interval.low + share * (interval.high - interval.low)
-            if interval.log:
-                value = interval.low * (interval.high / interval.low) ** share
-            knobs[name] = round(value) if interval.integer else value
-            if interval.complement:
-                knobs[name] = 1 - value
-        made.append(knobs)
+        named = zip(space.items(), row, strict=True)
+        made.append({name: interval.at(float(share)) for (name, interval), share in named})
     return made
 
 
@@ -68,9 +61,9 @@ def _bench() -> Workbench:
     return Workbench()
 
 
-def recorded(knobs: Knobs) -> dict[str, Any]:
+def recorded(knobs: Knobs, steps: int | None = None) -> dict[str, Any]:
     """One training: its knobs, seconds, and its objectives at each rung, the last of them its end."""
-    config = configuration("embedded", "grit").changed(evaluations=RUNGS)
+    config = configuration("embedded", "grit", steps=steps).changed(evaluations=RUNGS)
     config = replace(with_overrides(config, knobs), seed=41)
     costs: list[tuple[float, float]] = []
 
@@ -102,13 +95,17 @@ def main() -> None:
     """Trains and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--points", type=int, default=256)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="at once; 0 for none but this one")
+    parser.add_argument("--steps", type=int, help="of every training (default: the preset's)")
     parser.add_argument("--output", type=Path, default=FILE)
     arguments = parser.parse_args()
     began = time.time()
-    with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
-        wanted = settings(arguments.points)
-        rows = list(tqdm(pool.imap(recorded, wanted), total=len(wanted), unit="setting"))
+    wanted, one = settings(arguments.points), partial(recorded, steps=arguments.steps)
+    if arguments.processes == 0:
+        rows = list(map(one, wanted))
+    else:
+        with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
+            rows = list(tqdm(pool.imap(one, wanted), total=len(wanted), unit="setting"))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(_rounded(row)) for row in rows)
     arguments.output.write_text(f"[\n{lines}\n]\n", encoding="utf8")

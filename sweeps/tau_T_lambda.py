@@ -40,14 +40,17 @@ def points(request: StudyRequest) -> list[Point]:
 def _with_ladder(request: StudyRequest, points: list[Point]) -> list[Point]:
     """The highest tau of the sweep, all else at the default, is scored as the lower ones would leave it.
 
-    Directions that training has left out cannot be had back, so that the least truncated run has the ladder.
+    So it is with a quarter and a half of its directions. What training has left out cannot be had back, so
+    that the least truncated run has the ladder.
     """
     base, taus = request.base, request.preset.oat.get("tau", ())
     every = sorted({*taus, base.grit.tau})
     if len(every) < 2 or base.grit.suppression == "gate" or base.grit.rank_policy == "growth":
         return points
     source = with_overrides(base, {"tau": every[-1]})
-    rungs = (("ladder", tuple(every[:-1])),)
+    rank = base.adapter.smallest_rank
+    directions = sorted({k for k in (rank // 4, rank // 2) if k >= 1})
+    rungs = (("ladder", (*every[:-1], *directions)),)
     for place, point in enumerate(points):
         if point.method is None and with_overrides(base, dict(point.overrides)) == source:
             points[place] = replace(point, audits=rungs)

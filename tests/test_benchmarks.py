@@ -13,6 +13,7 @@ SMALL = {
     "embedded_tasks": ("41", "--steps", "2", "--examples", "4"),
     "grit_overhead": ("--model", "embedded", "--steps", "3", "--cadence", "3"),
     "rank_space_linalg": ("--ranks", "4"),
+    "search": ("--seeds", "2", "--trainings", "9"),
     "verdicts": ("--studies", "1"),
     "trunks": ("--steps", "16", "--values", "1"),
 }
@@ -32,7 +33,11 @@ def last_line(monkeypatch, capsys):
 
 
 def test_every_benchmark_is_here():
-    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == {*SMALL, "mlflow_overhead"}
+    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == {
+        *SMALL,
+        "mlflow_overhead",
+        "record_curves",
+    }
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -44,3 +49,15 @@ def test_the_cost_of_mlflow(last_line, tmp_path):
     study_folder(tmp_path / "s")
     (tmp_path / "s" / "report.html").write_text("page")
     assert last_line("mlflow_overhead", str(tmp_path / "s"))["trials"] == 20
+
+
+def test_curves_are_recorded(last_line, tmp_path):
+    file = tmp_path / "curves.json"
+    said = last_line(
+        "record_curves", "--points", "2", "--processes", "0", "--steps", "8", "--output", str(file)
+    )
+    assert said["settings"] == 2
+    rows = json.loads(file.read_text())
+    assert [len(row["rungs"]) for row in rows] == [4, 4]
+    assert rows[0]["knobs"] != rows[1]["knobs"]
+    assert rows[0]["rungs"][-1]["quality"] > rows[0]["base_quality"]

@@ -32,6 +32,15 @@ class SearchRange:
         object.__setattr__(self, "low", number(self.low))
         object.__setattr__(self, "high", number(self.high))
 
+    def at(self, share: float) -> float:
+        """The value at a share of the way from one end to the other, on the range's own scale."""
+        value = self.low + share * (self.high - self.low)
+        if self.log:
+            value = self.low * (self.high / self.low) ** share
+        if self.integer:
+            return min(int(self.high), max(int(self.low), round(value)))
+        return 1 - value if self.complement else value
+
     def identity(self) -> str:
         """What the range adds to a study's fingerprint, in version 1's words: its default studies go on."""
         return "Interval" + repr(self).removeprefix(type(self).__name__)
@@ -48,7 +57,7 @@ class Search:
 
     space: Mapping[str, SearchRange]
     points: int
-    sampler: str = "tpe"
+    sampler: str = "parego"
     seed: int = 0
     max_overhead: float | None = None
     max_footprint: float | None = None

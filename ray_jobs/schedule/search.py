@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.storages.journal import JournalFileBackend
+from scipy.stats import qmc
 from sqlalchemy.exc import SQLAlchemyError
 
 from grit.errors import ConfigError
@@ -27,16 +29,96 @@ class SamplerSpec:
 
     Attributes:
         help: what it is good for. make: from a seed.
+        even_start: until so many points are measured or under way, they fill the space evenly instead.
     """
 
     help: str
     make: Callable[[int], optuna.samplers.BaseSampler]
+    even_start: int = 0
+
+
+def _broken_by(trial: optuna.trial.FrozenTrial) -> float:
+    """By how much a trial breaks its constraints, all together."""
+    return sum(max(0.0, by) for by in trial.constraints.values())
+
+
+class Scalarizing(optuna.samplers.BaseSampler):
+    """For tens of points and many objectives: one Gaussian process on a weighting that is drawn anew.
+
+    ParEGO (Knowles, 2006): for every point, objectives are scaled to the range seen so far, weights drawn
+    evenly from the simplex, and Optuna's own Gaussian process proposes the point with the largest expected
+    improvement of the augmented Chebyshev value. (Its own multi-objective mode takes minutes a point with
+    four objectives.) A point that breaks a constraint is worse than every other by as much; one that is still
+    being measured counts as the worst so far, so that it is not proposed again.
+    """
+
+    #: What every objective counts for beside the largest.
+    AUGMENTED = 0.05
+
+    def __init__(self, seed: int) -> None:
+        self._generator = np.random.default_rng(seed)
+        self._random = optuna.samplers.RandomSampler(seed=seed)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, optuna.distributions.BaseDistribution]:
+        """What all trials so far have in common: nothing where there are none."""
+        return optuna.search_space.intersection_search_space(study.get_trials(deepcopy=False))
+
+    def sample_relative(
+        self,
+        study: optuna.Study,
+        trial: optuna.trial.FrozenTrial,
+        search_space: dict[str, optuna.distributions.BaseDistribution],
+    ) -> dict[str, Any]:
+        """All parameters of a trial; none where nothing has been measured."""
+        trials = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        if not search_space or not trials:
+            return {}
+        values = self._scalar_values(study, trials)
+        running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+        others = [other for other in running if other.number != trial.number and other.params]
+        sampler = optuna.samplers.GPSampler(
+            seed=int(self._generator.integers(2**31)), n_startup_trials=0, warn_independent_sampling=False
+        )
+        model = optuna.create_study(sampler=sampler)
+        for other, value in zip([*trials, *others], [*values, *[max(values)] * len(others)], strict=True):
+            params = {name: other.params[name] for name in search_space}
+            model.add_trial(
+                optuna.trial.create_trial(params=params, distributions=search_space, value=float(value))
+            )
+        return dict(model.ask(search_space).params)
+
+    def _scalar_values(self, study: optuna.Study, trials: Sequence[optuna.trial.FrozenTrial]) -> list[float]:
+        """Of each trial, lower is better; from 0 to 1, and above that where a constraint is broken."""
+        maximized = [direction == optuna.study.StudyDirection.MAXIMIZE for direction in study.directions]
+        signs = np.where(maximized, -1.0, 1.0)
+        costs = np.array([trial.values for trial in trials], dtype=float) * signs
+        spans = np.ptp(costs, axis=0)
+        scaled = (costs - costs.min(axis=0)) / np.where(spans > 0, spans, 1.0)
+        weighted = self._generator.dirichlet(np.ones(len(signs))) * scaled
+        broken = np.array([_broken_by(trial) for trial in trials])
+        values = weighted.max(axis=1) + self.AUGMENTED * weighted.sum(axis=1)
+        return list(values + broken + (broken > 0))
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: optuna.trial.FrozenTrial,
+        param_name: str,
+        param_distribution: optuna.distributions.BaseDistribution,
+    ) -> Any:
+        """One parameter where nothing has been measured, at random."""
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
 
 
 #: Every sampler there is, by name.
 SAMPLERS: dict[str, SamplerSpec] = {
+    "parego": SamplerSpec(
+        "a Gaussian process on weightings drawn anew: tens of points", Scalarizing, even_start=8
+    ),
     "tpe": SamplerSpec(
-        "multivariate tree-structured Parzen estimator: the usual choice",
+        "multivariate tree-structured Parzen estimator: hundreds of points",
         lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=8),
     ),
     "nsga2": SamplerSpec(
@@ -47,7 +129,7 @@ SAMPLERS: dict[str, SamplerSpec] = {
         "genetic, for more objectives and many points", lambda seed: optuna.samplers.NSGAIIISampler(seed=seed)
     ),
     "gp": SamplerSpec(
-        "Gaussian process: few points, each dear",
+        "Gaussian process on the hypervolume: one or two objectives",
         lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=8),
     ),
     "qmc": SamplerSpec(
@@ -124,6 +206,19 @@ def constraints(search: Search, records: Sequence[TrialRecord], values: Sequence
     return broken
 
 
+def _even_points(search: Search, seed: int) -> list[dict[str, Any]]:
+    """What a sampler begins with: a scrambled Sobol sequence over the space."""
+    count = SAMPLERS[search.sampler].even_start
+    if not count or not search.space:
+        return []
+    sequence = qmc.Sobol(d=len(search.space), rng=seed).random_base2(math.ceil(math.log2(count)))
+    points = []
+    for shares in sequence[:count]:
+        named = zip(search.space.items(), shares, strict=True)
+        points.append({name: interval.at(float(share)) for (name, interval), share in named})
+    return points
+
+
 class OptunaSearch:
     """One multi-objective Optuna study over a space of knobs, for one regime.
 
@@ -150,7 +245,9 @@ class OptunaSearch:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._search, self._space = search, search.space
         self._distributions = {name: _distribution(interval) for name, interval in search.space.items()}
-        sampler = _sampler(search.sampler, search.seed + 7919 * asked_before)
+        seed = search.seed + 7919 * asked_before
+        sampler = _sampler(search.sampler, seed)
+        self._even = _even_points(search, seed)
         if storage is not None and name in optuna.get_all_study_names(storage):
             optuna.delete_study(study_name=name, storage=storage)
         self._study = optuna.create_study(
@@ -162,16 +259,24 @@ class OptunaSearch:
             study_name=name,
         )
         self._open: dict[str, optuna.trial.Trial] = {}
+        self._asked = 0
 
     def ask(self, held: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """A ticket and the knobs to measure; those of the space that are in `held` have its values."""
         fixed = {name: value for name, value in (held or {}).items() if self._holds(name, value)}
+        if self._measured_or_open() < len(self._even):
+            fixed = {**self._even[self._asked % len(self._even)], **fixed}
+        self._asked += 1
         if fixed:
             self._study.enqueue_trial({name: self._encode(name, value) for name, value in fixed.items()})
         trial = self._study.ask(self._distributions)
         ticket = str(trial.number)
         self._open[ticket] = trial
         return ticket, {**{name: self._decode(name, value) for name, value in trial.params.items()}, **fixed}
+
+    def _measured_or_open(self) -> int:
+        states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.RUNNING)
+        return len(self._study.get_trials(deepcopy=False, states=states))
 
     def _holds(self, name: str, value: Any) -> bool:
         """Whether a value lies in the space."""
@@ -240,3 +345,27 @@ class OptunaSearch:
 
     def _encode(self, name: str, value: float) -> float:
         return 1 - value if self._space[name].complement else value
+
+
+def importance_shares(settings: Sequence[Mapping[str, float]], values: Sequence[float]) -> dict[str, float]:
+    """fANOVA: the share of a value's variance over the space that each setting explains; they sum to 1.
+
+    Args:
+        settings: by name, positive and the same names everywhere; those that span a factor of ten or more
+            are taken on a logarithmic scale.
+        values: of each.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    ranges: dict[str, optuna.distributions.BaseDistribution] = {}
+    for name in settings[0]:
+        column = [setting[name] for setting in settings]
+        low, high = min(column), max(column)
+        wide = low > 0 and high >= 10 * low
+        ranges[name] = optuna.distributions.FloatDistribution(low, high, log=wide)
+    study = optuna.create_study()
+    for setting, value in zip(settings, values, strict=True):
+        study.add_trial(
+            optuna.trial.create_trial(params=dict(setting), distributions=ranges, value=float(value))
+        )
+    evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=0)
+    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))

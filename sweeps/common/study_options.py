@@ -86,8 +86,9 @@ class SearchOptions:
 
     search_points: int | None = flag(None, "points of the multi-objective search in each regime", metavar="N")
     sampler: str = flag(
-        "tpe",
-        "Optuna's sampler (default: tpe): " + "; ".join(f"{name}: {s.help}" for name, s in SAMPLERS.items()),
+        "parego",
+        "how points are proposed (default: parego): "
+        + "; ".join(f"{name}: {s.help}" for name, s in SAMPLERS.items()),
         choices=tuple(SAMPLERS),
         metavar="NAME",
     )

@@ -10,8 +10,8 @@ from analysis.evidence.load import load_study
 from analysis.evidence.point_summary import summarize_points
 from analysis.page.document import write_table
 from analysis.stats.pooled_noise import NoiseModel, SettingScores
+from analysis.studies.knob_axes.rungs import _not_equivalent, ladder_of, ladder_table
 from analysis.studies.sensitivity.growth import SettledKnobs
-from analysis.studies.tau_ladder.rungs import _not_equivalent, ladder_of, ladder_table
 from grit.tasks.metrics import tolerance_of
 from ray_jobs.design.points import one_at_a_time
 from ray_jobs.design.search_space import Search

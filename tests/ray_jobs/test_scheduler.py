@@ -1,9 +1,11 @@
+import math
 import random
+from collections import Counter
 from dataclasses import replace
 
 import optuna
 import pytest
-from builders import ended, study
+from builders import SPACE, ended, planned, study
 
 from grit.errors import ConfigError
 from ray_jobs.design.points import Point
@@ -278,3 +280,50 @@ def test_a_point_that_is_asked_for_twice_is_told_once(searches):
     states = searches.states("step")
     assert "RUNNING" not in states
     assert states.count("COMPLETE") >= 2
+
+
+def test_few_points_of_the_default_sampler_fill_the_space_evenly():
+    search = OptunaSearch(Search(space=SPACE, points=8, seed=3))
+    thirds = Counter()
+    for _ in range(8):
+        _, knobs = search.ask()
+        assert SPACE["T"].low <= knobs["T"] <= SPACE["T"].high
+        share = math.log10(knobs["lambda"] / 1e-4) / 3
+        thirds[int(3 * share)] += 1
+    assert sorted(thirds) == [0, 1, 2]
+    assert min(thirds.values()) >= 2
+
+
+def _measured(knobs, optimum):
+    """A bowl: quality and retention fall with the distance from the optimum, costs are all the same."""
+    distance = abs(math.log10(knobs["lambda"] / optimum)) + 10 * abs(knobs["tau"] - 0.95)
+    values = {"quality": -distance, "retention": 1 - 0.1 * distance, "overhead": 0.05, "footprint": 0.8}
+    return [ended(planned(study(seeds=(41,), regimes=("step",)))[1], **values)]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_default_sampler_finds_the_bottom_of_a_bowl(seed):
+    search = OptunaSearch(Search(space=SPACE, points=24, seed=seed))
+    best = []
+    for _ in range(24):
+        ticket, knobs = search.ask()
+        records = _measured(knobs, 3e-3)
+        search.tell(ticket, records)
+        best.append(-records[0].measured.quality)
+    assert min(best[8:]) < 0.2
+    assert min(best[8:]) < min(best[:8])
+
+
+def test_the_default_sampler_keeps_clear_of_what_breaks_a_constraint():
+    """All that cost less footprint than 0.5 lies above a damping of 1e-2; quality falls with damping."""
+    search = OptunaSearch(Search(space=SPACE, points=24, seed=1, max_footprint=0.5))
+    asked = []
+    for _ in range(24):
+        ticket, knobs = search.ask()
+        values = {
+            "quality": -math.log10(knobs["lambda"]),
+            "footprint": 0.4 if knobs["lambda"] > 1e-2 else 0.9,
+        }
+        search.tell(ticket, [ended(planned(study(seeds=(41,), regimes=("step",)))[1], **values)])
+        asked.append(knobs["lambda"])
+    assert sum(value > 1e-2 for value in asked[8:]) >= 12

@@ -18,8 +18,8 @@ from analysis.evidence.load import load_study
 from analysis.evidence.noise import regime_noise
 from analysis.evidence.point_summary import PointSummary, measured_regimes, summarize_points
 from analysis.stats.decisions import looks_of
+from analysis.studies.knob_axes.rungs import ladder_of
 from analysis.studies.sensitivity.criteria import FORGETTING_TOLERANCE, Criterion, Judged, criteria_of
-from analysis.studies.tau_ladder.rungs import ladder_of
 from grit.config.run_config import Overrides
 from grit.config.sections import Regime
 from ray_jobs.records.sequential import SequentialDesign
@@ -77,7 +77,7 @@ class SettledKnobs:
     """Knobs of a study in `folder` that need no further training: a search holds them at the default.
 
     That is tau, where every threshold that was trained is equivalent to truncating one adapter at the end
-    (analysis/studies/tau_ladder/rungs.py).
+    (analysis/studies/knob_axes/rungs.py).
     """
 
     folder: Path

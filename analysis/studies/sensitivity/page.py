@@ -17,6 +17,8 @@ from analysis.evidence.load import StudyData
 from analysis.page.document import FEW_SEEDS, write_figures, write_table
 from analysis.page.render import render
 from analysis.page.table import Column, Table
+from analysis.studies.knob_axes.importance import Importance, importance_table, importances_of
+from analysis.studies.knob_axes.rungs import ladder_table
 from analysis.studies.sensitivity.bands import SettingVerdict
 from analysis.studies.sensitivity.figures.all_figures import sensitivity_figures
 from analysis.studies.sensitivity.front_tables import cheapest_table, front_table, pareto_file, trial_table
@@ -24,7 +26,6 @@ from analysis.studies.sensitivity.further import further_results
 from analysis.studies.sensitivity.results import SensitivityResult, analyse
 from analysis.studies.sensitivity.strips import strip_rows, strip_table
 from analysis.studies.sensitivity.tables import SensitivityRow, sensitivity_rows, sensitivity_table
-from analysis.studies.tau_ladder.rungs import ladder_table
 from grit.io.files import write_atomically
 from ray_jobs.records.study_file import Caps
 from ray_jobs.records.trial_record import TrialRecord
@@ -66,7 +67,7 @@ def build(data: StudyData, folder: Path, caps: Caps | None = None) -> Sensitivit
     write_table(sensitivity_table(result.bands), folder)
     if result.ladders:
         write_table(ladder_table(result.ladders), folder)
-    figures = sensitivity_figures(data, result.points, result.bands)
+    figures = sensitivity_figures(data, result.points, result.bands, result.ladders)
     drawn = write_figures(figures, folder)
     context = {**_context(result), "captions": {figure.name: figure.caption for figure in figures}}
     write_atomically(folder / "report.html", render("report.html.j2", **context, figures=drawn))
@@ -88,6 +89,7 @@ def _context(result: SensitivityResult) -> dict[str, Any]:
         "verdicts": _verdict_table(result),
         "sensitivity": sensitivity_table(result.bands),
         "ladder": ladder_table(result.ladders),
+        "importance": importance_table(_importances(result)),
         "trials": trial_table(result),
         "further": further_results(result.points),
         "compute": compute_sentences(compute_of(study, records, result.data.folder)),
@@ -95,6 +97,11 @@ def _context(result: SensitivityResult) -> dict[str, Any]:
         "untuned": _untuned(records),
         "limits": [*_limits(result), *result.data.damage],
     }
+
+
+def _importances(result: SensitivityResult) -> list[Importance]:
+    """Of every regime."""
+    return [row for regime in result.regimes for row in importances_of(regime.points, regime.regime)]
 
 
 def _verdict_table(result: SensitivityResult) -> Table[SensitivityRow]:

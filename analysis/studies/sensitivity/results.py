@@ -21,12 +21,12 @@ from analysis.evidence.noise import RegimeNoise, regime_noise
 from analysis.evidence.point_summary import PointSummary, measured_regimes, summarize_points
 from analysis.stats.decisions import Looks, looks_of
 from analysis.stats.pareto import knee
+from analysis.studies.knob_axes.rungs import Ladder, ladder_of
 from analysis.studies.sensitivity.bands import Band, bands_of
 from analysis.studies.sensitivity.control import ControlComparison, compare_with_control
 from analysis.studies.sensitivity.criteria import FORGETTING_TOLERANCE
 from analysis.studies.sensitivity.one_at_a_time import default_point
 from analysis.studies.sensitivity.recommend import Recommendation, recommend
-from analysis.studies.tau_ladder.rungs import Ladder, ladder_of
 from grit.config.sections import Regime
 from ray_jobs.records.study_file import Caps
 

@@ -9,13 +9,15 @@ from typing import Any
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import REGIMES, PointSummary
 from analysis.page.figure_spec import FigureSpec
+from analysis.studies.knob_axes.ladder_figure import draw_ladders, ladder_paths
+from analysis.studies.knob_axes.rungs import Ladder
 from analysis.studies.sensitivity.bands import Band
 from analysis.studies.sensitivity.figures import crossings, front_figures, knobs, ranks, strip_figure, updates
 from grit.config.method import KNOBS
 
 
 def sensitivity_figures(
-    data: StudyData, points: Sequence[PointSummary], bands: Sequence[Band]
+    data: StudyData, points: Sequence[PointSummary], bands: Sequence[Band], ladders: Sequence[Ladder] = ()
 ) -> list[FigureSpec[Any]]:
     """All of them; those that the records cannot support compute to None."""
     strips = FigureSpec(
@@ -26,7 +28,16 @@ def sensitivity_figures(
         compute=partial(strip_figure.strips_of, bands),
         draw=strip_figure.draw_strips,
     )
-    return [strips, *_objectives(data, points), *_interactions(points), *_mechanism(data, points)]
+    ladder = FigureSpec(
+        name="ladder",
+        caption="Thresholds from one training: the least truncated adapter as smaller thresholds (and fixed "
+        "numbers of directions) would leave it at its end, beside the settings that were trained with each "
+        "threshold. Differences from the whole adapter, with 95% intervals.",
+        compute=partial(ladder_paths, ladders),
+        draw=draw_ladders,
+    )
+    others = [*_objectives(data, points), *_interactions(points), *_mechanism(data, points)]
+    return [strips, ladder, *others]
 
 
 def _objectives(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSpec[Any]]:

@@ -34,6 +34,7 @@ class Rung:
         footprint: share of the whole adapter's parameters, mean over seeds.
         quality, forgetting: of the rung less the source's own.
         trained: the setting that was trained with this tau; None where none was.
+        own_quality, own_forgetting: of the trained setting less the source's.
         quality_gap, forgetting_gap: of the trained setting less the rung's.
         equivalent: p-value of their not being equivalent; None where nothing was trained.
     """
@@ -44,6 +45,8 @@ class Rung:
     quality: Contrast
     forgetting: Contrast
     trained: PointSummary | None = None
+    own_quality: Contrast | None = None
+    own_forgetting: Contrast | None = None
     quality_gap: Contrast | None = None
     forgetting_gap: Contrast | None = None
     equivalent: float | None = None
@@ -153,7 +156,13 @@ def _ladder(
             tolerances = [tolerance_of(str(source.quality_metric)), forgetting_tolerance]
             p_values = [_not_equivalent(gap, tol) for gap, tol in zip(gaps, tolerances, strict=True)]
             rung = replace(
-                rung, trained=own, quality_gap=gaps[0], forgetting_gap=gaps[1], equivalent=max(p_values)
+                rung,
+                trained=own,
+                own_quality=quality.difference(own.point_id, source.point_id),
+                own_forgetting=forgetting.difference(own.point_id, source.point_id),
+                quality_gap=gaps[0],
+                forgetting_gap=gaps[1],
+                equivalent=max(p_values),
             )
         rungs.append(rung)
     return Ladder(
