@@ -109,7 +109,7 @@ def _run(words):
         return main([*words[1:], *([] if plans else ["--dry-run"])])
     if script.parts[0] == "docs":
         return 0  # run below
-    assert script.stem in {*test_benchmarks.SMALL, "mlflow_overhead"}
+    assert script.stem in {*test_benchmarks.SMALL, *test_benchmarks.ON_THEIR_OWN}
     options = (ROOT / script).read_text(encoding="utf8")
     assert all(f'"{word}"' in options for word in words if word.startswith("--"))
     return 0

@@ -87,6 +87,10 @@ class Contrast:
         """One-sided p-value of `mean <= bound`: small where it lies above."""
         return self._p(self.mean - bound)
 
+    def p_not_within(self, tolerance: float) -> float:
+        """Of a difference of at least the tolerance, either way: the larger of two one-sided tests."""
+        return max(self.p_above(-tolerance), self.p_below(tolerance))
+
     def _p(self, distance: float) -> float:
         if self.error > 0:
             return float(t.sf(distance / self.error, self.freedom))

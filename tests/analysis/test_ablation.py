@@ -133,6 +133,9 @@ def test_the_report_is_rebuilt_by_the_studys_name(tmp_path):
         ((-0.2, -0.1), (0.1, 0.2), "worse"),
         ((0.1, 0.2), (0.1, 0.2), "mixed"),
         ((-0.1, 0.1), (-0.1, 0.1), "inconclusive"),
+        ((-0.01, 0.02), (-0.01, 0.01), "equivalent"),
+        ((-0.01, 0.02), (-0.1, 0.1), "inconclusive"),
+        ((0.001, 0.02), (-0.01, 0.01), "better"),
         ((-0.1, 0.1), (0.1, 0.2), "worse"),
         ((-0.9, 0.1), (-0.2, -0.1), "inconclusive"),
         ((-0.1, 0.9), (0.1, 0.2), "inconclusive"),
@@ -149,7 +152,8 @@ def test_verdicts_join_quality_and_forgetting(quality, forgetting, verdict):
             item_variance=0.0,
             seeds=3,
         )
-        return CorrectedContrast(contrast=contrast, p_value=contrast.p_value)
+        not_equivalent = contrast.p_not_within(0.02)
+        return CorrectedContrast(contrast=contrast, p_value=contrast.p_value, not_equivalent=not_equivalent)
 
     assert joint_verdict(over(quality), over(forgetting)) == verdict
 

@@ -10,7 +10,7 @@ from analysis.evidence.load import load_study
 from analysis.evidence.point_summary import summarize_points
 from analysis.page.document import write_table
 from analysis.stats.pooled_noise import NoiseModel, SettingScores
-from analysis.studies.knob_axes.rungs import _not_equivalent, ladder_of, ladder_table
+from analysis.studies.knob_axes.rungs import ladder_of, ladder_table
 from analysis.studies.sensitivity.growth import SettledKnobs
 from grit.tasks.metrics import tolerance_of
 from ray_jobs.design.points import one_at_a_time
@@ -124,7 +124,7 @@ def test_what_differs_by_the_tolerance_is_seldom_called_equivalent(seeds):
                 seeds=tuple(range(seeds)), values=common + own + (TOLERANCE if number == 0 else 0.0)
             )
         model = NoiseModel(scores=scores, weights=np.full(60, 1 / 60))
-        called += _not_equivalent(model.difference("0", "1"), TOLERANCE) <= 0.05
+        called += model.difference("0", "1").p_not_within(TOLERANCE) <= 0.05
     assert called <= 20
 
 

@@ -16,6 +16,7 @@ from analysis.page.columns import mean_column, seeds_column, spread_column
 from analysis.page.table import Column, Table
 from analysis.stats.pooled_noise import Contrast
 from analysis.studies.ablation.joint import (
+    FORGETTING_MARGIN,
     CorrectedContrast,
     JointVerdict,
     differences,
@@ -25,6 +26,7 @@ from analysis.studies.ablation.joint import (
 from analysis.studies.ablation.published import TABLE_11, PublishedScore
 from grit.config.registry import METHODS
 from grit.geometry.events import reprojections
+from grit.tasks.metrics import tolerance_of
 
 #: The comparison's members in the order of its table.
 ORDER = ("qlora", "qgrit-uni", "qgrit", "lora", "grit-uni", "grit")
@@ -101,7 +103,11 @@ def _against_references(
     if noise is None:
         return {}, {}
     names, others = list(references), list(references.values())
-    return differences(noise.quality, names, others), differences(noise.forgetting, names, others)
+    tolerance = tolerance_of(next(iter(members.values())).quality_metric)
+    return (
+        differences(noise.quality, names, others, tolerance),
+        differences(noise.forgetting, names, others, FORGETTING_MARGIN),
+    )
 
 
 def own_basis_step(data: StudyData, point: PointSummary) -> float | str:

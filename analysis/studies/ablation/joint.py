@@ -7,21 +7,28 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analysis.evidence.point_summary import PointSummary
-from analysis.stats.estimates import holm
+from analysis.stats.estimates import LEVEL, holm
 from analysis.stats.pooled_noise import Contrast, NoiseModel, verdict_of
 
-JointVerdict = Literal["better", "worse", "mixed", "inconclusive", "changed nothing"]
+JointVerdict = Literal["better", "worse", "mixed", "equivalent", "inconclusive", "changed nothing"]
 
 #: Quality, or nats per token of forgetting, by which an inconclusive difference may lean against a verdict.
 LEAN = 0.02
+#: Nats per token of forgetting within which two settings are equivalent.
+FORGETTING_MARGIN = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectedContrast:
-    """A contrast with its p-value corrected for all that are made beside it, which decides the word."""
+    """A contrast with its p-values corrected for all that are made beside it, which decide the word.
+
+    Attributes:
+        p_value: of no difference. not_equivalent: of a difference of at least the tolerance, either way.
+    """
 
     contrast: Contrast
     p_value: float
+    not_equivalent: float = 1.0
 
     @property
     def changed_nothing(self) -> bool:
@@ -30,20 +37,27 @@ class CorrectedContrast:
 
 
 def differences(
-    model: NoiseModel, names: Sequence[str], references: Sequence[str]
+    model: NoiseModel, names: Sequence[str], references: Sequence[str], tolerance: float
 ) -> dict[str, CorrectedContrast]:
-    """Each setting against its reference, corrected by Holm's method for there being so many."""
+    """Each setting against its reference, corrected by Holm's method for there being so many.
+
+    Whether one differs and whether it is equivalent, by two one-sided tests, are a family each.
+    """
     contrasts = [model.difference(name, other) for name, other in zip(names, references, strict=True)]
-    adjusted = holm([contrast.p_value for contrast in contrasts])
-    made = zip(names, contrasts, adjusted, strict=True)
-    return {name: CorrectedContrast(contrast=contrast, p_value=p_value) for name, contrast, p_value in made}
+    differs = holm([contrast.p_value for contrast in contrasts])
+    equivalent = holm([contrast.p_not_within(tolerance) for contrast in contrasts])
+    corrected = {}
+    for name, contrast, p_value, not_equivalent in zip(names, contrasts, differs, equivalent, strict=True):
+        corrected[name] = CorrectedContrast(contrast=contrast, p_value=p_value, not_equivalent=not_equivalent)
+    return corrected
 
 
 def joint_verdict(quality: CorrectedContrast | None, forgetting: CorrectedContrast | None) -> JointVerdict:
     """`better` or `worse` where quality or forgetting says so, by its corrected p-value.
 
     Unless the other, if it is inconclusive, leans the other way by more than `LEAN`; `mixed` where they
-    disagree; `changed nothing` where every value is the same; else `inconclusive`.
+    disagree; `changed nothing` where every value is the same; `equivalent` where neither says so and both
+    are shown to differ by less than their tolerance; else `inconclusive`.
     """
     if quality is None or forgetting is None:
         return "inconclusive"
@@ -56,8 +70,11 @@ def joint_verdict(quality: CorrectedContrast | None, forgetting: CorrectedContra
         for gain, difference in zip(gains, (quality, forgetting), strict=True)
     ]
     decided = set(words) - {"inconclusive"}
-    if len(decided) != 1:
-        return "mixed" if decided else "inconclusive"
+    if not decided:
+        shown = max(quality.not_equivalent, forgetting.not_equivalent) <= 1 - LEVEL
+        return "equivalent" if shown else "inconclusive"
+    if len(decided) == 2:
+        return "mixed"
     better = "better" in decided
     against = -1.0 if better else 1.0
     leans = [gain for gain, word in zip(gains, words, strict=True) if word == "inconclusive"]

@@ -13,14 +13,14 @@ from analysis.page.figure_spec import FigureSpec
 from analysis.studies.ablation.claims import claim_rows, claim_table
 from analysis.studies.ablation.family import family_answer, family_rows, family_table
 from analysis.studies.ablation.heatmap import draw_metric_map, metric_map
-from analysis.studies.ablation.switches import switch_rows, switch_table
+from analysis.studies.ablation.switches import switch_rows, switch_sentence, switch_table
 
 
 def build(data: StudyData, folder: Path) -> WrittenPage:
     """Writes the page, its tables and figures in the study's folder."""
     points, left_out = of_one_regime(summarize_points(without_collapses(data).records))
     measured = [point for point in points if point.records]
-    family = family_rows(data, measured)
+    family, switches = family_rows(data, measured), switch_rows(data, measured)
     sections = [
         Section(
             name="family",
@@ -39,7 +39,11 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
         Section(
             name="switches",
             title="Each switch alone, against the default",
-            table=switch_table(switch_rows(data, measured)),
+            sentences=[
+                "Equivalent: by two one-sided tests within the metric's tolerance in quality and within 0.02 "
+                "nats per token in forgetting."
+            ],
+            table=switch_table(switches),
         ),
         Section(
             name="heatmap",
@@ -62,7 +66,7 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
     config = data.study.config
     page = Page(
         title=f"Ablations: {config.method} on {config.task.name}",
-        answer=family_answer(family),
+        answer=[*family_answer(family), *([switch_sentence(switches)] if switches else [])],
         sections=sections,
         limits=[
             "One learning rate for all: a method may look gentle by learning less. Compare quality and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,14 @@ from analysis.evidence.noise import regime_noise
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column, spread_column
 from analysis.page.table import Column, Table
-from analysis.studies.ablation.joint import CorrectedContrast, JointVerdict, differences, joint_verdict
+from analysis.studies.ablation.joint import (
+    FORGETTING_MARGIN,
+    CorrectedContrast,
+    JointVerdict,
+    differences,
+    joint_verdict,
+)
+from grit.tasks.metrics import tolerance_of
 
 #: Designs whose settings are switches of this table.
 SWITCH_DESIGNS = {"switch", "grid", "list"}
@@ -50,12 +58,20 @@ def switch_rows(data: StudyData, points: Sequence[PointSummary]) -> list[SwitchR
         return []
     names = [point.point_id for point in switches]
     references = [default.point_id] * len(names)
-    quality = differences(noise.quality, names, references)
-    forgetting = differences(noise.forgetting, names, references)
+    quality = differences(noise.quality, names, references, tolerance_of(default.quality_metric))
+    forgetting = differences(noise.forgetting, names, references, FORGETTING_MARGIN)
     return [
         SwitchRow(point=point, quality=quality[point.point_id], forgetting=forgetting[point.point_id])
         for point in switches
     ]
+
+
+def switch_sentence(rows: Sequence[SwitchRow]) -> str:
+    """How many switches are decided, and which way."""
+    counts = Counter(row.verdict for row in rows)
+    decided = len(rows) - counts["inconclusive"]
+    words = ", ".join(f"{count} {word}" for word, count in counts.most_common())
+    return f"{decided} of {len(rows)} switches and grid settings are decided against the default: {words}."
 
 
 def switch_table(rows: Sequence[SwitchRow]) -> Table[SwitchRow]:

@@ -154,7 +154,7 @@ def _ladder(
         if own is not None:
             gaps = [model.difference(own.point_id, _name(value)) for model in (quality, forgetting)]
             tolerances = [tolerance_of(str(source.quality_metric)), forgetting_tolerance]
-            p_values = [_not_equivalent(gap, tol) for gap, tol in zip(gaps, tolerances, strict=True)]
+            p_values = [gap.p_not_within(tol) for gap, tol in zip(gaps, tolerances, strict=True)]
             rung = replace(
                 rung,
                 trained=own,
@@ -200,11 +200,6 @@ def _models(
         bounds=UNBOUNDED,
     )
     return quality, forgetting
-
-
-def _not_equivalent(gap: Contrast, tolerance: float) -> float:
-    """The larger p-value of the two one-sided tests of |gap| >= tolerance."""
-    return max(gap.p_above(-tolerance), gap.p_below(tolerance))
 
 
 def _name(value: float) -> str:
