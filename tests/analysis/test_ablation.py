@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from builders import ended, planned, study, study_folder
 
+from analysis.evidence.corrected import CorrectedContrast, joint_verdict
 from analysis.evidence.load import load_study
 from analysis.evidence.point_summary import summarize_points
 from analysis.report import rebuild
@@ -16,7 +17,6 @@ from analysis.stats.pooled_noise import Contrast
 from analysis.studies.ablation.claims import claim_rows
 from analysis.studies.ablation.family import family_rows
 from analysis.studies.ablation.heatmap import metric_map
-from analysis.studies.ablation.joint import CorrectedContrast, joint_verdict
 from analysis.studies.ablation.switches import switch_rows
 from ray_jobs.design.points import Point
 from ray_jobs.records.study_file import read_study

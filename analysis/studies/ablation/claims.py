@@ -12,7 +12,7 @@ from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality
 from analysis.page.table import Column, Table, shown
 from analysis.stats.estimates import Estimate
-from analysis.studies.ablation.joint import family_members
+from analysis.studies.ablation.members import family_members
 from analysis.studies.ablation.published import LEAST_SAVED, MOST_OVERHEAD, PARITY
 
 CONFIRMED, NOT_CONFIRMED = "confirmed", "not confirmed"

@@ -9,20 +9,20 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from analysis.evidence.corrected import (
+    FORGETTING_MARGIN,
+    CorrectedContrast,
+    JointVerdict,
+    differences,
+    joint_verdict,
+)
 from analysis.evidence.load import StudyData
 from analysis.evidence.noise import regime_noise
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column, spread_column
 from analysis.page.table import Column, Table
 from analysis.stats.pooled_noise import Contrast
-from analysis.studies.ablation.joint import (
-    FORGETTING_MARGIN,
-    CorrectedContrast,
-    JointVerdict,
-    differences,
-    family_members,
-    joint_verdict,
-)
+from analysis.studies.ablation.members import family_members
 from analysis.studies.ablation.published import TABLE_11, PublishedScore
 from grit.config.registry import METHODS
 from grit.geometry.events import reprojections

@@ -6,18 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.evidence.load import StudyData
-from analysis.evidence.noise import regime_noise
-from analysis.evidence.point_summary import PointSummary
-from analysis.page.columns import mean_column, seeds_column, spread_column
-from analysis.page.table import Column, Table
-from analysis.studies.ablation.joint import (
+from analysis.evidence.corrected import (
     FORGETTING_MARGIN,
     CorrectedContrast,
     JointVerdict,
     differences,
     joint_verdict,
 )
+from analysis.evidence.load import StudyData
+from analysis.evidence.noise import regime_noise
+from analysis.evidence.point_summary import PointSummary
+from analysis.page.columns import mean_column, seeds_column, spread_column
+from analysis.page.table import Column, Table
 from grit.tasks.metrics import tolerance_of
 
 #: Designs whose settings are switches of this table.

@@ -17,7 +17,6 @@ from analysis.evidence.point_summary import (
     summarize_points,
 )
 from analysis.stats.arrays import Floats
-from analysis.stats.estimates import Estimate, estimate
 
 AT_K, GRIT, WHOLE = "trained at k", "GRIT", "LoRA, whole"
 #: What stands for the number of directions where it is the rank rule's, or all that were trained.
@@ -34,6 +33,8 @@ class Arm:
     k: str
     way: str
     rate: float
+    seeds: tuple[int, ...]
+    metric: str
     quality: Floats
     forgetting: Floats
     weights: Floats
@@ -62,17 +63,10 @@ class Arm:
         """Nats per token."""
         return float(np.average(self.forgetting.mean(axis=0), weights=self.weights))
 
-    def quality_gap(self, reference: Arm) -> Estimate | None:
-        """Quality on the odd examples minus the reference's; None where seeds differ in number."""
-        if self.quality.shape != reference.quality.shape:
-            return None
-        return estimate((self.quality - reference.quality)[:, 1::2])
-
-    def forgetting_gap(self, reference: Arm) -> Estimate | None:
-        """Forgetting minus the reference's, in nats per token; None where seeds differ in number."""
-        if self.forgetting.shape != reference.forgetting.shape:
-            return None
-        return estimate(self.forgetting - reference.forgetting, self.weights)
+    @property
+    def name(self) -> str:
+        """Among the arms that are judged."""
+        return f"{self.way}, k = {self.k}"
 
 
 def all_arms(data: StudyData) -> list[Arm]:
@@ -113,6 +107,8 @@ def trained_arm(data: StudyData, point: PointSummary, k: str, way: str) -> Arm:
         k=k,
         way=way,
         rate=point.config.optimization.learning_rate,
+        seeds=point.seeds,
+        metric=point.quality_metric,
         quality=quality_matrix(data, point),
         forgetting=forgetting,
         weights=weights,
@@ -129,15 +125,19 @@ def truncated_arms(data: StudyData, point: PointSummary, rate: float) -> list[Ar
     for way, k in dict.fromkeys((row["way"], row["k"]) for row in tables[0]):
         by_seed = [_rows_of(rows, way, k) for rows in tables]
         if all(by_seed):
-            arms.append(_truncated_arm(by_seed, f"truncated after training: {way}", k, rate))
+            arms.append(_truncated_arm(point, by_seed, f"truncated after training: {way}", k, rate))
     return arms
 
 
-def _truncated_arm(by_seed: Sequence[Sequence[dict[str, Any]]], way: str, k: str, rate: float) -> Arm:
+def _truncated_arm(
+    point: PointSummary, by_seed: Sequence[Sequence[dict[str, Any]]], way: str, k: str, rate: float
+) -> Arm:
     return Arm(
         k=k,
         way=way,
         rate=rate,
+        seeds=point.seeds,
+        metric=point.quality_metric,
         quality=_matrix(by_seed, "task", "value"),
         forgetting=_matrix(by_seed, "retention", "value"),
         weights=_matrix(by_seed, "retention", "tokens")[0],

@@ -2,54 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from analysis.evidence.corrected import FORGETTING_MARGIN, CorrectedContrast, differences
+from analysis.evidence.noise import bounds_of
 from analysis.page.table import Column, Table
-from analysis.stats.estimates import Estimate
+from analysis.stats.pooled_noise import Contrast, NoiseModel, SettingScores
 from analysis.studies.compression.arms import ALL_DIRECTIONS, AT_K, BY_TAU, GRIT, Arm, BestArms
+from grit.tasks.metrics import tolerance_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmRow:
-    """One arm against the reference of its table; the gaps are None for the reference itself."""
+    """One arm against the reference of its k; the gaps are None for the reference itself.
+
+    They are of the noise of all arms together, corrected for all that are compared.
+    """
 
     arm: Arm
     is_reference: bool
-    quality: Estimate | None
-    forgetting: Estimate | None
+    quality: CorrectedContrast | None
+    forgetting: CorrectedContrast | None
+
+    def words(self) -> tuple[str, str] | None:
+        """Of quality and of forgetting; None for the reference, or where there is none."""
+        if self.quality is None or self.forgetting is None:
+            return None
+        return self.quality.word(), self.forgetting.word(higher_is_better=False)
 
     def verdict(self) -> str | None:
         """Both differences in words."""
         if self.is_reference:
             return "the reference"
-        if self.quality is None or self.forgetting is None:
+        words = self.words()
+        if words is None:
             return None
-        quality, forgetting = self.quality.verdict(), self.forgetting.verdict(higher_is_better=False)
-        if {quality, forgetting} == {"inconclusive"}:
-            return "inconclusive"
-        return f"quality {quality}, forgetting {forgetting}"
+        quality, forgetting = words
+        return quality if quality == forgetting else f"quality {quality}, forgetting {forgetting}"
 
 
-def arm_rows(arms: Sequence[Arm], reference: Arm | None) -> list[ArmRow]:
-    """Each against the reference."""
-    rows = []
+def arm_rows(arms: Sequence[Arm], reference_of: Mapping[str, Arm | None]) -> list[ArmRow]:
+    """Each against the reference of its k."""
+    pairs = []
     for arm in arms:
-        other = None if arm is reference else reference
-        rows.append(
-            ArmRow(
-                arm=arm,
-                is_reference=arm is reference,
-                quality=None if other is None else arm.quality_gap(other),
-                forgetting=None if other is None else arm.forgetting_gap(other),
-            )
+        reference = reference_of.get(arm.k)
+        if reference is not None and reference is not arm:
+            pairs.append((arm.name, reference.name))
+    quality, forgetting = _differences(arms, [*reference_of.values()], pairs)
+    return [
+        ArmRow(
+            arm=arm,
+            is_reference=arm is reference_of.get(arm.k),
+            quality=quality.get(arm.name),
+            forgetting=forgetting.get(arm.name),
         )
-    return rows
+        for arm in arms
+    ]
+
+
+def _differences(
+    arms: Sequence[Arm], references: Sequence[Arm | None], pairs: Sequence[tuple[str, str]]
+) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
+    """Quality on the odd examples, and forgetting, of every pair, by the name of its first."""
+    if not pairs:
+        return {}, {}
+    by_name = {arm.name: arm for arm in (*arms, *references) if arm is not None}
+    examples = arms[0].quality[:, 1::2].shape[1]
+    quality = NoiseModel(
+        scores={
+            name: SettingScores(seeds=arm.seeds, values=arm.quality[:, 1::2]) for name, arm in by_name.items()
+        },
+        weights=np.full(examples, 1 / examples),
+        bounds=bounds_of(arms[0].metric),
+    )
+    forgetting = NoiseModel(
+        scores={name: SettingScores(seeds=arm.seeds, values=arm.forgetting) for name, arm in by_name.items()},
+        weights=arms[0].weights / arms[0].weights.sum(),
+    )
+    names, others = [first for first, _ in pairs], [second for _, second in pairs]
+    return (
+        differences(quality, names, others, tolerance_of(arms[0].metric)),
+        differences(forgetting, names, others, FORGETTING_MARGIN),
+    )
 
 
 def compression_rows(best: BestArms) -> list[ArmRow]:
     """At fixed k: against what was trained at k."""
-    return [row for k in best.sizes() for row in arm_rows(best.at(k), best.get(k, AT_K))]
+    arms = [arm for k in best.sizes() for arm in best.at(k)]
+    return arm_rows(arms, {k: best.get(k, AT_K) for k in best.sizes()})
 
 
 def compression_table(best: BestArms) -> Table[ArmRow]:
@@ -62,10 +105,16 @@ def compression_table(best: BestArms) -> Table[ArmRow]:
         Column(header="parameters", value=lambda row: row.arm.parameters, style=",.0f", terminal=True),
         Column(header="file (bytes)", value=lambda row: row.arm.size, style=",.0f"),
         Column(header="quality (test half)", value=lambda row: row.arm.test, style=".3f", terminal=True),
-        Column(header="quality vs trained at k [95%]", value=lambda row: row.quality, terminal=True),
+        Column(
+            header="quality vs trained at k [95%]", value=lambda row: _contrast(row.quality), terminal=True
+        ),
         Column(header="answer loss", value=lambda row: row.arm.answer_loss, style=".3f"),
         Column(header="forgetting", value=lambda row: row.arm.mean_forgetting, style="+.3f", terminal=True),
-        Column(header="forgetting vs trained at k [95%]", value=lambda row: row.forgetting, terminal=True),
+        Column(
+            header="forgetting vs trained at k [95%]",
+            value=lambda row: _contrast(row.forgetting),
+            terminal=True,
+        ),
         Column(header="verdict", value=lambda row: row.verdict()),
     ]
     return Table(name="compression", columns=columns, rows=compression_rows(best))
@@ -74,7 +123,8 @@ def compression_table(best: BestArms) -> Table[ArmRow]:
 def rank_rows(best: BestArms) -> list[ArmRow]:
     """GRIT as it is, and what is left of a trained LoRA at the ranks that GRIT's rule finds in it."""
     arms = [arm for arm in best.all() if arm.k in (BY_TAU, ALL_DIRECTIONS)]
-    return arm_rows(arms, best.get(BY_TAU, GRIT))
+    grit = best.get(BY_TAU, GRIT)
+    return arm_rows(arms, {BY_TAU: grit, ALL_DIRECTIONS: grit})
 
 
 def rank_table(best: BestArms) -> Table[ArmRow]:
@@ -85,37 +135,42 @@ def rank_table(best: BestArms) -> Table[ArmRow]:
         Column(header="parameters", value=lambda row: row.arm.parameters, style=",.0f"),
         Column(header="file (bytes)", value=lambda row: row.arm.size, style=",.0f"),
         Column(header="quality (test half)", value=lambda row: row.arm.test, style=".3f"),
-        Column(header="quality vs GRIT [95%]", value=lambda row: row.quality),
+        Column(header="quality vs GRIT [95%]", value=lambda row: _contrast(row.quality)),
         Column(header="forgetting", value=lambda row: row.arm.mean_forgetting, style="+.3f"),
-        Column(header="forgetting vs GRIT [95%]", value=lambda row: row.forgetting),
+        Column(header="forgetting vs GRIT [95%]", value=lambda row: _contrast(row.forgetting)),
     ]
     return Table(name="ranks", columns=columns, rows=rank_rows(best))
 
 
 def compression_answer(best: BestArms) -> list[str]:
-    """Per k: which ways are better or worse than training at k beyond noise, in quality and in forgetting."""
-    sentences = []
+    """How much is decided; per k which ways are better or worse than training at k, or equivalent."""
+    rows = [row for row in compression_rows(best) if row.words() is not None]
+    if not rows:
+        return []
+    words = [word for row in rows for word in row.words() or ()]
+    decided = sum(word != "inconclusive" for word in words)
+    sentences = [f"{decided} of {len(words)} comparisons (quality, and forgetting) are decided."]
     for k in best.sizes():
-        reference = best.get(k, AT_K)
-        if reference is None:
+        of_k = [row for row in rows if row.arm.k == k]
+        if not of_k:
             continue
-        rows = [row for row in arm_rows(best.at(k), reference) if not row.is_reference]
-        quality = _told_apart({row.arm.way: row.quality for row in rows}, higher_is_better=True)
-        forgetting = _told_apart({row.arm.way: row.forgetting for row in rows}, higher_is_better=False)
+        quality = _told_apart({row.arm.way: (row.words() or ("", ""))[0] for row in of_k})
+        forgetting = _told_apart({row.arm.way: (row.words() or ("", ""))[1] for row in of_k})
         sentences.append(
-            f"k = {k}: {len(rows)} ways to have {k} directions of more, against LoRA trained at {k} with "
+            f"k = {k}: {len(of_k)} ways to have {k} directions of more, against LoRA trained at {k} with "
             f"a learning rate of its own: quality {quality}; forgetting {forgetting}."
         )
     return sentences
 
 
-def _told_apart(gaps: dict[str, Estimate | None], *, higher_is_better: bool) -> str:
-    verdicts = {
-        way: gap.verdict(higher_is_better=higher_is_better) for way, gap in gaps.items() if gap is not None
-    }
+def _told_apart(words: Mapping[str, str]) -> str:
     phrases = []
-    for word in ("better", "worse"):
-        ways = [way for way, verdict in verdicts.items() if verdict == word]
+    for word in ("better", "worse", "equivalent"):
+        ways = [way for way, its_word in words.items() if its_word == word]
         if ways:
             phrases.append(f"{word}: {', '.join(ways)}")
     return "; ".join(phrases) or "told apart for none"
+
+
+def _contrast(difference: CorrectedContrast | None) -> Contrast | None:
+    return None if difference is None else difference.contrast

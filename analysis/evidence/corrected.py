@@ -1,4 +1,4 @@
-"""One word for quality and forgetting together, and the study's settings by the names of the comparison."""
+"""Differences corrected for being many, and one word for quality and forgetting together."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.evidence.point_summary import PointSummary
-from analysis.stats.estimates import LEVEL, holm
+from analysis.stats.estimates import LEVEL, Verdict, holm
 from analysis.stats.pooled_noise import Contrast, NoiseModel, verdict_of
 
 JointVerdict = Literal["better", "worse", "mixed", "equivalent", "inconclusive", "changed nothing"]
@@ -29,6 +28,14 @@ class CorrectedContrast:
     contrast: Contrast
     p_value: float
     not_equivalent: float = 1.0
+
+    def word(self, *, higher_is_better: bool = True) -> Verdict | Literal["equivalent"]:
+        """By the corrected p-values: `better` or `worse`, else `equivalent` where that is shown."""
+        gain = self.contrast.mean if higher_is_better else -self.contrast.mean
+        differs = verdict_of(gain, self.p_value)
+        if differs == "inconclusive" and self.not_equivalent <= 1 - LEVEL:
+            return "equivalent"
+        return differs
 
     @property
     def changed_nothing(self) -> bool:
@@ -81,18 +88,3 @@ def joint_verdict(quality: CorrectedContrast | None, forgetting: CorrectedContra
     if any(against * lean > LEAN for lean in leans):
         return "inconclusive"
     return "better" if better else "worse"
-
-
-def family_name(point: PointSummary) -> str:
-    """The method, with `-uni` where only A's basis is used."""
-    one_sided = point.config.uses_grit and not point.config.grit.two_sided
-    return point.method + ("-uni" if one_sided else "")
-
-
-def family_members(points: Sequence[PointSummary]) -> dict[str, PointSummary]:
-    """The measured settings of the one-sided comparison, by name; the first of a name counts."""
-    members: dict[str, PointSummary] = {}
-    for point in points:
-        if point.records and point.designs & {"family", "control"}:
-            members.setdefault(family_name(point), point)
-    return members
