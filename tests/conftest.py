@@ -16,6 +16,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 os.environ.update(
     {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 )
+# Tests run side by side: threads that wait for each other on taken cores make all of them slow.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 pytest_plugins = ["tiny_models", "launching"]
 
 

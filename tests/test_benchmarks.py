@@ -13,7 +13,7 @@ SMALL = {
     "embedded_tasks": ("41", "--steps", "2", "--examples", "4"),
     "grit_overhead": ("--model", "embedded", "--steps", "3", "--cadence", "3"),
     "rank_space_linalg": ("--ranks", "4"),
-    "search": ("--seeds", "2", "--trainings", "9"),
+    "search": ("--seeds", "2", "--trainings", "5"),
     "verdicts": ("--studies", "1"),
     "trunks": ("--steps", "16", "--values", "1"),
 }
@@ -53,7 +53,7 @@ def test_the_cost_of_mlflow(last_line, tmp_path):
 def test_curves_are_recorded(last_line, tmp_path):
     file = tmp_path / "curves.json"
     said = last_line(
-        "record_curves", "--points", "2", "--processes", "0", "--steps", "8", "--output", str(file)
+        "record_curves", "--points", "2", "--processes", "0", "--steps", "4", "--output", str(file)
     )
     assert said["settings"] == 2
     rows = json.loads(file.read_text())

@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import pytest
-from builders import ended, planned, study, study_folder
+from builders import CENTER, ended, planned, study, study_folder
 
 from analysis.evidence.load import load_study
 from analysis.evidence.point_summary import paired_quality, summarize_points
 from analysis.studies.sensitivity.one_at_a_time import sweep_of
+from analysis.studies.sensitivity.recommend import clock_noise
 from analysis.studies.sensitivity.results import analyse
 from grit.geometry.events import RankChange
+from ray_jobs.design.points import Point, one_at_a_time
 from ray_jobs.records.study_file import Caps
 from ray_jobs.records.trial_tables import write_rows
 
@@ -166,3 +168,20 @@ def test_drift_and_over_triggering_need_evidence(tmp_path):
     assert named["T", None] == ["drift"]
     assert named["tau", 0.999] == ["over-triggering"]
     assert named["lambda", 1e-2] == []
+
+
+def test_the_clock_is_judged_among_trials_of_the_same_batch_and_rank(tmp_path):
+    """Small batches take many more steps in the same seconds; that is no noise of the clock."""
+    points = [*one_at_a_time(CENTER, {}), Point.of("small-batch", {**CENTER, "micro_batch": 2})]
+    made = {"seeds": (41, 42), "regimes": ("time",), "oat": points}
+
+    def steps(record, jitter):
+        many = record.config.optimization.micro_batch == 2
+        return (80 if many else 20) + jitter * (record.plan.seed == 42)
+
+    for jitter, noisy in ((0, False), (12, True)):
+        records = [ended(record, steps=steps(record, jitter)) for record in planned(study(**made))]
+        folder = tmp_path / str(jitter)
+        study_folder(folder, records, **made)
+        sentence = clock_noise(summarize_points(load_study(folder).records))
+        assert (sentence is not None) == noisy

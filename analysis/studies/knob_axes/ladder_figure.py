@@ -88,6 +88,7 @@ def _draw(axis: Axes, path: LadderPaths, name: str) -> None:
         (path.trained, "#D55E00", "s", "trained with that tau"),
     )
     axis.axhline(0.0, color="#bbbbbb", linewidth=0.8, linestyle=":")
+    axis.margins(x=0.2)
     for points, colour, marker, label in looks:
         if not points:
             continue
