@@ -31,13 +31,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import builders  # noqa: E402 - the tests' maker of records
 
+from analysis.evidence.corrected import FORGETTING_TOLERANCE  # noqa: E402
 from analysis.evidence.noise import RegimeNoise  # noqa: E402
 from analysis.evidence.point_summary import PointSummary, summarize_points  # noqa: E402
 from analysis.stats.decisions import ERROR_RATE, Looks, Outcome  # noqa: E402
 from analysis.stats.pooled_noise import NoiseModel, SettingScores  # noqa: E402
 from analysis.studies.sensitivity.bands import Band, SettingVerdict  # noqa: E402
 from analysis.studies.sensitivity.criteria import (  # noqa: E402
-    FORGETTING_TOLERANCE,
     NEAR_BEST,
     RETENTION,
     Criterion,

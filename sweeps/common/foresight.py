@@ -20,9 +20,9 @@ ASSUMED_NOISE: dict[str, dict[str, Any]] = {
 
 def foresight(study: Study, preset: str, task_metric: str, output: Path) -> str:
     """What this design can tell, from an earlier study beside `output` or from what its preset assumes."""
+    from analysis.evidence.corrected import FORGETTING_TOLERANCE
     from analysis.evidence.foresight import SeenNoise, foresight_rows, seen_noise
     from analysis.stats.decisions import looks_of
-    from analysis.studies.sensitivity.criteria import FORGETTING_TOLERANCE
 
     noise = seen_noise(output.parent, study.base)
     if not noise and preset == "embedded":

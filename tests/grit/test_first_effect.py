@@ -53,7 +53,8 @@ def test_beside_what_keeps_it_from_acting_it_changes_nothing(name, short_run, re
     }
     other, value = next(iter(against.items()))
     method = "qgrit" if name == "quantization_damping" else "grit"
-    base = short_run(**{other: value}, min_lora_rank=1, method=method)
+    few = {"eval_examples": 2, "retention_documents": 1, "accumulation": 1}
+    base = short_run(**{other: value}, min_lora_rank=1, method=method, **few)
     assert f"acts only with {other}" in idle_reason(base, {name: CHANGED[name]})
     one, two = reference(base), reference(base.changed(**{name: CHANGED[name]}))
     assert [row["loss"] for row in one.telemetry] == [row["loss"] for row in two.telemetry]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from grit.config.sections import Budget
 from grit.errors import ConfigError
 from grit.training.trainer import train
 
@@ -18,7 +19,8 @@ def _task_losses(rows):
 )
 def test_a_rung_is_a_reprojection_at_the_end(kind, rung, setting, bench, short_run):
     """The oracle: the same run whose only reprojection comes after its last step, with that threshold."""
-    base = short_run(reprojection_freq=10, min_lora_rank=2, **kind)
+    few = {"budget": Budget(regime="step", amount=6), "eval_examples": 4, "retention_documents": 2}
+    base = short_run(reprojection_freq=6, min_lora_rank=2, **few, **kind)
     really = train(base.changed(**setting), bench)
     assert really.measured.reprojections == 1
     rungs = train(base.changed(reprojection_freq=40, ladder=(rung,)), bench)

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.evidence.corrected import (
-    FORGETTING_MARGIN,
+    FORGETTING_TOLERANCE,
     CorrectedContrast,
     JointVerdict,
+    contrast_of,
     differences,
     joint_verdict,
 )
@@ -21,7 +22,6 @@ from analysis.evidence.noise import regime_noise
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column, spread_column
 from analysis.page.table import Column, Table
-from analysis.stats.pooled_noise import Contrast
 from analysis.studies.ablation.members import family_members
 from analysis.studies.ablation.published import TABLE_11, PublishedScore
 from grit.config.registry import METHODS
@@ -106,7 +106,7 @@ def _against_references(
     tolerance = tolerance_of(next(iter(members.values())).quality_metric)
     return (
         differences(noise.quality, names, others, tolerance),
-        differences(noise.forgetting, names, others, FORGETTING_MARGIN),
+        differences(noise.forgetting, names, others, FORGETTING_TOLERANCE),
     )
 
 
@@ -132,9 +132,13 @@ def family_table(rows: Sequence[FamilyRow]) -> Table[FamilyRow]:
         mean_column("footprint", header="of full", terminal=True),
         mean_column("train_seconds", style=".1f", terminal=True),
         mean_column("retention", terminal=True),
-        Column(header="quality vs two-sided [95%]", value=lambda row: _contrast(row.quality), terminal=True),
         Column(
-            header="forgetting vs two-sided [95%]", value=lambda row: _contrast(row.forgetting), terminal=True
+            header="quality vs two-sided [95%]", value=lambda row: contrast_of(row.quality), terminal=True
+        ),
+        Column(
+            header="forgetting vs two-sided [95%]",
+            value=lambda row: contrast_of(row.forgetting),
+            terminal=True,
         ),
         Column(header="verdict", value=lambda row: row.shown_verdict(), terminal=True),
         Column(header="B's own basis from step", value=lambda row: row.own_basis_step, style="g"),
@@ -144,10 +148,6 @@ def family_table(rows: Sequence[FamilyRow]) -> Table[FamilyRow]:
         ),
     ]
     return Table(name="family", columns=columns, rows=rows)
-
-
-def _contrast(difference: CorrectedContrast | None) -> Contrast | None:
-    return None if difference is None else difference.contrast
 
 
 def family_answer(rows: Sequence[FamilyRow]) -> list[str]:

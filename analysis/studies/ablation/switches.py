@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.evidence.corrected import (
-    FORGETTING_MARGIN,
+    FORGETTING_TOLERANCE,
     CorrectedContrast,
     JointVerdict,
     differences,
@@ -59,7 +59,7 @@ def switch_rows(data: StudyData, points: Sequence[PointSummary]) -> list[SwitchR
     names = [point.point_id for point in switches]
     references = [default.point_id] * len(names)
     quality = differences(noise.quality, names, references, tolerance_of(default.quality_metric))
-    forgetting = differences(noise.forgetting, names, references, FORGETTING_MARGIN)
+    forgetting = differences(noise.forgetting, names, references, FORGETTING_TOLERANCE)
     return [
         SwitchRow(point=point, quality=quality[point.point_id], forgetting=forgetting[point.point_id])
         for point in switches

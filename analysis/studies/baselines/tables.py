@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from analysis.evidence.corrected import CorrectedContrast, contrast_of
 from analysis.evidence.load import StudyData
-from analysis.evidence.point_summary import PointSummary, paired_forgetting
+from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column
 from analysis.page.table import Column, Table, shown
-from analysis.stats.estimates import Estimate, holm
+from analysis.stats.estimates import holm
 from analysis.stats.frontier_gap import Gap
 from analysis.studies.baselines.tuning import (
     TunedMethod,
     against_frontier,
+    best_differences,
     held_out_quality,
-    paired_test_quality,
 )
 from grit.config.registry import METHODS, Method
 
@@ -30,14 +31,15 @@ class ReachedRow:
 
     Attributes:
         quality: mean on the odd examples.
-        against: quality minus the reference's best, on the odd examples; `forgetting` likewise.
+        against: quality minus the reference's best, on the odd examples, of the noise of all methods
+            together and corrected for their number; `forgetting` likewise.
         gap: against the reference's frontier; `p_holm` its p-value, corrected by Holm's method.
     """
 
     tuned: TunedMethod
     quality: float
-    against: Estimate | None
-    forgetting: Estimate | None
+    against: CorrectedContrast | None
+    forgetting: CorrectedContrast | None
     gap: Gap | None
     p_holm: float | None
 
@@ -50,6 +52,20 @@ class ReachedRow:
     def verdict(self) -> str | None:
         """Where it stands against the frontier."""
         return None if self.gap is None or self.p_holm is None else self.gap.verdict(self.p_holm)
+
+    def words(self) -> tuple[str, str] | None:
+        """Quality and forgetting against the reference's best; None for itself."""
+        if self.against is None or self.forgetting is None:
+            return None
+        return self.against.word(), self.forgetting.word(higher_is_better=False)
+
+    def shown_words(self) -> str | None:
+        """Both as the table has them."""
+        words = self.words()
+        if words is None:
+            return None
+        quality, forgetting = words
+        return quality if quality == forgetting else f"quality {quality}, forgetting {forgetting}"
 
     def shown_verdict(self) -> str | None:
         """The verdict as the table has it."""
@@ -65,15 +81,15 @@ def reached_rows(data: StudyData, tuned: dict[Method, TunedMethod]) -> list[Reac
         if gap is not None:
             gaps[method] = gap
     adjusted = dict(zip(gaps, holm([gap.chord.p_value for gap in gaps.values()]), strict=True))
+    quality, forgetting = best_differences(data, tuned, REFERENCE)
     rows = []
     for method, tuning in tuned.items():
-        best = None if reference is None or reference is tuning else reference.best
         rows.append(
             ReachedRow(
                 tuned=tuning,
                 quality=held_out_quality(data, tuning.best),
-                against=None if best is None else paired_test_quality(data, tuning.best, best),
-                forgetting=None if best is None else paired_forgetting(data, tuning.best, best),
+                against=quality.get(method),
+                forgetting=forgetting.get(method),
                 gap=gaps.get(method),
                 p_holm=adjusted.get(method),
             )
@@ -88,9 +104,10 @@ def reached_table(rows: Sequence[ReachedRow], regime: str) -> Table[ReachedRow]:
         seeds_column(),
         Column(header="learning rate", value=lambda row: row.tuned.shown_rate(), terminal=True),
         Column(header="quality (test half)", value=lambda row: row.quality, style=".3f", terminal=True),
-        Column(header="quality vs LoRA [95%]", value=lambda row: row.against, terminal=True),
+        Column(header="quality vs LoRA [95%]", value=lambda row: contrast_of(row.against), terminal=True),
         mean_column("forgetting", terminal=True),
-        Column(header="forgetting vs LoRA [95%]", value=lambda row: row.forgetting),
+        Column(header="forgetting vs LoRA [95%]", value=lambda row: contrast_of(row.forgetting)),
+        Column(header="vs LoRA's best", value=lambda row: row.shown_words(), terminal=True),
         Column(
             header="against LoRA's frontier [95%]",
             value=lambda row: None if row.gap is None else row.gap.chord,
@@ -111,19 +128,22 @@ def reached_answer(rows: Sequence[ReachedRow], regime: str, without_a_rate: Sequ
     for row in rows:
         if METHODS[row.tuned.method].geometry:
             frontier = "-" if row.gap is None else shown(row.gap.chord)
+            against = shown(contrast_of(row.against))
             own.append(
-                f"{row.tuned.title} at its best learning rate: quality {shown(row.against)} against LoRA's "
-                "best; "
+                f"{row.tuned.title} at its best learning rate: quality {against} against LoRA's best; "
                 f"against LoRA's frontier {frontier}: {row.verdict or '-'}"
             )
+    words = [word for row in rows for word in row.words() or ()]
+    decided = sum(word != "inconclusive" for word in words)
     above = [row.tuned.title for row in rows if row.verdict == "above LoRA's frontier"]
     below = [row.tuned.title for row in rows if row.verdict == "below LoRA's frontier"]
     gone = ""
     if without_a_rate:
         gone = f" Without a rate of which no seed was lost, and so not here: {', '.join(without_a_rate)}."
     return (
-        f"{regime.capitalize()}-matched. {'; '.join(own) or 'GRIT was not measured'}. After Holm's "
-        "correction "
+        f"{regime.capitalize()}-matched. {'; '.join(own) or 'GRIT was not measured'}. "
+        f"{decided} of {len(words)} comparisons with LoRA's best (quality, and forgetting) are decided. "
+        "After Holm's correction "
         f"above LoRA's frontier: {', '.join(above) or 'none'}; below: {', '.join(below) or 'none'}.{gone}"
     )
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from analysis.evidence.corrected import FORGETTING_TOLERANCE, CorrectedContrast, differences
 from analysis.evidence.load import StudyData
+from analysis.evidence.noise import bounds_of
 from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
-from analysis.stats.estimates import Estimate, estimate
 from analysis.stats.frontier_gap import Gap, SettingValues, gap_to
+from analysis.stats.pooled_noise import NoiseModel, SettingScores
 from grit.config.registry import METHODS, Method
+from grit.tasks.metrics import tolerance_of
 from ray_jobs.records.trial_record import TrialRecord
 
 DESIGN = "baseline"
@@ -99,11 +104,32 @@ def held_out_quality(data: StudyData, point: PointSummary) -> float:
     return float(quality_matrix(data, point)[:, 1::2].mean())
 
 
-def paired_test_quality(data: StudyData, point: PointSummary, reference: PointSummary) -> Estimate | None:
-    """Quality on the odd examples, point minus reference; None where seeds differ."""
-    if point.seeds != reference.seeds:
-        return None
-    return estimate(quality_matrix(data, point)[:, 1::2] - quality_matrix(data, reference)[:, 1::2])
+def best_differences(
+    data: StudyData, tuned: Mapping[Method, TunedMethod], reference: Method
+) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
+    """Every method's best setting less the reference's: quality on the odd examples, and forgetting.
+
+    By the method, of the noise of all best settings together; nothing without the reference or another.
+    """
+    others = [method for method in tuned if method != reference]
+    if reference not in tuned or not others:
+        return {}, {}
+    odd: dict[str, SettingScores] = {}
+    forgotten: dict[str, SettingScores] = {}
+    for method, tuning in tuned.items():
+        best = tuning.best
+        odd[method] = SettingScores(seeds=best.seeds, values=quality_matrix(data, best)[:, 1::2])
+        forgotten[method] = SettingScores(seeds=best.seeds, values=forgetting_matrix(data, best)[0])
+    examples = odd[reference].values.shape[1]
+    metric = tuned[reference].best.quality_metric
+    _, tokens = forgetting_matrix(data, tuned[reference].best)
+    quality = NoiseModel(scores=odd, weights=np.full(examples, 1 / examples), bounds=bounds_of(metric))
+    forgetting = NoiseModel(scores=forgotten, weights=tokens / tokens.sum())
+    references = [reference] * len(others)
+    return (
+        differences(quality, others, references, tolerance_of(metric)),
+        differences(forgetting, others, references, FORGETTING_TOLERANCE),
+    )
 
 
 def against_frontier(data: StudyData, point: PointSummary, reference: TunedMethod) -> Gap | None:

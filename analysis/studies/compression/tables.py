@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.evidence.corrected import FORGETTING_MARGIN, CorrectedContrast, differences
+from analysis.evidence.corrected import FORGETTING_TOLERANCE, CorrectedContrast, contrast_of, differences
 from analysis.evidence.noise import bounds_of
 from analysis.page.table import Column, Table
-from analysis.stats.pooled_noise import Contrast, NoiseModel, SettingScores
+from analysis.stats.pooled_noise import NoiseModel, SettingScores
 from analysis.studies.compression.arms import ALL_DIRECTIONS, AT_K, BY_TAU, GRIT, Arm, BestArms
 from grit.tasks.metrics import tolerance_of
 
@@ -85,7 +85,7 @@ def _differences(
     names, others = [first for first, _ in pairs], [second for _, second in pairs]
     return (
         differences(quality, names, others, tolerance_of(arms[0].metric)),
-        differences(forgetting, names, others, FORGETTING_MARGIN),
+        differences(forgetting, names, others, FORGETTING_TOLERANCE),
     )
 
 
@@ -106,13 +106,13 @@ def compression_table(best: BestArms) -> Table[ArmRow]:
         Column(header="file (bytes)", value=lambda row: row.arm.size, style=",.0f"),
         Column(header="quality (test half)", value=lambda row: row.arm.test, style=".3f", terminal=True),
         Column(
-            header="quality vs trained at k [95%]", value=lambda row: _contrast(row.quality), terminal=True
+            header="quality vs trained at k [95%]", value=lambda row: contrast_of(row.quality), terminal=True
         ),
         Column(header="answer loss", value=lambda row: row.arm.answer_loss, style=".3f"),
         Column(header="forgetting", value=lambda row: row.arm.mean_forgetting, style="+.3f", terminal=True),
         Column(
             header="forgetting vs trained at k [95%]",
-            value=lambda row: _contrast(row.forgetting),
+            value=lambda row: contrast_of(row.forgetting),
             terminal=True,
         ),
         Column(header="verdict", value=lambda row: row.verdict()),
@@ -135,9 +135,9 @@ def rank_table(best: BestArms) -> Table[ArmRow]:
         Column(header="parameters", value=lambda row: row.arm.parameters, style=",.0f"),
         Column(header="file (bytes)", value=lambda row: row.arm.size, style=",.0f"),
         Column(header="quality (test half)", value=lambda row: row.arm.test, style=".3f"),
-        Column(header="quality vs GRIT [95%]", value=lambda row: _contrast(row.quality)),
+        Column(header="quality vs GRIT [95%]", value=lambda row: contrast_of(row.quality)),
         Column(header="forgetting", value=lambda row: row.arm.mean_forgetting, style="+.3f"),
-        Column(header="forgetting vs GRIT [95%]", value=lambda row: _contrast(row.forgetting)),
+        Column(header="forgetting vs GRIT [95%]", value=lambda row: contrast_of(row.forgetting)),
     ]
     return Table(name="ranks", columns=columns, rows=rank_rows(best))
 
@@ -170,7 +170,3 @@ def _told_apart(words: Mapping[str, str]) -> str:
         if ways:
             phrases.append(f"{word}: {', '.join(ways)}")
     return "; ".join(phrases) or "told apart for none"
-
-
-def _contrast(difference: CorrectedContrast | None) -> Contrast | None:
-    return None if difference is None else difference.contrast

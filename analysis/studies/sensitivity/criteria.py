@@ -13,6 +13,7 @@ from typing import Any
 
 from scipy.stats import chi2
 
+from analysis.evidence.corrected import FORGETTING_TOLERANCE
 from analysis.evidence.noise import RegimeNoise
 from analysis.evidence.point_summary import PointSummary, control_of
 from analysis.page.table import shown
@@ -23,9 +24,6 @@ from grit.config.method import KNOBS
 from grit.config.sections import Regime
 from grit.tasks.metrics import tolerance_of
 
-#: More forgetting than the default's that is tolerated, in nats per token (0.02 nats lower retention by about
-#: 2%).
-FORGETTING_TOLERANCE = 0.02
 #: Footprint relative to the default's.
 FOOTPRINT_CAP = 1.1
 #: Standard deviation over seeds, beyond the seeds' effect that all settings share, that is still called

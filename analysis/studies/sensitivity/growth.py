@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.evidence.collapses import without_collapses
+from analysis.evidence.corrected import FORGETTING_TOLERANCE
 from analysis.evidence.load import load_study
 from analysis.evidence.noise import regime_noise
 from analysis.evidence.point_summary import PointSummary, measured_regimes, summarize_points
 from analysis.stats.decisions import looks_of
 from analysis.studies.knob_axes.rungs import ladder_of
-from analysis.studies.sensitivity.criteria import FORGETTING_TOLERANCE, Criterion, Judged, criteria_of
+from analysis.studies.sensitivity.criteria import Criterion, Judged, criteria_of
 from grit.config.run_config import Overrides
 from grit.config.sections import Regime
 from ray_jobs.records.sequential import SequentialDesign

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analysis.evidence.collapses import without_collapses
+from analysis.evidence.corrected import FORGETTING_TOLERANCE
 from analysis.evidence.fronts import (
     Placing,
     costs,
@@ -24,7 +25,6 @@ from analysis.stats.pareto import knee
 from analysis.studies.knob_axes.rungs import Ladder, ladder_of
 from analysis.studies.sensitivity.bands import Band, bands_of
 from analysis.studies.sensitivity.control import ControlComparison, compare_with_control
-from analysis.studies.sensitivity.criteria import FORGETTING_TOLERANCE
 from analysis.studies.sensitivity.one_at_a_time import default_point
 from analysis.studies.sensitivity.recommend import Recommendation, recommend
 from grit.config.sections import Regime

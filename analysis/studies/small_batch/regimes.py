@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from analysis.evidence.corrected import FORGETTING_TOLERANCE
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
 from analysis.stats.arrays import Floats
 from analysis.stats.estimates import Estimate, estimate
-from analysis.studies.sensitivity.criteria import FORGETTING_TOLERANCE
 from analysis.studies.small_batch.diagnostics import CurvatureDiagnostics, diagnostics_of
 from grit.tasks.metrics import tolerance_of
 
