@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import time
 from dataclasses import replace
@@ -19,7 +18,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import qmc
 from tqdm import tqdm
 
 from grit.config.overrides import with_overrides
@@ -29,6 +27,7 @@ from grit.training.run_presets import configuration
 from grit.training.trainer import train
 from grit.training.workbench import Workbench
 from ray_jobs.design.search_space import Search
+from ray_jobs.schedule.search import even_points
 from sweeps.tau_T_lambda import SCRIPT
 
 FILE = Path(__file__).parent / "recorded" / "curves.json"
@@ -41,18 +40,6 @@ def searched_space() -> Search:
     search = SCRIPT.study([]).search
     assert search is not None
     return search
-
-
-def settings(count: int) -> list[Knobs]:
-    """Evenly over the space, on the scales on which it is searched."""
-    space = searched_space().space
-    # powers of two keep a Sobol sequence balanced
-    drawn = qmc.Sobol(d=len(space), rng=0).random_base2(math.ceil(math.log2(max(2, count))))[:count]
-    made = []
-    for row in drawn:
-        named = zip(space.items(), row, strict=True)
-        made.append({name: interval.at(float(share)) for (name, interval), share in named})
-    return made
 
 
 @cache
@@ -100,7 +87,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=FILE)
     arguments = parser.parse_args()
     began = time.time()
-    wanted, one = settings(arguments.points), partial(recorded, steps=arguments.steps)
+    wanted, one = (
+        even_points(searched_space().space, arguments.points, 0),
+        partial(recorded, steps=arguments.steps),
+    )
     if arguments.processes == 0:
         rows = list(map(one, wanted))
     else:

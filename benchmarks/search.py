@@ -48,6 +48,8 @@ from ray_jobs.records.trial_record import TrialRecord  # noqa: E402
 from ray_jobs.schedule.search import OptunaSearch  # noqa: E402
 
 NAMES = tuple(OBJECTIVES)
+#: What makes a cost, lower is better, of each objective.
+SIGNS = np.array([-1.0 if OBJECTIVES[name].direction == "maximize" else 1.0 for name in NAMES])
 TENTHS = 10
 #: By how much one trial must be better than another at a rung to count as better beyond noise, as
 #: `--stop-dominated` asks: two paired standard errors of the embedded default.
@@ -89,8 +91,7 @@ def read_recording(path: Path) -> Recording:
     space = dict(record_curves.searched_space().space)
     places = [[position(space[name], row["knobs"][name]) for name in space] for row in rows]
     values = np.array([_rungs(row) for row in rows])
-    signs = np.array([-1.0 if OBJECTIVES[name].direction == "maximize" else 1.0 for name in NAMES])
-    costs = values * signs
+    costs = values * SIGNS
     best, worst = costs[:, -1].min(axis=0), costs[:, -1].max(axis=0)
     return Recording(
         space=space,
@@ -128,9 +129,7 @@ class OptunaSearcher:
         self._ticket = ""
         self._record = builders.planned(builders.study(seeds=(41,), regimes=("step",)))[1]
         self._finished: list[int] = []
-        margins = [BEYOND[name] for name in NAMES]
-        signs = [-1.0 if OBJECTIVES[name].direction == "maximize" else 1.0 for name in NAMES]
-        self._signs, self._margins = np.array(signs), np.array(margins)
+        self._margins = np.array([BEYOND[name] for name in NAMES])
 
     def suggest(self) -> dict[str, Any]:
         """Of Optuna."""
@@ -141,7 +140,7 @@ class OptunaSearcher:
         """Where a finished trial was better beyond noise at this rung in quality and retention, no dearer."""
         if not self._exits or not self._finished:
             return False
-        costs = self._recording.values[:, rung] * self._signs
+        costs = self._recording.values[:, rung] * SIGNS
         others = costs[self._finished]
         return bool((others <= costs[training] - self._margins).all(axis=1).any())
 
@@ -168,7 +167,6 @@ class MoashaSearcher:
 
         np.random.seed(seed)  # its samplers draw from numpy's global state
         self._recording = recording
-        self._log = {name: interval.log for name, interval in recording.space.items()}
         space: dict[str, Any] = {}
         for name, interval in recording.space.items():
             kind = randint if interval.integer and not interval.log else uniform

@@ -8,6 +8,7 @@ from typing import Literal
 
 from analysis.stats.estimates import LEVEL, Verdict, holm
 from analysis.stats.pooled_noise import Contrast, NoiseModel, verdict_of
+from grit.tasks.metrics import tolerance_of
 
 JointVerdict = Literal["better", "worse", "mixed", "equivalent", "inconclusive", "changed nothing"]
 
@@ -49,6 +50,23 @@ def contrast_of(difference: CorrectedContrast | None) -> Contrast | None:
     return None if difference is None else difference.contrast
 
 
+def words_of(
+    quality: CorrectedContrast | None, forgetting: CorrectedContrast | None
+) -> tuple[str, str] | None:
+    """A word for each; None where there is nothing to say, as of a reference."""
+    if quality is None or forgetting is None:
+        return None
+    return quality.word(), forgetting.word(higher_is_better=False)
+
+
+def shown_words(words: tuple[str, str] | None) -> str | None:
+    """Both as tables have them: one where they are the same."""
+    if words is None:
+        return None
+    quality, forgetting = words
+    return quality if quality == forgetting else f"quality {quality}, forgetting {forgetting}"
+
+
 def differences(
     model: NoiseModel, names: Sequence[str], references: Sequence[str], tolerance: float
 ) -> dict[str, CorrectedContrast]:
@@ -63,6 +81,17 @@ def differences(
     for name, contrast, p_value, not_equivalent in zip(names, contrasts, differs, equivalent, strict=True):
         corrected[name] = CorrectedContrast(contrast=contrast, p_value=p_value, not_equivalent=not_equivalent)
     return corrected
+
+
+def score_differences(
+    models: tuple[NoiseModel, NoiseModel], names: Sequence[str], references: Sequence[str], metric: str
+) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
+    """Each setting against its reference in quality and in forgetting, given the noise of both."""
+    quality, forgetting = models
+    return (
+        differences(quality, names, references, tolerance_of(metric)),
+        differences(forgetting, names, references, FORGETTING_TOLERANCE),
+    )
 
 
 def joint_verdict(quality: CorrectedContrast | None, forgetting: CorrectedContrast | None) -> JointVerdict:

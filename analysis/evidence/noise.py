@@ -5,13 +5,14 @@ The model is analysis/stats/pooled_noise.py. Settings are named by their `point_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
+from analysis.stats.arrays import Floats
 from analysis.stats.pooled_noise import NoiseModel, SettingScores
 from grit.tasks.metrics import METRICS
 
@@ -45,26 +46,42 @@ def regime_noise(data: StudyData, points: Sequence[PointSummary]) -> RegimeNoise
     examples = quality_matrix(data, measured[0]).shape[1]
     _, tokens = forgetting_matrix(data, measured[0])
     even = np.full(examples, 1 / examples)
+    quality, forgetting = score_models(
+        {p.point_id: _scores(p, quality_matrix(data, p)) for p in measured},
+        {p.point_id: _scores(p, forgetting_matrix(data, p)[0]) for p in measured},
+        metric=measured[0].quality_metric,
+        tokens=tokens,
+    )
     return RegimeNoise(
-        quality=NoiseModel(
-            scores={p.point_id: _scores(p, quality_matrix(data, p)) for p in measured},
-            weights=even,
-            bounds=bounds_of(measured[0].quality_metric),
-        ),
+        quality=quality,
         answers=NoiseModel(
             scores={p.point_id: _scores(p, _answers(data, p)) for p in measured}, weights=even
         ),
-        forgetting=NoiseModel(
-            scores={p.point_id: _scores(p, forgetting_matrix(data, p)[0]) for p in measured},
-            weights=tokens / tokens.sum(),
-        ),
+        forgetting=forgetting,
         overhead=_of_trials(measured, "overhead"),
         footprint=_of_trials(measured, "footprint"),
     )
 
 
-def bounds_of(metric: str) -> tuple[float, float]:
-    """The range of a metric."""
+def score_models(
+    quality: Mapping[str, SettingScores],
+    forgetting: Mapping[str, SettingScores],
+    *,
+    metric: str,
+    tokens: Floats,
+) -> tuple[NoiseModel, NoiseModel]:
+    """The noise of quality and of forgetting, given the scores of settings by name.
+
+    Examples count alike, documents by their `tokens`; `metric` says what a quality can be.
+    """
+    examples = next(iter(quality.values())).values.shape[1]
+    return (
+        NoiseModel(scores=quality, weights=np.full(examples, 1 / examples), bounds=_bounds(metric)),
+        NoiseModel(scores=forgetting, weights=tokens / tokens.sum()),
+    )
+
+
+def _bounds(metric: str) -> tuple[float, float]:
     return (METRICS[metric].low, METRICS[metric].high) if metric in METRICS else UNBOUNDED
 
 

@@ -2,7 +2,7 @@
 
 Every rung chooses directions and projects as a reprojection with that threshold would, at the end and once;
 nothing is trained after it. Laid beside runs that were trained with the threshold, it says whether tau has to
-be trained in at all (analysis/evidence/ladders.py). Ours: the paper trains every threshold.
+be trained in at all (analysis/studies/knob_axes/rungs.py). Ours: the paper trains every threshold.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from grit.audits.truncation import replaced, truncated_factors
+from grit.audits.truncation import check_seen, replaced, truncated_factors
 from grit.geometry.handle import GritHandle
 from grit.io.files import Row
 from grit.rank_space.projectors import balanced_basis, spectrum
@@ -44,9 +44,7 @@ def ladder_rows(handle: GritHandle, rungs: tuple[float, ...], score: Callable[[]
     Raises:
         RuntimeError: a module has seen no statistics, so that there is nothing to choose by.
     """
-    unseen = [name for name, (_, _, seen_a, seen_g) in handle.factors().items() if min(seen_a, seen_g) == 0]
-    if unseen:
-        raise RuntimeError(f"{unseen[0]} has seen no statistics: the run is too short for a ladder of rungs")
+    check_seen(handle)
     rows: list[Row] = []
     for rung in rungs:
         ranks = rung_ranks(handle, rung)

@@ -79,6 +79,15 @@ def replaced(handle: GritHandle, factors: Factors) -> Iterator[None]:
                 layer.up.weight.copy_(up)
 
 
+def check_seen(handle: GritHandle) -> None:
+    """Raises RuntimeError where a module has seen no statistics to choose directions by."""
+    unseen = [name for name, (_, _, seen_a, seen_g) in handle.factors().items() if min(seen_a, seen_g) == 0]
+    if unseen:
+        raise RuntimeError(
+            f"{unseen[0]} has seen no statistics: the run is too short to be truncated by curvature"
+        )
+
+
 def rank_choices(handle: GritHandle, ranks: tuple[int, ...]) -> dict[str, dict[str, int]]:
     """Ranks by module for each wanted k.
 
@@ -113,11 +122,7 @@ def truncation_rows(
     Raises:
         RuntimeError: a module has seen no statistics, so that nothing but `svd` is defined.
     """
-    unseen = [name for name, (_, _, seen_a, seen_g) in handle.factors().items() if min(seen_a, seen_g) == 0]
-    if unseen:
-        raise RuntimeError(
-            f"{unseen[0]} has seen no statistics: the run is too short to be truncated by curvature"
-        )
+    check_seen(handle)
     scalings, tau = (
         {layer.name: layer.scaling for layer in handle.layers},
         handle.config.rank_adaptation_threshold,

@@ -47,9 +47,9 @@ class Scalarizing(optuna.samplers.BaseSampler):
 
     ParEGO (Knowles, 2006): for every point, objectives are scaled to the range seen so far, weights drawn
     evenly from the simplex, and Optuna's own Gaussian process proposes the point with the largest expected
-    improvement of the augmented Chebyshev value. (Its own multi-objective mode takes minutes a point with
-    four objectives.) A point that breaks a constraint is worse than every other by as much; one that is still
-    being measured counts as the worst so far, so that it is not proposed again.
+    improvement of the augmented Chebyshev value. (Its own multi-objective mode is far slower with four
+    objectives: docs/results/search.md.) A point that breaks a constraint is worse than every other by as
+    much; one that is still being measured counts as the worst so far, so that it is not proposed again.
     """
 
     #: What every objective counts for beside the largest.
@@ -206,15 +206,15 @@ def constraints(search: Search, records: Sequence[TrialRecord], values: Sequence
     return broken
 
 
-def _even_points(search: Search, seed: int) -> list[dict[str, Any]]:
-    """What a sampler begins with: a scrambled Sobol sequence over the space."""
-    count = SAMPLERS[search.sampler].even_start
-    if not count or not search.space:
+def even_points(space: Mapping[str, SearchRange], count: int, seed: int) -> list[dict[str, Any]]:
+    """So many points, evenly over a space on its own scales: a scrambled Sobol sequence."""
+    if not count or not space:
         return []
-    sequence = qmc.Sobol(d=len(search.space), rng=seed).random_base2(math.ceil(math.log2(count)))
+    # powers of two keep the sequence balanced
+    sequence = qmc.Sobol(d=len(space), rng=seed).random_base2(math.ceil(math.log2(count)))
     points = []
     for shares in sequence[:count]:
-        named = zip(search.space.items(), shares, strict=True)
+        named = zip(space.items(), shares, strict=True)
         points.append({name: interval.at(float(share)) for (name, interval), share in named})
     return points
 
@@ -247,7 +247,7 @@ class OptunaSearch:
         self._distributions = {name: _distribution(interval) for name, interval in search.space.items()}
         seed = search.seed + 7919 * asked_before
         sampler = _sampler(search.sampler, seed)
-        self._even = _even_points(search, seed)
+        self._even = even_points(search.space, SAMPLERS[search.sampler].even_start, seed)
         if storage is not None and name in optuna.get_all_study_names(storage):
             optuna.delete_study(study_name=name, storage=storage)
         self._study = optuna.create_study(

@@ -68,7 +68,7 @@ def _rows(noise):
 
 def _ladder(folder):
     data = load_study(folder)
-    return ladder_of(data, summarize_points(data.records), "step", forgetting_tolerance=0.02)
+    return ladder_of(data, summarize_points(data.records), "step")
 
 
 def test_where_training_makes_the_same_of_it_tau_is_settled(tmp_path):

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.evidence.corrected import (
-    FORGETTING_TOLERANCE,
     CorrectedContrast,
     JointVerdict,
     contrast_of,
-    differences,
     joint_verdict,
+    score_differences,
 )
 from analysis.evidence.load import StudyData
 from analysis.evidence.noise import regime_noise
@@ -26,7 +25,6 @@ from analysis.studies.ablation.members import family_members
 from analysis.studies.ablation.published import TABLE_11, PublishedScore
 from grit.config.registry import METHODS
 from grit.geometry.events import reprojections
-from grit.tasks.metrics import tolerance_of
 
 #: The comparison's members in the order of its table.
 ORDER = ("qlora", "qgrit-uni", "qgrit", "lora", "grit-uni", "grit")
@@ -103,11 +101,8 @@ def _against_references(
     if noise is None:
         return {}, {}
     names, others = list(references), list(references.values())
-    tolerance = tolerance_of(next(iter(members.values())).quality_metric)
-    return (
-        differences(noise.quality, names, others, tolerance),
-        differences(noise.forgetting, names, others, FORGETTING_TOLERANCE),
-    )
+    metric = next(iter(members.values())).quality_metric
+    return score_differences((noise.quality, noise.forgetting), names, others, metric)
 
 
 def own_basis_step(data: StudyData, point: PointSummary) -> float | str:

@@ -6,19 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.evidence.corrected import (
-    FORGETTING_TOLERANCE,
-    CorrectedContrast,
-    JointVerdict,
-    differences,
-    joint_verdict,
-)
+from analysis.evidence.corrected import CorrectedContrast, JointVerdict, joint_verdict, score_differences
 from analysis.evidence.load import StudyData
 from analysis.evidence.noise import regime_noise
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column, spread_column
 from analysis.page.table import Column, Table
-from grit.tasks.metrics import tolerance_of
 
 #: Designs whose settings are switches of this table.
 SWITCH_DESIGNS = {"switch", "grid", "list"}
@@ -58,8 +51,8 @@ def switch_rows(data: StudyData, points: Sequence[PointSummary]) -> list[SwitchR
         return []
     names = [point.point_id for point in switches]
     references = [default.point_id] * len(names)
-    quality = differences(noise.quality, names, references, tolerance_of(default.quality_metric))
-    forgetting = differences(noise.forgetting, names, references, FORGETTING_TOLERANCE)
+    models = (noise.quality, noise.forgetting)
+    quality, forgetting = score_differences(models, names, references, default.quality_metric)
     return [
         SwitchRow(point=point, quality=quality[point.point_id], forgetting=forgetting[point.point_id])
         for point in switches

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from analysis.evidence.corrected import CorrectedContrast, contrast_of
+from analysis.evidence.corrected import CorrectedContrast, contrast_of, shown_words, words_of
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column
@@ -55,17 +55,7 @@ class ReachedRow:
 
     def words(self) -> tuple[str, str] | None:
         """Quality and forgetting against the reference's best; None for itself."""
-        if self.against is None or self.forgetting is None:
-            return None
-        return self.against.word(), self.forgetting.word(higher_is_better=False)
-
-    def shown_words(self) -> str | None:
-        """Both as the table has them."""
-        words = self.words()
-        if words is None:
-            return None
-        quality, forgetting = words
-        return quality if quality == forgetting else f"quality {quality}, forgetting {forgetting}"
+        return words_of(self.against, self.forgetting)
 
     def shown_verdict(self) -> str | None:
         """The verdict as the table has it."""
@@ -107,7 +97,7 @@ def reached_table(rows: Sequence[ReachedRow], regime: str) -> Table[ReachedRow]:
         Column(header="quality vs LoRA [95%]", value=lambda row: contrast_of(row.against), terminal=True),
         mean_column("forgetting", terminal=True),
         Column(header="forgetting vs LoRA [95%]", value=lambda row: contrast_of(row.forgetting)),
-        Column(header="vs LoRA's best", value=lambda row: row.shown_words(), terminal=True),
+        Column(header="vs LoRA's best", value=lambda row: shown_words(row.words()), terminal=True),
         Column(
             header="against LoRA's frontier [95%]",
             value=lambda row: None if row.gap is None else row.gap.chord,

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from analysis.evidence.corrected import FORGETTING_TOLERANCE, CorrectedContrast, differences
+from analysis.evidence.corrected import CorrectedContrast, score_differences
 from analysis.evidence.load import StudyData
-from analysis.evidence.noise import bounds_of
+from analysis.evidence.noise import score_models
 from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
 from analysis.stats.frontier_gap import Gap, SettingValues, gap_to
-from analysis.stats.pooled_noise import NoiseModel, SettingScores
+from analysis.stats.pooled_noise import SettingScores
 from grit.config.registry import METHODS, Method
-from grit.tasks.metrics import tolerance_of
 from ray_jobs.records.trial_record import TrialRecord
 
 DESIGN = "baseline"
@@ -120,16 +117,10 @@ def best_differences(
         best = tuning.best
         odd[method] = SettingScores(seeds=best.seeds, values=quality_matrix(data, best)[:, 1::2])
         forgotten[method] = SettingScores(seeds=best.seeds, values=forgetting_matrix(data, best)[0])
-    examples = odd[reference].values.shape[1]
     metric = tuned[reference].best.quality_metric
     _, tokens = forgetting_matrix(data, tuned[reference].best)
-    quality = NoiseModel(scores=odd, weights=np.full(examples, 1 / examples), bounds=bounds_of(metric))
-    forgetting = NoiseModel(scores=forgotten, weights=tokens / tokens.sum())
-    references = [reference] * len(others)
-    return (
-        differences(quality, others, references, tolerance_of(metric)),
-        differences(forgetting, others, references, FORGETTING_TOLERANCE),
-    )
+    models = score_models(odd, forgotten, metric=metric, tokens=tokens)
+    return score_differences(models, others, [reference] * len(others), metric)
 
 
 def against_frontier(data: StudyData, point: PointSummary, reference: TunedMethod) -> Gap | None:

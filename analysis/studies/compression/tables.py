@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from analysis.evidence.corrected import FORGETTING_TOLERANCE, CorrectedContrast, contrast_of, differences
-from analysis.evidence.noise import bounds_of
+from analysis.evidence.corrected import (
+    CorrectedContrast,
+    contrast_of,
+    score_differences,
+    shown_words,
+    words_of,
+)
+from analysis.evidence.noise import score_models
 from analysis.page.table import Column, Table
-from analysis.stats.pooled_noise import NoiseModel, SettingScores
+from analysis.stats.pooled_noise import SettingScores
 from analysis.studies.compression.arms import ALL_DIRECTIONS, AT_K, BY_TAU, GRIT, Arm, BestArms
-from grit.tasks.metrics import tolerance_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +32,11 @@ class ArmRow:
 
     def words(self) -> tuple[str, str] | None:
         """Of quality and of forgetting; None for the reference, or where there is none."""
-        if self.quality is None or self.forgetting is None:
-            return None
-        return self.quality.word(), self.forgetting.word(higher_is_better=False)
+        return words_of(self.quality, self.forgetting)
 
     def verdict(self) -> str | None:
         """Both differences in words."""
-        if self.is_reference:
-            return "the reference"
-        words = self.words()
-        if words is None:
-            return None
-        quality, forgetting = words
-        return quality if quality == forgetting else f"quality {quality}, forgetting {forgetting}"
+        return "the reference" if self.is_reference else shown_words(self.words())
 
 
 def arm_rows(arms: Sequence[Arm], reference_of: Mapping[str, Arm | None]) -> list[ArmRow]:
@@ -70,23 +65,14 @@ def _differences(
     if not pairs:
         return {}, {}
     by_name = {arm.name: arm for arm in (*arms, *references) if arm is not None}
-    examples = arms[0].quality[:, 1::2].shape[1]
-    quality = NoiseModel(
-        scores={
-            name: SettingScores(seeds=arm.seeds, values=arm.quality[:, 1::2]) for name, arm in by_name.items()
-        },
-        weights=np.full(examples, 1 / examples),
-        bounds=bounds_of(arms[0].metric),
-    )
-    forgetting = NoiseModel(
-        scores={name: SettingScores(seeds=arm.seeds, values=arm.forgetting) for name, arm in by_name.items()},
-        weights=arms[0].weights / arms[0].weights.sum(),
+    models = score_models(
+        {name: SettingScores(seeds=arm.seeds, values=arm.quality[:, 1::2]) for name, arm in by_name.items()},
+        {name: SettingScores(seeds=arm.seeds, values=arm.forgetting) for name, arm in by_name.items()},
+        metric=arms[0].metric,
+        tokens=arms[0].weights,
     )
     names, others = [first for first, _ in pairs], [second for _, second in pairs]
-    return (
-        differences(quality, names, others, tolerance_of(arms[0].metric)),
-        differences(forgetting, names, others, FORGETTING_TOLERANCE),
-    )
+    return score_differences(models, names, others, arms[0].metric)
 
 
 def compression_rows(best: BestArms) -> list[ArmRow]:

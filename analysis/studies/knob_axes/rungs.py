@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from analysis.evidence.corrected import FORGETTING_TOLERANCE
 from analysis.evidence.load import StudyData
-from analysis.evidence.noise import UNBOUNDED, bounds_of
+from analysis.evidence.noise import score_models
 from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
 from analysis.page.table import Column, Table
 from analysis.stats.arrays import Floats
@@ -110,31 +111,24 @@ class Ladder:
         )
 
 
-def ladder_of(
-    data: StudyData, points: Sequence[PointSummary], regime: Regime, *, forgetting_tolerance: float
-) -> Ladder | None:
+def ladder_of(data: StudyData, points: Sequence[PointSummary], regime: Regime) -> Ladder | None:
     """The ladder of a regime; None where no trial has one.
 
     Args:
         data: the study.
         points: of this regime.
         regime: which.
-        forgetting_tolerance: in nats per token, within which two settings are equivalent.
     """
     for point in points:
         tables = {r.plan.seed: data.table("ladder", r) for r in point.records if r.config.audits.ladder}
         tables = {seed: rows for seed, rows in tables.items() if rows}
         if tables:
-            return _ladder(data, points, point, tables, forgetting_tolerance)
+            return _ladder(data, points, point, tables)
     return None
 
 
 def _ladder(
-    data: StudyData,
-    points: Sequence[PointSummary],
-    source: PointSummary,
-    tables: dict[int, list[Row]],
-    forgetting_tolerance: float,
+    data: StudyData, points: Sequence[PointSummary], source: PointSummary, tables: dict[int, list[Row]]
 ) -> Ladder:
     values = list(dict.fromkeys(row["rung"] for rows in tables.values() for row in rows))
     trained = {value: _trained_at(points, source, value) for value in values}
@@ -153,7 +147,7 @@ def _ladder(
         own = trained[value]
         if own is not None:
             gaps = [model.difference(own.point_id, _name(value)) for model in (quality, forgetting)]
-            tolerances = [tolerance_of(str(source.quality_metric)), forgetting_tolerance]
+            tolerances = [tolerance_of(str(source.quality_metric)), FORGETTING_TOLERANCE]
             p_values = [gap.p_not_within(tol) for gap, tol in zip(gaps, tolerances, strict=True)]
             rung = replace(
                 rung,
@@ -178,28 +172,15 @@ def _models(
 ) -> tuple[NoiseModel, NoiseModel]:
     """The noise of quality and of forgetting, of trained settings and rungs together."""
     source = settings[0]
+    quality = {p.point_id: SettingScores(seeds=p.seeds, values=quality_matrix(data, p)) for p in settings}
+    forgetting = {
+        p.point_id: SettingScores(seeds=p.seeds, values=forgetting_matrix(data, p)[0]) for p in settings
+    }
+    for value, rows in by_rung.items():
+        quality[_name(value)] = _scores(rows, "task")
+        forgetting[_name(value)] = _scores(rows, "retention")
     _, tokens = forgetting_matrix(data, source)
-    examples = quality_matrix(data, source).shape[1]
-    quality = NoiseModel(
-        scores={
-            **{p.point_id: SettingScores(seeds=p.seeds, values=quality_matrix(data, p)) for p in settings},
-            **{_name(value): _scores(rows, "task") for value, rows in by_rung.items()},
-        },
-        weights=np.full(examples, 1 / examples),
-        bounds=bounds_of(source.quality_metric),
-    )
-    forgetting = NoiseModel(
-        scores={
-            **{
-                p.point_id: SettingScores(seeds=p.seeds, values=forgetting_matrix(data, p)[0])
-                for p in settings
-            },
-            **{_name(value): _scores(rows, "retention") for value, rows in by_rung.items()},
-        },
-        weights=tokens / tokens.sum(),
-        bounds=UNBOUNDED,
-    )
-    return quality, forgetting
+    return score_models(quality, forgetting, metric=source.quality_metric, tokens=tokens)
 
 
 def _name(value: float) -> str:

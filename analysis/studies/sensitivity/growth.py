@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.evidence.collapses import without_collapses
-from analysis.evidence.corrected import FORGETTING_TOLERANCE
 from analysis.evidence.load import load_study
 from analysis.evidence.noise import regime_noise
 from analysis.evidence.point_summary import PointSummary, measured_regimes, summarize_points
@@ -87,7 +86,7 @@ class SettledKnobs:
         """By the knob's name, given all records; nothing where nothing is settled."""
         data = without_collapses(load_study(self.folder, records))
         points = [point for point in summarize_points(data.records) if point.regime == regime]
-        ladder = ladder_of(data, points, regime, forgetting_tolerance=FORGETTING_TOLERANCE)
+        ladder = ladder_of(data, points, regime)
         if ladder is None or not ladder.settles_tau:
             return {}
         return {"tau": data.study.config.grit.tau}

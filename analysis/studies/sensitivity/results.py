@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analysis.evidence.collapses import without_collapses
-from analysis.evidence.corrected import FORGETTING_TOLERANCE
 from analysis.evidence.fronts import (
     Placing,
     costs,
@@ -144,5 +143,5 @@ def _regime_result(
         noise=noise,
         bands=bands_of(data, points, noise, regime, looks),
         comparison=None if center is None else compare_with_control(noise, points, center),
-        ladder=ladder_of(data, points, regime, forgetting_tolerance=FORGETTING_TOLERANCE),
+        ladder=ladder_of(data, points, regime),
     )
