@@ -47,7 +47,7 @@ from analysis.studies.sensitivity.criteria import (  # noqa: E402
 from analysis.studies.sensitivity.growth import worth_of_seeds  # noqa: E402
 from analysis.studies.sensitivity.one_at_a_time import default_point, knob_value, sweep_of  # noqa: E402
 from analysis.studies.sensitivity.recommend import picked  # noqa: E402
-from grit.config.method import KNOBS  # noqa: E402
+from grit.config.declared_knobs import KNOBS  # noqa: E402
 from grit.tasks.metrics import tolerance_of  # noqa: E402
 from ray_jobs.design.points import one_at_a_time  # noqa: E402
 from ray_jobs.records.sequential import FIRST_SEEDS, MOST_SEEDS, SHARED_SEEDS  # noqa: E402

@@ -34,6 +34,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "growing rank": {"rank_policy": "growth"},
     "adaptive cadence": {"cadence": "adaptive"},
     "regularizers": {"lambda_k": 1e-5, "lambda_r": 1e-4},
+    "gradients of labelled tokens": {"gradient_tokens": "labelled"},
 }
 ONE_SIDED = {"two_sided": False}
 

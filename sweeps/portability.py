@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there
 
 from grit.cli.parser import flag
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.tasks import embedded
 from ray_jobs.design.points import Point, one_at_a_time
 from sweeps.common.command import EXIT_BAD_INPUT

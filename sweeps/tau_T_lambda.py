@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x
 
 from dataclasses import replace
 
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.config.overrides import with_overrides
 from ray_jobs.design.points import Point, control_method, grid, listed, one_at_a_time, small_batch
 from ray_jobs.design.search_space import Search, SearchRange

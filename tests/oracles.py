@@ -11,7 +11,9 @@ import torch
 
 
 def dense_factors(model, layers, micro_batches, loss_scale=1.0):
-    """Sigma_a and Sigma_g of every layer by definition, and the tokens each counts.
+    """Sigma_a and Sigma_g of every layer by definition, and the tokens and labels they are means over.
+
+    Sigma_g sums over every real token: prompts without labels carry gradient through later positions.
 
     z = A x is recomputed from the inputs of lora_A, and u from a gradient of the *summed* label loss that
     arrives at the layer's
@@ -40,24 +42,20 @@ def dense_factors(model, layers, micro_batches, loss_scale=1.0):
         )
         loss.backward()
         for row, position in itertools.product(*map(range, batch["input_ids"].shape)):
-            if batch["attention_mask"][row, position]:
-                tokens += 1
-                for k, layer in enumerate(layers):
-                    z = layer.down.weight.detach().double() @ inputs[k][row, position].double()
-                    sums_a[k] += torch.outer(z, z)
-            real = bool(batch["attention_mask"][row, position])
-            if (
-                real
-                and position + 1 < batch["input_ids"].shape[1]
-                and batch["labels"][row, position + 1] != -100
-            ):
-                labelled += 1
-                for k, layer in enumerate(layers):
-                    # y = W x + s B z, so d loss / d (B z) is s g: divide by s to get g.
-                    u = layer.up.weight.detach().double().T @ (
-                        outputs[k].grad[row, position].double() / layer.scaling
-                    )
-                    sums_g[k] += torch.outer(u, u)
+            if not batch["attention_mask"][row, position]:
+                continue
+            tokens += 1
+            labelled += bool(
+                position + 1 < batch["input_ids"].shape[1] and batch["labels"][row, position + 1] != -100
+            )
+            for k, layer in enumerate(layers):
+                z = layer.down.weight.detach().double() @ inputs[k][row, position].double()
+                sums_a[k] += torch.outer(z, z)
+                # y = W x + s B z, so d loss / d (B z) is s g: divide by s to get g.
+                u = layer.up.weight.detach().double().T @ (
+                    outputs[k].grad[row, position].double() / layer.scaling
+                )
+                sums_g[k] += torch.outer(u, u)
     for hook in hooks:
         hook.remove()
     return [s / tokens for s in sums_a], [s / labelled for s in sums_g], tokens, labelled

@@ -11,7 +11,7 @@ import numpy as np
 from analysis.evidence.load import StudyData
 from analysis.stats.arrays import Floats
 from analysis.stats.estimates import Estimate, estimate
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.config.registry import METHODS, Method
 from grit.config.run_config import RunConfig
 from grit.config.sections import Regime
@@ -100,6 +100,11 @@ class PointSummary:
     def is_control(self) -> bool:
         """Whether this is the first-order control."""
         return "control" in self.designs
+
+    def has(self, name: str) -> bool:
+        """Whether a quantity was measured in every one of its trials, of which there is at least one."""
+        measured = [getattr(record.measured, name) for record in self.records]
+        return bool(measured) and None not in measured
 
     def values(self, name: str) -> list[float]:
         """One value per seed of a measured quantity."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.table import Column, Spread
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.training.measurements import QUANTITIES
 
 PointOf = Callable[[Any], PointSummary]
@@ -56,7 +56,7 @@ def mean_column(
 
     def value(row: Any) -> float | None:
         setting = point(row)
-        return setting.mean(name) if setting.records else None
+        return setting.mean(name) if setting.has(name) else None
 
     return Column(
         header=header or quantity.label,
@@ -74,7 +74,7 @@ def spread_column(
 
     def value(row: Any) -> Spread | None:
         setting = point(row)
-        return spread_of(setting, name) if setting.records else None
+        return spread_of(setting, name) if setting.has(name) else None
 
     return Column(header=header or quantity.label, value=value, style=quantity.style, **more)
 

@@ -1,8 +1,7 @@
-"""What GRIT asks of 4-bit layers: how noisy their weights are, and in which precision they compute."""
+"""What GRIT asks of 4-bit layers: how noisy their weights are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,20 +50,3 @@ def noise_to_signal(base: nn.Module) -> float:
     )
     noise = (code_noise(code)[levels] * scale.square()).sum()
     return float(noise / weight.square().sum())
-
-
-class ComputePrecision:
-    """Switches 4-bit layers between their own compute type and float32."""
-
-    def __init__(self, bases: Sequence[nn.Module]) -> None:
-        self._layers: list[Any] = [base for base in bases if is_quantized(base)]
-        self._own = [layer.compute_dtype for layer in self._layers]
-
-    def __len__(self) -> int:
-        """How many layers are quantized."""
-        return len(self._layers)
-
-    def full(self, on: bool) -> None:
-        """float32 if `on`, else what each layer had."""
-        for layer, own in zip(self._layers, self._own, strict=True):
-            layer.compute_dtype = torch.float32 if on else own

@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.config.run_config import RUN_SECTIONS
 from grit.config.settings import declared, words_of
 

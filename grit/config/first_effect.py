@@ -12,7 +12,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from grit.config.method import ALIASES, GritConfig
+from grit.config.declared_knobs import ALIASES
+from grit.config.method import GritConfig
 from grit.config.overrides import with_overrides
 from grit.config.run_config import RUN_SECTIONS, Overrides, RunConfig, section_of
 from grit.config.settings import Setting, declared, waiting_for

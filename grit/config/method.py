@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pydantic import model_validator
+
+from grit.config.declared_knobs import ALIASES
+from grit.config.earlier_methods import of_this_method
 from grit.config.settings import (
     DECAY,
     NOT_NEGATIVE,
@@ -20,7 +24,7 @@ from grit.errors import ConfigError
 
 #: Version of the numerical method. Part of every trial's identity: change it whenever the same settings train
 #: differently.
-METHOD_VERSION = 2
+METHOD_VERSION = 3
 
 Preconditioner = Literal["paper", "kfac", "none"]
 DampingScale = Literal["absolute", "relative"]
@@ -30,6 +34,7 @@ RankPolicy = Literal["coverage", "growth"]
 Device = Literal["cpu", "model"]
 Cadence = Literal["fixed", "adaptive"]
 Sharing = Literal["none", "projection"]
+GradientTokens = Literal["real", "labelled"]
 
 #: The gates of both sides wait for whatever comes first of the two.
 _GATE: tuple[Moment, Moment] = ("refresh", "reprojection")
@@ -39,48 +44,6 @@ _BY_SPECTRUM: dict[str, tuple[Any, ...]] = {"rank_adaptation": (True,)}
 _BY_COVERAGE: dict[str, tuple[Any, ...]] = {**_BY_SPECTRUM, "rank_policy": ("coverage",)}
 _ADAPTIVE: dict[str, tuple[Any, ...]] = {"cadence": ("adaptive",)}
 _TRIGGERED: dict[str, tuple[Any, ...]] = {"reprojection_trigger": ("adaptive",)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Knob:
-    """One of the knobs of the sensitivity study.
-
-    Attributes:
-        field: of `GritConfig`.
-        title: in sentences.
-        axis: the label of a figure's axis, with its symbol.
-        style: how its values are formatted.
-    """
-
-    field: str
-    title: str
-    axis: str
-    style: str
-
-    def shown(self, value: float | int | None) -> str:
-        """A value as people write it; `none` for a cadence that never comes."""
-        return "none" if value is None else format(value, self.style)
-
-
-#: The knobs by their names in records, tables and on command lines, in the order of tables.
-KNOBS: dict[str, Knob] = {
-    "tau": Knob(
-        field="rank_adaptation_threshold",
-        title="energy threshold tau",
-        axis="energy threshold τ",
-        style=".4g",
-    ),
-    "T": Knob(
-        field="reprojection_freq",
-        title="reprojection cadence T",
-        axis="reprojection cadence T (steps)",
-        style="d",
-    ),
-    "lambda": Knob(field="kfac_damping", title="damping lambda", axis="damping λ", style=".3g"),
-}
-#: `GritConfig` takes either name. A trailing underscore is allowed, since `lambda` is a word of the language:
-#: GritConfig(tau=0.9, T=100, lambda_=3e-3).
-ALIASES = {**{name: knob.field for name, knob in KNOBS.items()}, "lambda_": KNOBS["lambda"].field}
 
 
 class _Aliased(type):
@@ -147,7 +110,15 @@ class GritConfig(metaclass=_Aliased):
         acts_with=_PRECONDITIONED,
     )
     kfac_min_samples: int = setting(
-        64, "tokens a factor must have seen before it is used", allowed=at_least(0), waits_for=_GATE
+        64,
+        "samples a factor must be worth before it is used: tokens for Sigma_a, labels for Sigma_g",
+        allowed=at_least(0),
+        waits_for=_GATE,
+    )
+    gradient_tokens: GradientTokens = setting(
+        "real",
+        "`real` sums Sigma_g over every token that is not padding; `labelled` over positions with a label "
+        "alone, as method version 2 and much public code do",
     )
     cov_update_freq: int = setting(15, "steps between captures of statistics", allowed=at_least(1))
     accumulated_statistics: bool = setting(
@@ -169,6 +140,12 @@ class GritConfig(metaclass=_Aliased):
         4,
         "by how much the controller stretches the periods at most",
         allowed=at_least(1),
+        acts_with=_ADAPTIVE,
+    )
+    cadence_stretches_reprojection: bool = setting(
+        False,
+        "the controller stretches T as well (the patent's claim); T is then the shortest cadence",
+        waits_for="reprojection",
         acts_with=_ADAPTIVE,
     )
     ema_decay: float | None = setting(
@@ -329,9 +306,6 @@ class GritConfig(metaclass=_Aliased):
         waits_for="refresh",
         acts_with=_PRECONDITIONED,
     )
-    dequantized_refresh: bool = setting(
-        False, "steps whose statistics are captured compute the 4-bit layers in float32"
-    )
     share_statistics: Sharing = setting(
         "none", "`projection` pools the statistics of layers with the same name (all q_proj, ...)"
     )
@@ -340,6 +314,11 @@ class GritConfig(metaclass=_Aliased):
         "clip after preconditioning (the trust region); none leaves clipping to the caller",
         allowed=POSITIVE,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, values: Any) -> Any:
+        return of_this_method(values)
 
     def __post_init__(self) -> None:
         """Raises ConfigError with the name, the value and what is allowed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, get_args, get_type_hints
 
-from grit.config.method import ALIASES
+from grit.config.declared_knobs import ALIASES
 from grit.config.run_config import RUN_SECTIONS, Overrides, RunConfig, section_of
 from grit.errors import ConfigError
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
-from grit.config.method import ALIASES, METHOD_VERSION, GritConfig
+from grit.config.declared_knobs import ALIASES
+from grit.config.earlier_methods import RETIRED
+from grit.config.method import METHOD_VERSION, GritConfig
 from grit.config.registry import METHODS, Method, MethodSpec, method_spec
 from grit.config.sections import (
     AdapterConfig,
@@ -241,7 +243,8 @@ def nested_from_flat(values: Mapping[str, Any]) -> dict[str, Any]:
         if name in _OWN:
             nested[name] = value
         else:
-            nested.setdefault(section_of(name), {})[name] = value
+            section = RETIRED[name] if name in RETIRED else section_of(name)
+            nested.setdefault(section, {})[name] = value
     return nested
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers, task_type
-from grit.adapters.quantization import ComputePrecision
+from grit.adapters.quantization import is_quantized
 from grit.config.method import GritConfig
 from grit.errors import ConfigError
 from grit.geometry.handle import GritHandle
@@ -58,10 +58,9 @@ def _check_support(
             raise ConfigError(
                 "optimizer", type(optimizer).__name__, f"does not train the adapter of {layer.name}"
             )
-    for name in ("quantization_damping", "dequantized_refresh"):
-        if getattr(config, name) and not len(ComputePrecision([layer.base for layer in layers])):
-            raise ConfigError(
-                name,
-                getattr(config, name),
-                "needs a 4-bit backbone, and no adapted layer of this model is quantized",
-            )
+    if config.quantization_damping and not any(is_quantized(layer.base) for layer in layers):
+        raise ConfigError(
+            "quantization_damping",
+            config.quantization_damping,
+            "needs a 4-bit backbone, and no adapted layer of this model is quantized",
+        )

@@ -43,8 +43,6 @@ class Capture:
         model: whose forward passes are watched. layers: its adapted layers. layout: of its labels.
         sink: takes every observed pass once its backward is over.
         before_pass: called before every observed forward pass, when earlier ones have been handed on.
-        around: called with True before an observed forward pass, and with False once its backward pass is
-            over.
         watch_loss: keep the model's own losses, armed or not, for `take_losses`.
 
     Attributes:
@@ -60,12 +58,11 @@ class Capture:
         *,
         sink: Callable[[Observation], None],
         before_pass: Callable[[], None] = lambda: None,
-        around: Callable[[bool], None] | None = None,
         watch_loss: bool = False,
     ) -> None:
         self.armed, self.passes = False, 0
         self._layers, self._layout, self._sink = layers, layout, sink
-        self._before_pass, self._around, self._watch_loss = before_pass, around, watch_loss
+        self._before_pass, self._watch_loss = before_pass, watch_loss
         self._losses: list[Tensor] = []
         self._gates: list[Tensor | None] = [None] * len(layers)
         self._current: Observation | None = None
@@ -124,8 +121,6 @@ class Capture:
 
         Several forward passes may share one backward.
         """
-        if self._current is not None and self._around is not None:
-            self._around(False)
         self._current = None
         done = [seen for seen in self._open if seen.gradients]
         self._open = [seen for seen in self._open if not seen.gradients]
@@ -169,8 +164,6 @@ class Capture:
             self._before_pass()
             self._current = Observation(positions=positions(self._layout, named_inputs(model, args, kwargs)))
             self._open.append(self._current)
-            if self._around is not None:
-                self._around(True)
 
     def _after_model(self, _model: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
         current = self._current

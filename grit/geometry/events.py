@@ -58,7 +58,7 @@ class Reprojection(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ReprojectionHeld(Event):
-    """An adaptive trigger looked, and the kept share of energy had moved too little: by `shift`."""
+    """An adaptive trigger looked: no module's kept share of energy had moved by more than `shift`."""
 
     kind = "reprojection_held"
     shift: float

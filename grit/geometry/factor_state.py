@@ -70,14 +70,18 @@ class Statistics:
         """Adds one backward pass to the step's sums."""
         assert seen.positions is not None and seen.loss_weight is not None  # verified by Capture
         for stream, rows in self._rows.items():
-            tokens, labels = seen.positions.tokens[stream], seen.positions.labels[stream]
+            tokens = seen.positions.tokens[stream]
             part = max(1, PART_BYTES // (tokens.numel() * self._rank * self._buffer.element_size()))
             for start in range(0, len(rows), part):
-                self._observe_rows(seen, rows[start : start + part], tokens, labels)
+                self._observe_rows(seen, rows[start : start + part], stream)
         self._buffer[-1] += seen.positions.sequences
 
-    def _observe_rows(self, seen: Observation, rows: list[int], tokens: Tensor, labels: Tensor) -> None:
-        assert seen.loss_weight is not None
+    def _observe_rows(self, seen: Observation, rows: list[int], stream: Stream) -> None:
+        assert seen.positions is not None and seen.loss_weight is not None
+        tokens, labels = seen.positions.tokens[stream], seen.positions.labels[stream]
+        # A token without a label has a gradient too: later positions read its keys and values. The sum is
+        # still one of label losses, so labels are what it is divided by, and damping keeps its scale.
+        every_token = self._config.gradient_tokens == "real"
         modules = [self._indices[row] for row in rows]
         for row, index in zip(rows, modules, strict=True):
             if seen.activations[index].numel() != tokens.numel() * self._rank:
@@ -90,9 +94,9 @@ class Statistics:
         self._sums[0, rows] += second_moment_sum(z, tokens).to(self._dtype)
         arrived = torch.stack([seen.gradients[index].flatten(0, -2) for index in modules])
         u = per_token_gradient(arrived, self._scaling[rows], seen.loss_weight)
-        self._sums[1, rows] += second_moment_sum(u, labels).to(self._dtype)
+        self._sums[1, rows] += second_moment_sum(u, tokens if every_token else labels).to(self._dtype)
         self._counts[0, rows] += tokens.sum()
-        self._counts[1, rows] += labels.sum()
+        self._counts[1, rows] += seen.positions.label_count if every_token else labels.sum()
 
     def commit(self, reduce_sum: Callable[[Tensor], None]) -> int:
         """Folds the step's sums, added over all workers, into the means.
@@ -106,9 +110,17 @@ class Statistics:
         lost = 0
         for side, moment in enumerate((self.moment_a, self.moment_g)):
             sums, counts = self._sums[side], self._counts[side]
-            if self._pools is not None:
-                sums, counts = pooled(sums, counts, self._pools)
-            lost += int((~moment.add(sums, counts)).sum())
+            finite = torch.isfinite(sums).all(-1).all(-1)
+            lost += int((~finite).sum())
+            if self._pools is None:
+                moment.add(sums, counts)
+                continue
+            # One bad module must not spoil its pool, nor may a pool pass a gate by counting a token once for
+            # every module that saw it.
+            measured = finite & (sums != 0).any(-1).any(-1)
+            own = torch.where(measured, counts, 0.0)
+            clean = torch.where(measured[:, None, None], sums, 0.0)
+            moment.add(*pooled(clean, own, self._pools), samples=own)
         self.batch = float(self._buffer[-1])
         self._buffer.zero_()
         return lost
@@ -122,7 +134,7 @@ class Statistics:
 
         Enough samples and, where asked for, a spectrum that stands out of the noise.
         """
-        enough = moment.samples >= max(1, self._config.kfac_min_samples)
+        enough = moment.effective_samples() >= max(1, self._config.kfac_min_samples)
         if self._config.spectral_snr_min > 0:
             enough = enough & (
                 spectral_snr(spectrum(moment.mean()).values, moment.effective_samples())

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from grit.adapters.peft_adapters import AdaptedLayer
-from grit.adapters.quantization import ComputePrecision
 from grit.config.first_effect import refreshes
 from grit.config.method import GritConfig
 from grit.geometry.cadence import CadenceController
@@ -90,14 +89,12 @@ class GritHandle:
         self._controller = _controller(optimizer, config)
         self._observer: StepObserver | None = None
         self._capture_next = False
-        precision = ComputePrecision([layer.base for layer in layers])
         self._capture = Capture(
             model,
             layers,
             layout,
             sink=self._observe,
             before_pass=self._before_pass,
-            around=precision.full if config.dequantized_refresh else None,
             watch_loss=self._controller is not None,
         )
         self._arm()
@@ -156,10 +153,19 @@ class GritHandle:
         reprojection; what is scored, counted and exported must be the same weights. Nothing to do for a gate,
         when reprojection never acted, or when this was just done.
         """
-        acted = [event for event in self.events if isinstance(event, Reprojection)]
-        just_done = any(event.trigger == "end" and event.step == self.step for event in acted)
-        if acted and not just_done and self.config.suppression == "project":
+        if self._refilled(just_done=("end",)):
             self.reproject(trigger="end", adapt_rank=False)
+
+    def as_counted(self) -> AbstractContextManager[None]:
+        """The adapter as `finish` would leave it, for an evaluation on the way; then as it was."""
+        every = ("fixed", "first", "adaptive", "end")
+        return self._state.truncated(self.step) if self._refilled(just_done=every) else nullcontext()
+
+    def _refilled(self, *, just_done: tuple[str, ...]) -> bool:
+        """Whether the optimizer has had a step to refill discarded directions in."""
+        acted = [event for event in self.events if isinstance(event, Reprojection)]
+        done = any(event.trigger in just_done and event.step == self.step for event in acted)
+        return bool(acted) and not done and self.config.suppression == "project"
 
     def detach(self) -> None:
         """Removes every hook.
@@ -184,9 +190,9 @@ class GritHandle:
         with self._clock.section(name), self._totals.section(name), torch.no_grad():
             yield
 
-    def _every(self, period: int) -> int:
+    def _every(self, period: int, *, stretched: bool = True) -> int:
         """A period of the configuration, in steps, as the controller has stretched it."""
-        return period if self._controller is None else period * self._controller.stretch
+        return period * self._controller.stretch if stretched and self._controller else period
 
     def _arm(self) -> None:
         due = self.step % self._every(self.config.cov_update_freq) == 0
@@ -306,7 +312,7 @@ class GritHandle:
         every = self.config.reprojection_freq
         if every is None or self.step < self.config.reprojection_warmup_steps:
             return
-        if self.step % every == 0:
+        if self.step % self._every(every, stretched=self.config.cadence_stretches_reprojection) == 0:
             self._look()
 
     def _look(self) -> None:
@@ -315,7 +321,7 @@ class GritHandle:
             self.reproject(trigger="fixed")
             return
         with self._section("rank"):
-            moved = self._state.mean_shift()
+            moved = self._state.largest_shift()
         if moved is not None and moved <= self.config.reprojection_band:
             self._record(ReprojectionHeld(shift=moved))
         else:

@@ -4,8 +4,8 @@ Read off the model's own inputs.
 
 Four layouts of labels are known. `causal`: the logits of position t are scored against label t + 1.
 `aligned`: against label t (token classification). `sequence`: one label per sequence; all of its real tokens
-carry its gradient. `seq2seq`: an encoder-decoder, whose decoder is scored against label t and whose encoder's
-real tokens carry the gradient of all the sequence's labels.
+stand for it. `seq2seq`: an encoder-decoder, whose decoder is scored against label t and whose encoder's
+real tokens stand for all the sequence's labels.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Positions:
 
     Attributes:
         tokens: per stream, 1 for a real token and 0 for padding, flattened (N,).
-        labels: per stream, 1 for a position whose gradient counts, flattened (N,).
+        labels: per stream, 1 for a position that has a label itself, or stands for one, flattened (N,).
         label_count: labels that the model's mean loss is a mean over (a scalar tensor).
         sequences: sequences with at least one label (a scalar tensor).
     """

@@ -88,15 +88,17 @@ class RankGroup:
     def retained_mass(self, projection: Projection) -> Tensor:
         """|B P A|^2 / |B A|^2 per module (M,) with the weights as they are.
 
-        1 where the update is still zero. Paper D.4, pi_proj.
+        P is what is applied: where `reprojection_mix` leaves a part of the weights alone, so does P. 1 where
+        the update is still zero. Paper D.4, pi_proj.
         """
         gram_a, gram_b = (side.gramian(len(self.layers), self.rank) for side in (self._side_a, self._side_b))
         energy = update_energy(gram_a, gram_b)
-        kept = update_energy(projection.between @ gram_a @ projection.between.mT, gram_b)
+        between = projection.mixed(self.config.reprojection_mix).between
+        kept = update_energy(between @ gram_a @ between.mT, gram_b)
         return torch.where(energy > 0, kept / energy.clamp(min=torch.finfo(energy.dtype).tiny), 1.0)
 
     @torch.no_grad()
-    def apply(self, projection: Projection, optimizer: torch.optim.Optimizer) -> bool:
+    def apply(self, projection: Projection, optimizer: torch.optim.Optimizer | None) -> bool:
         """Overwrites A, B and, if asked for.
 
         The optimizer's first moments by their projections (mixed with gamma).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -96,11 +97,35 @@ class GeometryState:
         for group in self.groups:
             group.transform_gradients(precondition=precondition, regularization=regularization)
 
-    def mean_shift(self) -> float | None:
-        """How far the kept share of energy has moved, as a mean over modules; None before a reprojection."""
+    def largest_shift(self) -> float | None:
+        """How far the kept share of energy has moved in the module where it moved most.
+
+        None before a reprojection. A mean over modules would hide a single one that has turned away.
+        """
         shifts = [group.subspace.shift() for group in self.groups]
         shifts_measured = [shift for shift in shifts if shift is not None]
-        return float(torch.cat(shifts_measured).mean()) if shifts_measured else None
+        return float(torch.cat(shifts_measured).max()) if shifts_measured else None
+
+    @contextmanager
+    def truncated(self, step: int) -> Iterator[None]:
+        """The adapter as it would be truncated now; afterwards weights and subspaces are what they were.
+
+        `step` is the optimizer's, as for any reprojection.
+        """
+        weights = [weight for layer in self._layers for weight in (layer.down.weight, layer.up.weight)]
+        kept = [weight.detach().clone() for weight in weights]
+        subspaces = [(group.subspace, group.subspace.state_dict()) for group in self.groups]
+        for group in self.groups:
+            projection = group.subspace.choose(step, adapt_rank=False, mix=False)
+            if projection is not None:
+                group.apply(projection, None)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(weights, kept)
+            for subspace, held in subspaces:
+                subspace.load_state_dict(held)
 
     def estimates(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Each stack's factors: (`<stack>/<side>`, those in use, the last step's own), each (M, r, r)."""

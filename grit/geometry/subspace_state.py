@@ -28,6 +28,17 @@ class Projection(NamedTuple):
     between: Tensor
     two_sided: bool
 
+    def mixed(self, share: float) -> Projection:
+        """What is left of it when only this share of the weights is projected, (1 - share) I + share P."""
+        if share == 1.0:
+            return self
+        eye = torch.eye(self.between.shape[-1], dtype=self.between.dtype, device=self.between.device)
+        side_a = torch.lerp(eye, self.side_a, share)
+        if self.side_b is None:
+            return Projection(side_a, None, side_a, self.two_sided)
+        side_b = torch.lerp(eye, self.side_b, share)
+        return Projection(side_a, side_b, side_b @ side_a, self.two_sided)
+
     def to(self, device: torch.device) -> Projection:
         """The same on `device`."""
         side_b = None if self.side_b is None else self.side_b.to(device)

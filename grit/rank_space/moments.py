@@ -17,8 +17,7 @@ def second_moment_sum(samples: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         samples: (M, N, r), any float type.
-        weight: (N,), 1 for a position that counts and 0 for padding or, for gradients, a position without a
-            label.
+        weight: (N,), 1 for a position that counts and 0 for one that does not.
 
     Returns:
         (M, r, r), float32 or the wider type of `samples`.
@@ -76,8 +75,11 @@ class RunningMoment:
         self.samples = torch.zeros(modules, device=device, dtype=torch.float64)
         self._noise = torch.zeros(modules, device=device, dtype=torch.float64)
 
-    def add(self, moment_sum: Tensor, count: Tensor) -> Tensor:
-        """Folds in one optimizer step's sum (M, r, r) over `count` tokens (one number, or one per module).
+    def add(self, moment_sum: Tensor, count: Tensor, samples: Tensor | None = None) -> Tensor:
+        """Folds in one optimizer step's sum (M, r, r) of `count` samples, one number or one per module.
+
+        `samples` is what the sum is worth to a gate, where that is another number: a pool's sum is worth no
+        more than the module's own part of it.
 
         A step without a counted token changes nothing, and neither does a module's non-finite sum: the
         returned mask (M,) is False there. A sum that is exactly zero is not a measurement (while B = 0, so is
@@ -86,6 +88,7 @@ class RunningMoment:
         finite = torch.isfinite(moment_sum).all(-1).all(-1)
         measured = finite & (moment_sum != 0).any(-1).any(-1)
         counted = torch.where(measured, count.to(self.weight.dtype), 0.0)
+        worth = counted if samples is None else torch.where(measured, samples.to(self.weight.dtype), 0.0)
         clean = torch.where(finite[:, None, None], moment_sum, 0.0)
         if self.decay is None:
             self.total += clean
@@ -96,8 +99,9 @@ class RunningMoment:
                 clean * ((1 - keep) / counted.clamp(min=1))[:, None, None]
             )
             self.weight.mul_(keep).add_(1 - keep)
-            self._noise.mul_(keep.double() ** 2).add_((1 - keep.double()) ** 2 / counted.clamp(min=1))
-        self.samples += counted
+            told_by = torch.where(worth > 0, worth, counted)  # by its pool alone, where its own part was lost
+            self._noise.mul_(keep.double() ** 2).add_((1 - keep.double()) ** 2 / told_by.clamp(min=1))
+        self.samples += worth
         return finite
 
     def effective_samples(self) -> Tensor:

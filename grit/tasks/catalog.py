@@ -119,7 +119,9 @@ def _instruction(name: str, context: str) -> Callable[[Row], str]:
 
 
 _GENERATED = ("rougeL", "rouge1", "rouge2", "bleu", "bertscore")
-_CLASSIFIED = ("accuracy", "precision", "recall", "f1")
+_BY_LABEL = ("precision", "recall", "f1")
+#: Of the first label, and as the mean over both.
+_CLASSIFIED = ("accuracy", *_BY_LABEL, *(f"{name}_macro" for name in _BY_LABEL))
 DECLARATIONS: dict[str, Declaration] = {
     "alpaca": Declaration(
         fields=("instruction", "output"),

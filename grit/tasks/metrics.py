@@ -115,8 +115,10 @@ def accuracy(inputs: MetricInputs) -> Computed:
     return Computed(float(metrics.accuracy_score(true, predicted)), single)
 
 
-def by_label(inputs: MetricInputs, *, kind: str) -> Computed:
+def by_label(inputs: MetricInputs, *, kind: str, macro: bool = False) -> Computed:
     """Precision, recall or F1 by scikit-learn: of the first of two labels, and the mean over labels of more.
+
+    `macro` is the mean over labels of two as well, as the paper's Table 1 has it for QNLI.
 
     Where precision or recall of a label is 0/0, because no prediction (or no reference) has it, the value is
     NaN: not defined; a mean over the other labels would be another metric.
@@ -125,7 +127,7 @@ def by_label(inputs: MetricInputs, *, kind: str) -> Computed:
 
     predicted, true = _stripped(inputs.predictions), _stripped(inputs.references)
     labels = _stripped(inputs.labels) or sorted(set(true))
-    counted = labels[:1] if len(labels) == 2 else labels
+    counted = labels[:1] if len(labels) == 2 and not macro else labels
     score = {"precision": metrics.precision_score, "recall": metrics.recall_score, "f1": metrics.f1_score}[
         kind
     ]
@@ -155,6 +157,11 @@ METRICS: dict[str, MetricSpec] = {
     "precision": MetricSpec(label="precision", compute=partial(by_label, kind="precision")),
     "recall": MetricSpec(label="recall", compute=partial(by_label, kind="recall")),
     "f1": MetricSpec(label="F1", compute=partial(by_label, kind="f1")),
+    "precision_macro": MetricSpec(
+        label="precision (macro)", compute=partial(by_label, kind="precision", macro=True)
+    ),
+    "recall_macro": MetricSpec(label="recall (macro)", compute=partial(by_label, kind="recall", macro=True)),
+    "f1_macro": MetricSpec(label="F1 (macro)", compute=partial(by_label, kind="f1", macro=True)),
     "rouge1": MetricSpec(label="ROUGE-1", compute=partial(rouge, kind="rouge1"), tolerance=0.01),
     "rouge2": MetricSpec(label="ROUGE-2", compute=partial(rouge, kind="rouge2"), tolerance=0.01),
     "rougeL": MetricSpec(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -308,7 +309,9 @@ class Run:
         Every data-parallel worker does: the others would only wait for the first.
         """
         state = self.state
-        self._scores = self._timed(lambda: self.bench.score(state.model.eval(), self.config, last=last))
+        # What is scored is what is counted: on the way, too, the directions that were given up are left out.
+        with nullcontext() if state.handle is None else state.handle.as_counted():
+            self._scores = self._timed(lambda: self.bench.score(state.model.eval(), self.config, last=last))
         if not state.curve:
             self._add_to_curve(0, 0.0, self.base)
         self._add_to_curve(state.step, state.train_seconds, self._scores)

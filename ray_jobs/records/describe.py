@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from grit.config.method import ALIASES, KNOBS
+from grit.config.declared_knobs import ALIASES, KNOBS
 from grit.training.measurements import OBJECTIVES
 from ray_jobs.records.trial_record import TrialRecord
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from grit.config.method import ALIASES
+from grit.config.declared_knobs import ALIASES
 from grit.config.registry import METHODS
 from grit.config.run_config import nested_from_flat
 from grit.errors import ConfigError

@@ -27,7 +27,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.errors import ConfigError
 from grit.io.files import Row
 from grit.training.measurements import TRACKED

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from grit.cli.options import DataOptions, ModelOptions, with_data_options
+from grit.config.declared_knobs import KNOBS
 from grit.config.first_effect import idle_reason
-from grit.config.method import KNOBS, GritConfig
+from grit.config.method import GritConfig
 from grit.config.overrides import parse_cadence, parse_setting, with_overrides
 from grit.config.run_config import Overrides, RunConfig
 from grit.config.sections import Budget, Regime

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grit.cli.parser import flag
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.errors import ConfigError
 from ray_jobs.design.forecast import USD_PER_GPU_HOUR
 from ray_jobs.design.search_space import SearchRange

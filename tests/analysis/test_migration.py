@@ -39,6 +39,13 @@ def test_events_are_found_where_they_lay(migrated):
     assert len(events) >= trial.measured.reprojections > 0
 
 
+def test_it_is_read_as_the_method_that_trained_it(migrated):
+    """Versions 1 and 2 of the method had no word for which tokens Sigma_g counts, and no other way."""
+    data = migrated[1].result.data
+    assert data.study.config.grit.gradient_tokens == "labelled"
+    assert {record.config.grit.gradient_tokens for record in data.records} == {"labelled"}
+
+
 def test_every_record_has_its_whole_configuration(migrated):
     for record in migrated[1].result.data.records:
         assert record.config.seed == record.plan.seed

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,12 +94,12 @@ def test_bf16_factors_are_float32_and_near_the_definition(tiny_llama, token_batc
             [o.activations[index].flatten(0, -2)[o.positions.tokens["main"] > 0] for o in seen]
         ).double()
         arrived = [
-            o.gradients[index].flatten(0, -2)[o.positions.labels["main"] > 0].double() / float(o.loss_weight)
+            o.gradients[index].flatten(0, -2)[o.positions.tokens["main"] > 0].double() / float(o.loss_weight)
             for o in seen
         ]
         u = torch.cat(arrived) / layer.scaling
+        assert len(z) == count_a > count_g == sum(int(o.positions.label_count) for o in seen)
         for sigma, samples, count in ((sigma_a, z, count_a), (sigma_g, u, count_g)):
-            assert len(samples) == count
             assert samples.abs().max() > 0
             exact = samples.mT @ samples / count
             torch.testing.assert_close(sigma.double(), exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max()))
@@ -156,14 +157,14 @@ def test_encoder_and_decoder_count_their_own_positions(tiny_t5):
     count = int((labels != -100).sum())
     for name, (sigma_a, sigma_g, seen_a, seen_g) in handle.factors().items():
         where = mask.bool() if name in encoder else labels != -100
-        assert seen_a == seen_g == int(where.sum())
+        assert (seen_a, seen_g) == (int(where.sum()), count)
         samples = z[name][where]
         torch.testing.assert_close(sigma_a, samples.mT @ samples / seen_a)
         u = arrived[name][where] * count / (0.25 * layers[name].scaling)
         torch.testing.assert_close(sigma_g, u.mT @ u / seen_g)
 
 
-def test_a_sequence_classifier_counts_all_tokens_of_labelled_sequences(tiny_classifier):
+def test_a_sequence_classifier_sums_over_tokens_and_divides_by_labels(tiny_classifier):
     generator = torch.Generator().manual_seed(1)
     tokens, mask = torch.randint(3, 50, (3, 6), generator=generator), torch.ones(3, 6, dtype=torch.int64)
     mask[2, 4:] = 0
@@ -173,7 +174,76 @@ def test_a_sequence_classifier_counts_all_tokens_of_labelled_sequences(tiny_clas
         input_ids=tokens * mask, attention_mask=mask, labels=torch.tensor([0, 2, 1])
     ).loss.backward()
     optimizer.step()
-    assert {entry[2:] for entry in handle.factors().values()} == {(16, 16)}
+    assert {entry[2:] for entry in handle.factors().values()} == {(16, 3)}
+
+
+def test_prompts_carry_gradient_and_are_counted_unless_told_otherwise(tiny_llama, token_batches):
+    """Of keys and values, since later positions read them: nothing else of the last layer.
+
+    Per label, so that where labelled positions alone carry gradient both readings are one number.
+    """
+    traces = {}
+    for reading in ("real", "labelled"):
+        model = tiny_llama(dropout=0.0)
+        optimizer = _sgd(model)
+        handle = attach(model.train(), optimizer, replace(WATCH, gradient_tokens=reading))
+        model(**token_batches(count=1)[0]).loss.backward()
+        optimizer.step()
+        traces[reading] = {name: float(entry[1].trace()) for name, entry in handle.factors().items()}
+        assert {entry[3] for entry in handle.factors().values()} == {6}
+    last = max(name.split("layers.")[1].split(".")[0] for name in traces["real"])
+    for name, trace in traces["real"].items():
+        reads_keys = name.endswith(("k_proj", "v_proj"))
+        if f"layers.{last}." in name and not reads_keys:
+            assert trace == pytest.approx(traces["labelled"][name], rel=1e-9)
+        elif reads_keys:
+            assert trace > 1.05 * traces["labelled"][name], name
+
+
+def test_an_exponential_mean_passes_its_gate_by_what_it_remembers(tiny_llama, token_batches):
+    """Of six labels a step a decay of 0.1 remembers hardly more than one step's, however many it has seen."""
+    from grit.geometry.events import RefreshWaits
+
+    waited = {}
+    for decay in (None, 0.1):
+        model = tiny_llama(dropout=0.0)
+        optimizer = _sgd(model)
+        config = GritConfig(
+            cov_update_freq=1, kfac_update_freq=5, kfac_min_samples=20, ema_decay=decay, T=None
+        )
+        handle = attach(model.train(), optimizer, config)
+        for _ in range(6):
+            model(**token_batches(count=1)[0]).loss.backward()
+            optimizer.step()
+        waited[decay] = [event.step for event in handle.events if isinstance(event, RefreshWaits)]
+    assert waited == {None: [], 0.1: [5]}
+
+
+def test_a_pool_survives_one_bad_module_and_gates_by_its_own_samples(tiny_llama, token_batches):
+    model = tiny_llama(dropout=0.0)
+    layers = adapted_layers(model)
+    bad = next(index for index, layer in enumerate(layers) if layer.name.endswith("q_proj"))
+    optimizer = _sgd(model)
+    handle = attach(model.train(), optimizer, replace(WATCH, share_statistics="projection"))
+    batch = token_batches(count=1)[0]
+
+    def spoil(module, inputs, output):
+        output.register_hook(lambda gradient: gradient * float("nan"))
+
+    spoiled = layers[bad].up.register_forward_hook(spoil)
+    model(**batch).loss.backward()
+    spoiled.remove()
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.nan_to_num_()
+    optimizer.step()
+    tokens = int(batch["attention_mask"].sum())
+    queries = {name: entry for name, entry in handle.factors().items() if name.endswith("q_proj")}
+    assert len(queries) == 2
+    for name, entry in queries.items():
+        assert entry[1].isfinite().all() and float(entry[1].trace()) > 0
+        assert entry[2] == tokens  # not once for every layer of the pool
+        assert entry[3] == (0 if name == layers[bad].name else 6)
 
 
 @pytest.mark.parametrize("name", ["tiny_t5", "tiny_classifier", "tiny_llama"])
@@ -277,9 +347,8 @@ def test_what_cannot_be_attached_to_is_refused_by_name(tiny_llama, one_layer):
         attach(model, torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1), WATCH)
     with pytest.raises(ConfigError, match="^labels = .* causal, aligned, sequence, seq2seq"):
         attach(one_layer, _sgd(one_layer), WATCH)
-    for changes in ({"dequantized_refresh": True}, {"quantization_damping": 1.0}):
-        with pytest.raises(ConfigError, match=f"^{next(iter(changes))} = .* 4-bit"):
-            attach(model, optimizer, GritConfig(**changes))
+    with pytest.raises(ConfigError, match="^quantization_damping = .* 4-bit"):
+        attach(model, optimizer, GritConfig(quantization_damping=1.0))
 
 
 @pytest.mark.parametrize("variant", [{"use_dora": True}])

@@ -24,6 +24,7 @@ CHANGED = {
     "kfac_update_freq": 3,
     "cadence_window": 5,
     "cadence_max_stretch": 2,
+    "cadence_stretches_reprojection": True,
     "ng_warmup_steps": 3,
     "reprojection_band": 0.5,
     "reprojection_k": 2,

@@ -66,6 +66,19 @@ def test_classification_is_scikit_learn(kind):
     assert found.value == {"accuracy": 3 / 6, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3}[kind]
 
 
+@pytest.mark.parametrize("kind", ["precision", "recall", "f1"])
+def test_macro_is_the_mean_over_both_labels(kind):
+    from sklearn import metrics
+
+    true = [" yes", " no", " yes", " yes", " no", " no"]
+    said = [" yes", " no", " no", " yes", " yes", " no"]
+    found = measure([f"{kind}_macro", kind], said, true, labels=(" yes", " no"))
+    upstream = getattr(metrics, f"{kind}_score")(
+        [t.strip() for t in true], [s.strip() for s in said], average="macro"
+    )
+    assert found[f"{kind}_macro"].value == pytest.approx(float(upstream))
+
+
 def test_what_is_not_defined_says_so():
     found = measure(
         ["precision", "recall", "accuracy"], [" no", " no"], [" no", " no"], labels=(" yes", " no")

@@ -204,3 +204,15 @@ def test_the_knobs_have_aliases():
     assert GritConfig(**{"lambda": 0.1, "tau": 0.9, "T": None}) == config
     with pytest.raises(ConfigError, match="^rank_adaptation_threshold = .* once"):
         GritConfig(tau=0.9, rank_adaptation_threshold=0.9)
+
+
+def test_after_the_papers_preconditioner_the_curvature_regularizer_is_decay():
+    """(Sigma + lambda)^-1 2 c Sigma A is 2 c A where Sigma is well above lambda, and nothing well below."""
+    values = torch.tensor([1e3, 1.0, 1e-6], dtype=torch.float64)
+    vectors = torch.linalg.qr(_random(3, 3, seed=7))[0]
+    sigma = vectors @ torch.diag(values) @ vectors.mT
+    weights = _random(3, 5, seed=8)
+    left, _ = penalty_matrices(sigma[None], sigma[None], None, None, 0.1, 0.0)
+    applied = torch.linalg.solve(sigma + 1e-3 * torch.eye(3, dtype=torch.float64), left[0] @ weights)
+    expected = torch.tensor([[1.0], [1.0], [0.0]], dtype=torch.float64) * 0.2 * (vectors.mT @ weights)
+    torch.testing.assert_close(vectors.mT @ applied, expected, rtol=2e-3, atol=2e-3)

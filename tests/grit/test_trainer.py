@@ -4,6 +4,7 @@ import pytest
 import torch
 from killing import Killed, killed_at
 
+from grit.adapters.peft_adapters import adapted_layers
 from grit.config.method import GritConfig
 from grit.config.sections import Budget, TaskSource
 from grit.geometry.events import NonfiniteGradient
@@ -171,23 +172,15 @@ def test_nf4_learns_on_the_cpu_by_the_same_code(bench, short_run, method):
         assert result.measured.reprojections == 7
 
 
-def test_q_grit_has_switches_of_its_own(bench, short_run):
-    """Damping by the noise of the 4-bit weights, and statistics from passes in float32.
-
-    Each changes training, and bf16 stays what is stored.
-    """
+def test_q_grit_has_a_switch_of_its_own(bench, short_run):
+    """Damping by the noise of the 4-bit weights changes training."""
     base = short_run(method="qgrit", dtype="bfloat16")
     losses = {}
-    for name, changes in {
-        "default": {},
-        "damping": {"quantization_damping": 100.0},
-        "refresh": {"dequantized_refresh": True},
-    }.items():
+    for name, changes in {"default": {}, "damping": {"quantization_damping": 100.0}}.items():
         losses[name] = [
             row["loss"] for row in train(base.changed(grit=replace(base.grit, **changes)), bench).telemetry
         ]
-    assert losses["damping"] != losses["default"] != losses["refresh"]
-    assert train(base, bench).telemetry[0]["loss"] == losses["default"][0]  # the layers compute in bf16 again
+    assert losses["damping"] != losses["default"]
 
 
 def test_lora_learns_and_forgets(bench, short_run):
@@ -271,6 +264,33 @@ def test_what_is_scored_has_the_rank_that_is_counted(bench, short_run, tmp_path)
     assert 0 < result.measured.footprint < 1
 
 
+def test_on_the_way_too_what_is_scored_is_what_is_counted(bench, short_run):
+    """T = 4, looked at after step 5: scored as if training had ended there, and trained on as if not."""
+    changes = {"rank_adaptation_threshold": 0.8, "min_lora_rank": 2}
+    config = short_run(grit=replace(short_run().grit, **changes), evaluations=2, micro_batch=2)
+    ranks, scored = {}, bench.score
+
+    def look(model, config, *, last):
+        for layer in adapted_layers(model):
+            update = layer.up.weight.detach().double() @ layer.down.weight.detach().double()
+            largest = torch.linalg.matrix_norm(update, 2)
+            kept = int((torch.linalg.svdvals(update) > 1e-6 * largest).sum())
+            ranks.setdefault(layer.name, []).append(kept)
+        return scored(model, config, last=last)
+
+    bench.score = look
+    try:
+        looked_at = train(config, bench)
+    finally:
+        del bench.score
+    assert [point["step"] for point in looked_at.measured.curve] == [0, 5, 10]
+    assert all(kept[0] < 8 for kept in ranks.values())
+    unwatched = train(config.changed(evaluations=1), bench)
+    assert [row["loss"] for row in looked_at.telemetry] == [row["loss"] for row in unwatched.telemetry]
+    assert looked_at.measured.final_ranks == unwatched.measured.final_ranks
+    assert looked_at.measured.forgetting == unwatched.measured.forgetting
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -305,6 +325,7 @@ def test_what_is_scored_has_the_rank_that_is_counted(bench, short_run, tmp_path)
         {"subspace_mixing": 0.5},
         {"share_statistics": "projection"},
         {"cadence": "adaptive", "cadence_window": 4},
+        {"gradient_tokens": "labelled"},
     ],
 )
 def test_every_switch_acts_and_trains(bench, reference, short_run, changes):

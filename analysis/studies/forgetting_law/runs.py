@@ -12,7 +12,7 @@ import numpy as np
 from analysis.evidence.load import StudyData
 from analysis.page.table import Column, Table
 from analysis.stats.forgetting_fit import LawRuns
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.geometry.events import Reprojection
 from grit.io.files import Row
 from ray_jobs.records.trial_record import TrialRecord

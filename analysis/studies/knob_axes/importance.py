@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.table import Column, Table
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.config.sections import Regime
 from grit.training.measurements import OBJECTIVES
 

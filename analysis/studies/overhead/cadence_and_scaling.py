@@ -22,7 +22,7 @@ from analysis.studies.overhead.session import (
     peak_memory,
     shown_megabytes,
 )
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 
 #: Cells below which nothing is fitted.
 MIN_CELLS = 5

@@ -15,7 +15,7 @@ from analysis.stats.pooled_noise import Contrast
 from analysis.studies.sensitivity.criteria import Criterion, Judged, criteria_of
 from analysis.studies.sensitivity.failures import FailureMode, failure_modes
 from analysis.studies.sensitivity.one_at_a_time import knob_value
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.config.sections import Regime
 
 #: What a setting's outcome is called in reports.

@@ -20,7 +20,7 @@ from analysis.page.table import shown
 from analysis.stats.decisions import Decision, Looks, Outcome, Question, decide
 from analysis.stats.pooled_noise import Contrast, NoiseModel
 from analysis.studies.sensitivity.one_at_a_time import default_point, shown_knobs, sweep_of
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.config.sections import Regime
 from grit.tasks.metrics import tolerance_of
 

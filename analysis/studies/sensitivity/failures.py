@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.geometry.events import RankChange
 from ray_jobs.records.trial_record import TrialRecord
 

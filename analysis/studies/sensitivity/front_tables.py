@@ -21,7 +21,7 @@ from analysis.page.columns import (
 )
 from analysis.page.table import Column, Table
 from analysis.studies.sensitivity.results import RegimeResult, SensitivityResult
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.training.measurements import OBJECTIVES, QUANTITIES
 from ray_jobs.records.describe import changes_in_words
 from ray_jobs.records.study_file import Caps

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.evidence.point_summary import PointSummary, control_of, measured_regimes
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 
 #: The design's name in records.
 ONE_AT_A_TIME = "oat"

@@ -19,7 +19,7 @@ from analysis.stats.decisions import ERROR_RATE, Outcome
 from analysis.studies.sensitivity.bands import Band, SettingVerdict, count_verdicts
 from analysis.studies.sensitivity.control import ControlComparison
 from analysis.studies.sensitivity.criteria import Criterion
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.config.sections import Regime
 from ray_jobs.records.describe import duration
 

@@ -13,7 +13,7 @@ from analysis.studies.knob_axes.ladder_figure import draw_ladders, ladder_paths
 from analysis.studies.knob_axes.rungs import Ladder
 from analysis.studies.sensitivity.bands import Band
 from analysis.studies.sensitivity.figures import crossings, front_figures, knobs, ranks, strip_figure, updates
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 
 
 def sensitivity_figures(

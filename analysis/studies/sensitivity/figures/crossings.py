@@ -16,7 +16,7 @@ from analysis.page.bars import shown_counts
 from analysis.page.style import COLOURS, SEQUENTIAL, new_figure
 from analysis.stats.arrays import Floats
 from analysis.studies.sensitivity.one_at_a_time import ONE_AT_A_TIME, default_point
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.config.sections import Regime
 from grit.training.measurements import OBJECTIVES
 

@@ -26,7 +26,7 @@ from analysis.page.bars import Bars, shown_counts
 from analysis.page.style import COLOURS, LINES, MARKERS, SHADES, new_figure
 from analysis.stats.arrays import Floats
 from analysis.studies.sensitivity.one_at_a_time import default_point, knob_value, sweep_of
-from grit.config.method import KNOBS
+from grit.config.declared_knobs import KNOBS
 from grit.config.sections import Regime
 from grit.tasks.metrics import is_share
 from grit.training.measurements import QUANTITIES
