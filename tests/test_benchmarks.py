@@ -12,6 +12,7 @@ SMALL = {
     "analysis_scale": ("--records", "60", "--resumed", "60"),
     "embedded_tasks": ("41", "--steps", "2", "--examples", "4"),
     "grit_overhead": ("--model", "embedded", "--steps", "3", "--cadence", "3"),
+    "forecast": ("--preset", "smoke", "--steps", "4"),
     "rank_space_linalg": ("--ranks", "4"),
     "search": ("--seeds", "2", "--trainings", "5"),
     "verdicts": ("--studies", "1"),

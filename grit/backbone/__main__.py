@@ -1,4 +1,4 @@
-"""`python -m grit.backbone build` pretrains the embedded backbone again."""
+"""`python -m grit.backbone build` pretrains the embedded backbone again; `... smollm2` fetches a real one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from grit.backbone.model import WEIGHTS
+from grit.backbone.smollm2 import smollm2_folder
+from grit.errors import ConfigError
 
 #: Where `build` leaves its summary, beside the weights.
 SUMMARY = "pretraining.json"
@@ -47,8 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="where to write (default: results/backbone)",
     )
     building.add_argument("--steps", type=int, help="optimizer steps (default: as the committed weights)")
+    commands.add_parser("smollm2", help="fetch SmolLM2-135M into the cache, once, and print where it is")
     arguments = parser.parse_args(argv)
-    return build(arguments.out, arguments.steps)
+    if arguments.command == "build":
+        return build(arguments.out, arguments.steps)
+    try:
+        print(smollm2_folder())
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from grit.backbone.smollm2 import SMOLLM2
 from grit.config.method import GritConfig
 from grit.config.registry import Method
 from grit.config.run_config import RunConfig
 from grit.config.sections import LLAMA_TARGETS, Budget, TaskSource
 from grit.errors import ConfigError
+from grit.runtime.fast_dtype import fast_dtype
 from grit.tasks.loading import NAMES
 
 
@@ -146,7 +148,9 @@ DEPARTURES: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
-def _small(method: Method, steps: int, task: str, *, damping: float, **run: Any) -> RunConfig:
+def _small(
+    method: Method, steps: int, task: str, *, damping: float, micro_batch: int = 8, **run: Any
+) -> RunConfig:
     """Shared by the small backbones: the paper's schedules, scaled from its thousands of steps to `steps`."""
     grit = GritConfig(
         kfac_damping=damping,
@@ -161,7 +165,7 @@ def _small(method: Method, steps: int, task: str, *, damping: float, **run: Any)
         task=TaskSource(name=task),
         rank=16,
         alpha=32.0,
-        micro_batch=8,
+        micro_batch=micro_batch,
         clock="cpu",
         **run,
     )
@@ -196,6 +200,25 @@ def smoke(method: Method, task: str | None, steps: int | None) -> RunConfig:
         eval_examples=48,
         retention_documents=24,
         eval_batch=16,
+        quality="answer_logprob",
+    )
+
+
+def smollm2(method: Method, task: str | None, steps: int | None) -> RunConfig:
+    """SmolLM2-135M, a real language model, on a laptop or a GPU (docs/results/smollm2.md)."""
+    return _small(
+        method,
+        steps or 60,
+        task or "boolq",
+        damping=1e-2,
+        micro_batch=4,
+        model=SMOLLM2,
+        dtype=fast_dtype(),
+        learning_rate=5e-4,
+        max_length=256,
+        eval_examples=96,
+        retention_documents=24,
+        eval_batch=8,
         quality="answer_logprob",
     )
 
@@ -246,6 +269,7 @@ def _paper(name: str) -> Callable[[Method, str | None, int | None], RunConfig]:
 CONFIGURATIONS: dict[str, Callable[[Method, str | None, int | None], RunConfig]] = {
     "smoke": smoke,
     "embedded": embedded,
+    SMOLLM2: smollm2,
     **{name: _paper(name) for name in PAPER_MODELS},
 }
 

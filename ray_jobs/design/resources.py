@@ -24,7 +24,11 @@ class TrialResources:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Seconds of one optimizer step, and of everything else in a trial: predictions, not promises."""
+    """Seconds of one optimizer step, of everything else in a trial, and once until the first trial trains.
+
+    Predictions, not promises.
+    """
 
     step_seconds: float
     other_seconds: float
+    startup_seconds: float = 30.0

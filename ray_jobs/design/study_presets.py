@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from grit.backbone.smollm2 import SMOLLM2
 from grit.config.registry import Method
 from grit.config.run_config import RunConfig
 from grit.training.run_presets import CONFIGURATIONS, configuration
@@ -67,6 +68,8 @@ def preset(name: str, method: Method, steps: int | None = None, task: str | None
     count = int(base.budget.amount)
     if name == "embedded":
         return _embedded(base, count)
+    if name == SMOLLM2:
+        return _smollm2(base, count)
     return _smoke(base, count) if name == "smoke" else _paper(name, base, count)
 
 
@@ -82,6 +85,21 @@ def _embedded(base: RunConfig, steps: int) -> Preset:
         oat={"tau": (0.9, 0.999), "T": (max(1, steps // 20), max(2, 2 * steps // 5)), "lambda": (1e-3, 1e-1)},
         grid={},
         costs=Costs(step_seconds=0.045, other_seconds=2.0),
+    )
+
+
+def _smollm2(base: RunConfig, steps: int) -> Preset:
+    return Preset(
+        base=base,
+        seeds=(41, 42, 43),
+        budget_steps=steps,
+        budget_seconds=steps * 3.5,
+        search_points=0,
+        resources=TrialResources(cpus=1),
+        sequential=SequentialDesign(max_trials=24),
+        oat={"tau": (0.9, 0.999), "T": (max(1, steps // 20), max(2, 2 * steps // 5)), "lambda": (1e-3, 1e-1)},
+        grid={},
+        costs=Costs(step_seconds=3.5, other_seconds=60.0, startup_seconds=90.0),
     )
 
 

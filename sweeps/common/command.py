@@ -28,11 +28,12 @@ from ray_jobs.execution.cluster import ROOT, check_address, check_concurrency, c
 from ray_jobs.execution.runner import RunOptions, StudyOutcome, StudyRunner, output_folder
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
-from ray_jobs.records.study_file import Call, Caps, Execution, StudyFile, read_study
+from ray_jobs.records.study_file import Call, Caps, Execution, StudyFile
 from ray_jobs.schedule.scheduler import Decisions
 from ray_jobs.schedule.search import open_storage
 from ray_jobs.tracking.tracker import Tracker
 from sweeps.common.foresight import foresight
+from sweeps.common.local_costs import budget_seconds, forecast_here
 from sweeps.common.request import StudyRequest
 from sweeps.common.study_options import ExecutionOptions, SearchOptions
 from sweeps.common.terminal_tables import departures_table, plan_table
@@ -89,7 +90,7 @@ def run_study(
     else:
         assert request is not None and make is not None
         guess = costs.step_seconds * request.budget_steps
-        seconds = _budget_seconds(request, options) if launches else request.budget_seconds or guess
+        seconds = budget_seconds(request, options) if launches else request.budget_seconds or guess
         study = make(request, content.hashes, seconds)
     _check_trials(study, options)
     spec = spec or StudySpec.of(study, preset=preset_name, resources=resources, costs=costs)
@@ -220,33 +221,6 @@ def _check_trials(study: Study, options: RunOptions) -> None:
             check_memory(config, shape, gpu=gpu, concurrent=1, machine_bytes=machine)
 
 
-def _budget_seconds(request: StudyRequest, options: RunOptions) -> float:
-    """The time budget: as asked for, as the resumed study had it, or measured here."""
-    if request.budget_seconds is not None or "time" not in request.regimes:
-        return request.budget_seconds or 1.0
-    execution = request.execution
-    if execution.resume and execution.output is not None:
-        earlier = read_study(execution.output).budgets.get("time")
-        if earlier is not None:
-            return float(earlier)
-    steps = request.budget_steps
-    if options.address is not None:
-        raise ConfigError(
-            "budget-seconds", None, f"must be given: how long {steps} steps of this take there is not known"
-        )
-    from ray_jobs.execution.calibrate import seconds_for
-
-    print(
-        f"measuring how long {steps} first-order steps take here, {options.concurrent} at once, for the "
-        "time budget ...",
-        file=sys.stderr,
-        flush=True,
-    )
-    seconds = seconds_for(request.base, steps, options.concurrent)
-    print(f"time budget: {seconds:g} s (set --budget-seconds to choose it)", file=sys.stderr, flush=True)
-    return seconds
-
-
 def _print_plan(
     study: Study,
     spec: StudySpec,
@@ -257,22 +231,23 @@ def _print_plan(
     *,
     unmeasured: bool,
 ) -> None:
-    done = 0
+    done, forecast = 0, forecast_here(study.base, spec.costs, options)
     if execution.output is not None:
         store = StudyStore(execution.output, study.fingerprint(), resume=execution.resume)
         done = sum(record.ended for record in store.records.values())
     print(
         plan_table(
             study,
-            spec.costs,
+            forecast.costs,
             spec.resources,
             options.concurrent,
             share=options.share,
             usd_per_gpu_hour=execution.usd_per_gpu_hour,
+            source=forecast.source,
         )
     )
     print(foresight(study, spec.preset, task_metric, execution.output or output_folder(study.name)))
-    print(memory)
+    print(forecast.memory or memory)
     if rows := departures(spec.preset):
         print("\nwhere this preset is not what the paper prints:\n" + departures_table(rows))
     if done:

@@ -15,8 +15,6 @@ from ray_jobs.design.trunk_plan import TrunkPlan, plan_trunks, seconds_saved
 from ray_jobs.records.describe import describe, duration
 from ray_jobs.records.sequential import SequentialDesign
 
-#: Seconds until the first worker trains, and for the report: for the estimate of a plan.
-STARTUP_SECONDS = 45.0
 #: What a step with hardly any sequences costs, against the base's; seconds of a memory probe (mostly
 #: imports); scorings per truncation.
 SMALL_STEP, PROBE_SECONDS, TRUNCATION_SHARE = 0.3, 8.0, 1.5
@@ -39,8 +37,9 @@ def plan_table(
     *,
     share: bool,
     usd_per_gpu_hour: float,
+    source: str,
 ) -> str:
-    """Every planned trial with its predicted seconds, then the sums.
+    """Every planned trial with its predicted seconds, then the sums, and where the prediction comes from.
 
     Searched points are counted, since their knobs are not known yet.
     """
@@ -69,13 +68,13 @@ def plan_table(
             "saved (--no-share: not)"
         )
     total = sum(seconds) * (1 + (searched + added) / max(1, len(trials))) - spared
-    minutes = max(1.0, (total / concurrent + STARTUP_SECONDS) / 60)
+    minutes = max(1.0, (total / concurrent + costs.startup_seconds) / 60)
     time = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
     most = "at most " if added else ""
     money = _money(total / 3600 * resources.gpus, usd_per_gpu_hour)
     lines.append(
         f"{most}{len(trials) + searched + added} trials; about {time} with {concurrent} at once{money} "
-        "(predicted from the preset)"
+        f"({source})"
     )
     return "\n".join(lines)
 
@@ -103,14 +102,15 @@ def _money(gpu_hours: float, usd_per_gpu_hour: float) -> str:
 def predicted_seconds(config: RunConfig, base: RunConfig, costs: Costs) -> float:
     """Seconds of one trial.
 
-    A step costs by the sequences it holds and by the runs that take turns; probes of memory and truncations
-    come on top.
+    A step costs by the sequences it holds and by the runs that take turns; probes of memory, truncations and
+    rungs of a ladder come on top.
     """
     runs = 1 + len(config.audits.beside)
     step = costs.step_seconds * max(config.step_sequences / base.step_sequences, SMALL_STEP) * runs
     training = config.budget.amount * step if config.budget.regime == "step" else config.budget.amount
     probes = PROBE_SECONDS * runs if config.audits.memory else 0.0
-    return training + probes + costs.other_seconds * (1 + TRUNCATION_SHARE * len(config.audits.truncations))
+    further = TRUNCATION_SHARE * len(config.audits.truncations) + len(config.audits.ladder)
+    return training + probes + costs.other_seconds * (1 + further / config.evaluation.evaluations)
 
 
 def foresight_table(rows: Sequence[Sequence[str]], *, first: int, most: int) -> str:

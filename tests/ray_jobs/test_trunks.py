@@ -119,6 +119,7 @@ def test_a_late_field_does_nothing_before_its_onset(reference, short_run, field)
         "damping_reference_batch": 64,
         "quantization_damping": 1.0,
         "two_sided": False,
+        "cadence_stretches_reprojection": True,
         "reprojection_trigger": "adaptive",
         "basis": "balanced",
         "suppression": "gate",

@@ -56,5 +56,5 @@ def test_bad_input_is_one_line_and_the_plan_needs_nothing():
     planned = run("--dry-run")
     assert planned.returncode == 0
     assert "qgrit" in planned.stdout
-    assert "78 trials" in planned.stdout
+    assert "81 trials" in planned.stdout
     assert " time " not in planned.stdout

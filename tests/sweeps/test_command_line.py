@@ -166,7 +166,7 @@ def test_dry_run_prints_every_trial_and_launches_nothing(tmp_path):
     assert "at most 56 trials; about" in done.stdout
     told = [line.split()[0] for line in lines if "assumed: as measured of this preset" in line]
     assert told == ["quality", "forgetting"]
-    assert lines[-1].startswith("memory: about")
+    assert lines[-1].startswith("memory: ") and lines[-1].endswith("measured here")
     assert list(tmp_path.iterdir()) == []
     assert done.stderr == ""
 

@@ -1,0 +1,78 @@
+"""What the trials of a study will take: measured where they would run, else the preset's guess."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from grit.config.run_config import RunConfig
+from grit.errors import ConfigError
+from ray_jobs.design.resources import Costs
+from ray_jobs.execution.calibrate import measured_costs, seconds_for
+from ray_jobs.execution.runner import RunOptions
+from ray_jobs.records.study_file import read_study
+from sweeps.common.request import StudyRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Costs of a trial, where they come from in words, and a sentence on memory where it was measured."""
+
+    costs: Costs
+    source: str
+    memory: str | None = None
+
+
+def forecast_here(base: RunConfig, guess: Costs, options: RunOptions) -> Forecast:
+    """Costs as measured on this machine, as loaded as the study would load it.
+
+    On a cluster, or without the GPU that a trial needs, they are the preset's guess, and called so.
+
+    Raises:
+        ConfigError: a trial does not train.
+    """
+    if options.address is not None:
+        return Forecast(costs=guess, source="guessed by the preset: the cluster was not measured")
+    if options.resources.gpus:
+        import torch
+
+        if not torch.cuda.is_available():
+            return Forecast(costs=guess, source="guessed by the preset: no GPU here to measure on")
+    _say(f"measuring a step and an evaluation here, {options.concurrent} at once ...")
+    here = measured_costs(base, options.concurrent)
+    costs = Costs(
+        step_seconds=here.step,
+        other_seconds=here.evaluation * base.evaluation.evaluations,
+        # Ray and its workers, the model, and the untuned model's own scores.
+        startup_seconds=guess.startup_seconds + here.start + here.evaluation,
+    )
+    memory = f"memory: {here.memory / 1e9:.1f} GB a trial, measured here"
+    return Forecast(costs=costs, source="measured here", memory=memory)
+
+
+def budget_seconds(request: StudyRequest, options: RunOptions) -> float:
+    """The time budget: as asked for, as the resumed study had it, or measured here.
+
+    Raises:
+        ConfigError: it is not known on a cluster.
+    """
+    if request.budget_seconds is not None or "time" not in request.regimes:
+        return request.budget_seconds or 1.0
+    execution = request.execution
+    if execution.resume and execution.output is not None:
+        earlier = read_study(execution.output).budgets.get("time")
+        if earlier is not None:
+            return float(earlier)
+    steps = request.budget_steps
+    if options.address is not None:
+        raise ConfigError(
+            "budget-seconds", None, f"must be given: how long {steps} steps of this take there is not known"
+        )
+    _say(f"measuring how long {steps} first-order steps take here, for the time budget ...")
+    seconds = seconds_for(request.base, steps, options.concurrent)
+    _say(f"time budget: {seconds:g} s (set --budget-seconds to choose it)")
+    return seconds
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
