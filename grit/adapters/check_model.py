@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from grit.backbone import EMBEDDED
+from grit.backbone import EMBEDDED, resolve
 from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from grit.tasks.base import Task
@@ -22,9 +22,10 @@ def check_model(config: RunConfig, task: Task, *, ask_hub: bool = True) -> None:
     Raises:
         ConfigError: it cannot be read, or the run's texts are longer than what it can read.
     """
-    model, folder = config.backbone.model, Path(config.backbone.model)
+    model = resolve(config.backbone.model)
+    folder = Path(model)
     local = folder.exists() or model.startswith((".", "/", "~"))
-    if model == EMBEDDED or not (local or ask_hub):
+    if config.backbone.model == EMBEDDED or not (local or ask_hub):
         return
     if local:
         if not (folder / "config.json").is_file():

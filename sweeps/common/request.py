@@ -181,7 +181,8 @@ def _budget_seconds(
     if design.budget_seconds is not None:
         return Budget(regime="time", amount=design.budget_seconds).amount
     same_model = line.model.model in (None, asked_preset.base.backbone.model)
-    if not same_model or (asked_preset.small and base.task.name != usual.base.task.name):
+    # The files of a task have lengths of their own.
+    if not same_model or (asked_preset.small and base.task != usual.base.task):
         return None
     if design.budget_steps is None:
         return asked_preset.budget_seconds

@@ -77,3 +77,21 @@ def test_the_faster_type_is_measured_once_and_kept(tmp_path, monkeypatch):
     ):
         kept.write_text(str(seconds).replace("'", '"'))
         assert torch.cuda.is_available() or fast_dtype.fast_dtype() == best
+
+
+@pytest.mark.skipif(not HERE, reason="SmolLM2 is not in the cache: make smollm2")
+def test_a_study_of_it_can_be_asked_for_without_a_hub(tmp_path):
+    """Everything that is checked before a launch: its files, tokenizer, context, and what the trials are."""
+    from sweeps.tau_T_lambda import SCRIPT
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "is water wet", "answer": true}\n' * 8)
+    text = tmp_path / "text.txt"
+    text.write_text("A town by a river.")
+    files = ("--train-file", str(rows), "--eval-file", str(rows), "--retention-file", str(text))
+    study = tmp_path / "study.yaml"
+    assert (
+        SCRIPT.main(["--preset", "smollm2-135m", "--regimes", "step", *files, "--save-study", str(study)])
+        == 0
+    )
+    assert "model: smollm2-135m" in study.read_text()
