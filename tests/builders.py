@@ -246,6 +246,8 @@ def geometry_rows(record, generator):
                 participation_ratio=2.0,
                 tail_mass=0.1,
                 sketch=generator.normal(size=4).tolist(),
+                curvature_exposure=0.1 * (1 + layer),
+                slope=0.02 - 0.03 * layer,
                 **factors,
             )
             rows.append(geometry.row())

@@ -1,6 +1,6 @@
 """What a trained adapter looks like.
 
-Spectra, effective ranks, alignment with the Fisher factor, exposure, tail mass, a sketch of the update.
+Spectra, effective ranks, alignment with the Fisher factor, exposure of general text, tail mass, a sketch.
 
 Pure functions over small matrices; `geometry_rows` applies them to a model. Source: paper D.4 and J.3;
 docs/reference/method.md section 9.
@@ -9,13 +9,15 @@ docs/reference/method.md section 9.
 from __future__ import annotations
 
 import zlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers
+from grit.audits.exposure import exposures
 from grit.rank_space.projectors import spectrum
 
 if TYPE_CHECKING:
@@ -66,6 +68,22 @@ def alignment(fisher: Tensor, update: Tensor, k: int) -> float:
     return float((ours.mT @ theirs).square().sum() / k)
 
 
+def in_input_space(sigma_a: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """The inputs' second moment and the update's, each (r, r), in one orthonormal basis of A's row space.
+
+    With Q = (A A^T)^(-1/2) A: Q E[x x^T] Q^T, from Sigma_a = A E[x x^T] A^T, and Q (B A)^T (B A) Q^T. Another
+    factorization (M A, B M^-1) only turns Q, and both matrices with it. Directions that A has lost are zero
+    in both.
+    """
+    gram_a, gram_b = down.double() @ down.double().mT, up.double().mT @ up.double()
+    values, vectors = torch.linalg.eigh((gram_a + gram_a.mT) / 2)
+    there = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    roots = torch.where(there, values.clamp(min=0).sqrt(), 0.0)
+    inverse = torch.where(there, 1 / roots.clamp(min=torch.finfo(roots.dtype).tiny), 0.0)
+    root, whitener = (vectors * roots) @ vectors.mT, (vectors * inverse) @ vectors.mT
+    return whitener @ sigma_a.double() @ whitener, root @ gram_b @ root
+
+
 def update_singular_values(down: Tensor, up: Tensor, scaling: float) -> Tensor:
     """Singular values (r,) of scaling B A, through r x r matrices only: A (r, d_in), B (d_out, r)."""
     r_a, r_b = torch.linalg.qr(down.detach().double().mT).R, torch.linalg.qr(up.detach().double()).R
@@ -109,9 +127,10 @@ class ModuleGeometry:
         tail_mass: share of the update's entries above `TAIL_THRESHOLD`.
         sketch: (`SKETCH`,).
         fisher_a, fisher_g: eigenvalues of the two factors, descending, (r,).
-        alignment, alignment_top: rho of Sigma_a with how strongly B reads each direction (B^T B), in the kept
-            directions and in the leading 1 / `TOP` of them all.
-        exposure: of the kept directions, tr(P Sigma_a P); `exposure_share` of the whole trace.
+        rho, rho_top: alignment of the directions in which the inputs have most energy with those in which
+            the update acts most, in the kept directions and in the leading 1 / `TOP` of them all.
+        curvature_exposure, slope: of general text (grit/audits/exposure.py); None where the method moves the
+            backbone's own weights.
     """
 
     module: str
@@ -124,10 +143,10 @@ class ModuleGeometry:
     sketch: list[float]
     fisher_a: list[float] | None = None
     fisher_g: list[float] | None = None
-    alignment: float | None = None
-    alignment_top: float | None = None
-    exposure: float | None = None
-    exposure_share: float | None = None
+    rho: float | None = None
+    rho_top: float | None = None
+    curvature_exposure: float | None = None
+    slope: float | None = None
 
     def row(self) -> dict[str, Any]:
         """As the table `geometry` has it."""
@@ -135,11 +154,14 @@ class ModuleGeometry:
 
 
 @torch.no_grad()
-def geometry_rows(model: Any, handle: GritHandle | None) -> list[dict[str, Any]]:
-    """One row per adapted module."""
+def geometry_rows(
+    model: Any, handle: GritHandle | None, general: Sequence[Mapping[str, Tensor]] = ()
+) -> list[dict[str, Any]]:
+    """One row per adapted module; `general` is the text whose exposure is measured, if it is to be."""
     factors = {} if handle is None else handle.factors()
     ranks = {} if handle is None else handle.ranks()
     gates = {} if handle is None else handle.gates()
+    exposed = exposures(model, general, gates) if general else {}
     rows = []
     for layer in adapted_layers(model):
         up = layer.up.weight
@@ -158,6 +180,9 @@ def geometry_rows(model: Any, handle: GritHandle | None) -> list[dict[str, Any]]
             sketch=sketch(layer.name, layer.down.weight, up, layer.scaling).tolist(),
             **_against_fisher(layer, up, rank, factors.get(layer.name)),
         )
+        if layer.name in exposed:
+            exposure, slope = exposed[layer.name]
+            geometry = replace(geometry, curvature_exposure=exposure, slope=slope)
         rows.append(geometry.row())
     return rows
 
@@ -169,13 +194,10 @@ def _against_fisher(
     if factors is None or factors[2] == 0:
         return {}
     sigma_a, sigma_g = factors[0].double().cpu(), factors[1].double().cpu()
-    values = spectrum(sigma_a).values
-    reads = (up.detach().double().mT @ up.detach().double()).cpu()
+    inputs, update = in_input_space(sigma_a, layer.down.weight.detach().cpu(), up.detach().cpu())
     return {
-        "fisher_a": values.tolist(),
+        "fisher_a": spectrum(sigma_a).values.tolist(),
         "fisher_g": spectrum(sigma_g).values.tolist(),
-        "alignment": alignment(sigma_a, reads, kept),
-        "alignment_top": alignment(sigma_a, reads, max(1, layer.rank // TOP)),
-        "exposure": float(values[:kept].sum()),
-        "exposure_share": float(values[:kept].sum() / values.sum()) if values.sum() > 0 else None,
+        "rho": alignment(inputs, update, kept),
+        "rho_top": alignment(inputs, update, max(1, layer.rank // TOP)),
     }

@@ -173,13 +173,17 @@ class Evaluator:
             for probe in self._config.evaluation.probes
         }
 
+    def encoded_documents(self, texts: Sequence[str]) -> list[Encoded]:
+        """As tokens, each but the first with a label; over-long ones keep their first `max_length`."""
+        rows = [tuple(self._tokenizer(text)["input_ids"][: self._max_length]) for text in texts]
+        return [Encoded(tokens=row, answer_start=1, truncated=False) for row in rows]
+
     def documents(self, texts: Sequence[str]) -> list[DocumentLoss]:
         """Loss of each document on its own, every token but the first.
 
         Over-long ones keep their first `max_length` tokens.
         """
-        rows = [tuple(self._tokenizer(text)["input_ids"][: self._max_length]) for text in texts]
-        losses = self.losses([Encoded(tokens=row, answer_start=1, truncated=False) for row in rows])
+        losses = self.losses(self.encoded_documents(texts))
         return [
             DocumentLoss(document_id=str(i), loss=total / max(count, 1), tokens=count)
             for i, (total, count) in enumerate(losses)

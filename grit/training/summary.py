@@ -7,10 +7,14 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from grit.adapters.peft_adapters import effective_parameters, trained_modules
+from grit.audits.exposure import EXPOSURE_DOCUMENTS
 from grit.audits.update_geometry import geometry_rows
 from grit.config.run_config import RunConfig
 from grit.config.sections import ExecutionConfig
+from grit.data.encode import micro_batches
 from grit.evaluation.scores import ProbeAnswer, Scores, mean_quality, mean_score, nats_per_token, quality_name
 from grit.geometry.events import Event, RankChange, reprojections
 from grit.geometry.export import exported_bytes
@@ -80,9 +84,23 @@ def result_of(run: Run, status: RunStatus, reason: str | None) -> RunResult:
         telemetry=state.log.rows,
         events=[event.row() for event in events],
         predictions=score_rows(run.scores, run.base),
-        geometry=geometry_rows(state.model, handle) if run.config.spec.factors else [],
+        geometry=geometry_rows(state.model, handle, general_text(run)) if run.config.spec.factors else [],
         audits=run.audits,
     )
+
+
+def general_text(run: Run) -> list[dict[str, Tensor]]:
+    """The first retention documents in batches, to measure the exposure of general text on.
+
+    None where dW is not what lies beside the weights: an initialization that moved them.
+    """
+    if run.config.spec.moves_backbone:
+        return []
+    tokenizer = run.bench.tokenizer(run.config)
+    evaluator = run.bench.evaluator(run.state.model, run.config)
+    rows = evaluator.encoded_documents(run.bench.documents(run.config)[:EXPOSURE_DOCUMENTS])
+    size = run.config.optimization.micro_batch  # a backward pass of as much as training has room for
+    return micro_batches(rows, size, tokenizer.pad_token_id, run.bench.device)
 
 
 def _measurements(run: Run) -> Measurements:

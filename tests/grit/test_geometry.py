@@ -86,7 +86,7 @@ def test_a_run_measures_every_module(reference, short_run):
         assert row["rank"] == kept
         assert sum(v > 1e-9 * row["singular_values"][0] for v in row["singular_values"]) <= kept
         assert 0 < row["effective_rank"] <= kept + 1e-6
-        assert 0 <= row["alignment"] <= 1 + 1e-9
+        assert 0 <= row["rho"] <= 1 + 1e-9
         assert len(row["fisher_a"]) == 8
         assert row["update_norm"] == pytest.approx(math.sqrt(sum(v * v for v in row["singular_values"])))
     assert all(row["fisher_a"] is None and row["rank"] == 8 for row in lora.geometry)

@@ -70,8 +70,8 @@ def law_page(studies: Sequence[StudyData]) -> Page:
         limits=[
             "Unique tokens and optimizer steps grow together here (one pass over the data): what either "
             "does alone is not told.",
-            "rho and exposure take GRIT's own activation factor for the curvature of pretraining, as the "
-            "paper does; it is a proxy.",
+            "rho takes GRIT's own activation factor, that of the task, for the curvature of pretraining, as "
+            "the paper does; exposure is measured on general text, and is not part of the fit.",
             "Bootstrap intervals treat runs as exchangeable; runs of one seed share their data.",
         ],
     )

@@ -29,7 +29,8 @@ class LawRun:
         acting: whether geometry acts on it (GRIT), or is only watched (LoRA).
         held_out: it has the largest budget, and is not fitted to.
         features: mean effective rank and alignment over modules, and the mass that reprojections kept.
-        tail_mass, exposure: means over modules.
+        tail_mass: mean over modules.
+        exposure: of general text, summed over modules; None in records of earlier versions.
     """
 
     record: TrialRecord
@@ -37,7 +38,7 @@ class LawRun:
     held_out: bool
     features: tuple[float, float, float]
     tail_mass: float
-    exposure: float
+    exposure: float | None
 
     @property
     def model(self) -> str:
@@ -87,19 +88,21 @@ def read_run(data: StudyData, record: TrialRecord, last: int) -> LawRun | None:
         last: steps of the largest budget, whose runs are held out.
     """
     rows = data.geometry(record)
-    if not rows or any(row.get("alignment_top") is None for row in rows):
+    # Before method version 3 rho was measured in the adapter's own coordinates, and exposure of the task.
+    rho = "rho_top" if _everywhere(rows, "rho_top") else "alignment_top"
+    if not rows or not _everywhere(rows, rho):
         return None
     events = [event for event in data.events(record) if isinstance(event, Reprojection)]
     kept_mass = statistics.fmean([event.retained_mass for event in events] or [1.0])
-    names = ("effective_rank", "alignment_top", "tail_mass", "exposure")
+    names = ("effective_rank", rho, "tail_mass")
     mean = {name: _mean_of(rows, name) for name in names}
     return LawRun(
         record=record,
         acting=record.config.grit.preconditioner != "none",
         held_out=record.measured.steps == last,
-        features=(mean["effective_rank"], mean["alignment_top"], kept_mass),
+        features=(mean["effective_rank"], mean[rho], kept_mass),
         tail_mass=mean["tail_mass"],
-        exposure=mean["exposure"],
+        exposure=_sum_of(rows, "curvature_exposure"),
     )
 
 
@@ -167,6 +170,12 @@ class SettingRow:
         """Mean of one of the three features."""
         return statistics.fmean(run.features[index] for run in self.runs)
 
+    @property
+    def exposure(self) -> float | None:
+        """Mean of the exposures, where all runs have one."""
+        values = [run.exposure for run in self.runs if run.exposure is not None]
+        return statistics.fmean(values) if len(values) == len(self.runs) else None
+
     def cadence(self) -> str:
         """T as people write it."""
         return KNOBS["T"].shown(self.first.record.config.grit.T)
@@ -190,7 +199,7 @@ def run_table(runs: Sequence[LawRun]) -> Table[SettingRow]:
         Column(header="rho", value=lambda row: row.feature(1), style=".3f"),
         Column(header="pi", value=lambda row: row.feature(2), style=".3f"),
         Column(header="tail mass", value=lambda row: _mean(row, "tail_mass"), style=".3f"),
-        Column(header="exposure", value=lambda row: _mean(row, "exposure"), style=".3g"),
+        Column(header="exposure (nats²)", value=lambda row: row.exposure, style=".3g"),
         Column(header="held out", value=lambda row: "yes" if row.first.held_out else "no"),
     ]
     rows = [SettingRow(runs=tuple(members)) for members in grouped.values()]
@@ -199,6 +208,16 @@ def run_table(runs: Sequence[LawRun]) -> Table[SettingRow]:
 
 def _mean_of(rows: Sequence[Row], name: str) -> float:
     return statistics.fmean(row[name] for row in rows)
+
+
+def _everywhere(rows: Sequence[Row], name: str) -> bool:
+    return all(row.get(name) is not None for row in rows)
+
+
+def _sum_of(rows: Sequence[Row], name: str) -> float | None:
+    if not _everywhere(rows, name):
+        return None
+    return float(sum(row[name] for row in rows))
 
 
 def _mean(row: SettingRow, name: str) -> float:

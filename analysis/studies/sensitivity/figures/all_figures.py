@@ -117,6 +117,13 @@ def _mechanism(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSp
             draw=updates.draw_update_sizes,
         ),
         FigureSpec(
+            name="exposure",
+            caption="Which layers forget: how far the update moves what general text is sensitive to. To "
+            "second order, forgetting is the sum over modules of slope + exposure / 2, cross terms left out.",
+            compute=partial(updates.exposed_layers, data, points),
+            draw=updates.draw_update_sizes,
+        ),
+        FigureSpec(
             name="update_plane",
             caption="Weight updates of GRIT and of the control in one plane.",
             compute=partial(updates.update_plane, data, points),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +22,18 @@ UPDATE_MEASURES = {
     "update_norm": "update norm |ΔW| (Frobenius)",
     "tail_mass": "entries of ΔW above 0.01 (share)",
 }
+#: What attributes forgetting to layers (grit/audits/exposure.py), with its label.
+EXPOSURE_MEASURES = {
+    "curvature_exposure": "curvature exposure E[(g·ΔWx)²] (nats²)",
+    "slope": "slope E[g·ΔWx] (nats/token)",
+}
 #: Trials below which a plane of updates shows nothing.
 MIN_SKETCHES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateSizes:
-    """Means over the modules of a layer, of the default and the control.
+    """Means (or sums) over the modules of a layer, of the default and the control.
 
     Attributes:
         measures: by the measure's label, by method: means over seeds, bars of one standard deviation.
@@ -41,12 +46,23 @@ class UpdateSizes:
 
 def update_sizes(data: StudyData, points: Sequence[PointSummary]) -> UpdateSizes | None:
     """None where a trial has no table of its update."""
+    return _by_layer(data, points, UPDATE_MEASURES, "mean")
+
+
+def exposed_layers(data: StudyData, points: Sequence[PointSummary]) -> UpdateSizes | None:
+    """Where the updates move what general text is sensitive to; None where that was not measured."""
+    return _by_layer(data, points, EXPOSURE_MEASURES, "sum")
+
+
+def _by_layer(
+    data: StudyData, points: Sequence[PointSummary], names: Mapping[str, str], how: str
+) -> UpdateSizes | None:
     pair = default_and_control(points)
     if pair is None:
         return None
     layers: tuple[str, ...] = ()
     measures: dict[str, dict[str, Bars]] = {}
-    for name, label in UPDATE_MEASURES.items():
+    for name, label in names.items():
         measures[label] = {}
         for number, p in enumerate(pair):
             grids = [layer_grid(data.geometry(record), name) for record in p.records]
@@ -54,11 +70,17 @@ def update_sizes(data: StudyData, points: Sequence[PointSummary]) -> UpdateSizes
             if not whole or len(whole) < len(grids):
                 return None
             layers = whole[0].layers
-            by_layer = np.array([np.nanmean(grid.values, axis=1) for grid in whole])
+            by_layer = np.array([_over_modules(grid.values, how) for grid in whole])
             measures[label][p.method] = _over_seeds(by_layer, 0.06 * number)
-    means = f"mean over modules, n = {shown_seeds(pair[0])}"
+    means = f"{how} over modules, n = {shown_seeds(pair[0])}"
     title = f"{pair[0].regime}-matched, {means}; bars: standard deviation over seeds"
     return UpdateSizes(title=title, layers=layers, measures=measures)
+
+
+def _over_modules(values: Floats, how: str) -> Floats:
+    """Of (layers, kinds); a kind that a layer lacks is left out."""
+    mean: Floats = np.nanmean(values, axis=1)
+    return mean if how == "mean" else np.nansum(values, axis=1)
 
 
 def _over_seeds(values: Floats, offset: float) -> Bars:
@@ -78,7 +100,8 @@ def draw_update_sizes(sizes: UpdateSizes) -> Figure:
         axis.set_xticks(range(len(sizes.layers)), sizes.layers)
         axis.set_xlabel("layer")
         axis.set_ylabel(label)
-        axis.set_ylim(bottom=0)
+        if all((bars.y >= 0).all() for bars in by_method.values()):
+            axis.set_ylim(bottom=0)
         axis.legend(frameon=False)
     figure.suptitle(sizes.title, fontsize=8)
     return figure
