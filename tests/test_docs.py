@@ -31,6 +31,8 @@ ELSEWHERE = {
     "ray dashboard cluster.yaml &": "needs the cloud",
     ".venv/bin/python -m pip install --constraint constraints.txt pre-commit": "changes the environment",
     ".venv/bin/pre-commit install": "changes the reader's own checkout",
+    ".venv/bin/python sweeps/tau_T_lambda.py --preset smollm2-135m --regimes step --task boolq "
+    "--train-file ... --eval-file ... --retention-file ...": "tests/grit/test_smollm2.py, where it is cached",
 }
 #: What stands for the reader's own, and what a test has instead.
 OWN = {
@@ -106,7 +108,14 @@ def _run(words):
         module = importlib.import_module(f"sweeps.{script.stem}")
         main = module.SCRIPT.main if hasattr(module, "SCRIPT") else module.main
         plans = {"--dry-run", "--save-study"} & set(words)
-        return main([*words[1:], *([] if plans else ["--dry-run"])])
+        # A dry run also measures a step, which takes seconds; a saved study asks the hub for its model.
+        series = script.stem == "audit"
+        planned = (
+            ["--dry-run"]
+            if series or any("llama" in word for word in words)
+            else ["--save-study", "study.yaml"]
+        )
+        return main([*words[1:], *([] if plans else planned)])
     if script.parts[0] == "docs":
         return 0  # run below
     assert script.stem in {*test_benchmarks.SMALL, *test_benchmarks.ON_THEIR_OWN}

@@ -69,10 +69,6 @@ class RunResult:
         sketch="vector",
         fisher_a="vector?",
         fisher_g="vector?",
-        rho="finite?",
-        rho_top="finite?",
-        curvature_exposure="finite?",
-        slope="finite?",
     )
     interleaved: list[Row] = _table(
         "a step of one of the methods that took turns",
