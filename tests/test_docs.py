@@ -107,15 +107,7 @@ def _run(words):
     if script.parts[0] == "sweeps":
         module = importlib.import_module(f"sweeps.{script.stem}")
         main = module.SCRIPT.main if hasattr(module, "SCRIPT") else module.main
-        plans = {"--dry-run", "--save-study"} & set(words)
-        # A dry run also measures a step, which takes seconds; a saved study asks the hub for its model.
-        series = script.stem == "audit"
-        planned = (
-            ["--dry-run"]
-            if series or any("llama" in word for word in words)
-            else ["--save-study", "study.yaml"]
-        )
-        return main([*words[1:], *([] if plans else planned)])
+        return main([*words[1:], *([] if "--save-study" in words else ["--dry-run", "--no-measure"])])
     if script.parts[0] == "docs":
         return 0  # run below
     assert script.stem in {*test_benchmarks.SMALL, *test_benchmarks.ON_THEIR_OWN}

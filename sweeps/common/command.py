@@ -231,7 +231,7 @@ def _print_plan(
     *,
     unmeasured: bool,
 ) -> None:
-    done, forecast = 0, forecast_here(study.base, spec.costs, options)
+    done, forecast = 0, forecast_here(study.base, spec.costs, options, measure=execution.measure)
     if execution.output is not None:
         store = StudyStore(execution.output, study.fingerprint(), resume=execution.resume)
         done = sum(record.ended for record in store.records.values())

@@ -156,6 +156,7 @@ class ExecutionOptions:
     share: bool = flag(
         True, "run no trunks (what trials share until they differ): every trial from its first step"
     )
+    measure: bool = flag(True, "--dry-run predicts from the preset's guess, at once, and measures nothing")
     usd_per_gpu_hour: float = flag(
         USD_PER_GPU_HOUR, "for the cost that --dry-run predicts (default: 2.5)", metavar="USD"
     )

@@ -49,11 +49,11 @@ def test_bad_input_is_one_line_and_the_plan_needs_nothing():
             env=environment(),
         )
 
-    refused = run("--set", "reprojection_freq=1000", "--dry-run")
+    refused = run("--set", "reprojection_freq=1000", "--dry-run", "--no-measure")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ablation = ")
     assert refused.stderr.count("\n") == 1
-    planned = run("--dry-run")
+    planned = run("--dry-run", "--no-measure")
     assert planned.returncode == 0
     assert "qgrit" in planned.stdout
     assert "81 trials" in planned.stdout

@@ -185,6 +185,7 @@ def test_the_coarse_grid_shares_its_trials_with_the_sweeps(capsys, monkeypatch):
             "--search-points",
             "0",
             "--dry-run",
+            "--no-measure",
         )
         == 0
     )
@@ -199,7 +200,7 @@ def test_dry_run_of_an_a100_preset_counts_gpu_hours(tmp_path, capsys, monkeypatc
     row = tmp_path / "r.jsonl"
     row.write_text(json.dumps({"question": "q", "answer": "#### 1", "text": "general"}) + "\n")
     files = [part for name in ("train", "eval", "retention") for part in (f"--{name}-file", str(row))]
-    assert _main("--preset", "llama-3.1-8b", "--method", "qgrit", "--dry-run", *files) == 0
+    assert _main("--preset", "llama-3.1-8b", "--method", "qgrit", "--dry-run", "--no-measure", *files) == 0
     said = capsys.readouterr().out
     assert "qlora" in said
     assert "GPU-hours" in said
@@ -276,7 +277,7 @@ def test_a_dry_run_says_what_shared_beginnings_save(tmp_path, capsys, monkeypatc
     row.write_text(json.dumps({"question": "q", "answer": "#### 1", "text": "general"}) + "\n")
     files = [part for name in ("train", "eval", "retention") for part in (f"--{name}-file", str(row))]
     for more, expected in (([], True), (["--no-share"], False)):
-        assert _main("--preset", "llama-3.1-8b", "--dry-run", *files, *more) == 0
+        assert _main("--preset", "llama-3.1-8b", "--dry-run", "--no-measure", *files, *more) == 0
         said = capsys.readouterr().out
         assert ("trunks are trained once" in said) == expected
         assert "$" in said
@@ -285,7 +286,20 @@ def test_a_dry_run_says_what_shared_beginnings_save(tmp_path, capsys, monkeypatc
 def test_designs_are_summed(capsys, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     more = ("--small-batch", "2", "--point", "tau=0.7", "rank=8")
-    assert _main("--preset", "smoke", "--regimes", "step", "--search-points", "0", *more, "--dry-run") == 0
+    assert (
+        _main(
+            "--preset",
+            "smoke",
+            "--regimes",
+            "step",
+            "--search-points",
+            "0",
+            *more,
+            "--dry-run",
+            "--no-measure",
+        )
+        == 0
+    )
     lines = [line for line in capsys.readouterr().out.splitlines() if " step seed 41 " in line]
     counts = {
         design: sum(f" {design} " in line for line in lines)
@@ -328,7 +342,7 @@ def test_a_study_is_the_same_study_after_it_was_a_file(name, options, tmp_path, 
     read = read_spec(file).study(asked.content)
     assert read.fingerprint() == asked.fingerprint()
     assert [trial.trial_id for trial in read.trials] == [trial.trial_id for trial in asked.trials]
-    assert script.main(["--study", str(file), "--dry-run"]) == 0
+    assert script.main(["--study", str(file), "--dry-run", "--no-measure"]) == 0
 
 
 def test_every_setting_is_listed(capsys):
@@ -347,7 +361,7 @@ def test_every_setting_is_listed(capsys):
 def test_what_a_study_file_has_is_refused_beside_it(option, tmp_path, capsys):
     file = tmp_path / "study.yaml"
     assert _main("--preset", "smoke", "--save-study", str(file)) == 0
-    assert _main("--study", str(file), *option, "--dry-run") == 2
+    assert _main("--study", str(file), *option, "--dry-run", "--no-measure") == 2
     assert "cannot be given beside --study" in capsys.readouterr().err
 
 
@@ -355,17 +369,17 @@ def test_a_method_that_is_none_is_refused_in_a_study_file(tmp_path, capsys):
     file = tmp_path / "study.yaml"
     assert _main("--preset", "smoke", "--save-study", str(file)) == 0
     file.write_text(file.read_text().replace("method: null", "method: lroa", 1))
-    assert _main("--study", str(file), "--dry-run") == 2
+    assert _main("--study", str(file), "--dry-run", "--no-measure") == 2
     assert "error: method = 'lroa': must be one of lora" in capsys.readouterr().err
 
 
 def test_a_search_range_is_finite(capsys):
-    assert _main("--preset", "smoke", "--space", "T=1:inf:int", "--dry-run") == 2
+    assert _main("--preset", "smoke", "--space", "T=1:inf:int", "--dry-run", "--no-measure") == 2
     assert "space = inf: must have finite bounds" in capsys.readouterr().err
 
 
 def test_a_knob_of_the_preset_that_cannot_act_is_left_out_and_said(capsys):
-    assert _main("--preset", "smoke", "--set", "preconditioner=none", "--dry-run") == 0
+    assert _main("--preset", "smoke", "--set", "preconditioner=none", "--dry-run", "--no-measure") == 0
     said = capsys.readouterr()
     assert said.err.startswith("lambda is not swept: kfac_damping acts only with preconditioner")
     assert "lambda=0.1" not in said.out

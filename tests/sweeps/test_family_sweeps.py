@@ -30,7 +30,7 @@ SCRIPTS = {
     [("baselines", 234), ("compression", 129), ("overhead", 36), ("small_batch", 88), ("forgetting_law", 58)],
 )
 def test_the_embedded_plan_launches_nothing(capsys, name, trials):
-    assert SCRIPTS[name](["--dry-run"]) == 0
+    assert SCRIPTS[name](["--dry-run", "--no-measure"]) == 0
     planned = int(re.search(r"(\d+) trials; about", capsys.readouterr().out)[1])
     assert planned == trials
 
@@ -45,7 +45,12 @@ def test_every_preset_has_a_plan(capsys, tmp_path, name, preset):
     files = [f"--{kind}-file={tmp_path / 'rows.jsonl'}" for kind in ("train", "eval")] + [
         f"--retention-file={tmp_path / 'text.txt'}"
     ]
-    assert SCRIPTS[name](["--preset", preset, "--dry-run", *(files if preset != "smoke" else [])]) == 0
+    assert (
+        SCRIPTS[name](
+            ["--preset", preset, "--dry-run", "--no-measure", *(files if preset != "smoke" else [])]
+        )
+        == 0
+    )
     assert "trials; about" in capsys.readouterr().out
 
 
@@ -67,7 +72,7 @@ def test_every_preset_has_a_plan(capsys, tmp_path, name, preset):
     ],
 )
 def test_bad_input_is_one_line(capsys, name, arguments, said):
-    assert SCRIPTS[name]([*arguments, "--dry-run"]) == 2
+    assert SCRIPTS[name]([*arguments, "--dry-run", "--no-measure"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(said)
     assert error.count("\n") == 1
@@ -88,7 +93,7 @@ def test_layers_of_deep_and_shallow_models():
 
 
 def test_audits_are_planned_together(capsys):
-    assert audit.main(["--dry-run"]) == 0
+    assert audit.main(["--dry-run", "--no-measure"]) == 0
     assert capsys.readouterr().out.count("trials; about") == 3
 
 

@@ -26,6 +26,7 @@ def test_every_task_is_planned(tmp_path):
         "reading",
         "arithmetic",
         "--dry-run",
+        "--no-measure",
         "--seeds",
         "41",
         "--output",

@@ -99,7 +99,7 @@ def layer_grid(rows: Sequence[dict[str, Any]], name: str) -> LayerGrid | None:
     cells: dict[tuple[int, str], float] = {}
     for row in rows:
         number = re.search(r"\.(\d+)\.", row["module"])
-        if number is None or row[name] is None:
+        if number is None or row.get(name) is None:
             return None
         cells[int(number[1]), row["module"].rpartition(".")[2]] = float(row[name])
     if not cells:
