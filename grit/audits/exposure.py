@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers
+from grit.data.encode import IGNORED_LABEL
 
 #: Documents that are looked at: the same first ones for every run.
 EXPOSURE_DOCUMENTS = 16
@@ -83,7 +84,7 @@ def exposures(
             undo.callback(handle.remove)
         for batch in batches:
             sums.mask = batch["attention_mask"] > 0
-            count = int((batch["labels"][:, 1:] != -100).sum())
+            count = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
             (model(**batch).loss * count).backward()
             labels += count
     exposed = {}

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers
 from grit.audits.exposure import exposures
-from grit.rank_space.projectors import spectrum
+from grit.rank_space.moments import symmetrize
+from grit.rank_space.projectors import root_and_inverse, spectrum
 
 if TYPE_CHECKING:
     from grit.geometry.handle import GritHandle
@@ -76,11 +77,7 @@ def in_input_space(sigma_a: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, T
     in both.
     """
     gram_a, gram_b = down.double() @ down.double().mT, up.double().mT @ up.double()
-    values, vectors = torch.linalg.eigh((gram_a + gram_a.mT) / 2)
-    there = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
-    roots = torch.where(there, values.clamp(min=0).sqrt(), 0.0)
-    inverse = torch.where(there, 1 / roots.clamp(min=torch.finfo(roots.dtype).tiny), 0.0)
-    root, whitener = (vectors * roots) @ vectors.mT, (vectors * inverse) @ vectors.mT
+    root, whitener = root_and_inverse(symmetrize(gram_a))
     return whitener @ sigma_a.double() @ whitener, root @ gram_b @ root
 
 

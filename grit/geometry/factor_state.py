@@ -110,11 +110,11 @@ class Statistics:
         lost = 0
         for side, moment in enumerate((self.moment_a, self.moment_g)):
             sums, counts = self._sums[side], self._counts[side]
+            if self._pools is None:
+                lost += int((~moment.add(sums, counts)).sum())
+                continue
             finite = torch.isfinite(sums).all(-1).all(-1)
             lost += int((~finite).sum())
-            if self._pools is None:
-                moment.add(sums, counts)
-                continue
             # One bad module must not spoil its pool, nor may a pool pass a gate by counting a token once for
             # every module that saw it.
             measured = finite & (sums != 0).any(-1).any(-1)

@@ -53,19 +53,27 @@ class BalancedBasis(NamedTuple):
         return self.root @ projector(self.vectors, kept) @ self.root_inverse
 
 
+def root_and_inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """X^(1/2) and its pseudo-inverse of symmetric positive semi-definite X (..., r, r).
+
+    What lies below the rounding of the largest eigenvalue counts as zero in both.
+    """
+    values, vectors = torch.linalg.eigh(matrices)
+    floor = values.amax(-1, keepdim=True) * torch.finfo(values.dtype).eps * values.shape[-1]
+    kept = values > floor
+    roots = torch.where(kept, values, 0.0).sqrt()
+    inverse_roots = torch.where(kept, roots.clamp(min=torch.finfo(values.dtype).tiny).reciprocal(), 0.0)
+    root = (vectors * roots[..., None, :]) @ vectors.mT
+    return root, (vectors * inverse_roots[..., None, :]) @ vectors.mT
+
+
 def balanced_basis(sigma_a: Tensor, sigma_g: Tensor) -> BalancedBasis:
     """The directions of an adapter that do not depend on how it is factored.
 
     (A, B) and (M A, B M^-1) are the same adapter; the eigenvalues of Sigma_a Sigma_g, unlike those of
     Sigma_a, are the same for both.
     """
-    values, vectors = torch.linalg.eigh(sigma_a)
-    floor = values.amax(-1, keepdim=True) * torch.finfo(values.dtype).eps * values.shape[-1]
-    kept = values > floor
-    roots = torch.where(kept, values, 0.0).sqrt()
-    inverse_roots = torch.where(kept, roots.clamp(min=torch.finfo(values.dtype).tiny).reciprocal(), 0.0)
-    root = (vectors * roots[:, None, :]) @ vectors.mT
-    root_inverse = (vectors * inverse_roots[:, None, :]) @ vectors.mT
+    root, root_inverse = root_and_inverse(sigma_a)
     inner = spectrum(symmetrize(root @ sigma_g @ root))
     return BalancedBasis(inner.values, inner.vectors, root, root_inverse)
 

@@ -73,6 +73,11 @@ def preset(name: str, method: Method, steps: int | None = None, task: str | None
     return _smoke(base, count) if name == "smoke" else _paper(name, base, count)
 
 
+def _around_default(steps: int) -> dict[str, tuple[Any, ...]]:
+    """A smaller and a larger value of every knob; cadences as shares of the steps."""
+    return {"tau": (0.9, 0.999), "T": (max(1, steps // 20), max(2, 2 * steps // 5)), "lambda": (1e-3, 1e-1)}
+
+
 def _embedded(base: RunConfig, steps: int) -> Preset:
     return Preset(
         base=base,
@@ -82,7 +87,7 @@ def _embedded(base: RunConfig, steps: int) -> Preset:
         search_points=2,
         resources=TrialResources(cpus=1),
         sequential=SequentialDesign(max_trials=56),
-        oat={"tau": (0.9, 0.999), "T": (max(1, steps // 20), max(2, 2 * steps // 5)), "lambda": (1e-3, 1e-1)},
+        oat=_around_default(steps),
         grid={},
         costs=Costs(step_seconds=0.045, other_seconds=2.0),
     )
@@ -97,7 +102,7 @@ def _smollm2(base: RunConfig, steps: int) -> Preset:
         search_points=0,
         resources=TrialResources(cpus=1),
         sequential=SequentialDesign(max_trials=24),
-        oat={"tau": (0.9, 0.999), "T": (max(1, steps // 20), max(2, 2 * steps // 5)), "lambda": (1e-3, 1e-1)},
+        oat=_around_default(steps),
         grid={},
         costs=Costs(step_seconds=3.5, other_seconds=60.0, startup_seconds=90.0),
     )

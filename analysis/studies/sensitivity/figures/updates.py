@@ -79,8 +79,8 @@ def _by_layer(
 
 def _over_modules(values: Floats, how: str) -> Floats:
     """Of (layers, kinds); a kind that a layer lacks is left out."""
-    mean: Floats = np.nanmean(values, axis=1)
-    return mean if how == "mean" else np.nansum(values, axis=1)
+    reduced: Floats = np.nanmean(values, axis=1) if how == "mean" else np.nansum(values, axis=1)
+    return reduced
 
 
 def _over_seeds(values: Floats, offset: float) -> Bars:
