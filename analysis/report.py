@@ -17,6 +17,7 @@ from analysis.studies.baselines import page as baselines
 from analysis.studies.compression import page as compression
 from analysis.studies.forgetting_law import page as forgetting_law
 from analysis.studies.overhead import page as overhead
+from analysis.studies.peft_comparison import page as peft_comparison
 from analysis.studies.sensitivity import page as sensitivity
 from analysis.studies.small_batch import page as small_batch
 from grit.cli.one_line import OneLineErrors
@@ -83,14 +84,20 @@ def _rebuild_joint(folder: Path) -> Report:
 
 
 def parser() -> argparse.ArgumentParser:
-    """`DIR [--max-overhead S] [--max-footprint S]`, or `compare DIR1 DIR2`."""
+    """`DIR [--max-overhead S] [--max-footprint S]`, `compare DIR1 DIR2`, or `peft DIR RESULTS`."""
     made = OneLineErrors(
         prog="python -m analysis.report",
         description="Rebuilds the report and all it shows from the records in DIR. "
-        "`python -m analysis.report compare DIR1 DIR2` lays two studies side by side.",
+        "`python -m analysis.report compare DIR1 DIR2` lays two studies side by side; "
+        "`python -m analysis.report peft DIR RESULTS` lays one on the frontier that PEFT publishes.",
         allow_abbrev=False,
     )
-    made.add_argument("folders", nargs="+", metavar="DIR", help="a study's folder, or: compare DIR1 DIR2")
+    made.add_argument(
+        "folders",
+        nargs="+",
+        metavar="DIR",
+        help="a study's folder, or: compare DIR1 DIR2, or: peft DIR RESULTS",
+    )
     overhead_help = "cap on the share of a step that geometry takes"
     footprint_help = "cap on the share of the full adapter's parameters"
     made.add_argument("--max-overhead", type=float, metavar="SHARE", help=overhead_help)
@@ -108,9 +115,14 @@ def main(argv: Sequence[str]) -> int:
         if first == "compare":
             print(_compare(others, arguments.output))
             return 0
+        if first == "peft":
+            print(_beside_peft(others))
+            return 0
         if others:
             raise ConfigError(
-                "DIR", " ".join(arguments.folders), "must be one folder (or: compare DIR1 DIR2)"
+                "DIR",
+                " ".join(arguments.folders),
+                "must be one folder (or: compare DIR1 DIR2, or: peft DIR RESULTS)",
             )
         rebuild(Path(first), Caps(overhead=arguments.max_overhead, footprint=arguments.max_footprint))
     except ConfigError as error:
@@ -128,6 +140,12 @@ def _compare(folders: Sequence[str], output: Path | None) -> Path:
         raise ConfigError("compare", " ".join(folders), "needs two folders")
     first, second = Path(folders[0]), Path(folders[1])
     return compare.build(first, second, output or first / f"compare-{second.resolve().name}.html")
+
+
+def _beside_peft(folders: Sequence[str]) -> Path:
+    if len(folders) != 2:
+        raise ConfigError("peft", " ".join(folders), "needs a study's folder and one of PEFT's result files")
+    return peft_comparison.build(Path(folders[0]), Path(folders[1]))
 
 
 def _page_of(folder: Path) -> Path:

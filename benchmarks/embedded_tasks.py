@@ -12,10 +12,10 @@ import json
 from statistics import fmean
 
 from grit.config.sections import Budget, TaskSource
+from grit.presets.run_presets import configuration
 from grit.runtime.allocator import keep_freed_memory
 from grit.tasks import embedded
 from grit.tasks.metrics import metric_label
-from grit.training.run_presets import configuration
 from grit.training.trainer import train
 from grit.training.workbench import Workbench
 

@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from grit.config.run_config import RunConfig
 from grit.config.sections import Budget, TaskSource
+from grit.presets.run_presets import CONFIGURATIONS, configuration
 from grit.runtime.allocator import keep_freed_memory
 from grit.training.memory_probe import high_water
-from grit.training.run_presets import CONFIGURATIONS, configuration
 from grit.training.trainer import train
 from grit.training.workbench import Workbench
 from ray_jobs.execution.calibrate import measured_costs

@@ -21,9 +21,9 @@ from typing import Any
 from tqdm import tqdm
 
 from grit.config.overrides import with_overrides
+from grit.presets.run_presets import configuration
 from grit.runtime.allocator import keep_freed_memory
 from grit.training.hooks import Hooks, Interim
-from grit.training.run_presets import configuration
 from grit.training.trainer import train
 from grit.training.workbench import Workbench
 from ray_jobs.design.search_space import Search

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from grit.config.method import GritConfig
 from grit.config.sections import Budget
+from grit.presets.run_presets import configuration
 from grit.runtime.allocator import keep_freed_memory
-from grit.training.run_presets import configuration
 from grit.training.workbench import Workbench
 from ray_jobs.design.plan import Study
 from ray_jobs.design.points import one_at_a_time

@@ -33,6 +33,11 @@ ELSEWHERE = {
     ".venv/bin/pre-commit install": "changes the reader's own checkout",
     ".venv/bin/python sweeps/tau_T_lambda.py --preset smollm2-135m --regimes step --task boolq "
     "--train-file ... --eval-file ... --retention-file ...": "tests/grit/test_smollm2.py, where it is cached",
+    ".venv/bin/python sweeps/tau_T_lambda.py --preset peft-metamath --regimes step "
+    "--retention-file finewiki100.jsonl --dry-run": "tests/sweeps/test_command_line.py, with files",
+    ".venv/bin/python -m analysis.report peft results/DIR peft/method_comparison/MetaMathQA/results": (
+        "tests/analysis/test_peft_comparison.py"
+    ),
 }
 #: What stands for the reader's own, and what a test has instead.
 OWN = {

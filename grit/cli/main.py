@@ -22,8 +22,8 @@ from grit.config.registry import METHODS
 from grit.config.run_config import RunConfig
 from grit.config.sections import Budget
 from grit.errors import ConfigError
+from grit.presets.run_presets import CONFIGURATIONS, configuration
 from grit.training.measurements import Measurements
-from grit.training.run_presets import CONFIGURATIONS, configuration
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 

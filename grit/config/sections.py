@@ -25,6 +25,7 @@ Dtype = Literal["float32", "bfloat16"]
 QualityMetric = Literal["primary", "answer_logprob"]
 Placement = Literal["all", "attention", "mlp", "auto"]
 LabelScoring = Literal["likelihood", "generate"]
+LossOn = Literal["answer", "text"]
 
 #: Every linear layer of the backbone but its output head, whatever they are called.
 EVERY_LINEAR = ("auto",)
@@ -174,6 +175,11 @@ class OptimizationConfig:
     micro_batch: int = setting(8, "sequences per forward pass", allowed=at_least(1))
     accumulation: int = setting(1, "passes per optimizer step", allowed=at_least(1))
     max_length: int = setting(512, "longest sequence, in tokens", allowed=at_least(8), scores_untuned=True)
+    loss_on: LossOn = setting(
+        "answer",
+        "what carries loss in training: `answer`, or the whole `text`, prompt and answer",
+        identity="changed",
+    )
     packing: bool = setting(
         False,
         "fill each sequence with as many examples as fit; they do not see each other (grit/data/packing.py)",

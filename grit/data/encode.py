@@ -1,6 +1,6 @@
 """From examples to batches.
 
-Tokens, labels on the answer only, and an order that depends on the seed alone.
+Tokens, labels on what carries loss, and an order that depends on the seed alone.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from grit.config.sections import LossOn
 from grit.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """One example as tokens; `answer_start` is the index of the first token that carries loss."""
+    """One example as tokens; `first_label` is the index of the first token that carries loss."""
 
     tokens: tuple[int, ...]
-    answer_start: int
+    first_label: int
     truncated: bool
 
     @property
     def labels(self) -> int:
         """Tokens that carry loss."""
-        return len(self.tokens) - self.answer_start
+        return len(self.tokens) - self.first_label
 
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
@@ -35,8 +36,15 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return tokens[:-1] if tokens and tokens[-1] == tokenizer.eos_token_id else tokens
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, max_length: int) -> Encoded:
-    """Prompt, answer and end-of-text as tokens.
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    answer: str,
+    max_length: int,
+    *,
+    loss_on: LossOn = "answer",
+) -> Encoded:
+    """Prompt, answer and end-of-text as tokens; with `loss_on="text"` all but the first carry loss.
 
     What is over `max_length` is cut from the start of the prompt; an answer that fills the length by itself
     loses its end, and the prompt keeps its last token. Either is reported as `truncated`.
@@ -46,13 +54,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, max_len
     truncated = len(head) + len(tail) > max_length
     tail = tail[: max_length - 1]
     head = head[-(max_length - len(tail)) :]
-    return Encoded(tokens=(*head, *tail), answer_start=len(head), truncated=truncated)
+    # Nothing stands before the first token, so that nothing can predict it.
+    first_label = len(head) if loss_on == "answer" else 1
+    return Encoded(tokens=(*head, *tail), first_label=first_label, truncated=truncated)
 
 
 def collate(encoded: Sequence[Encoded], pad_token: int) -> dict[str, Tensor]:
     """Right-padded `input_ids`, `attention_mask` and `labels`, each (batch, longest) int64.
 
-    Only answers have labels.
+    Only what carries loss has labels.
     """
     length = max(len(item.tokens) for item in encoded)
     batch = {
@@ -64,7 +74,7 @@ def collate(encoded: Sequence[Encoded], pad_token: int) -> dict[str, Tensor]:
         tokens = torch.tensor(item.tokens)
         batch["input_ids"][row, : len(tokens)] = tokens
         batch["attention_mask"][row, : len(tokens)] = 1
-        batch["labels"][row, item.answer_start : len(tokens)] = tokens[item.answer_start :]
+        batch["labels"][row, item.first_label : len(tokens)] = tokens[item.first_label :]
     return batch
 
 

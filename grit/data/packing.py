@@ -62,7 +62,7 @@ def collate_packs(packs: Sequence[Pack], pad_token: int) -> dict[str, Tensor]:
             count, tokens = len(item.tokens), torch.tensor(item.tokens)
             batch["input_ids"][row, start : start + count] = tokens
             # Never a label on an example's first token: the one before it belongs to another.
-            scored = max(1, item.answer_start)
+            scored = max(1, item.first_label)
             batch["labels"][row, start + scored : start + count] = tokens[scored:]
             batch["position_ids"][row, start : start + count] = torch.arange(count)
             start += count

@@ -176,7 +176,7 @@ class Evaluator:
     def encoded_documents(self, texts: Sequence[str]) -> list[Encoded]:
         """As tokens, each but the first with a label; over-long ones keep their first `max_length`."""
         rows = [tuple(self._tokenizer(text)["input_ids"][: self._max_length]) for text in texts]
-        return [Encoded(tokens=row, answer_start=1, truncated=False) for row in rows]
+        return [Encoded(tokens=row, first_label=1, truncated=False) for row in rows]
 
     def documents(self, texts: Sequence[str]) -> list[DocumentLoss]:
         """Loss of each document on its own, every token but the first.

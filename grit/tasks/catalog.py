@@ -1,4 +1,4 @@
-"""The paper's five tasks, and the user's own, as declarations.
+"""The paper's five tasks, PEFT's comparison's, and the user's own, as declarations.
 
 Origin, template, which text is the answer, how it is scored.
 
@@ -20,11 +20,11 @@ from grit.errors import ConfigError
 from grit.io.files import Row
 from grit.tasks.base import Decoding, Example
 from grit.tasks.metrics import METRICS, PREDICTED
-from grit.tasks.scoring import exact_match, gsm8k_answer, gsm8k_exact_match, rouge_l
+from grit.tasks.scoring import exact_match, gsm8k_answer, gsm8k_exact_match, marked_number_match, rouge_l
 
 
-class EmptyAnswerError(ValueError):
-    """A row without an answer, of which published datasets have a few: it is left out, and counted."""
+class LeftOutError(ValueError):
+    """A row that the task does not use, as published datasets have some: it is left out, and counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,11 @@ class Declaration:
     """How one dataset's rows become examples.
 
     Attributes:
-        fields: names that every row must have.
+        fields: names that every row must have; evaluation_fields: those of evaluation, where they differ.
         prompt, answer: from a row to text; ValueError where a row cannot be used.
         metrics: the primary one first. score: its value on one example.
         hub: where it comes from without files; None for a task that only reads files.
+        evaluation_hub: where the evaluation split comes from, where that is another dataset.
     """
 
     fields: tuple[str, ...]
@@ -61,6 +62,16 @@ class Declaration:
     max_new_tokens: int
     labels: tuple[str, ...] = ()
     hub: HubSource | None = None
+    evaluation_fields: tuple[str, ...] | None = None
+    evaluation_hub: HubSource | None = None
+
+    def split(self, *, evaluation: bool) -> tuple[HubSource, str] | None:
+        """The dataset and the split to train on, or to evaluate on; None where the hub has none."""
+        source = (self.evaluation_hub or self.hub) if evaluation else self.hub
+        if source is None:
+            return None
+        name = source.evaluation if evaluation else source.train
+        return None if name is None else (source, name)
 
 
 def _boolean(row: Row) -> str:
@@ -89,10 +100,28 @@ def _entails(row: Row) -> str:
     return words[value]
 
 
+#: MetaMathQA's rows with more characters than this in question and answer are not trained on (PEFT's
+#: comparison, `CHAR_LIMIT`): 768 tokens would not hold them.
+METAMATH_CHARACTERS = 1300
+
+
+def _metamath_question(row: Row) -> str:
+    return f"Question: {row.get('query') or row['question']} Think step by step.\nAnswer:"
+
+
+def _metamath_answer(row: Row) -> str:
+    """Of MetaMathQA, which trains, or of GSM8K, which evaluates; as in PEFT's run no space goes before it."""
+    if "response" not in row:
+        return str(row["answer"])
+    if len(f"{row['query']} {row['response']}") > METAMATH_CHARACTERS:
+        raise LeftOutError(f"it has more than {METAMATH_CHARACTERS} characters")
+    return str(row["response"])
+
+
 def _nonempty(name: str) -> Callable[[Row], str]:
     def answer(row: Row) -> str:
         if not row[name]:
-            raise EmptyAnswerError(f"{name} is empty")
+            raise LeftOutError(f"{name} is empty")
         return f"\n{row[name]}"
 
     return answer
@@ -122,6 +151,12 @@ _GENERATED = ("rougeL", "rouge1", "rouge2", "bleu", "bertscore")
 _BY_LABEL = ("precision", "recall", "f1")
 #: Of the first label, and as the mean over both.
 _CLASSIFIED = ("accuracy", *_BY_LABEL, *(f"{name}_macro" for name in _BY_LABEL))
+_GSM8K = HubSource(
+    repository="openai/gsm8k",
+    config="main",
+    revision="e53f048856ff4f594e959d75785d2c2d37b678ee",
+    evaluation="test",
+)
 DECLARATIONS: dict[str, Declaration] = {
     "alpaca": Declaration(
         fields=("instruction", "output"),
@@ -187,12 +222,19 @@ DECLARATIONS: dict[str, Declaration] = {
         decoding="generate",
         score=gsm8k_exact_match,
         max_new_tokens=256,
-        hub=HubSource(
-            repository="openai/gsm8k",
-            config="main",
-            revision="e53f048856ff4f594e959d75785d2c2d37b678ee",
-            evaluation="test",
-        ),
+        hub=_GSM8K,
+    ),
+    "metamathqa": Declaration(
+        fields=("query", "response"),
+        evaluation_fields=("question", "answer"),
+        prompt=_metamath_question,
+        answer=_metamath_answer,
+        metrics=("marked_number_match",),
+        decoding="generate",
+        score=marked_number_match,
+        max_new_tokens=300,
+        hub=HubSource(repository="meta-math/MetaMathQA", revision="aa4f34d3d2d3231299b5b03d9b3e5a20da45aa18"),
+        evaluation_hub=_GSM8K,
     ),
 }
 #: The name of a task made of the user's own template.

@@ -50,11 +50,8 @@ def load_task(source: TaskSource, *, training: bool = True) -> Task:
     train: tuple[Example, ...] | None = ()
     left_out = 0
     if training:
-        part = None if kind.hub is None else kind.hub.train
-        train, left_out = _split(kind, source, "train-file", source.train_file, part)
-    evaluation, more = _split(
-        kind, source, "eval-file", source.eval_file, None if kind.hub is None else kind.hub.evaluation
-    )
+        train, left_out = _split(kind, source, "train-file", source.train_file)
+    evaluation, more = _split(kind, source, "eval-file", source.eval_file)
     if evaluation is None:
         if not training:
             raise ConfigError(
@@ -78,21 +75,23 @@ def load_task(source: TaskSource, *, training: bool = True) -> Task:
 
 
 def _split(
-    kind: Declaration, source: TaskSource, option: str, path: str | None, split: str | None
+    kind: Declaration, source: TaskSource, option: str, path: str | None
 ) -> tuple[tuple[Example, ...] | None, int]:
     """The examples of one split, from the user's file or from the hub, and how many rows were left out.
 
     None where evaluation is to be held out from training.
     """
+    evaluation = option == "eval-file"
+    fields = (kind.evaluation_fields if evaluation else None) or kind.fields
     if path is not None:
-        return to_examples(kind, read_rows(path, kind.fields, option), source=option, path=path)
-    if split is not None and kind.hub is not None and source.train_file is None:
-        return to_examples(
-            kind,
-            hub_rows(kind.hub, split, option=option),
-            source=f"{kind.hub.repository}/{split}",
-            path=kind.hub.repository,
-        )
+        return to_examples(kind, read_rows(path, fields, option), source=option, path=path)
+    published = kind.split(evaluation=evaluation)
+    # Another dataset is evaluated on whatever file trains; a split of the same one goes with its own.
+    if published is not None and (source.train_file is None or kind.evaluation_hub is not None):
+        dataset, split = published
+        rows = hub_rows(dataset, split, option=option)
+        where = f"{dataset.repository}/{split}"
+        return to_examples(kind, rows, source=where, path=dataset.repository)
     if option == "train-file":
         raise ConfigError(
             option,

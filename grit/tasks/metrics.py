@@ -16,7 +16,7 @@ from functools import partial
 from typing import NamedTuple
 
 from grit.tasks.base import Example
-from grit.tasks.scoring import exact_match, gsm8k_exact_match, rouge_l, rouge_values
+from grit.tasks.scoring import exact_match, gsm8k_exact_match, marked_number_match, rouge_l, rouge_values
 
 Texts = Sequence[str]
 
@@ -83,6 +83,13 @@ def gsm8k_exact_matches(inputs: MetricInputs) -> Computed:
     examples = [Example(example_id="", prompt="", answer=reference) for reference in inputs.references]
     pairs = zip(inputs.predictions, examples, strict=True)
     return _mean([gsm8k_exact_match(prediction, example) for prediction, example in pairs])
+
+
+def marked_number_matches(inputs: MetricInputs) -> Computed:
+    """Share of predictions whose marked answer is the reference's number, as PEFT's comparison counts."""
+    examples = [Example(example_id="", prompt="", answer=reference) for reference in inputs.references]
+    pairs = zip(inputs.predictions, examples, strict=True)
+    return _mean([marked_number_match(prediction, example) for prediction, example in pairs])
 
 
 def rouge(inputs: MetricInputs, *, kind: str) -> Computed:
@@ -152,6 +159,9 @@ METRICS: dict[str, MetricSpec] = {
     "exact_match": MetricSpec(label="exact match", compute=exact_matches, single=exact_match),
     "gsm8k_exact_match": MetricSpec(
         label="exact match", compute=gsm8k_exact_matches, single=gsm8k_exact_match
+    ),
+    "marked_number_match": MetricSpec(
+        label="accuracy", compute=marked_number_matches, single=marked_number_match
     ),
     "accuracy": MetricSpec(label="accuracy", compute=accuracy, single=exact_match),
     "precision": MetricSpec(label="precision", compute=partial(by_label, kind="precision")),

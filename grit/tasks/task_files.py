@@ -10,7 +10,7 @@ from pathlib import Path
 from grit.errors import ConfigError
 from grit.io.files import Row
 from grit.tasks.base import Example
-from grit.tasks.catalog import Declaration, EmptyAnswerError
+from grit.tasks.catalog import Declaration, LeftOutError
 from grit.tasks.text import normalize
 
 Numbered = tuple[int, Row]
@@ -78,7 +78,7 @@ def to_examples(
 ) -> tuple[tuple[Example, ...], int]:
     """Rows as examples, named by `source` and their number.
 
-    And how many were left out because their answer is empty.
+    And how many were left out, as the task does with some (an empty answer, for one).
 
     Raises:
         ConfigError: a row cannot be used.
@@ -89,7 +89,7 @@ def to_examples(
         clean = {**row, **texts}
         try:
             prompt, answer = kind.prompt(clean), kind.answer(clean)
-        except EmptyAnswerError:
+        except LeftOutError:
             left_out += 1
             continue
         except ValueError as error:

@@ -121,11 +121,12 @@ class Workbench:
 
     def training_data(self, config: RunConfig) -> list[Encoded]:
         """The tokenized training split."""
-        key = (config.backbone.model, config.task, config.optimization.max_length)
+        length, loss_on = config.optimization.max_length, config.optimization.loss_on
+        key = (config.backbone.model, config.task, length, loss_on)
         if key not in self._encoded:
             tokenizer = self.tokenizer(config)
             self._encoded[key] = [
-                encode(tokenizer, e.prompt, e.answer, config.optimization.max_length)
+                encode(tokenizer, e.prompt, e.answer, length, loss_on=loss_on)
                 for e in self.task(config).train
             ]
         return self._encoded[key]
@@ -136,6 +137,7 @@ class Workbench:
             config.backbone.model,
             config.task,
             config.optimization.max_length,
+            config.optimization.loss_on,
             config.optimization.packing,
         )
         if key not in self._packs:
@@ -188,6 +190,7 @@ class Workbench:
             config.backbone.dtype,
             config.task,
             config.optimization.max_length,
+            config.optimization.loss_on,
             config.adapter.targets,
         )
         if key not in self._scores:

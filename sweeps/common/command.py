@@ -18,8 +18,8 @@ from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
 from grit.io.provenance import provenance
+from grit.presets.run_presets import departures
 from grit.tasks.loading import content_hashes, load_documents, load_task
-from grit.training.run_presets import departures
 from ray_jobs.design.forecast import check_memory, machine_memory, shape_of
 from ray_jobs.design.plan import Study
 from ray_jobs.design.resources import Costs, TrialResources
@@ -249,7 +249,7 @@ def _print_plan(
     print(foresight(study, spec.preset, task_metric, execution.output or output_folder(study.name)))
     print(forecast.memory or memory)
     if rows := departures(spec.preset):
-        print("\nwhere this preset is not what the paper prints:\n" + departures_table(rows))
+        print("\nwhere this preset is not what its source prints:\n" + departures_table(rows))
     if done:
         print(f"{done} of these have ended already and will not run again")
     if unmeasured:

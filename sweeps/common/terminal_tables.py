@@ -127,8 +127,8 @@ def foresight_table(rows: Sequence[Sequence[str]], *, first: int, most: int) -> 
 
 
 def departures_table(rows: Sequence[Sequence[str]]) -> str:
-    """Where a preset is not what the paper prints, and why."""
-    return str(tabulate(rows, headers=["setting", "paper", "here", "why"]))
+    """Where a preset is not what its source prints, and why."""
+    return str(tabulate(rows, headers=["setting", "source", "here", "why"]))
 
 
 def _spared(shared: TrunkPlan, costs: Costs) -> float:

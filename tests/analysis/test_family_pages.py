@@ -29,7 +29,7 @@ from sweeps.common.request import resolve
 @pytest.fixture(scope="module")
 def base():
     """The smoke preset, as short as it can be with everything acting."""
-    from grit.training.run_presets import configuration
+    from grit.presets.run_presets import configuration
 
     smoke = configuration("smoke", "grit", steps=12)
     grit = replace(smoke.grit, cov_update_freq=1, kfac_update_freq=2, reprojection_freq=3, kfac_min_samples=8)

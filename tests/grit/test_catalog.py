@@ -13,9 +13,11 @@ from conftest import ROOT
 
 from grit.config.sections import TaskSource
 from grit.errors import ConfigError
+from grit.tasks.base import Example
 from grit.tasks.catalog import DECLARATIONS
 from grit.tasks.loading import hold_out, load_documents, load_task
 from grit.tasks.metrics import METRICS
+from grit.tasks.scoring import marked_number_match
 from grit.tasks.text import normalize
 
 ROWS = {
@@ -54,7 +56,17 @@ def _write(path, rows):
     return str(path)
 
 
-@pytest.mark.parametrize("name", DECLARATIONS)
+METAMATH = [
+    {"query": f"What is {i} + 1?", "response": f"It is {i + 1}. The answer is: {i + 1}", "type": "GSM_SV"}
+    for i in range(30)
+]
+
+
+#: Those that read one kind of row: MetaMathQA is evaluated on GSM8K's.
+ONE_DATASET = [name for name, kind in DECLARATIONS.items() if kind.evaluation_hub is None]
+
+
+@pytest.mark.parametrize("name", ONE_DATASET)
 def test_a_task_is_the_same_from_every_kind_of_file(tmp_path, name):
     tasks = [
         load_task(
@@ -73,6 +85,45 @@ def test_a_task_is_the_same_from_every_kind_of_file(tmp_path, name):
     assert first.also == DECLARATIONS[name].metrics[1:]
     assert {first.metric, *first.also} <= set(METRICS)
     assert all(e.prompt == e.prompt.strip() and e.answer[0] in " \n" for e in first.train)
+
+
+def test_metamathqa_trains_on_one_dataset_and_is_scored_on_another(tmp_path):
+    long = {"query": "q" * 700, "response": "r" * 700, "type": "GSM_Rephrased"}
+    train = [*METAMATH, long]
+    task = load_task(
+        TaskSource(
+            name="metamathqa",
+            train_file=_write(tmp_path / "train.jsonl", train),
+            eval_file=_write(tmp_path / "eval.jsonl", ROWS["gsm8k"][:5]),
+        )
+    )
+    assert (len(task.train), task.left_out) == (len(METAMATH), 1)
+    first = task.train[0]
+    assert first.prompt == "Question: What is 0 + 1? Think step by step.\nAnswer:"
+    assert first.answer == METAMATH[0]["response"]  # no space before it, as in PEFT's run
+    assert task.evaluation[0].prompt == "Question: 0+1? Think step by step.\nAnswer:"
+    assert [task.score(f"So it is that. The answer is: {i + 1}", task.evaluation[i]) for i in range(5)] == [
+        1
+    ] * 5
+    assert task.score("The answer is: 7", task.evaluation[0]) == 0
+    assert task.score("no answer", task.evaluation[0]) == 0
+
+
+@pytest.mark.parametrize(
+    "prediction, answer, right",
+    [
+        ("... The answer is: 16.", "#### 16", 1),
+        ("The answer is 50%", "#### 50", 1),
+        ("The answer is: 20/35", "#### 0.5714285714285714", 1),
+        ("The final answer is: $12\nMore text", "#### 12", 1),
+        ("#### 3\nThe answer is: 4", "#### 4", 1),
+        ("The answer is: 1/0", "#### 1", 0),
+        ("The answer is: x", "The answer is: x", 1),
+        ("The answer is: ", "#### 1", 0),
+    ],
+)
+def test_marked_answers_are_compared_as_peft_compares_them(prediction, answer, right):
+    assert marked_number_match(prediction, Example(example_id="", prompt="", answer=answer)) == right
 
 
 def test_templates_are_as_documented(tmp_path):

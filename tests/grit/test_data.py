@@ -17,6 +17,14 @@ def test_only_the_answer_and_the_end_carry_labels(bench, short_run):
     )
 
 
+def test_the_whole_text_carries_loss_where_that_is_asked_for(bench, short_run):
+    tokenizer = bench.tokenizer(short_run())
+    item = encode(tokenizer, "Problem: x", " 7", 64, loss_on="text")
+    labels = collate([item], tokenizer.pad_token_id)["labels"][0].tolist()
+    assert labels == [-100, *item.tokens[1:]]
+    assert item.tokens == encode(tokenizer, "Problem: x", " 7", 64).tokens
+
+
 @pytest.mark.parametrize("length", [8, 12, 20])
 def test_too_long_loses_the_start_of_the_prompt(bench, short_run, length):
     tokenizer = bench.tokenizer(short_run())
@@ -31,7 +39,7 @@ def test_too_long_loses_the_start_of_the_prompt(bench, short_run, length):
 def test_an_answer_that_fills_the_length_keeps_one_token_of_prompt(bench, short_run):
     tokenizer = bench.tokenizer(short_run())
     item = encode(tokenizer, "one two", " three four five six seven eight nine ten", 8)
-    assert (len(item.tokens), item.answer_start, item.truncated) == (8, 1, True)
+    assert (len(item.tokens), item.first_label, item.truncated) == (8, 1, True)
 
 
 def test_order_is_a_permutation_per_epoch_and_needs_no_history():

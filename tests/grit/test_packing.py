@@ -16,7 +16,7 @@ def _examples(lengths, vocab=50):
     return [
         Encoded(
             tokens=tuple(torch.randint(3, vocab, (n,), generator=generator).tolist()),
-            answer_start=n // 2,
+            first_label=n // 2,
             truncated=False,
         )
         for n in lengths

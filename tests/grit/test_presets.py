@@ -2,8 +2,11 @@
 
 import pytest
 
+from analysis.studies.peft_comparison.placed import other_settings
+from analysis.studies.peft_comparison.published import read_results
 from grit.config.sections import Budget
-from grit.training.run_presets import DEPARTURES, configuration, departures
+from grit.errors import ConfigError
+from grit.presets.run_presets import DEPARTURES, configuration, departures
 
 #: steps, warm-up steps, sequence length, batch, accumulation, damping (Tables 6, 5, 7).
 PAPER = {
@@ -56,10 +59,43 @@ def test_llama_presets_are_the_papers(model, task, method):
     }
 
 
-def test_departures_are_listed_with_reasons_and_only_for_the_paper():
+def test_departures_are_listed_with_reasons_and_only_where_a_source_is_followed():
     assert departures("llama-3.2-3b")
+    assert departures("peft-metamath")
     assert not departures("embedded")
-    assert all(len(row) == 4 and row[3] for row in DEPARTURES)
+    assert all(len(row) == 4 and row[3] for rows in DEPARTURES.values() for row in rows)
+
+
+@pytest.mark.parametrize("method", ["lora", "grit"])
+def test_peft_metamath_is_the_published_cell(method):
+    """`default_training_params.json` and `lora/llama-3.2-3B-rank32` of PEFT's method comparison."""
+    config = configuration("peft-metamath", method)
+    optimization, adapter = config.optimization, config.adapter
+    assert config.budget == Budget(regime="step", amount=5000)
+    assert (config.backbone.model, config.backbone.dtype) == ("meta-llama/Llama-3.2-3B", "bfloat16")
+    assert (optimization.learning_rate, optimization.weight_decay) == (1e-4, 0.1)
+    assert (optimization.max_length, config.step_sequences, optimization.max_grad_norm) == (768, 4, 1.0)
+    assert (optimization.warmup_fraction, optimization.loss_on) == (0.1, "text")
+    assert (adapter.rank, adapter.alpha, adapter.dropout, set(adapter.targets)) == (
+        32,
+        64,
+        0,
+        {"q_proj", "v_proj"},
+    )
+    assert (config.evaluation.eval_examples, config.evaluation.max_new_tokens) == (1319, 300)
+    assert (config.task.name, config.evaluation.retention_documents, config.seed) == ("metamathqa", 100, 0)
+    assert config.evaluation.quality == "primary"
+    with pytest.raises(ConfigError, match="task = 'gsm8k': must be metamathqa"):
+        configuration("peft-metamath", method, task="gsm8k")
+
+
+def test_peft_metamath_is_what_their_own_result_file_says(shared_data):
+    results = read_results(shared_data / "data/peft_metamathqa")
+    config = configuration("peft-metamath", "lora")
+    differing = other_settings(config, results.reference)
+    assert differing == []
+    changed = config.changed(learning_rate=2e-4, rank=32)
+    assert other_settings(changed, results.reference) == [("learning_rate", 1e-4, 2e-4)]
 
 
 def test_parameter_counts_are_the_papers():

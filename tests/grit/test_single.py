@@ -77,7 +77,7 @@ def test_exports_compute_what_was_trained(trained, tmp_path):
     evaluator = Evaluator(model, bench.tokenizer(config), config)
     loss = nats_per_token(evaluator.documents(bench.documents(config)))
     assert loss - record.measured.base_retention_loss == pytest.approx(record.measured.forgetting, abs=2e-4)
-    assert evaluator.losses([Encoded(tokens=(1, 2, 3), answer_start=1, truncated=False)])[0][1] == 2
+    assert evaluator.losses([Encoded(tokens=(1, 2, 3), first_label=1, truncated=False)])[0][1] == 2
     assert not [p for p in (tmp_path / "whole").rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
     assert main(["export", str(trained), "--to", str(tmp_path / "whole")]) == 2  # not empty
 

@@ -8,7 +8,7 @@ from launching import ROOT, environment
 
 from grit.config.sections import Budget
 from grit.errors import ConfigError
-from grit.training.run_presets import configuration
+from grit.presets.run_presets import configuration
 from sweeps.ablation import SWITCHES, check_acts, grids
 
 

@@ -208,6 +208,21 @@ def test_dry_run_of_an_a100_preset_counts_gpu_hours(tmp_path, capsys, monkeypatc
     assert "7800 s" in said
 
 
+def test_peft_metamath_plans_their_cell_and_says_where_it_departs(rows, capsys, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    train = rows / "metamathqa.jsonl"
+    train.write_text('{"query": "q", "response": "It is 1. The answer is: 1", "type": "GSM_SV"}\n')
+    files = ("--train-file", str(train), "--eval-file", str(rows / "good.jsonl"))
+    general = ("--retention-file", str(rows / "general.txt"))
+    options = ("--preset", "peft-metamath", "--regimes", "step", "--dry-run", "--no-measure")
+    assert _main(*options, *files, *general) == 0
+    shown = capsys.readouterr().out
+    assert "5000 steps" in shown or "5,000" in shown
+    assert "HuggingFaceFW/finewiki" in shown
+    assert _main(*options, "--task", "gsm8k", *files, *general) == 2
+    assert "must be metamathqa with preset peft-metamath" in capsys.readouterr().err
+
+
 def test_help_names_every_promised_option(capsys):
     with pytest.raises(SystemExit):
         _main("--help")

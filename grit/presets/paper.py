@@ -1,22 +1,14 @@
-"""Configurations of single runs by name.
-
-The embedded backbone, and the paper's two models on the paper's five tasks.
-"""
+"""The paper's two models on its five tasks (Tables 5 to 7, A.4, A.8)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from grit.backbone.smollm2 import SMOLLM2
 from grit.config.method import GritConfig
 from grit.config.registry import Method
 from grit.config.run_config import RunConfig
 from grit.config.sections import LLAMA_TARGETS, Budget, TaskSource
-from grit.errors import ConfigError
-from grit.runtime.fast_dtype import fast_dtype
-from grit.tasks.loading import NAMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +67,7 @@ PAPER_MODELS: dict[str, PaperModel] = {
 }
 
 #: Where the Llama presets are not what the paper prints: (setting, paper, here, why).
-DEPARTURES: tuple[tuple[str, str, str, str], ...] = (
+PAPER_DEPARTURES: tuple[tuple[str, str, str, str], ...] = (
     (
         "learning rate",
         "lost",
@@ -148,82 +140,9 @@ DEPARTURES: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
-def _small(
-    method: Method, steps: int, task: str, *, damping: float, micro_batch: int = 8, **run: Any
-) -> RunConfig:
-    """Shared by the small backbones: the paper's schedules, scaled from its thousands of steps to `steps`."""
-    grit = GritConfig(
-        kfac_damping=damping,
-        cov_update_freq=max(1, steps // 20),
-        kfac_update_freq=max(1, steps // 10),
-        reprojection_freq=max(1, steps // 10),
-    )
-    return RunConfig.of(
-        method=method,
-        budget=Budget(regime="step", amount=steps),
-        grit=grit,
-        task=TaskSource(name=task),
-        rank=16,
-        alpha=32.0,
-        micro_batch=micro_batch,
-        clock="cpu",
-        **run,
-    )
+def paper(name: str) -> Callable[[Method, str | None, int | None], RunConfig]:
+    """The configuration of one of the paper's models, for any task."""
 
-
-def embedded(method: Method, task: str | None, steps: int | None) -> RunConfig:
-    """The embedded backbone on a laptop."""
-    return _small(
-        method,
-        steps or 160,
-        task or "arithmetic",
-        damping=1e-2,
-        learning_rate=5e-4,
-        max_length=96,
-        eval_examples=100,
-        retention_documents=60,
-        eval_batch=128,
-        quality="answer_logprob",
-        task_metric=True,
-    )
-
-
-def smoke(method: Method, task: str | None, steps: int | None) -> RunConfig:
-    """The shortest run that has everything in it; quality is the likelihood of the reference answers."""
-    return _small(
-        method,
-        steps or 40,
-        task or "arithmetic",
-        damping=1e-3,
-        learning_rate=2e-3,
-        max_length=256,
-        eval_examples=48,
-        retention_documents=24,
-        eval_batch=16,
-        quality="answer_logprob",
-    )
-
-
-def smollm2(method: Method, task: str | None, steps: int | None) -> RunConfig:
-    """SmolLM2-135M, a real language model, on a laptop or a GPU (docs/results/smollm2.md)."""
-    return _small(
-        method,
-        steps or 60,
-        task or "boolq",
-        damping=1e-2,
-        micro_batch=4,
-        model=SMOLLM2,
-        dtype=fast_dtype(),
-        learning_rate=5e-4,
-        max_length=256,
-        eval_examples=96,
-        retention_documents=24,
-        eval_batch=8,
-        quality="answer_logprob",
-    )
-
-
-def _paper(name: str) -> Callable[[Method, str | None, int | None], RunConfig]:
     def configuration(method: Method, task: str | None, steps: int | None) -> RunConfig:
         task_name = task or "gsm8k"
         # A task that the paper does not have takes GSM8K's settings.
@@ -264,38 +183,3 @@ def _paper(name: str) -> Callable[[Method, str | None, int | None], RunConfig]:
         )
 
     return configuration
-
-
-CONFIGURATIONS: dict[str, Callable[[Method, str | None, int | None], RunConfig]] = {
-    "smoke": smoke,
-    "embedded": embedded,
-    SMOLLM2: smollm2,
-    **{name: _paper(name) for name in PAPER_MODELS},
-}
-
-
-def configuration(
-    name: str, method: Method, *, task: str | None = None, steps: int | None = None
-) -> RunConfig:
-    """A run's configuration by name.
-
-    `task` and `steps` replace the preset's own, and cadences that are shares of the steps follow.
-
-    Raises:
-        ConfigError: there is no preset or no task of that name.
-    """
-    if name not in CONFIGURATIONS:
-        raise ConfigError("preset", name, f"must be one of {', '.join(CONFIGURATIONS)}")
-    if task is not None and task not in NAMES:
-        raise ConfigError("task", task, f"must be one of {', '.join(NAMES)}")
-    return CONFIGURATIONS[name](method, task, steps)
-
-
-def departures(name: str) -> list[list[str]]:
-    """Rows (setting, paper, here, why) in which a preset differs from the paper.
-
-    None for a preset that does not claim to follow it.
-    """
-    if name not in PAPER_MODELS:
-        return []
-    return [list(row) for row in DEPARTURES]

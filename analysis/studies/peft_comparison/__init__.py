@@ -1,0 +1,1 @@
+"""A study laid on the frontier that PEFT publishes: MetaMathQA to GSM8K, one seed a method."""
