@@ -327,6 +327,19 @@ class ExecutionConfig:
         allowed=at_least(1),
         scores_untuned=True,
     )
+    deterministic: bool = setting(
+        False,
+        "only kernels that repeat themselves bit for bit; an operation that has none on the device raises "
+        "(on a CPU with one worker runs repeat themselves without it)",
+        identity="changed",
+        scores_untuned=True,
+    )
+    tf32: bool = setting(
+        False,
+        "float32 products on a GPU round their factors to TF32",
+        identity="changed",
+        scores_untuned=True,
+    )
     clock: Clock = setting(
         "wall",
         "what the seconds of a time budget are: wall time, or the process's own CPU time (of all its "

@@ -62,8 +62,9 @@ class Measurements(BaseModel):
     Losses are in nats per token. `step_time_ms` holds mean, p50, p95, p99 over the steady steps (the first
     tenth, at most 5, is warm-up), `components_ms` the mean of each section. `metrics` holds further metrics
     of the task, each {value, base_value, problem}: a value that could not be computed is None, and `problem`
-    says why. `probes` holds {accuracy, base_accuracy, items} of each zero-shot probe. `curve` has quality,
-    forgetting and retention at each evaluation, the untrained adapter first.
+    says why. `numerics` holds what torch had in force: `deterministic` kernels, `tf32`. `probes` holds
+    {accuracy, base_accuracy, items} of each zero-shot probe. `curve` has quality, forgetting and retention at
+    each evaluation, the untrained adapter first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +80,7 @@ class Measurements(BaseModel):
     eval_seconds: float | None = _quantity("evaluation (s)", ".2f")
     threads: int | None = _quantity("intra-op threads", "d")
     device: str | None = _quantity("device", "s")
+    numerics: dict[str, bool] | None = _quantity("arithmetic in force")
     quality_metric: str | None = _quantity("quality metric", "s")
     quality: float | None = _quantity(
         "quality", ".3f", direction="maximize", reference=math.nan, tracked=True

@@ -20,6 +20,7 @@ from grit.geometry.events import Event, RankChange, reprojections
 from grit.geometry.export import exported_bytes
 from grit.io.files import Row
 from grit.runtime.clock import GEOMETRY_SECTIONS, SECTIONS
+from grit.runtime.numerics import numerics
 from grit.training.measurements import Measurements
 from grit.training.result import RunResult, RunStatus
 from grit.training.score_rows import score_rows
@@ -124,6 +125,7 @@ def _measurements(run: Run) -> Measurements:
         eval_seconds=state.eval_seconds,
         threads=config.execution.threads,
         device=run.bench.device,
+        numerics=numerics(),
         **score_summary(run.scores, run.base, config, run.bench.task(config).metric),
         overhead=overhead,
         footprint=effective / parameters,

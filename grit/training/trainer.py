@@ -13,6 +13,7 @@ import torch
 
 from grit.config.run_config import RunConfig
 from grit.runtime import checkpoint
+from grit.runtime.numerics import set_numerics
 from grit.training.hooks import Hooks
 from grit.training.result import RunResult, RunStatus
 from grit.training.run import Run, RunState
@@ -65,7 +66,9 @@ def on_finished(config: RunConfig, bench: Workbench, work: Callable[[RunState], 
 @contextmanager
 def adapted(config: RunConfig, bench: Workbench) -> Iterator[Any]:
     """The backbone with this run's adapter; after the block it is as it was."""
-    torch.set_num_threads(config.execution.threads)
+    execution = config.execution
+    torch.set_num_threads(execution.threads)
+    set_numerics(deterministic=execution.deterministic, tf32=execution.tf32)
     model = bench.adapted(config)
     try:
         yield model

@@ -423,3 +423,11 @@ def test_an_empty_train_split_is_refused(bench, short_run, tmp_path):
     source = TaskSource(name="gsm8k", train_file=str(empty), eval_file=str(empty), retention_file=str(empty))
     with pytest.raises(ConfigError, match="train-file.*is empty"):
         train(short_run(task=source), bench)
+
+
+def test_the_arithmetic_is_set_for_each_run_and_recorded(bench, short_run):
+    exact = train(short_run(deterministic=True, tf32=True), bench)
+    plain = train(short_run(), bench)
+    assert exact.measured.numerics == {"deterministic": True, "tf32": True}
+    assert plain.measured.numerics == {"deterministic": False, "tf32": False}
+    assert exact.measured.quality == plain.measured.quality  # on one CPU thread runs repeat themselves anyway
