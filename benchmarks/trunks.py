@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -25,7 +26,7 @@ from grit.runtime.allocator import keep_freed_memory
 from grit.training.workbench import Workbench
 from ray_jobs.design.plan import Study
 from ray_jobs.design.points import one_at_a_time
-from ray_jobs.execution.warm.worker import SlotSettings, run_job
+from ray_jobs.execution.job_run import Placement, run_job
 from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 
 #: The method's defaults for long runs, a twentieth: kfac update 150, natural-gradient warm-up 300, T 300,
@@ -60,9 +61,9 @@ def run(study: Study, bench: Workbench, *, share: bool) -> Spent:
     label = "with trunks" if share else "alone"
     bar = tqdm(total=scheduler.expected, desc=label, disable=not sys.stderr.isatty())
     with tempfile.TemporaryDirectory() as folder:
-        settings = SlotSettings(board="none", namespace="none", slot="none", folder=folder)
+        place = Placement(checkpoints=Path(folder), tables=Path(folder))
         while (job := scheduler.next()) is not None:
-            outcome = run_job(job, bench, None, settings)
+            outcome = run_job(job, bench, None, place)
             if outcome.trunk is not None:
                 spent.seconds += outcome.trunk.train_seconds - reached.get(job.fork_from, 0.0)
                 reached[job.job_id] = outcome.trunk.train_seconds

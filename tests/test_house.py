@@ -31,7 +31,10 @@ OWNERS = {
     "tabulate": {"analysis/page/table.py", "sweeps/common/terminal_tables.py", "grit/cli/main.py"},
     "ray": {
         f"ray_jobs/execution/{name}.py"
-        for name in ("cluster", "runner", "display", "quiet", "warm/slots", "warm/worker", "warm/tune_bridge")
+        for name in (
+            *("cluster", "runner", "display", "quiet", "tune_bridge", "warm/slots", "warm/worker"),
+            *("per_trial/engine", "per_trial/trial", "per_trial/train_job"),
+        )
     },
 }
 #: Modules that every study of `analysis` may have. (A study's script and its page share the study's name.)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 #: Called after every optimizer step with (step, share of the budget used, loss in nats per token, mean rank).
 Progress = Callable[[int, float, float, float], None]
@@ -33,10 +34,17 @@ class Hooks:
 
     Attributes:
         progress: told of every step.
+        phase: told what begins, in a few words: scoring the untuned model, training, evaluation.
         should_stop: asked between steps.
+        should_save: asked between steps: whether a checkpoint is wanted now, whatever the cadence. Every
+            worker of a run asks, and all must hear the same.
+        saved: told of every checkpoint, on every worker, with the run's folder.
         evaluated: told of every evaluation before the last; True ends the run.
     """
 
     progress: Progress | None = None
+    phase: Callable[[str], None] = lambda name: None
     should_stop: Callable[[], bool] | None = None
+    should_save: Callable[[], bool] | None = None
+    saved: Callable[[Path], None] | None = None
     evaluated: Callable[[Interim], bool] | None = None

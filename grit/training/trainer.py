@@ -80,6 +80,10 @@ def adapted(config: RunConfig, bench: Workbench) -> Iterator[Any]:
         gc.collect()
 
 
+#: The phases of a run, as who watches is told of them.
+SCORING_UNTUNED, TRAINING, EVALUATION = "scoring the untuned model", "training", "evaluation"
+
+
 @dataclass(frozen=True)
 class TrunkResult:
     """What a trunk took, from the very beginning: optimizer steps, seconds of training and of evaluation."""
@@ -114,9 +118,11 @@ def train_trunk(
 
 
 def _to_its_end(run: Run, hooks: Hooks, *, keep: bool) -> RunResult:
+    hooks.phase(SCORING_UNTUNED)
     run.measure_base()
     run.resume()
     status, reason = take_steps(run, hooks)
+    hooks.phase(EVALUATION)
     run.finish()
     run.audit(lost=status != "completed")
     if keep:
@@ -127,6 +133,7 @@ def _to_its_end(run: Run, hooks: Hooks, *, keep: bool) -> RunResult:
 
 
 def _trunk(run: Run, hooks: Hooks, steps: int) -> TrunkResult | None:
+    hooks.phase(SCORING_UNTUNED)
     run.measure_base()
     run.resume()
     status, _ = take_steps(run, hooks, until=steps)
@@ -143,6 +150,7 @@ def take_steps(run: Run, hooks: Hooks, until: int | None = None) -> tuple[RunSta
     Or somebody asks it to stop.
     """
     state = run.state
+    hooks.phase(TRAINING)
     while not run.spent() and state.step != until:
         if hooks.should_stop is not None and run.workers.first_says(hooks.should_stop()):
             return "stopped", "stopped on request"
@@ -153,12 +161,15 @@ def take_steps(run: Run, hooks: Hooks, until: int | None = None) -> tuple[RunSta
         if hooks.progress is not None:
             hooks.progress(state.step, run.share(), loss, state.mean_rank())
         if _evaluation_is_due(run):
+            hooks.phase(EVALUATION)
             run.evaluate()
             if _ends_here(run, hooks):
                 return "stopped", f"step {state.step}: another setting is better beyond noise, and no dearer"
-        every = run.config.execution.checkpoint_steps
-        if run.checkpoints is not None and every and state.step % every == 0:
+            hooks.phase(TRAINING)
+        if run.checkpoints is not None and _checkpoint_is_due(run, hooks):
             run.save()
+            if hooks.saved is not None:
+                hooks.saved(run.checkpoints)
     return "completed", None
 
 
@@ -166,6 +177,13 @@ def _evaluation_is_due(run: Run) -> bool:
     """Whether one falls before the last: evenly over the budget."""
     share, done = run.share(), max(0, len(run.state.curve) - 1)
     return share < 1 and done < int(share * run.config.evaluation.evaluations)
+
+
+def _checkpoint_is_due(run: Run, hooks: Hooks) -> bool:
+    """By the cadence, or because who watches wants one now (its node is about to go)."""
+    wanted = hooks.should_save is not None and hooks.should_save()
+    every = run.config.execution.checkpoint_steps
+    return wanted or (every is not None and run.state.step % every == 0)
 
 
 def _ends_here(run: Run, hooks: Hooks) -> bool:

@@ -301,13 +301,15 @@ class Workbench:
                     partial.replace(kept)
         return self._base[key]
 
+    def content(self, config: RunConfig) -> dict[str, str]:
+        """Hashes of what the names in a run's configuration stand for here (grit/tasks/loading.py)."""
+        task, documents = self._source(config)
+        return content_hashes(task, documents, config, resolve(config.backbone.model))
+
     def _base_file(self, config: RunConfig, decisive: dict[str, Any]) -> Path:
         """Where the scores of the untuned model are kept.
 
         Named by the content behind the names, not by the names alone.
         """
         assert self._base_cache is not None
-        content = content_hashes(
-            self.task(config), self._source(config)[1], config, resolve(config.backbone.model)
-        )
-        return self._base_cache / f"base-{digest([decisive, content])}.json"
+        return self._base_cache / f"base-{digest([decisive, self.content(config)])}.json"

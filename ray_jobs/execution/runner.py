@@ -20,12 +20,14 @@ from ray_jobs.design.resources import TrialResources
 from ray_jobs.design.search_space import Search
 from ray_jobs.execution.cluster import check_resources
 from ray_jobs.execution.display import StudyDisplay
+from ray_jobs.execution.engines import EngineName, job_files, start_engine
 from ray_jobs.execution.outcome import Collected, JobOutcome, filled
 from ray_jobs.execution.quiet import chatter, connected
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.records.trial_tables import read_rows
+from ray_jobs.records.trunk_record import TrunkOutcome
 from ray_jobs.schedule.scheduler import Decisions, Elsewhere, StudyScheduler
 from ray_jobs.schedule.search import OptunaSearch, open_storage
 from ray_jobs.tracking.tracker import Tracker
@@ -36,7 +38,15 @@ MAX_LOST_DRIVERS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a study is executed; nothing here changes a result of a step-matched trial."""
+    """How a study is executed; nothing here changes a result of a step-matched trial.
+
+    Attributes:
+        concurrent: trials at once.
+        workers: processes that train one trial together.
+        engine: warm slots, or Ray's own (ray_jobs/execution/engines.py).
+        storage: where Ray's own engine keeps its files: a folder or a URI that every node can reach; None for
+            the study's own folder.
+    """
 
     concurrent: int
     resources: TrialResources
@@ -44,6 +54,8 @@ class RunOptions:
     may_grow: bool = False
     share: bool = True
     workers: int = 1
+    engine: EngineName = "warm"
+    storage: str | None = None
     optuna_storage: str | None = None
     verbose: bool = False
 
@@ -76,13 +88,15 @@ class StudyRunner:
         decisions: Decisions | None = None,
     ) -> None:
         self._options, self._store, self._tracker, self._neighbours = options, store, tracker, neighbours
+        self._content = study.content
+        self._files = job_files(options.engine, store.folder, self._storage)
         self._lost: Counter[str] = Counter()
         self._broken: str | None = None
         self._optuna: Any = None
         earlier = list(store.records.values())
         elsewhere = Elsewhere(
             result=self._adopted,
-            trunk=store.trunk,
+            trunk=self._trunk,
             share=options.share,
             search=self._search,
             decisions=decisions or Decisions(),
@@ -93,6 +107,17 @@ class StudyRunner:
         for record in self._scheduler.records.values():
             if record.ended:  # an earlier call may not have got it to the tracker
                 self._log(record)
+
+    @property
+    def _storage(self) -> str:
+        """The root of Ray's own engine: of this study alone."""
+        if self._options.storage is None:
+            return str((self._store.folder / "ray").absolute())
+        return f"{self._options.storage.rstrip('/')}/{self._store.study_id}"
+
+    def _trunk(self, trunk_id: str) -> TrunkOutcome | None:
+        """What is known of a trunk of an earlier call whose checkpoint still exists."""
+        return self._store.trunk(trunk_id) if self._files.has_trunk(trunk_id) else None
 
     def _log(self, record: TrialRecord) -> None:
         self._tracker.log_trial(record, partial(read_rows, self._store.folder, "telemetry", record.trial_id))
@@ -147,39 +172,38 @@ class StudyRunner:
         )
 
     def _execute(self, display: StudyDisplay) -> None:
-        """Slots and Tune, until nothing is left to start."""
+        """An engine and Tune, until nothing is left to start."""
         from ray import tune
 
-        from ray_jobs.execution.warm.slots import SlotPool
-        from ray_jobs.execution.warm.tune_bridge import StudySearcher, tune_trial
+        from ray_jobs.execution.tune_bridge import StudySearcher
 
         options, name = self._options, f"study-{uuid.uuid4().hex[:8]}"
         folder = self._store.folder.absolute()
-        pool = SlotPool(
+        engine = start_engine(
+            options.engine,
             name=name,
             slots=options.concurrent,
-            resources=options.resources.as_dict(),
+            resources=options.resources,
             workers=options.workers,
             folder=folder,
+            storage=self._storage,
+            content=self._content,
         )
 
         def ended(job_id: str) -> None:
             try:
-                self._take(job_id, pool.collect(job_id), display)
+                self._take(job_id, engine.collect(job_id), display)
             except OSError as error:  # the trial counts as not run, and nothing more is started
                 where = error.filename or folder
                 self._broken = self._broken or f"{error.strerror or error}: {where}"
                 searcher.stopping = True
                 self._scheduler.give_back(job_id)
 
-        searcher = StudySearcher(self._scheduler, pool.offer, ended)
-        display.watch(pool.board)
-        trainable = tune.with_parameters(tune_trial, board=pool.board_name, namespace=pool.namespace)
-        # A byte of memory, not a CPU: a driver that held one would keep it from the worker it waits for.
-        trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1}]))
+        searcher = StudySearcher(self._scheduler, engine.offer, ended)
+        display.watch(engine.board)
         try:
             tune.Tuner(
-                trainable,
+                engine.trainable(),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     num_samples=-1,
@@ -191,7 +215,7 @@ class StudyRunner:
                 ),
             ).fit()
         finally:
-            pool.close()
+            engine.close()
 
     def _take(self, job_id: str, collected: Collected | None, display: StudyDisplay) -> None:
         """Takes a trial's outcome into record and tracker; a trunk's into the list of trunks.
@@ -219,9 +243,9 @@ class StudyRunner:
         record = filled(self._scheduler.records[job_id], collected)
         self._scheduler.complete(record)
         self._log(record)
-        self._store.forget_checkpoints(job_id)
+        self._files.forget(job_id)
         for trunk_id in self._scheduler.spent_trunks():
-            self._store.forget_checkpoints(trunk_id)
+            self._files.forget(trunk_id)
         display.ended(record)
 
 

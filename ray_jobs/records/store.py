@@ -16,7 +16,6 @@ from pathlib import Path
 
 from grit.errors import ConfigError
 from grit.io.provenance import PACKAGES
-from grit.runtime.checkpoint_files import CHECKPOINT_FILE
 from ray_jobs.records.study_file import STUDY_FILE, Call, StudyFile, read_study
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.records.trial_tables import copy_tables
@@ -122,11 +121,6 @@ class StudyStore:
                 "is being written by another run of this study: wait for it, or end it first",
             ) from None
 
-    @property
-    def checkpoints(self) -> Path:
-        """Where trials and trunks leave what they would go on from, each in a folder of its name."""
-        return self.folder / "checkpoints"
-
     def adopt(self, source: Path, record: TrialRecord) -> TrialRecord:
         """Takes over a trial that the study in `source` has run.
 
@@ -140,15 +134,9 @@ class StudyStore:
         write_trunks(self.folder, trunks)
 
     def trunk(self, trunk_id: str) -> TrunkOutcome | None:
-        """What an earlier call knew of a trunk whose checkpoint still exists, or None."""
-        if not (self.checkpoints / trunk_id / CHECKPOINT_FILE).exists():
-            return None
+        """What an earlier call knew of a trunk, or None."""
         outcomes = (trunk.outcome for trunk in read_trunks(self.folder) if trunk.trunk_id == trunk_id)
         return next(outcomes, None)
-
-    def forget_checkpoints(self, job_id: str) -> None:
-        """Removes what a trial or trunk that has ended would have gone on from."""
-        shutil.rmtree(self.checkpoints / job_id, ignore_errors=True)
 
     def withdraw(self) -> None:
         """Takes a study that was refused before its first trial off the disk again.

@@ -16,6 +16,7 @@ from grit.config.run_config import RunConfig
 from grit.config.sections import Regime
 from grit.io.versions import SCHEMA_VERSION
 from grit.training.measurements import OBJECTIVES, Measurements
+from ray_jobs.records.faults import FaultKind
 from ray_jobs.records.status import STATUSES, TrialStatus
 
 #: Trials and trunks are named by hashes, which are safe as names of files.
@@ -54,14 +55,20 @@ class Attempt(_RecordPart):
     """One delivery of a trial to a worker.
 
     Attributes:
-        worker: the slot that took it.
+        worker: the slot that took it, or the node and process.
         began_at: when, in seconds since the epoch.
         lost_at: when its worker was found to have died in it; None for the attempt that said how it ended.
+        fault: the kind of what ended it early. error: what that was, in one line.
+        admission: what its worker was found to be before it got the trial (`Admission.row()`); None where
+            workers are not examined.
     """
 
     worker: str
     began_at: float
     lost_at: float | None = None
+    fault: FaultKind | None = None
+    error: str | None = None
+    admission: dict[str, Any] | None = None
 
 
 class TrialPlace(_RecordPart):

@@ -24,7 +24,7 @@ from ray_jobs.design.forecast import check_memory, machine_memory, shape_of
 from ray_jobs.design.plan import Study
 from ray_jobs.design.resources import Costs, TrialResources
 from ray_jobs.design.study_spec import SPEC_FILE, StudySpec
-from ray_jobs.execution.cluster import ROOT, check_address, check_concurrency, cores
+from ray_jobs.execution.cluster import ROOT, check_address
 from ray_jobs.execution.runner import RunOptions, StudyOutcome, StudyRunner, output_folder
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
@@ -35,6 +35,7 @@ from ray_jobs.tracking.tracker import Tracker
 from sweeps.common.foresight import foresight
 from sweeps.common.local_costs import budget_seconds, forecast_here
 from sweeps.common.request import StudyRequest
+from sweeps.common.run_options import run_options
 from sweeps.common.study_options import ExecutionOptions, SearchOptions
 from sweeps.common.terminal_tables import departures_table, plan_table
 
@@ -81,7 +82,7 @@ def run_study(
     """
     base, resources, costs = _basis(request, spec)
     resources = replace(resources, accelerator=execution.accelerator or resources.accelerator)
-    options = _run_options(base, resources, execution)
+    options = run_options(base, resources, costs, execution)
     content = content_of(base, ask_hub=not execution.dry_run)
     memory = _memory_line(base, resources, options)
     launches = not (execution.dry_run or execution.save_study)
@@ -114,55 +115,6 @@ def _basis(request: StudyRequest | None, spec: StudySpec | None) -> tuple[RunCon
         return spec.base, spec.resources, spec.costs
     assert request is not None
     return request.base, request.preset.resources, request.preset.costs
-
-
-def _run_options(base: RunConfig, resources: TrialResources, execution: ExecutionOptions) -> RunOptions:
-    """How many trials at once, of what size.
-
-    Raises:
-        ConfigError: this machine, or the cluster, is not enough.
-    """
-    if base.execution.threads > resources.cpus:
-        raise ConfigError(
-            "threads",
-            base.execution.threads,
-            f"must be at most the {resources.cpus} core(s) that a trial of this preset has",
-        )
-    workers = execution.workers_per_trial
-    room = cores() // (resources.cpus * workers)
-    if execution.address is None and resources.gpus:
-        room = min(room, _gpus_here(base, resources, execution) // (resources.gpus * workers))
-    concurrent = execution.max_concurrent or (1 if execution.address else max(1, room))
-    if not (execution.dry_run or execution.save_study):
-        check_concurrency(execution.address, concurrent * workers, resources)
-        if execution.address and execution.output is None:
-            raise ConfigError(
-                "output", None, "must be given with a cluster: a folder that every node can reach"
-            )
-    return RunOptions(
-        concurrent=concurrent,
-        resources=resources,
-        address=execution.address,
-        may_grow=execution.may_grow,
-        share=execution.share,
-        workers=workers,
-        verbose=execution.verbose,
-    )
-
-
-def _gpus_here(base: RunConfig, resources: TrialResources, execution: ExecutionOptions) -> int:
-    import torch
-
-    count = torch.cuda.device_count()
-    enough = count >= resources.gpus * execution.workers_per_trial
-    if not enough and not (execution.dry_run or execution.save_study):
-        raise ConfigError(
-            "preset",
-            base.backbone.model,
-            f"needs {resources.gpus} GPU(s) a trial and this machine has {count}; give the cluster's "
-            "--address, or look at the plan with --dry-run",
-        )
-    return count
 
 
 def _memory_line(base: RunConfig, resources: TrialResources, options: RunOptions) -> str:

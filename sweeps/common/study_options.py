@@ -146,6 +146,19 @@ class ExecutionOptions:
     may_grow: bool = flag(
         False, "the cluster scales by itself: wait for nodes instead of refusing what does not fit now"
     )
+    execution: str = flag(
+        "auto",
+        "warm: slots that stay loaded between trials, for many short ones; ray: a Ray Train run per trial, "
+        "which Ray places, restarts and releases (auto, the default: ray on a cluster whose trials take ten "
+        "minutes or more)",
+        choices=("auto", "warm", "ray"),
+    )
+    storage: str | None = flag(
+        None,
+        "where --execution ray keeps checkpoints and tables: a folder or a URI (s3://, gs://) that every "
+        "node can reach (default: ray/ in --output)",
+        metavar="URI",
+    )
     accelerator: str | None = flag(
         None, "nodes that trials must run on, by Ray's name for their kind, e.g. A100", metavar="TYPE"
     )

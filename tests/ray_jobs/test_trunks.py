@@ -19,7 +19,7 @@ from grit.training.trainer import train, train_trunk
 from ray_jobs.design.plan import Study
 from ray_jobs.design.points import one_at_a_time
 from ray_jobs.design.trunk_plan import plan_trunks, seconds_saved
-from ray_jobs.execution.warm.worker import SlotSettings, run_job
+from ray_jobs.execution.job_run import Placement, run_job
 from ray_jobs.records.trunk_record import TrunkOutcome, TrunkRecord
 from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 
@@ -161,10 +161,10 @@ def test_a_forked_trial_is_what_it_would_have_been_alone(bench, tmp_path, suppre
     study = _study(amount=28, grit=grit, oat={"tau": (0.8,), "T": (None,), "lambda": (1e-1,)}, cadence=24)
     study = replace(study, base=study.base.changed(accumulation=1, evaluations=2))
     scheduler = StudyScheduler(study, elsewhere=Elsewhere(share=True))
-    settings = SlotSettings(board="b", namespace="n", slot="s", folder=str(tmp_path))
+    place = Placement(checkpoints=tmp_path / "checkpoints", tables=tmp_path)
     forked = {}
     while (job := scheduler.next()) is not None:
-        outcome = run_job(job, bench, None, settings)
+        outcome = run_job(job, bench, None, place)
         if outcome.trunk is not None:
             scheduler.trunk_ended(job.job_id, outcome.trunk)
         else:
@@ -182,7 +182,7 @@ def test_a_forked_trial_is_what_it_would_have_been_alone(bench, tmp_path, suppre
         if job.fork_from is not None:
             assert outcome.fork.step in (11, 23)
             assert 0 < outcome.fork.train_seconds < outcome.measured.train_seconds
-    left = {path.parent.name for path in settings.checkpoints.glob("*/run.pt")}
+    left = {path.parent.name for path in place.checkpoints.glob("*/run.pt")}
     assert left == {trunk.trunk_id for trunk in scheduler.trunks()}
 
 

@@ -4,13 +4,14 @@ import pytest
 
 from grit.runtime.memory import resident_bytes
 from grit.training.trainer import train
-from ray_jobs.execution.warm.worker import SlotSettings, explain, held_bytes, run_job
+from ray_jobs.execution.job_run import Placement, explain, run_job
+from ray_jobs.execution.warm.worker import held_bytes
 from ray_jobs.schedule.job import Job
 
 
 def _run(config, bench, folder):
-    settings = SlotSettings(board="b", namespace="n", slot="s", folder=str(folder))
-    return run_job(Job(job_id="t", config=config), bench, None, settings)
+    place = Placement(checkpoints=folder / "checkpoints", tables=folder)
+    return run_job(Job(job_id="t", config=config), bench, None, place)
 
 
 def test_the_fiftieth_trial_is_the_first_bit_for_bit_and_memory_is_flat(bench, short_run, tmp_path):

@@ -12,16 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_jobs.execution.outcome import Collected, JobOutcome, JobStatus
+from ray_jobs.execution.standings import EvaluationKey, Standings
 from ray_jobs.records.trial_record import Attempt
 from ray_jobs.schedule.job import Job
-from ray_jobs.schedule.stopping import Standing, dominated
+from ray_jobs.schedule.stopping import Standing
 
 #: Deliveries of one trial to workers before it counts as failed: a worker that dies gets its trial again,
 #: from its checkpoint.
 MAX_ATTEMPTS = 3
-
-#: Regime, seed and the number of the evaluation: only trials that agree in these are compared.
-EvaluationKey = tuple[str, int, int]
 
 
 @dataclass(kw_only=True)
@@ -54,8 +52,7 @@ class TrialBoard:
         self._waiting: deque[str] = deque()
         self._assigned: dict[str, str] = {}
         self._progress: dict[str, dict[str, Any]] = {}
-        self._standings: dict[str, dict[EvaluationKey, Standing]] = {}
-        self._completed: dict[EvaluationKey, list[Standing]] = {}
+        self._standings = Standings()
         self._ready: set[str] = set()
         self._lost: dict[str, str] = {}
         self._changed = asyncio.Condition()
@@ -116,9 +113,7 @@ class TrialBoard:
             queued_at=entry.queued_at,
             ended_at=time.time(),
         )
-        for where, standing in self._standings.pop(job_id, {}).items():
-            if outcome.status == "completed":
-                self._completed.setdefault(where, []).append(standing)
+        self._standings.ended(job_id, completed=outcome.status == "completed")
         self._assigned.pop(slot, None)
         self._progress.pop(job_id, None)
         entry.done.set()
@@ -171,8 +166,7 @@ class TrialBoard:
 
     async def evaluated(self, job_id: str, where: EvaluationKey, standing: Standing) -> bool:
         """Takes a trial's standing at an evaluation; says whether a completed trial dominates it there."""
-        self._standings.setdefault(job_id, {})[where] = standing
-        return dominated(standing, self._completed.get(where, []))
+        return self._standings.dominated(job_id, where, standing)
 
     async def snapshot(self) -> dict[str, Any]:
         """Running jobs with their progress, and how many slots are ready."""

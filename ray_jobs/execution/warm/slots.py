@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_jobs.execution.outcome import Collected
+from ray_jobs.execution.tune_bridge import tune_trial
 from ray_jobs.execution.warm.board import TrialBoard
 from ray_jobs.execution.warm.worker import SlotSettings, slot_loop
 from ray_jobs.schedule.job import Job
@@ -98,6 +100,14 @@ class SlotPool:
     def offer(self, job: Job) -> None:
         """Puts a job on the board."""
         ray.get(self.board.offer.remote(job))
+
+    def trainable(self) -> Any:
+        """What Tune runs: it waits for the board.
+
+        A byte of memory, not a CPU: a driver that held one would keep it from the worker it waits for.
+        """
+        trainable = tune.with_parameters(tune_trial, board=self.board_name, namespace=self.namespace)
+        return tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1}]))
 
     def collect(self, job_id: str) -> Collected | None:
         """Takes what is known of a job that has ended off the board; None when it has no outcome."""

@@ -1,4 +1,4 @@
-"""Between Ray Tune and the scheduler: one Tune trial is one training run, executed by a warm slot."""
+"""Between Ray Tune and the scheduler: one Tune trial is one training run, whatever engine executes it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Ray's own engine: one Ray Train run per trial, placed, restarted and released by Ray."""

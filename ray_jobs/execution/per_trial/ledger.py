@@ -1,0 +1,218 @@
+"""The ledger: what is known of every trial under Ray's own engine, and whose word counts.
+
+It queues nothing and places nothing: Ray does. It hands out attempts, drops the word of a superseded one,
+counts faults by kind and by node, and holds what running trials report. One actor per study.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_jobs.execution.outcome import Collected, JobOutcome
+from ray_jobs.execution.standings import EvaluationKey, Standings
+from ray_jobs.records.faults import FAULTS, NODE_PATIENCE, FaultKind, backoff
+from ray_jobs.records.trial_record import Attempt
+from ray_jobs.schedule.job import Job
+from ray_jobs.schedule.stopping import Standing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where an attempt runs: Ray's id of the node, its address, and the process."""
+
+    node_id: str
+    address: str
+    process: int
+
+    def shown(self) -> str:
+        """For records and people."""
+        return f"{self.address} ({self.node_id[:8]}), process {self.process}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """What follows from a fault: another attempt after some seconds, or none."""
+
+    again: bool
+    wait_seconds: float = 0.0
+
+
+@dataclass(kw_only=True)
+class _Account:
+    """One job.
+
+    Attributes:
+        attempts, places: in order. token: of the newest attempt, whose word counts.
+        faults: how many of each kind. explained: whether the newest attempt has said why it ended.
+        avoided: nodes that this job is not tried on again.
+    """
+
+    job: Job
+    queued_at: float
+    attempts: list[Attempt] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+    token: str = ""
+    faults: Counter[FaultKind] = field(default_factory=Counter)
+    explained: bool = False
+    avoided: set[str] = field(default_factory=set)
+    collected: Collected | None = None
+
+    def blame(self, kind: FaultKind, error: str, now: float) -> None:
+        """Notes how the newest attempt ended early."""
+        self.faults[kind] += 1
+        if self.attempts:
+            change = {"lost_at": now, "fault": kind, "error": error}
+            self.attempts[-1] = self.attempts[-1].model_copy(update=change)
+
+
+class TrialLedger:
+    """Plain asyncio: Ray makes an actor of it, a test needs no Ray."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Account] = {}
+        self._progress: dict[str, dict[str, Any]] = {}
+        self._standings = Standings()
+        self._blamed: Counter[str] = Counter()
+        self._aside: dict[str, str] = {}
+
+    async def offer(self, job: Job) -> None:
+        """Takes a job in; one that is in already (its first driver was lost) stays as it is."""
+        self._entries.setdefault(job.job_id, _Account(job=job, queued_at=time.time()))
+
+    async def job(self, job_id: str) -> Job:
+        """What was offered under this id."""
+        return self._entries[job_id].job
+
+    async def begin(self, job_id: str, token: str, place: Place) -> bool:
+        """A worker takes the job; from now on the word of every earlier attempt is dropped.
+
+        False where the job has ended: there is nothing to do.
+        """
+        entry = self._entries.get(job_id)
+        if entry is None or entry.collected is not None:
+            return False
+        if entry.attempts and not entry.explained and entry.attempts[-1].lost_at is None:
+            # Ray has replaced its worker without a word of ours: its node was taken away
+            entry.blame("preemption", "its node was taken away", time.time())
+        entry.token, entry.explained = token, False
+        entry.attempts.append(Attempt(worker=place.shown(), began_at=time.time()))
+        entry.places.append(place)
+        return True
+
+    async def admitted(self, job_id: str, token: str, admission: dict[str, Any]) -> bool:
+        """What the newest attempt's worker was found to be; False for an attempt that is superseded."""
+        entry = self._newest(job_id, token)
+        if entry is None:
+            return False
+        entry.attempts[-1] = entry.attempts[-1].model_copy(update={"admission": admission})
+        return True
+
+    def _newest(self, job_id: str, token: str) -> _Account | None:
+        """The entry, if the token is its newest attempt's and it has not ended."""
+        entry = self._entries.get(job_id)
+        current = entry is not None and entry.token == token and entry.collected is None
+        return entry if current else None
+
+    async def fault(self, job_id: str, token: str, kind: FaultKind, error: str, place: Place) -> None:
+        """The newest attempt says why it ends early, and where; the first of its workers is heard."""
+        entry = self._newest(job_id, token)
+        if entry is not None and not entry.explained:
+            entry.explained = True
+            self._blame(entry, kind, error, place)
+
+    def _blame(self, entry: _Account, kind: FaultKind, error: str, place: Place | None) -> None:
+        entry.blame(kind, error, time.time())
+        self._progress.pop(entry.job.job_id, None)
+        if FAULTS[kind].blames_node and place is not None:
+            entry.avoided.add(place.node_id)
+            self._blamed[place.node_id] += 1
+            if self._blamed[place.node_id] >= NODE_PATIENCE:
+                self._aside.setdefault(place.node_id, f"{place.address}: {error}")
+
+    async def ended_early(self, job_id: str, error: str, traceback: str | None = None) -> Retry:
+        """Ray has given an attempt up; says whether there is another, and closes the job where there is not.
+
+        `error` is Ray's word, for an attempt that said nothing itself: its worker died. `traceback` is the
+        whole of it.
+        """
+        entry = self._entries[job_id]
+        if entry.collected is not None:
+            return Retry(again=False)
+        if not entry.explained:
+            self._blame(entry, "infrastructure", error, entry.places[-1] if entry.places else None)
+            entry.explained = True
+        last = entry.attempts[-1] if entry.attempts else None
+        kind: FaultKind = "infrastructure" if last is None or last.fault is None else last.fault
+        reason = error if last is None or last.error is None else last.error
+        retries = FAULTS[kind].retries
+        if retries is None or entry.faults[kind] <= retries:
+            return Retry(again=True, wait_seconds=backoff(kind, entry.faults[kind]))
+        times = f" ({entry.faults[kind]} times)" if entry.faults[kind] > 1 else ""
+        self._close(entry, JobOutcome(status="failed", error=f"{kind}: {reason}{times}", traceback=traceback))
+        return Retry(again=False)
+
+    async def finish(self, job_id: str, token: str, outcome: JobOutcome) -> bool:
+        """Takes the newest attempt's outcome; that of a superseded one is dropped, and it is told so."""
+        entry = self._newest(job_id, token)
+        if entry is None:
+            return False
+        self._close(entry, outcome)
+        if entry.places:
+            self._blamed.pop(entry.places[-1].node_id, None)  # the node has shown that it works
+        return True
+
+    def _close(self, entry: _Account, outcome: JobOutcome) -> None:
+        entry.collected = Collected(
+            outcome=outcome,
+            worker=entry.attempts[-1].worker if entry.attempts else None,
+            deliveries=tuple(entry.attempts),
+            queued_at=entry.queued_at,
+            ended_at=time.time(),
+        )
+        self._standings.ended(entry.job.job_id, completed=outcome.status == "completed")
+        self._progress.pop(entry.job.job_id, None)
+
+    async def adopt(self, job_id: str, token: str, outcome: JobOutcome) -> None:
+        """Takes what an attempt under an earlier driver has left: the job has ended."""
+        entry = self._entries[job_id]
+        if entry.collected is None:
+            entry.token = token
+            self._close(entry, outcome)
+
+    async def closing(self, job_id: str) -> tuple[str, str] | None:
+        """(status, token of the attempt that said it) of a job that has ended; None for one that has not."""
+        entry = self._entries.get(job_id)
+        if entry is None or entry.collected is None:
+            return None
+        return entry.collected.outcome.status, entry.token
+
+    async def collect(self, job_id: str) -> tuple[Collected, str] | None:
+        """What is known of a job that has ended, once, and the token of the attempt that counts."""
+        entry = self._entries.pop(job_id, None)
+        if entry is None or entry.collected is None:
+            return None
+        return entry.collected, entry.token
+
+    async def avoided(self, job_id: str) -> tuple[dict[str, str], set[str]]:
+        """Nodes that get no trial any more, and why; and those that this job has failed on."""
+        return dict(self._aside), set(self._entries[job_id].avoided)
+
+    async def report(self, job_id: str, token: str, progress: dict[str, Any]) -> None:
+        """Where a running job is."""
+        if self._newest(job_id, token) is not None:
+            self._progress[job_id] = progress
+
+    async def evaluated(self, job_id: str, token: str, where: EvaluationKey, standing: Standing) -> bool:
+        """Takes a trial's standing at an evaluation; says whether a completed trial dominates it there."""
+        if self._newest(job_id, token) is None:
+            return False
+        return self._standings.dominated(job_id, where, standing)
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Running jobs with their progress, how many are placed, and how many wait for Ray."""
+        open_jobs = [entry for entry in self._entries.values() if entry.collected is None]
+        placed = sum(bool(entry.attempts) and entry.attempts[-1].lost_at is None for entry in open_jobs)
+        return {"running": dict(self._progress), "ready": placed, "waiting": len(open_jobs) - placed}

@@ -1,0 +1,103 @@
+"""What Tune runs for one trial: a Ray Train run, tried again as the kind of its faults allows."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import ray
+from ray import tune
+from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from ray_jobs.execution.per_trial.ledger import Retry
+from ray_jobs.execution.per_trial.stored_files import train_run
+from ray_jobs.execution.per_trial.train_job import EngineSettings, describe_failure, train_job
+from ray_jobs.execution.tune_bridge import TrialFailedError
+
+#: How often Ray may wait in vain for a worker group to start, two minutes each: nodes boot slowly, or none is
+#: free.
+MAX_STARTS = 300
+NODE_LABEL = "ray.io/node-id"
+
+
+def train_trial(config: dict[str, Any], *, settings: EngineSettings) -> None:
+    """Runs Ray Train until the job has an outcome, and reports its status.
+
+    Raises:
+        TrialFailedError: it has failed for good; the record holds the reason.
+    """
+    ledger, job_id = settings.ledger_actor(), config["job_id"]
+    closing = ray.get(ledger.closing.remote(job_id))
+    while closing is None:
+        aside, failed_on = ray.get(ledger.avoided.remote(job_id))
+        error, whole = _fit(job_id, settings, avoided(usable_nodes(settings), aside, failed_on))
+        closing = ray.get(ledger.closing.remote(job_id))
+        if closing is not None:
+            break
+        verdict: Retry = ray.get(ledger.ended_early.remote(job_id, error, whole))
+        if verdict.again:
+            time.sleep(verdict.wait_seconds)
+        closing = ray.get(ledger.closing.remote(job_id))
+    status, _ = closing
+    tune.report({"status": status, "done": True})
+    if status == "failed":
+        raise TrialFailedError(f"trial {job_id} failed; see its record in trials.jsonl")
+
+
+def usable_nodes(settings: EngineSettings) -> set[str]:
+    """Nodes that are there now and could hold one worker."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"] and _holds(node, settings.resources)}
+
+
+def _holds(node: dict[str, Any], needs: dict[str, float]) -> bool:
+    return all(node["Resources"].get(name, 0) >= amount for name, amount in needs.items())
+
+
+def avoided(usable: set[str], aside: dict[str, str], failed_on: set[str]) -> list[str]:
+    """Nodes that a trial is not placed on: where there is no other, it goes where it has failed before.
+
+    A node that was put aside gets none, so that the trial waits for another one.
+    """
+    others = usable - set(aside) - failed_on
+    return sorted({*aside, *(failed_on if others else ())})
+
+
+def _fit(job_id: str, settings: EngineSettings, avoided: list[str]) -> tuple[str, str]:
+    """One Ray Train run, which goes on from the checkpoint of an earlier one; what ended it, if it failed.
+
+    Ray itself starts it again after a preemption, without end, and waits for nodes that boot.
+    """
+    trainer = trainer_class(settings.workers)(
+        train_job,
+        train_loop_config={"job_id": job_id, "settings": settings},
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu="GPU" in settings.resources,
+            resources_per_worker=settings.resources,
+            label_selector={NODE_LABEL: f"!in({','.join(avoided)})"} if avoided else None,
+        ),
+        run_config=RunConfig(
+            name=train_run(job_id),
+            storage_path=settings.storage,
+            failure_config=FailureConfig(
+                max_failures=0, controller_failure_limit=MAX_STARTS, max_preemption_failures=-1
+            ),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        return describe_failure(error)
+    return "its worker ended without an outcome", ""
+
+
+def trainer_class(workers: int) -> Any:
+    """One worker needs no process group: a broken GPU is then found by admission, not by NCCL."""
+    if workers == 1:
+        return DataParallelTrainer
+    from ray.train.torch import TorchTrainer
+
+    return TorchTrainer

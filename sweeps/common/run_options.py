@@ -1,0 +1,98 @@
+"""How many trials run at once, of what size, on which engine: what this machine or cluster allows."""
+
+from __future__ import annotations
+
+import sys
+
+from grit.config.run_config import RunConfig
+from grit.errors import ConfigError
+from ray_jobs.design.resources import Costs, TrialResources
+from ray_jobs.execution.cluster import check_concurrency, cores
+from ray_jobs.execution.engines import EngineName, engine_for
+from ray_jobs.execution.per_trial.storage import StudyStorage, without_secrets
+from ray_jobs.execution.runner import RunOptions
+from sweeps.common.study_options import ExecutionOptions
+
+
+def run_options(
+    base: RunConfig, resources: TrialResources, costs: Costs, execution: ExecutionOptions
+) -> RunOptions:
+    """How many trials at once, of what size.
+
+    Raises:
+        ConfigError: this machine, or the cluster, is not enough.
+    """
+    if base.execution.threads > resources.cpus:
+        raise ConfigError(
+            "threads",
+            base.execution.threads,
+            f"must be at most the {resources.cpus} core(s) that a trial of this preset has",
+        )
+    workers = execution.workers_per_trial
+    room = cores() // (resources.cpus * workers)
+    if execution.address is None and resources.gpus:
+        room = min(room, _gpus_here(base, resources, execution) // (resources.gpus * workers))
+    concurrent = execution.max_concurrent or (1 if execution.address else max(1, room))
+    if not (execution.dry_run or execution.save_study):
+        check_concurrency(execution.address, concurrent * workers, resources)
+        if execution.address and execution.output is None:
+            raise ConfigError(
+                "output", None, "must be given with a cluster: a folder that every node can reach"
+            )
+    return RunOptions(
+        concurrent=concurrent,
+        resources=resources,
+        address=execution.address,
+        may_grow=execution.may_grow,
+        share=execution.share,
+        workers=workers,
+        engine=_engine(base, costs, execution),
+        storage=_storage(execution),
+        verbose=execution.verbose,
+    )
+
+
+def _engine(base: RunConfig, costs: Costs, execution: ExecutionOptions) -> EngineName:
+    """Which engine runs the trials; said where nobody asked for it."""
+    if execution.execution == "ray":
+        return "ray"
+    if execution.execution == "warm":
+        return "warm"
+    seconds = base.budget.amount if base.budget.regime == "time" else costs.step_seconds * base.budget.amount
+    engine = engine_for(seconds + costs.other_seconds, on_cluster=execution.address is not None)
+    if engine == "ray":
+        minutes = (seconds + costs.other_seconds) / 60
+        print(
+            f"execution: ray, since a trial takes some {minutes:.0f} minutes (--execution overrules)",
+            file=sys.stderr,
+        )
+    return engine
+
+
+def _storage(execution: ExecutionOptions) -> str | None:
+    """The root of Ray's own engine.
+
+    Raises:
+        ConfigError: it is not for this engine, or cannot be opened.
+    """
+    if execution.storage is None:
+        return None
+    if execution.execution == "warm":
+        raise ConfigError("storage", without_secrets(execution.storage), "is for --execution ray")
+    StudyStorage(execution.storage)
+    return execution.storage
+
+
+def _gpus_here(base: RunConfig, resources: TrialResources, execution: ExecutionOptions) -> int:
+    import torch
+
+    count = torch.cuda.device_count()
+    enough = count >= resources.gpus * execution.workers_per_trial
+    if not enough and not (execution.dry_run or execution.save_study):
+        raise ConfigError(
+            "preset",
+            base.backbone.model,
+            f"needs {resources.gpus} GPU(s) a trial and this machine has {count}; give the cluster's "
+            "--address, or look at the plan with --dry-run",
+        )
+    return count

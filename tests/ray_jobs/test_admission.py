@@ -1,0 +1,154 @@
+"""Workers are examined before they get work; what they leave lies in any file system; a hang is ended."""
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+
+from grit.errors import ConfigError
+from grit.training.measurements import Measurements
+from grit.training.trainer import EVALUATION, TRAINING
+from ray_jobs.execution.engines import engine_for
+from ray_jobs.execution.outcome import Fork, JobOutcome
+from ray_jobs.execution.per_trial.admission import (
+    TOKEN_FILE,
+    NodeRefusedError,
+    check_content,
+    examine,
+    expected_of,
+    known_step,
+)
+from ray_jobs.execution.per_trial.storage import StudyStorage, without_secrets
+from ray_jobs.execution.per_trial.stored_files import StoredFiles, trunk_file
+from ray_jobs.execution.per_trial.train_job import OUTCOMES, fault_kind
+from ray_jobs.execution.per_trial.watchdog import HUNG_EXIT, Patience, Watchdog
+
+
+@pytest.fixture
+def storage(tmp_path):
+    made = StudyStorage(str(tmp_path / "storage"))
+    made.write(TOKEN_FILE, b"word")
+    return made
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return expected_of(0, {"task": "t", "model": "m"}, "word")
+
+
+def test_a_worker_that_is_what_the_driver_means_is_admitted(storage, expected):
+    admission = examine(expected, storage)
+    assert admission.device == "cpu"
+    assert admission.step_error < 1e-5
+    assert admission.gflops > 0
+    assert json.dumps(admission.row())
+    assert known_step("cpu") == pytest.approx(known_step("cpu", double=True), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"gpus": 1}, "holds a GPU that torch cannot use"),
+        ({"versions": {"torch": "1.0"}}, "it has torch .* the driver has 1.0"),
+        ({"token": "another"}, "the storage is not shared"),
+        ({"answer": 3.0}, "takes a known step wrongly"),
+    ],
+)
+def test_a_worker_that_is_not_is_refused_by_name(storage, expected, change, reason):
+    with pytest.raises(NodeRefusedError, match=reason):
+        examine(replace(expected, **change), storage)
+
+
+def test_other_data_or_another_model_is_refused(expected):
+    check_content(expected, {"task": "t", "model": "m", "documents": "d"})
+    with pytest.raises(NodeRefusedError, match="its model is not the driver's"):
+        check_content(expected, {"task": "t", "model": "another"})
+
+
+def test_kinds_of_faults():
+    assert fault_kind(NodeRefusedError("x")) == "node"
+    assert fault_kind(ConfigError("a", 1, "b")) == "configuration"
+    assert fault_kind(ValueError("x")) == "trial"
+
+
+@pytest.mark.parametrize("scheme, name", [("", "a b"), ("file://", "ab")])
+def test_files_appear_whole_and_go(tmp_path, scheme, name):
+    storage = StudyStorage(f"{scheme}{tmp_path / name}")
+    assert storage.read("x/y.json") is None
+    assert storage.names("x") == []
+    storage.write("x/y.json", b"1")
+    storage.write("x/y.json", b"2")
+    storage.write("x/deep/z.txt", b"3")
+    assert storage.read("x/y.json") == b"2"
+    assert storage.names("x") == ["x/deep/z.txt", "x/y.json"]
+    assert storage.download("x/y.json", tmp_path / "here" / "y.json")
+    assert (tmp_path / "here" / "y.json").read_bytes() == b"2"
+    assert not storage.download("x/none", tmp_path / "none")
+    storage.upload(tmp_path / "here" / "y.json", trunk_file("t"))
+    files = StoredFiles(storage.root)
+    assert files.has_trunk("t")
+    files.forget("t")
+    assert not files.has_trunk("t")
+    storage.forget("x")
+    assert storage.names("x") == []
+    storage.forget("x")
+
+
+def test_a_storage_that_cannot_be_is_refused_without_its_secrets():
+    with pytest.raises(ConfigError, match="must begin with file://") as refused:
+        StudyStorage("ftp://user:secret@host/bucket?token=secret")
+    assert "secret" not in str(refused.value)
+    assert without_secrets("s3://key:secret@bucket/path?x=secret") == "s3://bucket/path"
+    assert without_secrets("/a/b") == "/a/b"
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        JobOutcome(status="failed", error="x", traceback="y"),
+        JobOutcome(
+            status="completed",
+            measured=Measurements(quality=0.5, curve=[{"step": 1}]),
+            setup_seconds=1.5,
+            fork=Fork(trunk_id="a", step=3, train_seconds=1.0, eval_seconds=2.0),
+        ),
+    ],
+)
+def test_an_outcome_is_read_back_as_it_was(outcome):
+    assert OUTCOMES.validate_json(OUTCOMES.dump_json(outcome)) == outcome
+
+
+def test_a_hang_is_told_once_with_stacks_and_ends_the_process():
+    told, ended = [], []
+    patience = Patience(step=0.2, factor=3.0, phase=60.0)
+    watchdog = Watchdog(patience, lambda reason, stacks: told.append((reason, stacks)), ended.append)
+    watchdog.phase(TRAINING)
+    for _ in range(5):
+        time.sleep(0.02)
+        watchdog.stepped()
+    assert 0.2 <= watchdog.deadline() < 0.5
+    time.sleep(1.0)
+    assert ended == [HUNG_EXIT]
+    (only,) = told
+    assert only[0].startswith("hung: no progress for")
+    assert "test_a_hang_is_told" in only[1]
+    watchdog.close()
+
+
+def test_patience_follows_the_trial_s_own_steps_and_evaluation_has_its_own():
+    watchdog = Watchdog(Patience(step=1.0, factor=10.0, phase=50.0), lambda *_: None, lambda code: None)
+    watchdog.phase(TRAINING)
+    assert watchdog.deadline() == 50.0  # no step is known yet
+    watchdog._steps.extend([2.0, 2.0, 2.0])
+    assert watchdog.deadline() == 20.0
+    watchdog.phase(EVALUATION)
+    assert watchdog.deadline() == 50.0
+    watchdog.close()
+
+
+@pytest.mark.parametrize(
+    "seconds, on_cluster, engine", [(5, True, "warm"), (3600, True, "ray"), (3600, False, "warm")]
+)
+def test_long_trials_on_a_cluster_are_rays_own(seconds, on_cluster, engine):
+    assert engine_for(seconds, on_cluster=on_cluster) == engine

@@ -1,0 +1,146 @@
+"""Ray's own engine without Ray: whose word counts, what faults cost, which nodes are left alone."""
+
+import asyncio
+
+import pytest
+
+from grit.config.run_config import RunConfig
+from grit.config.sections import Budget, TaskSource
+from grit.training.measurements import Measurements
+from ray_jobs.execution.outcome import JobOutcome
+from ray_jobs.execution.per_trial.ledger import Place, TrialLedger
+from ray_jobs.execution.per_trial.trial import avoided
+from ray_jobs.records.faults import FAULTS, MAX_BACKOFF_SECONDS, NODE_PATIENCE, backoff
+from ray_jobs.schedule.job import Job
+
+CONFIG = RunConfig.of(task=TaskSource(name="arithmetic"), budget=Budget(regime="step", amount=4))
+DONE = JobOutcome(status="completed", measured=Measurements(quality=0.5))
+
+
+def _place(node="n1"):
+    return Place(node_id=node, address="10.0.0.1", process=7)
+
+
+class Driven:
+    """A ledger whose calls are awaited one after the other."""
+
+    def __init__(self, *jobs):
+        self.ledger = TrialLedger()
+        for job in jobs or ("t",):
+            self("offer", Job(job_id=job, config=CONFIG))
+
+    def __call__(self, name, *arguments):
+        return asyncio.run(getattr(self.ledger, name)(*arguments))
+
+
+def test_an_attempt_that_is_superseded_is_not_heard():
+    on = Driven()
+    assert on("begin", "t", "first", _place())
+    assert on("begin", "t", "second", _place("n2"))
+    assert not on("finish", "t", "first", JobOutcome(status="completed", measured=Measurements(quality=0.1)))
+    on("fault", "t", "first", "trial", "too late", _place())
+    on("report", "t", "first", {"step": 1})
+    assert on("snapshot")["running"] == {}
+    assert on("finish", "t", "second", DONE)
+    assert not on("finish", "t", "second", DONE)
+    assert on("closing", "t") == ("completed", "second")
+    collected, token = on("collect", "t")
+    assert token == "second"
+    assert collected.outcome.measured.quality == 0.5
+    assert [attempt.fault for attempt in collected.deliveries] == ["preemption", None]
+    assert on("collect", "t") is None
+    assert not on("begin", "t", "third", _place())  # there is nothing left to do
+
+
+def test_a_node_that_is_taken_away_costs_no_attempt():
+    on = Driven()
+    for number in range(20):
+        assert on("begin", "t", f"a{number}", _place(f"n{number}"))
+    assert on("finish", "t", "a19", DONE)
+    collected, _ = on("collect", "t")
+    assert collected.attempts == 20
+    assert {attempt.fault for attempt in collected.deliveries[:-1]} == {"preemption"}
+
+
+@pytest.mark.parametrize("kind", ["trial", "configuration"])
+def test_what_would_fail_again_is_not_tried_again(kind):
+    on = Driven()
+    on("begin", "t", "a", _place())
+    on("fault", "t", "a", kind, "ValueError: no", _place())
+    assert not on("ended_early", "t", "Ray's word").again
+    collected, _ = on("collect", "t")
+    assert collected.outcome.status == "failed"
+    assert collected.outcome.error == f"{kind}: ValueError: no"
+    assert collected.deliveries[0].fault == kind
+
+
+def test_a_worker_that_dies_without_a_word_is_tried_again_with_growing_patience():
+    on = Driven()
+    waits = []
+    for number in range(FAULTS["infrastructure"].retries):
+        on("begin", "t", f"a{number}", _place(f"n{number}"))
+        verdict = on("ended_early", "t", "the actor died")
+        assert verdict.again
+        waits.append(verdict.wait_seconds)
+    assert waits == [5.0, 10.0, 20.0]
+    on("begin", "t", "last", _place("n9"))
+    assert not on("ended_early", "t", "the actor died").again
+    collected, _ = on("collect", "t")
+    assert collected.outcome.error == "infrastructure: the actor died (4 times)"
+    assert backoff("infrastructure", 30) == MAX_BACKOFF_SECONDS
+
+
+def test_faults_of_one_kind_do_not_use_up_the_patience_with_another():
+    on = Driven()
+    for number in range(3):
+        on("begin", "t", f"a{number}", _place(f"n{number}"))
+        on("fault", "t", f"a{number}", "node", "its GPU is gone", _place(f"n{number}"))
+        assert on("ended_early", "t", "-").again
+    for number in range(3):
+        on("begin", "t", f"b{number}", _place(f"m{number}"))
+        assert on("ended_early", "t", "the actor died").again
+
+
+def test_a_node_with_repeated_faults_is_put_aside_and_a_success_clears_it():
+    jobs = [f"t{number}" for number in range(NODE_PATIENCE + 1)]
+    on = Driven(*jobs)
+    for job in jobs[:-2]:
+        on("begin", job, "a", _place("bad"))
+        on("fault", job, "a", "node", "its GPU is gone", _place("bad"))
+        on("ended_early", job, "-")
+    on("begin", jobs[-1], "a", _place("bad"))
+    on("finish", jobs[-1], "a", DONE)
+    on("begin", jobs[-2], "a", _place("bad"))
+    on("fault", jobs[-2], "a", "node", "its GPU is gone", _place("bad"))
+    aside, failed_on = on("avoided", jobs[-2])
+    assert (aside, failed_on) == ({}, {"bad"})
+
+    on = Driven(*jobs)
+    for job in jobs[:NODE_PATIENCE]:
+        on("begin", job, "a", _place("bad"))
+        on("fault", job, "a", "node", "its GPU is gone", _place("bad"))
+    aside, failed_on = on("avoided", jobs[-1])
+    assert aside == {"bad": "10.0.0.1: its GPU is gone"}
+    assert failed_on == set()
+
+
+@pytest.mark.parametrize(
+    "usable, aside, failed_on, expected",
+    [
+        ({"a", "b"}, {}, {"a"}, ["a"]),
+        ({"a"}, {}, {"a"}, []),  # there is no other: it goes where it failed before
+        ({"a", "b"}, {"b": "x"}, {"a"}, ["b"]),
+        ({"a"}, {"a": "x"}, set(), ["a"]),  # it waits for another node
+    ],
+)
+def test_where_a_trial_is_not_placed(usable, aside, failed_on, expected):
+    assert avoided(usable, aside, failed_on) == expected
+
+
+def test_what_an_earlier_driver_s_worker_left_is_taken_over():
+    on = Driven()
+    on("adopt", "t", "old", DONE)
+    assert on("closing", "t") == ("completed", "old")
+    assert not on("begin", "t", "new", _place())
+    collected, token = on("collect", "t")
+    assert (token, collected.attempts) == ("old", 0)
