@@ -25,7 +25,7 @@ from ray_jobs.records.study_file import read_study
 from ray_jobs.records.trials_file import read_trials
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = [sys.executable, str(ROOT / "sweeps" / "tau_T_lambda.py"), "--preset", "smoke"]
+COMMAND = [sys.executable, str(ROOT / "sweeps" / "tau_T_lambda.py")]
 #: A study of five trials of about a second each.
 FIVE = ("--regimes", "step", "--budget-steps", "40", "--search-points", "0", "--no-reuse")
 #: One of three: the control, the default, and one other tau.
@@ -39,11 +39,11 @@ def environment():
     return {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
 
 
-def start(folder, *more, name="study", uri=None):
+def start(folder, *more, name="study", uri=None, preset=("--preset", "smoke")):
     """One sweep below `folder`, in a process group of its own."""
     uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
     return subprocess.Popen(
-        [*COMMAND, "--tracking-uri", uri, "--output", str(folder / name), *more],
+        [*COMMAND, *preset, "--tracking-uri", uri, "--output", str(folder / name), *more],
         cwd=folder,
         text=True,
         env=environment(),

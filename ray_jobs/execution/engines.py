@@ -89,6 +89,7 @@ def start_engine(
     slots: int,
     resources: TrialResources,
     workers: int,
+    may_grow: bool,
     folder: Path,
     storage: str,
     content: Mapping[str, str],
@@ -101,6 +102,7 @@ def start_engine(
         slots: trials at once, of the warm engine.
         resources: what one worker holds.
         workers: processes that train one trial together.
+        may_grow: whether more nodes may come.
         folder: the study's own.
         storage: the root of Ray's own engine, a path or a URI.
         content: hashes of task, documents and model.
@@ -115,6 +117,7 @@ def start_engine(
         name=name,
         resources=resources.as_dict(),
         workers=workers,
+        may_grow=may_grow,
         storage=storage,
         folder=folder,
         content=content,

@@ -23,6 +23,7 @@ from ray_jobs.execution.display import StudyDisplay
 from ray_jobs.execution.engines import EngineName, job_files, start_engine
 from ray_jobs.execution.outcome import Collected, JobOutcome, filled
 from ray_jobs.execution.quiet import chatter, connected
+from ray_jobs.records.alike_failures import AlikeFailures
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
 from ray_jobs.records.trial_record import TrialRecord
@@ -64,7 +65,7 @@ class RunOptions:
 class StudyOutcome:
     """What a call of `StudyRunner.run` did.
 
-    `seconds` are wall seconds; `broken` says why it could not go on (the disk is full).
+    `seconds` are wall seconds; `broken` says why it could not go on (the disk is full, trials fail alike).
     """
 
     records: list[TrialRecord]
@@ -92,6 +93,7 @@ class StudyRunner:
         self._files = job_files(options.engine, store.folder, self._storage)
         self._lost: Counter[str] = Counter()
         self._broken: str | None = None
+        self._alike = AlikeFailures()
         self._optuna: Any = None
         earlier = list(store.records.values())
         elsewhere = Elsewhere(
@@ -185,6 +187,7 @@ class StudyRunner:
             slots=options.concurrent,
             resources=options.resources,
             workers=options.workers,
+            may_grow=options.may_grow,
             folder=folder,
             storage=self._storage,
             content=self._content,
@@ -198,6 +201,9 @@ class StudyRunner:
                 self._broken = self._broken or f"{error.strerror or error}: {where}"
                 searcher.stopping = True
                 self._scheduler.give_back(job_id)
+
+            if self._broken is not None:
+                searcher.stopping = True
 
         searcher = StudySearcher(self._scheduler, engine.offer, ended)
         display.watch(engine.board)
@@ -243,6 +249,8 @@ class StudyRunner:
         record = filled(self._scheduler.records[job_id], collected)
         self._scheduler.complete(record)
         self._log(record)
+        self._alike.add(record)
+        self._broken = self._broken or self._alike.reason()
         self._files.forget(job_id)
         for trunk_id in self._scheduler.spent_trunks():
             self._files.forget(trunk_id)

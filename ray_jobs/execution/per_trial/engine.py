@@ -31,6 +31,7 @@ class PerTrialEngine:
         name: of the ledger, unlike any other on the cluster.
         resources: what one worker holds.
         workers: processes that train one trial together.
+        may_grow: whether more nodes may come.
         storage: the study's root, which every node can reach: a folder, or a URI.
         folder: the study's own, on this machine.
         content: hashes of task, documents and model, as the driver has them.
@@ -42,6 +43,7 @@ class PerTrialEngine:
         name: str,
         resources: dict[str, float],
         workers: int,
+        may_grow: bool,
         storage: str,
         folder: Path,
         content: Mapping[str, str],
@@ -63,6 +65,7 @@ class PerTrialEngine:
             expected=expected_of(int(resources.get("GPU", 0)), content, token),
             resources=resources,
             workers=workers,
+            may_grow=may_grow,
         )
 
     def trainable(self) -> Any:

@@ -132,20 +132,28 @@ class TrialLedger:
             if self._blamed[place.node_id] >= NODE_PATIENCE:
                 self._aside.setdefault(place.node_id, f"{place.address}: {error}")
 
-    async def ended_early(self, job_id: str, error: str, traceback: str | None = None) -> Retry:
+    async def place(self, job_id: str) -> Place | None:
+        """Where the newest attempt ran, if it has not said itself why it ended."""
+        entry = self._entries[job_id]
+        return entry.places[-1] if entry.places and not entry.explained else None
+
+    async def ended_early(
+        self, job_id: str, error: str, traceback: str | None = None, *, node_is_gone: bool = False
+    ) -> Retry:
         """Ray has given an attempt up; says whether there is another, and closes the job where there is not.
 
-        `error` is Ray's word, for an attempt that said nothing itself: its worker died. `traceback` is the
-        whole of it.
+        `error` is Ray's word, for an attempt that said nothing itself: its worker died, or its whole node is
+        gone. `traceback` is the whole of it.
         """
         entry = self._entries[job_id]
         if entry.collected is not None:
             return Retry(again=False)
         if not entry.explained:
-            self._blame(entry, "infrastructure", error, entry.places[-1] if entry.places else None)
+            kind: FaultKind = "preemption" if node_is_gone else "infrastructure"
+            self._blame(entry, kind, error, entry.places[-1] if entry.places else None)
             entry.explained = True
         last = entry.attempts[-1] if entry.attempts else None
-        kind: FaultKind = "infrastructure" if last is None or last.fault is None else last.fault
+        kind = "infrastructure" if last is None or last.fault is None else last.fault
         reason = error if last is None or last.error is None else last.error
         retries = FAULTS[kind].retries
         if retries is None or entry.faults[kind] <= retries:
@@ -153,6 +161,14 @@ class TrialLedger:
         times = f" ({entry.faults[kind]} times)" if entry.faults[kind] > 1 else ""
         self._close(entry, JobOutcome(status="failed", error=f"{kind}: {reason}{times}", traceback=traceback))
         return Retry(again=False)
+
+    async def no_node(self, job_id: str) -> None:
+        """Every node that could hold the job was put aside: it fails, with the reasons."""
+        entry = self._entries[job_id]
+        if entry.collected is None:
+            reasons = "; ".join(self._aside.values())
+            error = f"node: no node is left that could run it ({reasons})"
+            self._close(entry, JobOutcome(status="failed", error=error))
 
     async def finish(self, job_id: str, token: str, outcome: JobOutcome) -> bool:
         """Takes the newest attempt's outcome; that of a superseded one is dropped, and it is told so."""

@@ -47,6 +47,7 @@ class EngineSettings:
         ledger, namespace: of the ledger's actor.
         storage: the study's root, a path or a URI.
         resources, workers: of one worker, and how many train a trial together.
+        may_grow: whether more nodes may come.
         checkpoint_seconds: of wall time between checkpoints.
     """
 
@@ -56,6 +57,7 @@ class EngineSettings:
     expected: Expected
     resources: dict[str, float]
     workers: int = 1
+    may_grow: bool = False
     checkpoint_seconds: float = 300.0
     patience: Patience = field(default_factory=Patience)
 
@@ -165,7 +167,7 @@ class _Attempt:
 
     def _hung(self, reason: str, stacks: str) -> None:
         """Leaves a stack dump, and tells why this process is about to end."""
-        name = f"trials/{self._job.job_id}/stacks-{self._token}.txt"
+        name = f"stacks/{self._job.job_id}-{self._token}.txt"
         self._storage.write(name, stacks.encode())
         self._heard.fault("infrastructure", f"{reason}; stacks in {name}", self._place)
 

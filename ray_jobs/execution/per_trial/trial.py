@@ -11,7 +11,7 @@ from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, 
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from ray_jobs.execution.per_trial.ledger import Retry
+from ray_jobs.execution.per_trial.ledger import Place, Retry
 from ray_jobs.execution.per_trial.stored_files import train_run
 from ray_jobs.execution.per_trial.train_job import EngineSettings, describe_failure, train_job
 from ray_jobs.execution.tune_bridge import TrialFailedError
@@ -20,6 +20,8 @@ from ray_jobs.execution.tune_bridge import TrialFailedError
 #: free.
 MAX_STARTS = 300
 NODE_LABEL = "ray.io/node-id"
+#: Within which a node that has gone is no longer among those that are alive.
+NODE_DEATH_SECONDS = 10.0
 
 
 def train_trial(config: dict[str, Any], *, settings: EngineSettings) -> None:
@@ -32,11 +34,17 @@ def train_trial(config: dict[str, Any], *, settings: EngineSettings) -> None:
     closing = ray.get(ledger.closing.remote(job_id))
     while closing is None:
         aside, failed_on = ray.get(ledger.avoided.remote(job_id))
-        error, whole = _fit(job_id, settings, avoided(usable_nodes(settings), aside, failed_on))
+        usable = usable_nodes(settings)
+        if usable and usable <= set(aside) and not settings.may_grow:
+            ray.get(ledger.no_node.remote(job_id))
+            closing = ray.get(ledger.closing.remote(job_id))
+            break
+        error, whole = _fit(job_id, settings, avoided(usable, aside, failed_on))
         closing = ray.get(ledger.closing.remote(job_id))
         if closing is not None:
             break
-        verdict: Retry = ray.get(ledger.ended_early.remote(job_id, error, whole))
+        gone = node_is_gone(ray.get(ledger.place.remote(job_id)))
+        verdict: Retry = ray.get(ledger.ended_early.remote(job_id, error, whole, node_is_gone=gone))
         if verdict.again:
             time.sleep(verdict.wait_seconds)
         closing = ray.get(ledger.closing.remote(job_id))
@@ -44,6 +52,18 @@ def train_trial(config: dict[str, Any], *, settings: EngineSettings) -> None:
     tune.report({"status": status, "done": True})
     if status == "failed":
         raise TrialFailedError(f"trial {job_id} failed; see its record in trials.jsonl")
+
+
+def node_is_gone(place: Place | None) -> bool:
+    """Whether the node of a worker that died without a word has gone with it, which shows after seconds."""
+    if place is None:
+        return False
+    deadline = time.monotonic() + NODE_DEATH_SECONDS
+    while time.monotonic() < deadline:
+        if all(node["NodeID"] != place.node_id for node in ray.nodes() if node["Alive"]):
+            return True
+        time.sleep(0.5)
+    return False
 
 
 def usable_nodes(settings: EngineSettings) -> set[str]:
@@ -58,7 +78,7 @@ def _holds(node: dict[str, Any], needs: dict[str, float]) -> bool:
 def avoided(usable: set[str], aside: dict[str, str], failed_on: set[str]) -> list[str]:
     """Nodes that a trial is not placed on: where there is no other, it goes where it has failed before.
 
-    A node that was put aside gets none, so that the trial waits for another one.
+    A node that was put aside gets none: where more may come, the trial waits for them.
     """
     others = usable - set(aside) - failed_on
     return sorted({*aside, *(failed_on if others else ())})
