@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 INSTALL := $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: sweep smoke smollm2 audit test test-slow lint docs clean
+.PHONY: sweep smoke smollm2 audit test test-slow test-cluster lint docs clean
 .DEFAULT_GOAL := sweep
 
 $(READY): pyproject.toml constraints.txt
@@ -39,9 +39,13 @@ lint: $(READY)
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m "slow and not gpu and not browser" $(ARGS)
 
+# Ray's own engine on fake nodes to which something happens: killed, drained, hung, without their GPU. Each prints its counts.
+test-cluster: $(READY)
+	$(VENV)/bin/python -m pytest -rP -m cluster $(ARGS)
+
 # Side by side on three workers, of which one waits for a Ray most of the time: those that start one follow each other.
 test: lint
-	$(VENV)/bin/python -m pytest -n 3 --dist loadfile -m "not gpu and not browser and not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile -m "not gpu and not browser and not slow and not cluster" $(ARGS)
 
 $(VENV)/.docs: $(READY)
 	$(INSTALL) --editable ".[docs]"

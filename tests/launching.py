@@ -53,6 +53,27 @@ def start(folder, *more, name="study", uri=None, preset=("--preset", "smoke")):
     )
 
 
+def run_script(command, folder, timeout, **more):
+    """Runs to its end, or ends it with all it started."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**environment(), "PATH": path, **more},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    return process.returncode, said
+
+
 @pytest.fixture
 def launch(tmp_path):
     """Starts sweeps, and ends what is left of them."""
@@ -117,14 +138,14 @@ def interrupted(tmp_path_factory):
         _, parting = first.communicate(timeout=120)
         after_ctrl_c = by_id(study)
 
-        second = launch(*SHORT, "--max-concurrent", "1", "--resume")
+        second = launch(*SHORT, "--max-concurrent", "1")
         after_trials(study, 6, second)
         below = descendants(second.pid)
         os.kill(second.pid, signal.SIGKILL)
         second.communicate()
         after_kill = by_id(study)
 
-        third = launch(*SHORT, "--resume")
+        third = launch(*SHORT)
         said, errors = third.communicate(timeout=300)
         assert third.returncode == 0, errors
     left = [child for child in below if child.is_running() and child.status() != "zombie"]

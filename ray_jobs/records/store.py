@@ -33,15 +33,15 @@ class StudyStore:
     Args:
         folder: created when it does not exist.
         fingerprint: identity of the study; a folder that holds another study is refused.
-        resume: whether a folder that holds this study may be continued.
+        resume: the folder must hold this study. Without it a folder that does is continued all the same, and
+            a new one is begun.
 
     Attributes:
         records: by trial id, as they stand.
         study_id: names this folder's study among others with the same settings.
 
     Raises:
-        ConfigError: the folder belongs to another study, holds this one and `resume` is off, or cannot be
-            written.
+        ConfigError: the folder belongs to another study, holds none and `resume` is on, or cannot be written.
     """
 
     def __init__(self, folder: Path, fingerprint: str, *, resume: bool) -> None:
@@ -51,7 +51,7 @@ class StudyStore:
         if folder.exists() and not folder.is_dir():
             raise ConfigError("output", str(folder), "is a file; choose a folder")
         if (folder / STUDY_FILE).exists():
-            self._earlier = self._found(fingerprint, resume=resume)
+            self._earlier = self._found(fingerprint)
         elif folder.exists() and any(folder.iterdir()):
             raise ConfigError(
                 "output", str(folder), "is not empty and holds no study; choose an empty folder"
@@ -60,7 +60,7 @@ class StudyStore:
             raise ConfigError("output", str(folder), "holds no study to resume")
         self.study_id = uuid.uuid4().hex if self._earlier is None else self._earlier.study_id
 
-    def _found(self, fingerprint: str, *, resume: bool) -> StudyFile:
+    def _found(self, fingerprint: str) -> StudyFile:
         """The study that the folder holds, if it is this one; reads its records."""
         earlier = read_study(self.folder)
         if earlier.fingerprint != fingerprint:
@@ -68,19 +68,18 @@ class StudyStore:
             raise ConfigError(
                 "output",
                 str(self.folder),
-                f"holds another study: resume it with the options it was made with ({made}), or choose an "
+                f"holds another study: continue it with the options it was made with ({made}), or choose an "
                 "empty folder",
-            )
-        if not resume:
-            raise ConfigError(
-                "output",
-                str(self.folder),
-                "holds this study already; add --resume to continue it, or choose another folder",
             )
         if (self.folder / TRIALS_FILE).exists():
             records, _ = read_trials_and_damage(self.folder)
             self.records = {record.trial_id: record for record in records}
         return earlier
+
+    @property
+    def continues(self) -> bool:
+        """Whether an earlier call has begun this study."""
+        return self._earlier is not None
 
     def open(self, made: StudyFile) -> None:
         """Creates the folder and writes `study.json`; call it once the plan stands.

@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
 from grit.config.declared_knobs import KNOBS
@@ -66,6 +67,22 @@ def _alone(uri: str) -> Iterator[None]:
         yield
 
 
+def _create_whole(uri: str) -> None:
+    """Makes a new SQLite store beside its place and moves it there once it is migrated.
+
+    A process that is killed in mid-migration would otherwise leave a file that no later call can open.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    for left in path.parent.glob(f".{path.name}.new*"):
+        left.unlink()
+    new = path.with_name(f".{path.name}.new")
+    store = SqlAlchemyStore(f"sqlite:///{new}", (path.parent / "mlartifacts").absolute().as_uri())
+    store.engine.dispose()
+    new.replace(path)
+
+
 class MlflowTracker:
     """Mirrors a study's records into an MLflow store.
 
@@ -95,6 +112,7 @@ class MlflowTracker:
             os.environ.setdefault(name, value)
         try:
             with _alone(uri):
+                _create_whole(uri)
                 self._client = MlflowClient(tracking_uri=uri)
                 existing = self._client.get_experiment_by_name(experiment)
                 location = None if artifacts is None else artifacts.absolute().as_uri()
@@ -263,6 +281,11 @@ class MlflowTracker:
             run_id, terminal, end_time=int(1000 * (record.times.ended_at or time.time()))
         )
         self._runs[record.trial_id] = self._client.get_run(run_id)
+
+    def interrupted(self) -> None:
+        """Says at once that the study is no longer running, whatever else there is time for."""
+        with contextlib.suppress(MlflowException, OSError):
+            self._client.set_terminated(self.parent_id, "KILLED")
 
     def finish(self, front: Iterable[str], artifacts: Iterable[Path], *, interrupted: bool) -> None:
         """Waits for the writer, tags the front, stores artifacts with the parent run and closes it.

@@ -25,6 +25,9 @@ class Tracker(Protocol):
     def log_trial(self, record: TrialRecord, telemetry: Telemetry) -> None:
         """Takes an ended trial; returns at once, and a trial that is known already costs next to nothing."""
 
+    def interrupted(self) -> None:
+        """Says at once that the study is no longer running, whatever else there is time for."""
+
     def finish(self, front: Iterable[str], artifacts: Iterable[Path], *, interrupted: bool) -> None:
         """Waits until everything is delivered, marks the trials of the front, stores artifacts.
 

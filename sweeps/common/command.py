@@ -36,10 +36,13 @@ from sweeps.common.foresight import foresight
 from sweeps.common.local_costs import budget_seconds, forecast_here
 from sweeps.common.request import StudyRequest
 from sweeps.common.run_options import run_options
+from sweeps.common.sigterm import ended_by_sigterm
 from sweeps.common.study_options import ExecutionOptions, SearchOptions
 from sweeps.common.terminal_tables import departures_table, plan_table
 
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+#: Of a call. 0: every trial has ended, whatever it measured. Broken: it could not go on (a full disk, trials
+#: that fail alike). Lost: it has ended, and trials failed.
+EXIT_BROKEN, EXIT_BAD_INPUT, EXIT_LOST, EXIT_INTERRUPTED = 1, 2, 3, 130
 #: What a finished study leaves with MLflow.
 ARTIFACTS = (
     "report.html",
@@ -243,6 +246,9 @@ def _execute(
     options = replace(options, optuna_storage=search.optuna_storage)
     fingerprint = study.fingerprint()
     store = StudyStore(execution.output or output_folder(study.name), fingerprint, resume=execution.resume)
+    if store.continues:
+        done = sum(record.ended for record in store.records.values())
+        print(f"continuing the study in {store.folder}: {done} trials have ended", file=sys.stderr)
     call = _call(options, study, search)
     store.open(
         StudyFile(
@@ -268,9 +274,11 @@ def _execute(
     try:
         neighbours = Neighbours(store.folder, call) if execution.reuse else None
         decisions = _decisions(study, store.folder, options)
-        outcome = StudyRunner(
+        runner = StudyRunner(
             study, options, store, tracker=tracker, neighbours=neighbours, decisions=decisions
-        ).run()
+        )
+        with ended_by_sigterm(tracker.interrupted):
+            outcome = runner.run()
         return _conclude(store.folder, outcome, tracker)
     except ConfigError:
         tracker.finish([], [], interrupted=True)
@@ -322,11 +330,11 @@ def _conclude(output: Path, outcome: StudyOutcome, tracker: Tracker) -> int:
     if outcome.broken is not None:
         tracker.finish([], [], interrupted=True)
         print(
-            f"error: {outcome.broken}; what was recorded before is whole: make room, then go on with "
-            f"--output {output} --resume",
+            f"error: {outcome.broken}; what was recorded before is whole: once that is mended, the same "
+            f"command with --output {output} goes on",
             file=sys.stderr,
         )
-        return 1
+        return EXIT_BROKEN
     completed = any(record.status == "completed" for record in outcome.records)
     front: list[str] = []
     if completed:
@@ -338,7 +346,8 @@ def _conclude(output: Path, outcome: StudyOutcome, tracker: Tracker) -> int:
     tracker.finish(front, artifacts, interrupted=outcome.interrupted)
     if tracker.failure:
         print(
-            f"warning: MLflow lost contact: {tracker.failure}; --resume delivers what is missing",
+            f"warning: MLflow lost contact: {tracker.failure}; the same command with --output {output} "
+            "delivers what is missing",
             file=sys.stderr,
         )
     counts = Counter(record.status for record in outcome.records)
@@ -350,6 +359,12 @@ def _conclude(output: Path, outcome: StudyOutcome, tracker: Tracker) -> int:
         first, *rest = tracker.address()
         print("\n         ".join([f"MLflow:  {first}", *rest]))
     if outcome.interrupted:
-        print(f"interrupted: continue with the same command and --output {output} --resume", file=sys.stderr)
+        print(f"interrupted: the same command with --output {output} goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
-    return 0 if completed else 1
+    lost = counts["failed"]
+    if lost:
+        print(
+            f"{lost} trial(s) were lost: the same command with --output {output} runs them again",
+            file=sys.stderr,
+        )
+    return EXIT_LOST if lost else 0

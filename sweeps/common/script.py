@@ -116,7 +116,8 @@ class StudyScript:
         """Runs the study.
 
         Returns:
-            Its exit code: 0 done, 2 bad input (nothing was launched), 130 interrupted, 1 no trial completed.
+            Its exit code: 0 every trial has ended, 3 ended with trials lost, 130 interrupted, 1 it could not
+            go on, 2 bad input (nothing was launched).
         """
         address = line.execution.address or os.environ.get("RAY_ADDRESS")
         line = replace(line, execution=replace(line.execution, address=address))

@@ -121,7 +121,9 @@ class ExecutionOptions:
     _argument_group_name = "how it runs"
 
     output: Path | None = flag(None, "where everything goes (default: results/<study>-<time>)", metavar="DIR")
-    resume: bool = flag(False, "continue the study in --output")
+    resume: bool = flag(
+        False, "refuse to begin: --output must hold this study (which is continued without this, too)"
+    )
     study: Path | None = flag(
         None,
         "run the study in this YAML file (--save-study writes one, and every result folder holds one); "

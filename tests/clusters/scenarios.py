@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from launching import THREE, start
+from launching import THREE, descendants, start
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
@@ -66,6 +66,16 @@ class Scenario:
             time.sleep(0.05)
         raise TimeoutError(f"only {len(seen)} checkpoints were written")
 
+    def busy(self):
+        """Waits until a worker is there."""
+        deadline = time.time() + 180
+        while time.time() < deadline:
+            names = [child.cmdline()[:1] for child in descendants(os.getpid())]
+            if any("RayTrainWorker" in name[0] for name in names if name):
+                return
+            time.sleep(0.2)
+        raise TimeoutError("no worker has started")
+
     def ended(self, timeout=300):
         """The study's exit code and words."""
         said, errors = self.process.communicate(timeout=timeout)
@@ -91,10 +101,11 @@ def node_lost_without_spare(here):
 
 
 def node_drained(here):
-    """A notice that the node goes in 15 seconds; then it goes."""
+    """A notice that the node goes in 15 seconds; then it goes. Nothing else would leave a checkpoint."""
     (first,) = here.add()
-    here.start("--budget-steps", "600", "--set", "checkpoint_steps=50")
-    here.training(1)
+    here.start("--budget-steps", "600", "--set", "checkpoint_steps=none")
+    here.busy()
+    time.sleep(12)
     here.add()
     drain(here.cluster.gcs_address, first.node_id)
     time.sleep(16)

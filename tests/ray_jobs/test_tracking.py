@@ -299,3 +299,24 @@ def test_many_processes_may_open_a_fresh_database_at_once(tmp_path):
     assert [run.returncode for run in runs] == [0, 0, 0], said
     client = MlflowClient(tracking_uri=uri)
     assert len(client.search_runs([client.get_experiment_by_name("x").experiment_id])) == 3
+
+
+def test_a_process_that_is_killed_while_it_makes_the_store_leaves_nothing_in_the_way(tmp_path):
+    """MLflow migrates a fresh SQLite file for seconds; what is half made is not what the next call opens."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    code = (
+        "from ray_jobs.tracking.mlflow_tracker import MlflowTracker\n"
+        f"MlflowTracker({uri!r}, 'tau_T_lambda', 'print', params={{}})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    half_made = tmp_path / ".mlflow.db.new"
+    deadline = time.time() + 60
+    while time.time() < deadline and not (half_made.exists() and half_made.stat().st_size):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "mlflow.db").exists()
+    tracker = _open(uri)
+    tracker.finish([], [], interrupted=False)
+    assert tracker.failure is None
+    assert not half_made.exists()

@@ -3,9 +3,7 @@
 A job submitted to a head with token authentication, a node that dies, nodes that come and go.
 """
 
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from launching import assert_nothing_lies, environment
+from launching import assert_nothing_lies, run_script
 
 pytestmark = [
     pytest.mark.ray,
@@ -43,27 +41,6 @@ def _port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def _run(command, folder, timeout, **more):
-    """Runs to its end, or ends it with all it started."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**environment(), "PATH": path, **more},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        said, _ = process.communicate(timeout=timeout)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    return process.returncode, said
 
 
 SUBMIT = """
@@ -112,7 +89,7 @@ def test_a_job_submitted_as_the_readme_says(tmp_path):
     )
     home = tmp_path / "home"
     home.mkdir()
-    code, said = _run(
+    code, said = run_script(
         [*isolation, "bash", "-c", script], tmp_path, 400, HOME=str(home), RAY_AUTH_MODE="token"
     )
     assert code == 0, said + (tmp_path / "head.txt").read_text()
@@ -134,7 +111,7 @@ def test_a_node_that_dies_takes_no_trial_with_it(tmp_path):
 
     The trial goes on from its checkpoint on another node, and every record is whole.
     """
-    code, said = _run(
+    code, said = run_script(
         [sys.executable, str(Path(__file__).with_name("node_death.py")), str(tmp_path)], tmp_path, 400
     )
     assert code == 0, said
@@ -151,7 +128,7 @@ def test_a_cluster_grows_for_waiting_trials(tmp_path):
 
     Trials that ask for an A100 each make two nodes come, run spread over them, and let them go.
     """
-    code, said = _run(
+    code, said = run_script(
         [*_isolation(), sys.executable, str(Path(__file__).with_name("growing.py")), str(tmp_path)],
         tmp_path,
         500,

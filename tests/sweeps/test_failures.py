@@ -80,7 +80,7 @@ def hurt(tmp_path_factory):
         assert len(killed) == 1
         os.kill(killed[0], signal.SIGKILL)
         _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+        assert process.returncode == 3, errors
     statuses = ["completed"] * 3 + ["failed"] * 2
     records = assert_nothing_lies(study, uri=f"sqlite:///{folder / 'mlflow.db'}", statuses=statuses)
     return Hurt(study=study, errors=errors, records=records)
@@ -96,6 +96,7 @@ def test_a_trial_that_raises_says_so_and_takes_nobody_with_it(hurt):
     assert "one rank for each of the model's" in raised.error
     assert (hurt.study / f"traceback-{raised.trial_id}.txt").exists()
     assert hurt.errors.count("failed:") == 2
+    assert "2 trial(s) were lost: the same command with --output" in hurt.errors
 
 
 def test_a_trial_that_runs_out_of_memory_says_what_to_lower(hurt):
@@ -126,7 +127,7 @@ def _ended(records):
 
 def test_ctrl_c_leaves_valid_records_and_says_how_to_go_on(interrupted):
     assert interrupted.code == 130, interrupted.parting
-    assert "--resume" in interrupted.parting
+    assert "interrupted: the same command with --output" in interrupted.parting
     records = interrupted.after_ctrl_c
     assert {record.status for record in records.values()} == {"completed", "planned"}
     assert 0 < len(_ended(records)) < len(records) == 10
@@ -202,7 +203,7 @@ dd if=/dev/zero of={disk}/filler bs=4k 2>/dev/null
 wait $pid; echo $? > {out}/first.rc
 cp {disk}/study/trials.jsonl {out}/between.jsonl
 rm {disk}/filler
-{command} --resume > {out}/second.out 2> {out}/second.err
+{command} > {out}/second.out 2> {out}/second.err
 echo $? > {out}/second.rc
 cp -r {disk}/study {out}/study
 """
@@ -210,7 +211,7 @@ cp -r {disk}/study {out}/study
 
 @pytest.mark.slow
 def test_a_full_disk_stops_the_study_and_spoils_nothing(tmp_path):
-    """A real one: a file system of 4 MB in a namespace of its own. With room again, --resume finishes."""
+    """A real one: a file system of 4 MB in a namespace of its own. With room again, the command finishes."""
     if (
         shutil.which("unshare") is None
         or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode
@@ -237,7 +238,7 @@ def test_a_full_disk_stops_the_study_and_spoils_nothing(tmp_path):
         pytest.skip("this machine lets nobody mount a file system of their own")
     assert (out / "first.rc").read_text().strip() == "1"
     assert "No space left on device" in (out / "first.err").read_text()
-    assert "--resume" in (out / "first.err").read_text()
+    assert "the same command with --output" in (out / "first.err").read_text()
     (out / "half").mkdir()
     shutil.copy(out / "between.jsonl", out / "half" / "trials.jsonl")
     between = {r.trial_id: r for r in read_trials(out / "half")}

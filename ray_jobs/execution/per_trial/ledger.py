@@ -166,7 +166,7 @@ class TrialLedger:
         """Every node that could hold the job was put aside: it fails, with the reasons."""
         entry = self._entries[job_id]
         if entry.collected is None:
-            reasons = "; ".join(self._aside.values())
+            reasons = "; ".join(sorted(set(self._aside.values())))
             error = f"node: no node is left that could run it ({reasons})"
             self._close(entry, JobOutcome(status="failed", error=error))
 
