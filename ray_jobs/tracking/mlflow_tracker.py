@@ -78,7 +78,9 @@ def _create_whole(uri: str) -> None:
     for left in path.parent.glob(f".{path.name}.new*"):
         left.unlink()
     new = path.with_name(f".{path.name}.new")
-    store = SqlAlchemyStore(f"sqlite:///{new}", (path.parent / "mlartifacts").absolute().as_uri())
+    store: Any = SqlAlchemyStore(  # type: ignore[no-untyped-call]  # MLflow has no types here
+        f"sqlite:///{new}", (path.parent / "mlartifacts").absolute().as_uri()
+    )
     store.engine.dispose()
     new.replace(path)
 
