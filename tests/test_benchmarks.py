@@ -14,6 +14,7 @@ SMALL = {
     "grit_overhead": ("--model", "embedded", "--steps", "3", "--cadence", "3"),
     "forecast": ("--preset", "smoke", "--steps", "4"),
     "rank_space_linalg": ("--ranks", "4"),
+    "schedule": ("--trials", "40", "--gpus", "2", "8"),
     "search": ("--seeds", "2", "--trainings", "5"),
     "verdicts": ("--studies", "1"),
     "trunks": ("--steps", "16", "--values", "1"),

@@ -100,6 +100,7 @@ class StudyRunner:
             result=self._adopted,
             trunk=self._trunk,
             share=options.share,
+            fill=options.engine == "ray",
             search=self._search,
             decisions=decisions or Decisions(),
         )
@@ -252,7 +253,7 @@ class StudyRunner:
         self._alike.add(record)
         self._broken = self._broken or self._alike.reason()
         self._files.forget(job_id)
-        for trunk_id in self._scheduler.spent_trunks():
+        for trunk_id in self._scheduler.spent_trunks(job_id):
             self._files.forget(trunk_id)
         display.ended(record)
 

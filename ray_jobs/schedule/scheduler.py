@@ -5,7 +5,6 @@ Executing them is somebody else's job.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +19,7 @@ from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.records.trunk_record import TrunkOutcome, TrunkRecord
 from ray_jobs.schedule.job import Job
 from ray_jobs.schedule.search import OptunaSearch
+from ray_jobs.schedule.trial_queue import TrialQueue
 from ray_jobs.schedule.trunks import TrunkTree
 
 #: Searched points under way at once in one regime: more would be suggested from older knowledge.
@@ -69,6 +69,8 @@ class Elsewhere:
         result: the record of a trial that another study in the same store has run under the same id, or None.
         trunk: what is known of a trunk whose checkpoint still exists, or None.
         share: whether trunks are run.
+        fill: whether a trial that waits for a trunk runs alone, from its first step, where nothing else could
+            start: a place would otherwise be idle.
         search: makes the Optuna search of a regime, given how many points were asked for before.
         decisions: what the evidence so far decides of the rest.
     """
@@ -76,6 +78,7 @@ class Elsewhere:
     result: Callable[[TrialRecord], TrialRecord | None] = lambda record: None
     trunk: Callable[[str], TrunkOutcome | None] = lambda trunk_id: None
     share: bool = False
+    fill: bool = False
     search: Callable[[Search, Budget, int], OptunaSearch] = lambda search, budget, before: OptunaSearch(
         search, asked_before=before
     )
@@ -104,7 +107,8 @@ class StudyScheduler:
         self.records: dict[str, TrialRecord] = {}
         self._by_setting: dict[SettingKey, list[str]] = {}
         self._told: set[SettingKey] = set()
-        self._queue: deque[TrialSpec] = deque()
+        self._queue = TrialQueue()
+        self._ended = 0
         self._running: dict[str, TrialSpec] = {}
         self._tickets: dict[SettingKey, tuple[_RegimeSearch, str]] = {}
         earlier = {record.trial_id: record for record in recorded}
@@ -117,7 +121,7 @@ class StudyScheduler:
         self._nothing_to_add_at: int | None = None
         for key in list(self._by_setting):
             self._tell(key)
-        shared = plan_trunks(self._queue) if self._elsewhere.share else plan_trunks(())
+        shared = plan_trunks(tuple(self._queue)) if self._elsewhere.share else plan_trunks(())
         self._trunks = TrunkTree(shared, outcome_of=self._elsewhere.trunk)
 
     def _open_searches(self, earlier: Iterable[TrialRecord]) -> list[_RegimeSearch]:
@@ -140,10 +144,15 @@ class StudyScheduler:
         if STATUSES[record.status].runs_again:
             record = trial.record if record.status == "failed" else record
             self._queue.append(replace(trial, record=record))
-        self.records[trial.trial_id] = record
+        self._put(record)
         self._by_setting.setdefault(setting_of(record), []).append(trial.trial_id)
         if record is not earlier:
             self._changed(record)
+
+    def _put(self, record: TrialRecord) -> None:
+        earlier = self.records.get(record.trial_id)
+        self._ended += record.ended - (earlier is not None and earlier.ended)
+        self.records[record.trial_id] = record
 
     def _readmit(self, earlier: Mapping[str, TrialRecord]) -> None:
         """Takes over the searched points of an earlier call: their finished trials count, the others run."""
@@ -195,7 +204,7 @@ class StudyScheduler:
     @property
     def ended(self) -> int:
         """Trials with an outcome."""
-        return sum(record.ended for record in self.records.values())
+        return self._ended
 
     @property
     def finished(self) -> bool:
@@ -213,7 +222,7 @@ class StudyScheduler:
             self._ask()
         if not self._queue:
             self._grow()
-        for trial in self._queue:
+        while (trial := self._queue.first()) is not None:
             trunk = self._trunks.before(trial.trial_id)
             if trunk is None or self._trunks.is_ready(trunk):
                 return self._start(trial, fork_from=trunk)
@@ -225,7 +234,9 @@ class StudyScheduler:
                     trunk_steps=started.trunk.steps,
                     fork_from=started.fork_from,
                 )
-        return None
+            self._queue.block(trial)
+        waiting = self._queue.last_blocked() if self._elsewhere.fill else None
+        return None if waiting is None else self._start(waiting, fork_from=None)
 
     def _start(self, trial: TrialSpec, *, fork_from: str | None) -> Job:
         self._queue.remove(trial)
@@ -237,20 +248,21 @@ class StudyScheduler:
     def trunk_ended(self, trunk_id: str, outcome: TrunkOutcome | None) -> None:
         """Takes what a trunk left; None when it failed, and its trials run without it."""
         self._trunks.ended(trunk_id, outcome)
+        self._queue.unblock()
 
     def trunks(self) -> list[TrunkRecord]:
         """The trunks that have run, for the store."""
         return self._trunks.records()
 
-    def spent_trunks(self) -> list[str]:
+    def spent_trunks(self, trial_id: str) -> list[str]:
         """Trunks that nobody will go on from any more: all their trials have ended."""
-        return self._trunks.spent(lambda trial_id: self.records[trial_id].ended)
+        return self._trunks.trial_ended(trial_id)
 
     def complete(self, record: TrialRecord) -> None:
         """Takes the outcome of a started trial, and tells the search once a point has all its seeds."""
         self._running.pop(record.trial_id, None)
         self._settled = self.study.sequential is None
-        self.records[record.trial_id] = record
+        self._put(record)
         self._changed(record)
         self._tell(setting_of(record))
 
@@ -299,6 +311,7 @@ class StudyScheduler:
             self._queue.appendleft(trial)
         else:
             self._trunks.give_back(job_id)
+            self._queue.unblock()
 
     def _siblings(self, key: SettingKey) -> list[TrialRecord]:
         return [self.records[trial_id] for trial_id in self._by_setting[key]]

@@ -41,7 +41,11 @@ class TrunkTree:
     def __init__(self, plan: TrunkPlan, outcome_of: Callable[[str], TrunkOutcome | None]) -> None:
         self._fork_of = plan.fork_of
         self._nodes: dict[str, _Node] = {}
+        self._trunks_of: dict[str, list[str]] = {}
+        self._left = {trunk.trunk_id: len(trunk.members) for trunk in plan.trunks}
         for trunk in plan.trunks:
+            for member in trunk.members:
+                self._trunks_of.setdefault(member, []).append(trunk.trunk_id)
             outcome = outcome_of(trunk.trunk_id)
             self._nodes[trunk.trunk_id] = _Node(trunk, "waiting" if outcome is None else "ready", outcome)
 
@@ -100,6 +104,11 @@ class TrunkTree:
                 )
         return records
 
-    def spent(self, ended: Callable[[str], bool]) -> list[str]:
-        """Trunks whose trials have all ended."""
-        return [trunk_id for trunk_id, node in self._nodes.items() if all(map(ended, node.trunk.members))]
+    def trial_ended(self, trial_id: str) -> list[str]:
+        """Notes that a trial has ended; the trunks that nobody will go on from any more because of it."""
+        spent = []
+        for trunk_id in self._trunks_of.pop(trial_id, ()):
+            self._left[trunk_id] -= 1
+            if self._left[trunk_id] == 0:
+                spent.append(trunk_id)
+        return spent
