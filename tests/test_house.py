@@ -32,7 +32,7 @@ OWNERS = {
     "ray": {
         f"ray_jobs/execution/{name}.py"
         for name in (
-            *("cluster", "runner", "display", "quiet", "tune_bridge", "warm/slots", "warm/worker"),
+            *("cluster", "drain", "runner", "display", "quiet", "tune_bridge", "warm/slots", "warm/worker"),
             *("per_trial/engine", "per_trial/trial", "per_trial/train_job"),
         )
     },

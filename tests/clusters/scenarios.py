@@ -13,12 +13,11 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from launching import THREE, descendants, start
-from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
-from ray.core.generated import autoscaler_pb2
 
 from ray_jobs.design.resources import TrialResources
 from ray_jobs.design.study_spec import read_spec
+from ray_jobs.execution.drain import drain
 
 #: Trials long enough for something to happen to them, under Ray's own engine.
 ENGINE = (
@@ -107,21 +106,10 @@ def node_drained(here):
     here.busy()
     time.sleep(12)
     here.add()
-    drain(here.cluster.gcs_address, first.node_id)
+    assert drain(here.cluster.gcs_address, first.node_id, seconds=15) is None
     time.sleep(16)
     here.cluster.remove_node(first, allow_graceful=False)
     return here.ended()
-
-
-def drain(address, node_id):
-    """What a cloud's notice becomes in Ray."""
-    accepted, reason = GcsClient(address=address).drain_node(
-        node_id,
-        autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"),
-        "the cloud takes it away",
-        int((time.time() + 15) * 1000),
-    )
-    assert accepted, reason
 
 
 def step_hangs(here):

@@ -1,0 +1,130 @@
+"""The deployment files, offline: what Ray makes of them, what its scheduler would start, what must hold."""
+
+import shlex
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from ray_jobs.design.study_presets import preset
+from ray_jobs.execution.drain import main as drain
+from sweeps.tau_T_lambda import SCRIPT
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def volume_and_job():
+    return list(yaml.safe_load_all((ROOT / "deploy/kuberay/study.yaml").read_text()))
+
+
+@pytest.fixture(scope="module")
+def cluster(volume_and_job):
+    return volume_and_job[1]["spec"]["rayClusterSpec"]
+
+
+@pytest.fixture(scope="module")
+def node_types(cluster):
+    """What Ray's own autoscaler makes of the cluster's groups."""
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+    resource = {"metadata": {"name": "grit", "namespace": "default"}, "spec": cluster}
+    return _derive_autoscaling_config_from_ray_cr(resource)["available_node_types"]
+
+
+def _started(node_types, trials, **availability):
+    """Node types that Ray's scheduler would start for so many waiting trials of the 8B preset."""
+    from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+    from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+    from ray.autoscaler.v2.utils import ResourceRequestUtil
+
+    class Silent:
+        def log_cluster_scheduling_update(self, *_, **__):
+            pass
+
+    configs = {
+        name: NodeTypeConfig(
+            name=name,
+            min_worker_nodes=node["min_workers"],
+            max_worker_nodes=node["max_workers"],
+            resources=node["resources"],
+            priority=node.get("priority", 0),
+        )
+        for name, node in node_types.items()
+        if not name.startswith("head")
+    }
+    needs = preset("llama-3.1-8b", "qgrit").resources
+    wanted = {**needs.as_dict(), "accelerator_type:A100": 0.001}
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=configs,
+        max_num_nodes=100,
+        resource_requests=ResourceRequestUtil.group_by_count(
+            [ResourceRequestUtil.make(wanted) for _ in range(trials)]
+        ),
+        recoverable_resource_availabilities=availability,
+    )
+    reply = ResourceDemandScheduler(Silent()).schedule(request)
+    assert not reply.infeasible_resource_requests or trials > 20
+    return {launch.instance_type: launch.count for launch in reply.to_launch}
+
+
+def test_groups_are_what_ray_understands(node_types, cluster):
+    workers = {name: node for name, node in node_types.items() if "a100" in name}
+    assert len(workers) == 2
+    for node in workers.values():
+        assert node["resources"]["GPU"] == 1
+        assert node["resources"]["accelerator_type:A100"] == 1
+        assert node["min_workers"] == 0
+    head = next(node for name, node in node_types.items() if "head" in name)
+    assert head["resources"]["CPU"] == 0  # no worker stands on the head
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    assert cluster["rayVersion"] == pinned["ray"]
+
+
+def test_spot_nodes_are_preferred_and_on_demand_ones_are_the_fallback(node_types):
+    assert _started(node_types, 4) == {"a100-spot": 4}
+    assert _started(node_types, 4, **{"a100-spot": 0.0}) == {"a100-on-demand": 4}
+    assert _started(node_types, 18) == {"a100-spot": 16, "a100-on-demand": 2}
+
+
+def test_the_job_s_command_is_one_of_ours_and_is_tried_again(volume_and_job):
+    volume, job = volume_and_job
+    words = shlex.split(job["spec"]["entrypoint"])
+    assert words[:2] == ["python", "/opt/grit/sweeps/tau_T_lambda.py"]
+    line, _ = SCRIPT.read(words[2:])
+    assert (line.execution.execution, line.execution.may_grow) == ("ray", True)
+    assert line.execution.storage.startswith("s3://")
+    assert job["spec"]["backoffLimit"] > 0
+    mounts = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0][
+        "volumeMounts"
+    ]
+    assert str(line.execution.output).startswith(mounts[0]["mountPath"])
+    assert volume["spec"]["accessModes"] == ["ReadWriteOnce"]  # SQLite lies there
+
+
+def test_nothing_is_open_and_nothing_secret_is_written_down(volume_and_job, cluster):
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["autoscalerOptions"]["version"] == "v2"
+    text = (ROOT / "deploy/kuberay/study.yaml").read_text()
+    assert "secretRef: {name: grit-secrets}" in text
+    containers = [group["template"]["spec"]["containers"][0] for group in cluster["workerGroupSpecs"]]
+    for container in containers:
+        command = container["lifecycle"]["preStop"]["exec"]["command"]
+        assert command[:3] == ["python", "-m", "ray_jobs.execution.drain"]
+        assert {item["name"] for item in container["env"]} == {"HF_HOME"}
+
+
+def test_a_drain_without_a_head_is_refused(monkeypatch, capsys):
+    for name in ("RAY_ADDRESS", "FQ_RAY_IP"):
+        monkeypatch.delenv(name, raising=False)
+    assert drain([]) == 2
+    assert "address = None" in capsys.readouterr().err
+
+
+def test_the_image_is_made_of_the_pinned_environment():
+    text = (ROOT / "Dockerfile").read_text()
+    assert text.count("--constraint constraints.txt") == 2
+    assert '"torch==2.13.0"' in text
+    copied = [word for line in text.splitlines() if line.startswith("COPY") for word in line.split()[1:-1]]
+    assert all((ROOT / name).exists() for name in copied)
