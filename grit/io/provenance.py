@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from grit.secrets import without_secrets
+
 #: What a run's numbers depend on.
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
@@ -38,5 +40,5 @@ def provenance(root: Path, packages: Sequence[str] = PACKAGES) -> dict[str, Any]
         "versions": {name: metadata.version(name) for name in packages},
         "git_commit": git("rev-parse", "HEAD"),
         "git_dirty": None if status is None else bool(status),
-        "command_line": sys.argv,
+        "command_line": [without_secrets(word) for word in sys.argv],
     }

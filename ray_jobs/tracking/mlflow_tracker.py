@@ -31,6 +31,7 @@ from mlflow.tracking import MlflowClient
 from grit.config.declared_knobs import KNOBS
 from grit.errors import ConfigError
 from grit.io.files import Row
+from grit.secrets import without_secrets
 from grit.training.measurements import TRACKED
 from ray_jobs.records.describe import changes
 from ray_jobs.records.status import STATUSES
@@ -164,10 +165,10 @@ class MlflowTracker:
         The command that starts MLflow's own UI, if need be, and the page.
         """
         if self.uri.startswith("http"):
-            return [f"{self.uri}/{self.page()}"]
+            return [f"{without_secrets(self.uri)}/{self.page()}"]
         command = Path(sys.executable).parent / "mlflow"
         return [
-            f"{command} ui --workers 1 --backend-store-uri {self.uri}",
+            f"{command} ui --workers 1 --backend-store-uri {without_secrets(self.uri)}",
             f"then open http://127.0.0.1:5000/{self.page()}",
         ]
 

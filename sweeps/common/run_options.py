@@ -9,7 +9,7 @@ from grit.errors import ConfigError
 from ray_jobs.design.resources import Costs, TrialResources
 from ray_jobs.execution.cluster import check_concurrency, cores
 from ray_jobs.execution.engines import EngineName, engine_for
-from ray_jobs.execution.per_trial.storage import StudyStorage, without_secrets
+from ray_jobs.execution.per_trial.storage import StudyStorage
 from ray_jobs.execution.runner import RunOptions
 from sweeps.common.study_options import ExecutionOptions
 
@@ -78,7 +78,7 @@ def _storage(execution: ExecutionOptions) -> str | None:
     if execution.storage is None:
         return None
     if execution.execution == "warm":
-        raise ConfigError("storage", without_secrets(execution.storage), "is for --execution ray")
+        raise ConfigError("storage", execution.storage, "is for --execution ray")
     StudyStorage(execution.storage)
     return execution.storage
 

@@ -4,6 +4,7 @@ Arguments: the scenario's name, and the folder for the study.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -109,6 +110,17 @@ def node_drained(here):
     assert drain(here.cluster.gcs_address, first.node_id, seconds=15) is None
     time.sleep(16)
     here.cluster.remove_node(first, allow_graceful=False)
+    return here.ended()
+
+
+def driver_killed(here):
+    """The driver is killed under a trial, and the same command is given again."""
+    here.add()
+    here.start()
+    here.training()
+    os.killpg(here.process.pid, signal.SIGKILL)
+    here.process.communicate()
+    here.start()
     return here.ended()
 
 

@@ -56,6 +56,14 @@ def test_a_notice_leaves_a_checkpoint_and_costs_no_attempt(tmp_path):
     assert hit.measured.resumed_from_step > 0  # no cadence was set: the notice left it
 
 
+def test_a_driver_that_is_killed_is_replaced_by_the_same_command(tmp_path):
+    records, said = _run("driver_killed", tmp_path)
+    _whole(tmp_path, len(records))
+    assert "continuing the study in" in said
+    assert max(record.measured.resumed_from_step for record in records) >= 5
+    assert all(record.place.attempts == 1 for record in records)
+
+
 def test_a_step_that_hangs_is_ended_with_its_stacks_and_tried_elsewhere(tmp_path):
     records, _ = _run("step_hangs", tmp_path)
     _whole(tmp_path, len(records))

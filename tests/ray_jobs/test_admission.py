@@ -5,8 +5,11 @@ import time
 from dataclasses import replace
 
 import pytest
+from conftest import ROOT
 
 from grit.errors import ConfigError
+from grit.io.provenance import provenance
+from grit.secrets import without_secrets
 from grit.training.measurements import Measurements
 from grit.training.trainer import EVALUATION, TRAINING
 from ray_jobs.execution.engines import engine_for
@@ -19,7 +22,7 @@ from ray_jobs.execution.per_trial.admission import (
     expected_of,
     known_step,
 )
-from ray_jobs.execution.per_trial.storage import StudyStorage, without_secrets
+from ray_jobs.execution.per_trial.storage import StudyStorage
 from ray_jobs.execution.per_trial.stored_files import StoredFiles, trunk_file
 from ray_jobs.execution.per_trial.train_job import OUTCOMES, fault_kind
 from ray_jobs.execution.per_trial.watchdog import HUNG_EXIT, Patience, Watchdog
@@ -99,8 +102,27 @@ def test_a_storage_that_cannot_be_is_refused_without_its_secrets():
     with pytest.raises(ConfigError, match="must begin with file://") as refused:
         StudyStorage("ftp://user:secret@host/bucket?token=secret")
     assert "secret" not in str(refused.value)
+    with pytest.raises(ConfigError, match="must not hold keys") as refused:
+        StudyStorage("s3://key:secret@bucket/path")
+    assert "secret" not in str(refused.value)
     assert without_secrets("s3://key:secret@bucket/path?x=secret") == "s3://bucket/path"
     assert without_secrets("/a/b") == "/a/b"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://user:secret@mlflow.example:5000",
+        "error at postgresql+psycopg2://user:secret@db/optuna?sslpassword=secret: refused",
+        "https://x.example/path?token=secret&a=1 and 'ftp://secret@host'",
+        "--tracking-uri=http://secret@host",
+    ],
+)
+def test_addresses_are_shown_without_their_secrets(text, monkeypatch):
+    assert "secret" not in without_secrets(text)
+    assert "secret" not in str(ConfigError("tracking-uri", text, f"cannot be used: {text}"))
+    monkeypatch.setattr("sys.argv", ["x.py", "--tracking-uri", text])
+    assert "secret" not in str(provenance(ROOT))
 
 
 @pytest.mark.parametrize(

@@ -308,3 +308,58 @@ def test_a_trunk_can_be_interrupted_and_resumed(bench, tmp_path):
     resumed, whole = train(config, bench, checkpoints=tmp_path / "a"), train(config, bench)
     assert [row["loss"] for row in resumed.telemetry] == [row["loss"] for row in whole.telemetry]
     assert resumed.predictions == whole.predictions
+
+
+def _to_the_end(scheduler, places):
+    """Runs a plan with so many places: trials by their end, those that ran alone, the most idle places."""
+    running, order, alone, most_idle = [], [], [], 0
+    while True:
+        while len(running) < places and (job := scheduler.next()) is not None:
+            running.append(job)
+        if not running:
+            return order, alone, most_idle
+        most_idle = max(
+            most_idle, places - len(running) if scheduler.ended + places < scheduler.expected else 0
+        )
+        job = running.pop(0)
+        if job.trunk_steps is not None:
+            outcome = TrunkOutcome(steps=job.trunk_steps, train_seconds=1.0, eval_seconds=0.0)
+            scheduler.trunk_ended(job.job_id, outcome)
+            continue
+        order.append(job.job_id)
+        if job.fork_from is None and job.config.uses_grit:
+            alone.append(job.job_id)
+        scheduler.complete(ended(scheduler.records[job.job_id]))
+        scheduler.spent_trunks(job.job_id)
+
+
+@pytest.mark.parametrize("places", [1, 4, 16])
+def test_a_place_that_would_idle_runs_a_waiting_trial_alone_where_that_is_asked_for(places):
+    study = _study(seeds=(41, 42, 43))
+    waits = StudyScheduler(study, elsewhere=Elsewhere(share=True))
+    fills = StudyScheduler(study, elsewhere=Elsewhere(share=True, fill=True))
+    order, alone, idle = _to_the_end(waits, places)
+    filled, alone_filled, idle_filled = _to_the_end(fills, places)
+    assert sorted(order) == sorted(filled) == sorted(waits.records)  # each once
+    assert waits.finished and fills.finished
+    assert idle_filled == 0
+    assert (idle > 0) == (places > 1)
+    assert set(alone) <= set(alone_filled)
+    assert (len(alone_filled) > len(alone)) == (places > 1)
+
+
+def test_every_trunk_is_spent_once_and_only_when_its_last_trial_has_ended():
+    scheduler = StudyScheduler(_study(), elsewhere=Elsewhere(share=True))
+    spent, ended_trials = [], set()
+    while (job := scheduler.next()) is not None:
+        if job.trunk_steps is not None:
+            outcome = TrunkOutcome(steps=job.trunk_steps, train_seconds=1.0, eval_seconds=0.0)
+            scheduler.trunk_ended(job.job_id, outcome)
+            continue
+        scheduler.complete(ended(scheduler.records[job.job_id]))
+        ended_trials.add(job.job_id)
+        for trunk_id in scheduler.spent_trunks(job.job_id):
+            (trunk,) = [record for record in scheduler.trunks() if record.trunk_id == trunk_id]
+            assert set(trunk.members) <= ended_trials
+            spent.append(trunk_id)
+    assert sorted(spent) == sorted(trunk.trunk_id for trunk in scheduler.trunks())

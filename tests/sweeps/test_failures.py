@@ -250,6 +250,23 @@ def test_a_full_disk_stops_the_study_and_spoils_nothing(tmp_path):
 
 
 @pytest.mark.slow
+def test_sigterm_is_an_interrupt_and_leaves_no_run_running(launch, tmp_path):
+    """`ray job stop` sends it, and kills three seconds later."""
+    process = launch(*FIVE, "--max-concurrent", "1")
+    after_trials(tmp_path / "study", process=process)
+    process.send_signal(signal.SIGTERM)
+    deadline = time.time() + 3
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    while time.time() < deadline and any(run.info.status == "RUNNING" for run in runs(uri)):
+        time.sleep(0.1)
+    assert not [run for run in runs(uri) if run.info.status == "RUNNING"]
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "interrupted: the same command with --output" in errors
+    assert {record.status for record in read_trials(tmp_path / "study")} == {"completed", "planned"}
+
+
+@pytest.mark.slow
 def test_two_workers_for_one_trial_train_as_one(launch, tmp_path, bench):
     """Gloo under Ray Train: the same trial with `--workers-per-trial 2` as alone, up to the order of sums."""
     process = launch(

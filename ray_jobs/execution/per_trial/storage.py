@@ -30,15 +30,17 @@ class StudyStorage:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        scheme = urlsplit(root).scheme
+        scheme, host = urlsplit(root).scheme, urlsplit(root).netloc
         if scheme and scheme not in SCHEMES:
-            raise ConfigError("storage", without_secrets(root), f"must begin with {'://, '.join(SCHEMES)}://")
+            raise ConfigError("storage", root, f"must begin with {'://, '.join(SCHEMES)}://")
+        if "@" in host:
+            raise ConfigError("storage", root, "must not hold keys: give them by environment")
         uri = root if scheme else Path(root).absolute().as_uri()
         try:
             self._system, self._path = fs.FileSystem.from_uri(uri)
         except (ArrowException, OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError("storage", without_secrets(root), f"cannot be opened: {reason}") from error
+            raise ConfigError("storage", root, f"cannot be opened: {reason}") from error
 
     def _at(self, name: str) -> str:
         return f"{self._path}/{name}"
@@ -98,12 +100,3 @@ class StudyStorage:
         partial.write_bytes(content)
         partial.replace(local)
         return True
-
-
-def without_secrets(uri: str) -> str:
-    """A URI as it may be shown and recorded: without user, password and query, which may hold keys."""
-    parts = urlsplit(uri)
-    if not parts.scheme:
-        return uri
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
