@@ -23,6 +23,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS reads it once: for runs that are to repeat themselves
 }
 #: For a Ray that is started here: its workers would otherwise give way to every other process, and a clock
 #: would measure those.

@@ -47,13 +47,14 @@ class Placement:
     """Where a job finds and leaves what it needs.
 
     Attributes:
-        checkpoints: folder with one folder per job.
+        checkpoints: folder with one folder per job; `private`: this worker's alone, not of all of a trial.
         tables: the folder that a trial's tables go to.
         stepped, phase, should_save, saved: as in grit/training/hooks.py, for who places jobs.
     """
 
     checkpoints: Path
     tables: Path
+    private: bool = False
     stepped: Callable[[], None] = lambda: None
     phase: Callable[[str], None] = lambda name: None
     should_save: Callable[[], bool] | None = None
@@ -145,7 +146,10 @@ def run_job(job: Job, bench: Workbench, listener: Listener | None, place: Placem
     folder, fork = place.checkpoints / job.job_id, None
     if job.fork_from is not None:
         trunk = place.checkpoints / job.fork_from
-        fork = Workers().first_does(lambda: fork_checkpoint(trunk, folder))
+        if place.private:
+            fork = fork_checkpoint(trunk, folder)
+        else:
+            fork = Workers().first_does(lambda: fork_checkpoint(trunk, folder))
     if job.trunk_steps is not None:
         return _train_trunk(job, job.trunk_steps, bench, folder, hooks)
     keeps = job.config.execution.checkpoint_steps is not None or fork is not None

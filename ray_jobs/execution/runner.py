@@ -22,7 +22,9 @@ from ray_jobs.execution.cluster import check_resources
 from ray_jobs.execution.display import StudyDisplay
 from ray_jobs.execution.engines import EngineName, job_files, start_engine
 from ray_jobs.execution.outcome import Collected, JobOutcome, filled
+from ray_jobs.execution.per_trial.storage import below
 from ray_jobs.execution.quiet import chatter, connected
+from ray_jobs.execution.sigterm import ended_by_sigterm
 from ray_jobs.records.alike_failures import AlikeFailures
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
@@ -116,7 +118,7 @@ class StudyRunner:
         """The root of Ray's own engine: of this study alone."""
         if self._options.storage is None:
             return str((self._store.folder / "ray").absolute())
-        return f"{self._options.storage.rstrip('/')}/{self._store.study_id}"
+        return below(self._options.storage, self._store.study_id)
 
     def _trunk(self, trunk_id: str) -> TrunkOutcome | None:
         """What is known of a trunk of an earlier call whose checkpoint still exists."""
@@ -153,7 +155,9 @@ class StudyRunner:
             )
             display = StudyDisplay(self._scheduler, options.concurrent)
             try:
-                self._execute(display)
+                # Ray, once connected, has a handler of its own, which this one replaces.
+                with ended_by_sigterm(self._tracker.interrupted):
+                    self._execute(display)
             finally:
                 display.close()
                 self._scheduler.close()
@@ -246,6 +250,8 @@ class StudyRunner:
         if job_id not in self._scheduler.records:
             self._scheduler.trunk_ended(job_id, outcome.trunk)
             self._store.add_trunks(self._scheduler.trunks())
+            if self._scheduler.is_spent(job_id):
+                self._files.forget(job_id)
             return
         record = filled(self._scheduler.records[job_id], collected)
         self._scheduler.complete(record)

@@ -258,6 +258,10 @@ class StudyScheduler:
         """Trunks that nobody will go on from any more: all their trials have ended."""
         return self._trunks.trial_ended(trial_id)
 
+    def is_spent(self, trunk_id: str) -> bool:
+        """Whether nobody will go on from a trunk: its trials ran alone, and ended before it."""
+        return self._trunks.is_spent(trunk_id)
+
     def complete(self, record: TrialRecord) -> None:
         """Takes the outcome of a started trial, and tells the search once a point has all its seeds."""
         self._running.pop(record.trial_id, None)

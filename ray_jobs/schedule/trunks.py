@@ -109,6 +109,10 @@ class TrunkTree:
         spent = []
         for trunk_id in self._trunks_of.pop(trial_id, ()):
             self._left[trunk_id] -= 1
-            if self._left[trunk_id] == 0:
+            if self.is_spent(trunk_id):
                 spent.append(trunk_id)
         return spent
+
+    def is_spent(self, trunk_id: str) -> bool:
+        """Whether all its trials have ended, and it is not running itself."""
+        return self._left[trunk_id] == 0 and self._nodes[trunk_id].status in ("ready", "lost")

@@ -36,7 +36,6 @@ from sweeps.common.foresight import foresight
 from sweeps.common.local_costs import budget_seconds, forecast_here
 from sweeps.common.request import StudyRequest
 from sweeps.common.run_options import run_options
-from sweeps.common.sigterm import ended_by_sigterm
 from sweeps.common.study_options import ExecutionOptions, SearchOptions
 from sweeps.common.terminal_tables import departures_table, plan_table
 
@@ -277,8 +276,7 @@ def _execute(
         runner = StudyRunner(
             study, options, store, tracker=tracker, neighbours=neighbours, decisions=decisions
         )
-        with ended_by_sigterm(tracker.interrupted):
-            outcome = runner.run()
+        outcome = runner.run()
         return _conclude(store.folder, outcome, tracker)
     except ConfigError:
         tracker.finish([], [], interrupted=True)

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -22,9 +23,9 @@ from ray_jobs.execution.per_trial.admission import (
     expected_of,
     known_step,
 )
-from ray_jobs.execution.per_trial.storage import StudyStorage
+from ray_jobs.execution.per_trial.storage import StudyStorage, below
 from ray_jobs.execution.per_trial.stored_files import StoredFiles, trunk_file
-from ray_jobs.execution.per_trial.train_job import OUTCOMES, fault_kind
+from ray_jobs.execution.per_trial.train_job import OUTCOMES, _own_folder, fault_kind, remove_left_behind
 from ray_jobs.execution.per_trial.watchdog import HUNG_EXIT, Patience, Watchdog
 
 
@@ -73,6 +74,34 @@ def test_kinds_of_faults():
     assert fault_kind(NodeRefusedError("x")) == "node"
     assert fault_kind(ConfigError("a", 1, "b")) == "configuration"
     assert fault_kind(ValueError("x")) == "trial"
+    assert fault_kind(OSError("the storage does not answer")) == "infrastructure"
+
+
+@pytest.mark.parametrize(
+    "root, expected",
+    [
+        ("/a/b", "/a/b/study"),
+        ("s3://bucket/path/", "s3://bucket/path/study"),
+        ("s3://bucket/path?region=us-east-1", "s3://bucket/path/study?region=us-east-1"),
+        (
+            "abfs://container@account.dfs.core.windows.net/p",
+            "abfs://container@account.dfs.core.windows.net/p/study",
+        ),
+    ],
+)
+def test_a_study_has_a_folder_of_its_own_in_a_storage(root, expected):
+    assert below(root, "study") == expected
+    assert Path(below("relative", "study")).is_absolute()
+
+
+def test_folders_of_processes_that_were_killed_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mine = _own_folder()
+    dead = tmp_path / "grit-trial-999999999-x"
+    dead.mkdir()
+    remove_left_behind()
+    assert mine.exists()
+    assert not dead.exists()
 
 
 @pytest.mark.parametrize("scheme, name", [("", "a b"), ("file://", "ab")])

@@ -125,16 +125,65 @@ def test_a_node_with_repeated_faults_is_put_aside_and_a_success_clears_it():
 
 
 @pytest.mark.parametrize(
-    "usable, aside, failed_on, expected",
+    "room, aside, failed_on, workers, expected",
     [
-        ({"a", "b"}, {}, {"a"}, ["a"]),
-        ({"a"}, {}, {"a"}, []),  # there is no other: it goes where it failed before
-        ({"a", "b"}, {"b": "x"}, {"a"}, ["b"]),
-        ({"a"}, {"a": "x"}, set(), ["a"]),  # it waits for another node
+        ({"a": 1, "b": 1}, {}, {"a"}, 1, ["a"]),
+        ({"a": 1}, {}, {"a"}, 1, []),  # there is no other: it goes where it failed before
+        ({"a": 1, "b": 1}, {}, {"a"}, 2, []),  # the other has no room for both workers
+        ({"a": 1, "b": 2}, {}, {"a"}, 2, ["a"]),
+        ({"a": 1, "b": 1}, {"b": "x"}, {"a"}, 1, ["b"]),
+        ({"a": 1}, {"a": "x"}, set(), 1, ["a"]),  # it waits for another node
     ],
 )
-def test_where_a_trial_is_not_placed(usable, aside, failed_on, expected):
-    assert avoided(usable, aside, failed_on) == expected
+def test_where_a_trial_is_not_placed(room, aside, failed_on, workers, expected):
+    assert avoided(room, aside, failed_on, workers) == expected
+
+
+def test_a_run_that_fails_before_any_worker_begins_is_counted_each_time():
+    on = Driven()
+    for _ in range(FAULTS["infrastructure"].retries):
+        on("opening", "t")
+        assert on("places", "t") == []
+        assert on("ended_early", "t", "no worker group started").again
+    on("opening", "t")
+    assert not on("ended_early", "t", "no worker group started").again
+    collected, _ = on("collect", "t")
+    assert collected.outcome.error == "infrastructure: no worker group started (4 times)"
+    assert collected.deliveries == ()
+
+
+def test_a_run_that_fails_to_start_says_nothing_of_the_attempt_before_it():
+    on = Driven()
+    on("opening", "t")
+    on("begin", "t", "a", _place())
+    on("fault", "t", "a", "node", "its GPU is gone", _place())
+    assert on("ended_early", "t", "-").again
+    on("opening", "t")
+    assert on("ended_early", "t", "no worker group started").again
+    on("opening", "t")
+    on("begin", "t", "b", _place("n2"))
+    on("finish", "t", "b", DONE)
+    collected, _ = on("collect", "t")
+    assert [(a.fault, a.error) for a in collected.deliveries] == [("node", "its GPU is gone"), (None, None)]
+
+
+def test_all_workers_of_a_run_are_asked_whether_their_node_is_gone():
+    on = Driven()
+    on("opening", "t")
+    on("begin", "t", "a", _place("n1"))
+    on("joined", "t", "a", _place("n2"))
+    assert [place.node_id for place in on("places", "t")] == ["n1", "n2"]
+    verdict = on("ended_early", "t", "a peer is gone", None)
+    assert verdict.again
+
+
+def test_a_trial_that_kills_its_worker_again_and_again_puts_no_node_aside():
+    on = Driven("t", "u")
+    for number in range(4):
+        on("opening", "t")
+        on("begin", "t", f"a{number}", _place("only"))
+        on("ended_early", "t", "the actor died")
+    assert on("avoided", "u") == ({}, set())
 
 
 def test_what_an_earlier_driver_s_worker_left_is_taken_over():

@@ -80,8 +80,8 @@ class PerTrialEngine:
             if name.endswith("/outcome.json"):
                 content = self._storage.read(name)
                 assert content is not None
-                token = name.split("/")[-2]
-                ray.get(self.board.adopt.remote(job.job_id, token, OUTCOMES.validate_json(content)))
+                outcome = OUTCOMES.validate_json(content)
+                ray.get(self.board.adopt.remote(job.job_id, name.split("/")[-2], outcome))
 
     def collect(self, job_id: str) -> Collected | None:
         """Takes an ended job's outcome, and its tables into the study's folder; None when it has none.

@@ -45,8 +45,10 @@ class _Account:
     """One job.
 
     Attributes:
-        attempts, places: in order. token: of the newest attempt, whose word counts.
-        faults: how many of each kind. explained: whether the newest attempt has said why it ended.
+        attempts: in order. token: of the newest attempt, whose word counts.
+        places: of all workers of the Ray Train run that is under way, or was the last.
+        faults: how many of each kind. last_fault: the kind and the words of the last.
+        explained: whether the run under way has been accounted for.
         avoided: nodes that this job is not tried on again.
     """
 
@@ -56,14 +58,16 @@ class _Account:
     places: list[Place] = field(default_factory=list)
     token: str = ""
     faults: Counter[FaultKind] = field(default_factory=Counter)
+    last_fault: tuple[FaultKind, str] | None = None
     explained: bool = False
     avoided: set[str] = field(default_factory=set)
     collected: Collected | None = None
 
     def blame(self, kind: FaultKind, error: str, now: float) -> None:
-        """Notes how the newest attempt ended early."""
+        """Notes how a run ended early, with its attempt if it has begun one."""
         self.faults[kind] += 1
-        if self.attempts:
+        self.last_fault = kind, error
+        if self.attempts and self.attempts[-1].lost_at is None:
             change = {"lost_at": now, "fault": kind, "error": error}
             self.attempts[-1] = self.attempts[-1].model_copy(update=change)
 
@@ -75,7 +79,7 @@ class TrialLedger:
         self._entries: dict[str, _Account] = {}
         self._progress: dict[str, dict[str, Any]] = {}
         self._standings = Standings()
-        self._blamed: Counter[str] = Counter()
+        self._blamed: dict[str, set[str]] = {}
         self._aside: dict[str, str] = {}
 
     async def offer(self, job: Job) -> None:
@@ -85,6 +89,17 @@ class TrialLedger:
     async def job(self, job_id: str) -> Job:
         """What was offered under this id."""
         return self._entries[job_id].job
+
+    async def opening(self, job_id: str) -> None:
+        """A Ray Train run is about to start: nothing is known of it."""
+        entry = self._entries[job_id]
+        entry.places, entry.explained = [], False
+
+    async def joined(self, job_id: str, token: str, place: Place) -> None:
+        """Another worker of the newest attempt."""
+        entry = self._newest(job_id, token)
+        if entry is not None:
+            entry.places.append(place)
 
     async def begin(self, job_id: str, token: str, place: Place) -> bool:
         """A worker takes the job; from now on the word of every earlier attempt is dropped.
@@ -99,7 +114,7 @@ class TrialLedger:
             entry.blame("preemption", "its node was taken away", time.time())
         entry.token, entry.explained = token, False
         entry.attempts.append(Attempt(worker=place.shown(), began_at=time.time()))
-        entry.places.append(place)
+        entry.places = [place]
         return True
 
     async def admitted(self, job_id: str, token: str, admission: dict[str, Any]) -> bool:
@@ -128,14 +143,16 @@ class TrialLedger:
         self._progress.pop(entry.job.job_id, None)
         if FAULTS[kind].blames_node and place is not None:
             entry.avoided.add(place.node_id)
-            self._blamed[place.node_id] += 1
-            if self._blamed[place.node_id] >= NODE_PATIENCE:
+            # A trial that kills its worker wherever it goes counts once; what a node is unfit for, each time.
+            blame = entry.job.job_id if kind == "infrastructure" else f"{entry.job.job_id} {time.time()}"
+            self._blamed.setdefault(place.node_id, set()).add(blame)
+            if len(self._blamed[place.node_id]) >= NODE_PATIENCE:
                 self._aside.setdefault(place.node_id, f"{place.address}: {error}")
 
-    async def place(self, job_id: str) -> Place | None:
-        """Where the newest attempt ran, if it has not said itself why it ended."""
+    async def places(self, job_id: str) -> list[Place]:
+        """Where the workers of the last run were, if they have not said themselves why it ended."""
         entry = self._entries[job_id]
-        return entry.places[-1] if entry.places and not entry.explained else None
+        return [] if entry.explained else entry.places
 
     async def ended_early(
         self, job_id: str, error: str, traceback: str | None = None, *, node_is_gone: bool = False
@@ -149,12 +166,11 @@ class TrialLedger:
         if entry.collected is not None:
             return Retry(again=False)
         if not entry.explained:
-            kind: FaultKind = "preemption" if node_is_gone else "infrastructure"
-            self._blame(entry, kind, error, entry.places[-1] if entry.places else None)
+            cause: FaultKind = "preemption" if node_is_gone else "infrastructure"
+            self._blame(entry, cause, error, entry.places[0] if entry.places else None)
             entry.explained = True
-        last = entry.attempts[-1] if entry.attempts else None
-        kind = "infrastructure" if last is None or last.fault is None else last.fault
-        reason = error if last is None or last.error is None else last.error
+        assert entry.last_fault is not None
+        kind, reason = entry.last_fault
         retries = FAULTS[kind].retries
         if retries is None or entry.faults[kind] <= retries:
             return Retry(again=True, wait_seconds=backoff(kind, entry.faults[kind]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pyarrow import ArrowException, fs
 
@@ -33,7 +33,7 @@ class StudyStorage:
         scheme, host = urlsplit(root).scheme, urlsplit(root).netloc
         if scheme and scheme not in SCHEMES:
             raise ConfigError("storage", root, f"must begin with {'://, '.join(SCHEMES)}://")
-        if "@" in host:
+        if ":" in host.rpartition("@")[0]:
             raise ConfigError("storage", root, "must not hold keys: give them by environment")
         uri = root if scheme else Path(root).absolute().as_uri()
         try:
@@ -100,3 +100,11 @@ class StudyStorage:
         partial.write_bytes(content)
         partial.replace(local)
         return True
+
+
+def below(root: str, name: str) -> str:
+    """A folder of a storage: part of the path, before any query; a path of this machine made absolute."""
+    parts = urlsplit(root)
+    if not parts.scheme:
+        return str(Path(root).expanduser().absolute() / name)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))

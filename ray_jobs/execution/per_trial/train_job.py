@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 import traceback
@@ -91,7 +92,7 @@ def train_job(loop_config: dict[str, Any]) -> None:
     Raises:
         Exception: whatever ended it early, after the ledger has been told.
     """
-    from grit.runtime.workers import Workers
+    from grit.runtime.workers import PeerLostError, Workers
 
     settings: EngineSettings = loop_config["settings"]
     job_id: str = loop_config["job_id"]
@@ -106,8 +107,12 @@ def train_job(loop_config: dict[str, Any]) -> None:
     begun = workers.first_says(workers.leads and ray.get(ledger.begin.remote(job_id, token, place)))
     if not begun:
         return
+    if not workers.leads:
+        ray.get(ledger.joined.remote(job_id, token, place))
     try:
         _Attempt(settings, ray.get(ledger.job.remote(job_id)), token, workers, heard, place).run()
+    except PeerLostError:
+        raise  # the other worker, or Ray, says why
     except Exception as error:
         heard.fault(fault_kind(error), explain(error), place)
         raise
@@ -115,12 +120,15 @@ def train_job(loop_config: dict[str, Any]) -> None:
 
 def fault_kind(error: Exception) -> FaultKind:
     """What kind of fault an exception in a worker is."""
-    from grit.runtime.workers import PeerLostError
+    import torch
 
+    if isinstance(error, torch.OutOfMemoryError):
+        return "trial"
     kinds: dict[type[Exception], FaultKind] = {
         NodeRefusedError: "node",
-        PeerLostError: "infrastructure",
         ray.exceptions.RayError: "infrastructure",
+        OSError: "infrastructure",  # the storage, or a full disk of this node
+        torch.AcceleratorError: "infrastructure",
         ConfigError: "configuration",
     }
     return next((kind for cause, kind in kinds.items() if isinstance(error, cause)), "trial")
@@ -134,8 +142,9 @@ class _Attempt:
     ) -> None:
         self._settings, self._job, self._token = settings, job, token
         self._workers, self._heard, self._place = workers, heard, place
-        self._storage = StudyStorage(settings.storage)
-        self._folder = Path(tempfile.mkdtemp(prefix=f"grit-{job.job_id[:8]}-"))
+        self._storage = _opened(settings.storage)
+        remove_left_behind()
+        self._folder = _own_folder()
         (self._folder / "tables").mkdir()
         self._saved_at = self._looked_at = time.monotonic()
         self._noticed = False
@@ -152,6 +161,7 @@ class _Attempt:
             place = Placement(
                 checkpoints=self._checkpoints,
                 tables=self._folder / "tables",
+                private=True,
                 stepped=watchdog.stepped,
                 phase=watchdog.phase,
                 should_save=self._should_save,
@@ -164,6 +174,7 @@ class _Attempt:
                 self._leave(outcome, fetched)
         finally:
             watchdog.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _hung(self, reason: str, stacks: str) -> None:
         """Leaves a stack dump, and tells why this process is about to end."""
@@ -223,7 +234,7 @@ class _Attempt:
         self._saved_at = time.monotonic()
         handed = None
         if self._workers.leads:
-            copy = Path(tempfile.mkdtemp(dir=self._folder))
+            copy = _own_folder()  # beside: it is uploaded, and removed, when this attempt may have ended
             for path in folder.iterdir():
                 if path.is_file() and not path.name.endswith(".partial"):
                     os.link(path, copy / path.name)
@@ -233,6 +244,8 @@ class _Attempt:
 
     def _leave(self, outcome: JobOutcome, fetched: set[str]) -> None:
         """Uploads base scores, a trunk's checkpoint, tables and the outcome, and closes the job."""
+        if outcome.status == "unwritten":
+            raise OSError(outcome.error)
         for path in (self._folder / "base").glob("*.json"):
             if path.name not in fetched:
                 self._storage.upload(path, f"shared/base/{path.name}")
@@ -246,6 +259,35 @@ class _Attempt:
         self._storage.write(f"{folder}/outcome.json", OUTCOMES.dump_json(outcome))
         ledger = self._settings.ledger_actor()
         ray.get(ledger.finish.remote(self._job.job_id, self._token, outcome))
+
+
+#: Folders of attempts and of checkpoints under way: with the process in the name, so that those of processes
+#: that were killed can be told.
+_PREFIX = "grit-trial-"
+
+
+def _own_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+
+
+def remove_left_behind() -> None:
+    """Removes the folders of processes that ended without doing so."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        process = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if process.isdigit() and not Path(f"/proc/{process}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _opened(storage: str) -> StudyStorage:
+    """The study's storage.
+
+    Raises:
+        NodeRefusedError: this node cannot open it, and the driver could.
+    """
+    try:
+        return StudyStorage(storage)
+    except ConfigError as error:
+        raise NodeRefusedError(f"it cannot open the storage: {error}") from error
 
 
 def describe_failure(error: Exception) -> tuple[str, str]:

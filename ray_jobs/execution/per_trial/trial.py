@@ -34,16 +34,18 @@ def train_trial(config: dict[str, Any], *, settings: EngineSettings) -> None:
     closing = ray.get(ledger.closing.remote(job_id))
     while closing is None:
         aside, failed_on = ray.get(ledger.avoided.remote(job_id))
-        usable = usable_nodes(settings)
-        if usable and usable <= set(aside) and not settings.may_grow:
+        room = room_on_nodes(settings)
+        left = sum(count for node, count in room.items() if node not in aside)
+        if aside and left < settings.workers and not settings.may_grow:
             ray.get(ledger.no_node.remote(job_id))
             closing = ray.get(ledger.closing.remote(job_id))
             break
-        error, whole = _fit(job_id, settings, avoided(usable, aside, failed_on))
+        ray.get(ledger.opening.remote(job_id))
+        error, whole = _fit(job_id, settings, avoided(room, aside, failed_on, settings.workers))
         closing = ray.get(ledger.closing.remote(job_id))
         if closing is not None:
             break
-        gone = node_is_gone(ray.get(ledger.place.remote(job_id)))
+        gone = a_node_is_gone(ray.get(ledger.places.remote(job_id)))
         verdict: Retry = ray.get(ledger.ended_early.remote(job_id, error, whole, node_is_gone=gone))
         if verdict.again:
             time.sleep(verdict.wait_seconds)
@@ -54,34 +56,36 @@ def train_trial(config: dict[str, Any], *, settings: EngineSettings) -> None:
         raise TrialFailedError(f"trial {job_id} failed; see its record in trials.jsonl")
 
 
-def node_is_gone(place: Place | None) -> bool:
-    """Whether the node of a worker that died without a word has gone with it, which shows after seconds."""
-    if place is None:
+def a_node_is_gone(places: list[Place]) -> bool:
+    """Whether a node of workers that ended without a word has gone with them, which shows after seconds."""
+    if not places:
         return False
     deadline = time.monotonic() + NODE_DEATH_SECONDS
     while time.monotonic() < deadline:
-        if all(node["NodeID"] != place.node_id for node in ray.nodes() if node["Alive"]):
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        if any(place.node_id not in alive for place in places):
             return True
         time.sleep(0.5)
     return False
 
 
-def usable_nodes(settings: EngineSettings) -> set[str]:
-    """Nodes that are there now and could hold one worker."""
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"] and _holds(node, settings.resources)}
+def room_on_nodes(settings: EngineSettings) -> dict[str, int]:
+    """Nodes that are there now, and how many workers each could hold if it did nothing else."""
+    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    return {name: room for name, held in nodes.items() if (room := _room(held, settings.resources))}
 
 
-def _holds(node: dict[str, Any], needs: dict[str, float]) -> bool:
-    return all(node["Resources"].get(name, 0) >= amount for name, amount in needs.items())
+def _room(held: dict[str, float], needs: dict[str, float]) -> int:
+    return min(int(held.get(name, 0) // amount) for name, amount in needs.items())
 
 
-def avoided(usable: set[str], aside: dict[str, str], failed_on: set[str]) -> list[str]:
-    """Nodes that a trial is not placed on: where there is no other, it goes where it has failed before.
+def avoided(room: dict[str, int], aside: dict[str, str], failed_on: set[str], workers: int) -> list[str]:
+    """Nodes that a trial is not placed on: where the others have no room, it goes where it has failed before.
 
     A node that was put aside gets none: where more may come, the trial waits for them.
     """
-    others = usable - set(aside) - failed_on
-    return sorted({*aside, *(failed_on if others else ())})
+    others = sum(count for node, count in room.items() if node not in aside and node not in failed_on)
+    return sorted({*aside, *(failed_on if others >= workers else ())})
 
 
 def _fit(job_id: str, settings: EngineSettings, avoided: list[str]) -> tuple[str, str]:
