@@ -41,7 +41,11 @@ def test_every_benchmark_is_here():
     assert names == {*SMALL, *ON_THEIR_OWN}
 
 
-@pytest.mark.parametrize("name", SMALL)
+#: Those that take half a minute even so.
+LONG = ("grit_overhead",)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in SMALL])
 def test_a_benchmark_runs(last_line, name):
     assert last_line(name, *SMALL[name])["benchmark"] == name
 

@@ -229,6 +229,7 @@ def server(tmp_path):
     made.kill()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_for_a_while_gets_everything_later(server, tmp_path, monkeypatch):
     """SIGKILL between two trials.
 

@@ -14,6 +14,7 @@ def _run(config, bench, folder):
     return run_job(Job(job_id="t", config=config), bench, None, place)
 
 
+@pytest.mark.slow
 def test_the_fiftieth_trial_is_the_first_bit_for_bit_and_memory_is_flat(bench, short_run, tmp_path):
     """Fifty trials of all methods on one worker, learning rates that blow up included."""
     from grit.config.sections import Budget
