@@ -5,6 +5,7 @@ Checks, the plan, its execution, the report, and what the terminal says.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -266,7 +267,8 @@ def _execute(
     )
     try:
         spec.write(store.folder / SPEC_FILE)
-        tracker = _tracker(study, store, execution.tracking_uri)
+        uri = execution.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")  # as MLflow's own tools
+        tracker = _tracker(study, store, uri)
     except ConfigError:
         store.withdraw()
         raise

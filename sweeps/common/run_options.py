@@ -79,7 +79,8 @@ def _storage(execution: ExecutionOptions) -> str | None:
         return None
     if execution.execution == "warm":
         raise ConfigError("storage", execution.storage, "is for --execution ray")
-    StudyStorage(execution.storage)
+    if not (execution.dry_run or execution.save_study):
+        StudyStorage(execution.storage)  # which may ask a cloud
     return execution.storage
 
 

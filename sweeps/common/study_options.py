@@ -165,7 +165,9 @@ class ExecutionOptions:
         None, "nodes that trials must run on, by Ray's name for their kind, e.g. A100", metavar="TYPE"
     )
     tracking_uri: str | None = flag(
-        None, "MLflow store (default: mlflow.db in the output folder)", metavar="URI"
+        None,
+        "MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in the output folder)",
+        metavar="URI",
     )
     reuse: bool = flag(True, "do not take results from other studies beside --output")
     share: bool = flag(

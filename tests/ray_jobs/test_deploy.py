@@ -100,6 +100,14 @@ def test_the_job_s_command_is_one_of_ours_and_is_tried_again(volume_and_job):
         "volumeMounts"
     ]
     assert str(line.execution.output).startswith(mounts[0]["mountPath"])
+    files = (line.data.train_file, line.data.eval_file, line.data.retention_file)
+    groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    templates = [job["spec"]["rayClusterSpec"]["headGroupSpec"], *groups]
+    for template in templates:  # every node reads them under the same path
+        places = [
+            mount["mountPath"] for mount in template["template"]["spec"]["containers"][0]["volumeMounts"]
+        ]
+        assert all(any(str(file).startswith(place) for place in places) for file in files)
     assert volume["spec"]["accessModes"] == ["ReadWriteOnce"]  # SQLite lies there
 
 
