@@ -32,8 +32,8 @@ from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
 
 #: A trial of the 8B preset, in seconds; the share by which trials differ (log-normal).
 TRIAL_SECONDS, SPREAD = 7800.0, 0.15
-#: GPUs of a node; hours after which a node is lost, in the mean; seconds until another one has booted.
-NODE_GPUS, NODE_HOURS, BOOT_SECONDS = 8, 24.0, 600.0
+#: Hours after which a node is lost, in the mean; seconds until another one has booted.
+NODE_HOURS, BOOT_SECONDS = 24.0, 600.0
 #: Seconds between checkpoints: half of it is lost in the mean.
 CHECKPOINT_SECONDS = 300.0
 PLANS, GPUS = (354, 2000, 20000), (2, 16, 64, 128, 512)
@@ -80,7 +80,7 @@ class Simulation:
     held: float = 0.0
     tail_at: float | None = None
     decisions: list[float] = field(default_factory=list)
-    _events: list[tuple[float, int, Job | None]] = field(default_factory=list)
+    _events: list[tuple[float, int, Job]] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _free: int = 0
 
@@ -96,9 +96,8 @@ class Simulation:
             self._pass(at - self.now)
             self.now = at
             self._free += 1
-            if job is not None:
-                self._end(job)
-                bar.update(job.trunk_steps is None)
+            self._end(job)
+            bar.update(job.trunk_steps is None)
         bar.close()
 
     def _fill(self) -> None:

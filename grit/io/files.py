@@ -46,11 +46,11 @@ def own_folder(folder: Path, name: str) -> Path:
     return inside
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` by `text` in one step."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces `path` by text (as UTF-8) or bytes in one step."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf8") as handle:
-        handle.write(text)
+    with partial.open("wb") as handle:
+        handle.write(content.encode("utf8") if isinstance(content, str) else content)
         handle.flush()
         os.fsync(handle.fileno())
     partial.replace(path)

@@ -140,6 +140,20 @@ PAPER_DEPARTURES: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
+def long_run_schedule(task: PaperTask, steps: int) -> GritConfig:
+    """GRIT's own settings for one of the paper's tasks, in so many optimizer steps (A.4, A.8)."""
+    late = min(500, steps // 6)
+    return GritConfig(
+        kfac_update_freq=150,
+        kfac_min_samples=256,
+        kfac_damping=task.kfac_damping,
+        reprojection_freq=300,
+        ng_warmup_steps=min(task.ng_warmup_steps, steps // 6),
+        reprojection_warmup_steps=late,
+        rank_adaptation_start_step=late,
+    )
+
+
 def paper(name: str) -> Callable[[Method, str | None, int | None], RunConfig]:
     """The configuration of one of the paper's models, for any task."""
 
@@ -148,16 +162,6 @@ def paper(name: str) -> Callable[[Method, str | None, int | None], RunConfig]:
         # A task that the paper does not have takes GSM8K's settings.
         model, settings = PAPER_MODELS[name], PAPER_TASKS.get(task_name, PAPER_TASKS["gsm8k"])
         count = steps or settings.steps
-        late = min(500, count // 6)
-        grit = GritConfig(
-            kfac_update_freq=150,
-            kfac_min_samples=256,
-            kfac_damping=settings.kfac_damping,
-            reprojection_freq=300,
-            ng_warmup_steps=min(settings.ng_warmup_steps, count // 6),
-            reprojection_warmup_steps=late,
-            rank_adaptation_start_step=late,
-        )
         return RunConfig.of(
             model=model.model,
             method=method,
@@ -179,7 +183,7 @@ def paper(name: str) -> Callable[[Method, str | None, int | None], RunConfig]:
             checkpoint_steps=100,
             evaluations=4,
             threads=8,
-            grit=grit,
+            grit=long_run_schedule(settings, count),
         )
 
     return configuration

@@ -6,12 +6,11 @@ experiment `lora/llama-3.2-3B-rank32`), of August 2026.
 
 from __future__ import annotations
 
-from grit.config.method import GritConfig
 from grit.config.registry import Method
 from grit.config.run_config import RunConfig
 from grit.config.sections import Budget, TaskSource
 from grit.errors import ConfigError
-from grit.presets.paper import PAPER_TASKS
+from grit.presets.paper import PAPER_TASKS, long_run_schedule
 
 PEFT_METAMATH = "peft-metamath"
 #: The one task of the comparison.
@@ -64,15 +63,6 @@ def peft_metamath(method: Method, task: str | None, steps: int | None) -> RunCon
     if task not in (None, TASK):
         raise ConfigError("task", task, f"must be {TASK} with preset {PEFT_METAMATH}")
     count = steps or 5000
-    late = min(500, count // 6)
-    grit = GritConfig(
-        kfac_update_freq=150,
-        kfac_min_samples=256,
-        kfac_damping=PAPER_TASKS["gsm8k"].kfac_damping,
-        reprojection_freq=300,
-        reprojection_warmup_steps=late,
-        rank_adaptation_start_step=late,
-    )
     return RunConfig.of(
         model="meta-llama/Llama-3.2-3B",
         method=method,
@@ -98,5 +88,5 @@ def peft_metamath(method: Method, task: str | None, steps: int | None) -> RunCon
         retention_documents=100,
         checkpoint_steps=250,
         threads=4,
-        grit=grit,
+        grit=long_run_schedule(PAPER_TASKS["gsm8k"], count),
     )

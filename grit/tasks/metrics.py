@@ -78,18 +78,11 @@ def exact_matches(inputs: MetricInputs) -> Computed:
     return _mean([float(prediction.split() == reference.split()) for prediction, reference in pairs])
 
 
-def gsm8k_exact_matches(inputs: MetricInputs) -> Computed:
-    """Share of predictions whose final number is the reference's, under GSM8K's own normalization."""
+def matches(inputs: MetricInputs, *, single: Callable[[str, Example], float]) -> Computed:
+    """Share of predictions that are right by a rule for a single one."""
     examples = [Example(example_id="", prompt="", answer=reference) for reference in inputs.references]
     pairs = zip(inputs.predictions, examples, strict=True)
-    return _mean([gsm8k_exact_match(prediction, example) for prediction, example in pairs])
-
-
-def marked_number_matches(inputs: MetricInputs) -> Computed:
-    """Share of predictions whose marked answer is the reference's number, as PEFT's comparison counts."""
-    examples = [Example(example_id="", prompt="", answer=reference) for reference in inputs.references]
-    pairs = zip(inputs.predictions, examples, strict=True)
-    return _mean([marked_number_match(prediction, example) for prediction, example in pairs])
+    return _mean([single(prediction, example) for prediction, example in pairs])
 
 
 def rouge(inputs: MetricInputs, *, kind: str) -> Computed:
@@ -158,10 +151,10 @@ def _stripped(texts: Texts) -> list[str]:
 METRICS: dict[str, MetricSpec] = {
     "exact_match": MetricSpec(label="exact match", compute=exact_matches, single=exact_match),
     "gsm8k_exact_match": MetricSpec(
-        label="exact match", compute=gsm8k_exact_matches, single=gsm8k_exact_match
+        label="exact match", compute=partial(matches, single=gsm8k_exact_match), single=gsm8k_exact_match
     ),
     "marked_number_match": MetricSpec(
-        label="accuracy", compute=marked_number_matches, single=marked_number_match
+        label="accuracy", compute=partial(matches, single=marked_number_match), single=marked_number_match
     ),
     "accuracy": MetricSpec(label="accuracy", compute=accuracy, single=exact_match),
     "precision": MetricSpec(label="precision", compute=partial(by_label, kind="precision")),

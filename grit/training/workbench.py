@@ -59,6 +59,7 @@ class Workbench:
         self._tasks: dict[TaskSource, tuple[Task, list[str]]] = {}
         self._encoded: dict[tuple[Any, ...], list[Encoded]] = {}
         self._base: dict[str, Scores] = {}
+        self._content: dict[tuple[Any, ...], dict[str, str]] = {}
         self._packs: dict[tuple[Any, ...], list[Pack]] = {}
         self._scores: dict[tuple[Any, ...], dict[str, float]] = {}
         self._in_use = False
@@ -303,8 +304,13 @@ class Workbench:
 
     def content(self, config: RunConfig) -> dict[str, str]:
         """Hashes of what the names in a run's configuration stand for here (grit/tasks/loading.py)."""
-        task, documents = self._source(config)
-        return content_hashes(task, documents, config, resolve(config.backbone.model))
+        evaluation = config.evaluation
+        key = (config.task, config.backbone, evaluation.probes, evaluation.bertscore_encoder)
+        if key not in self._content:  # a model's files are read whole
+            task, documents = self._source(config)
+            model = resolve(config.backbone.model)
+            self._content[key] = content_hashes(task, documents, config, model)
+        return self._content[key]
 
     def _base_file(self, config: RunConfig, decisive: dict[str, Any]) -> Path:
         """Where the scores of the untuned model are kept.

@@ -105,8 +105,8 @@ def connect(address: str | None, *, verbose: bool) -> None:
         ) from error
 
 
-def _room(node: dict[str, float], needs: dict[str, float]) -> int:
-    """How many trials a node has room for."""
+def room(node: dict[str, float], needs: dict[str, float]) -> int:
+    """How many workers with these needs a node has room for, if it does nothing else."""
     return min(int(node.get(name, 0) // amount) for name, amount in needs.items())
 
 
@@ -128,7 +128,7 @@ def check_resources(concurrent: int, resources: TrialResources, *, may_grow: boo
         return
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     needs = resources.as_dict()
-    fitting = sum(_room(node, needs) for node in nodes)
+    fitting = sum(room(node, needs) for node in nodes)
     if fitting < concurrent:
         asked = " and ".join(f"{amount:g} {name}" for name, amount in needs.items())
         have = "; ".join(_shown(node, needs) for node in nodes)

@@ -152,8 +152,8 @@ def run_job(job: Job, bench: Workbench, listener: Listener | None, place: Placem
             fork = Workers().first_does(lambda: fork_checkpoint(trunk, folder))
     if job.trunk_steps is not None:
         return _train_trunk(job, job.trunk_steps, bench, folder, hooks)
-    keeps = job.config.execution.checkpoint_steps is not None or fork is not None
-    keeps = keeps or place.should_save is not None
+    reasons = (job.config.execution.checkpoint_steps, fork, place.should_save)
+    keeps = any(reason is not None for reason in reasons)
     result = train(job.config, bench, checkpoints=folder if keeps else None, hooks=hooks)
     if listener is not None:
         try:

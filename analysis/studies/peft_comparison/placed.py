@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,11 +58,7 @@ def placed(data: StudyData, points: Sequence[PointSummary], published: Published
         costs = np.array([[-item.accuracy, getattr(item, cost)] for item in everything])
         for index in np.flatnonzero(non_dominated(costs)):
             fronts.setdefault(int(index), []).append(cost)
-    return [_with_fronts(item, fronts.get(index, [])) for index, item in enumerate(everything)]
-
-
-def _with_fronts(item: Placed, fronts: Sequence[str]) -> Placed:
-    return Placed(**{**item.__dict__, "fronts": tuple(fronts)})
+    return [replace(item, fronts=tuple(fronts.get(index, ()))) for index, item in enumerate(everything)]
 
 
 def _of_ours(data: StudyData, point: PointSummary) -> Placed:

@@ -15,14 +15,13 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
+from grit.io.provenance import PACKAGES
 from ray_jobs.execution.per_trial.storage import StudyStorage
 
 #: Where the driver leaves a word that every worker must be able to read.
 TOKEN_FILE = "shared/token"
 #: How far the known step's answer may lie from the driver's, relative to it.
 TOLERANCE = 1e-3
-#: What a trial's numbers depend on, and must be the same everywhere.
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 #: Side of the matrices that a device's speed is measured with, and how many products.
 _SIDE, _PRODUCTS = 512, 8
 

@@ -150,9 +150,9 @@ class TrialLedger:
                 self._aside.setdefault(place.node_id, f"{place.address}: {error}")
 
     async def places(self, job_id: str) -> list[Place]:
-        """Where the workers of the last run were, if they have not said themselves why it ended."""
+        """Where the workers of the last run were, if nobody has said yet how it ended."""
         entry = self._entries[job_id]
-        return [] if entry.explained else entry.places
+        return [] if entry.explained or entry.collected is not None else entry.places
 
     async def ended_early(
         self, job_id: str, error: str, traceback: str | None = None, *, node_is_gone: bool = False

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pyarrow import ArrowException, fs
 
 from grit.errors import ConfigError
+from grit.io.files import write_atomically
 
 #: Schemes that pyarrow and Ray Train both take.
 SCHEMES = ("file", "s3", "gs", "hdfs", "abfs", "abfss")
@@ -96,9 +97,7 @@ class StudyStorage:
         if content is None:
             return False
         local.parent.mkdir(parents=True, exist_ok=True)
-        partial = local.with_name(f".{local.name}.{uuid.uuid4().hex[:8]}.partial")
-        partial.write_bytes(content)
-        partial.replace(local)
+        write_atomically(local, content)
         return True
 
 

@@ -11,6 +11,7 @@ from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, 
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from ray_jobs.execution.cluster import room
 from ray_jobs.execution.per_trial.ledger import Place, Retry
 from ray_jobs.execution.per_trial.stored_files import train_run
 from ray_jobs.execution.per_trial.train_job import EngineSettings, describe_failure, train_job
@@ -31,25 +32,19 @@ def train_trial(config: dict[str, Any], *, settings: EngineSettings) -> None:
         TrialFailedError: it has failed for good; the record holds the reason.
     """
     ledger, job_id = settings.ledger_actor(), config["job_id"]
-    closing = ray.get(ledger.closing.remote(job_id))
-    while closing is None:
+    while (closing := ray.get(ledger.closing.remote(job_id))) is None:
         aside, failed_on = ray.get(ledger.avoided.remote(job_id))
-        room = room_on_nodes(settings)
-        left = sum(count for node, count in room.items() if node not in aside)
+        on_nodes = room_on_nodes(settings)
+        left = sum(count for node, count in on_nodes.items() if node not in aside)
         if aside and left < settings.workers and not settings.may_grow:
             ray.get(ledger.no_node.remote(job_id))
-            closing = ray.get(ledger.closing.remote(job_id))
-            break
+            continue
         ray.get(ledger.opening.remote(job_id))
-        error, whole = _fit(job_id, settings, avoided(room, aside, failed_on, settings.workers))
-        closing = ray.get(ledger.closing.remote(job_id))
-        if closing is not None:
-            break
+        error, whole = _fit(job_id, settings, avoided(on_nodes, aside, failed_on, settings.workers))
         gone = a_node_is_gone(ray.get(ledger.places.remote(job_id)))
         verdict: Retry = ray.get(ledger.ended_early.remote(job_id, error, whole, node_is_gone=gone))
         if verdict.again:
             time.sleep(verdict.wait_seconds)
-        closing = ray.get(ledger.closing.remote(job_id))
     status, _ = closing
     tune.report({"status": status, "done": True})
     if status == "failed":
@@ -72,19 +67,16 @@ def a_node_is_gone(places: list[Place]) -> bool:
 def room_on_nodes(settings: EngineSettings) -> dict[str, int]:
     """Nodes that are there now, and how many workers each could hold if it did nothing else."""
     nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    return {name: room for name, held in nodes.items() if (room := _room(held, settings.resources))}
+    counts = {name: room(held, settings.resources) for name, held in nodes.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
-def _room(held: dict[str, float], needs: dict[str, float]) -> int:
-    return min(int(held.get(name, 0) // amount) for name, amount in needs.items())
-
-
-def avoided(room: dict[str, int], aside: dict[str, str], failed_on: set[str], workers: int) -> list[str]:
+def avoided(on_nodes: dict[str, int], aside: dict[str, str], failed_on: set[str], workers: int) -> list[str]:
     """Nodes that a trial is not placed on: where the others have no room, it goes where it has failed before.
 
     A node that was put aside gets none: where more may come, the trial waits for them.
     """
-    others = sum(count for node, count in room.items() if node not in aside and node not in failed_on)
+    others = sum(count for node, count in on_nodes.items() if node not in {*aside, *failed_on})
     return sorted({*aside, *(failed_on if others >= workers else ())})
 
 
