@@ -202,6 +202,26 @@ def save_lora(
     return weights.stat().st_size
 
 
+def save_other_adapter(model: Any, path: Path) -> None:
+    """Writes an adapter that is no plain LoRA as PEFT writes it."""
+    with quiet_peft():
+        model.save_pretrained(str(path))
+
+
+def reload_adapter(backbone: PreTrainedModel, path: Path) -> Any:
+    """What anybody makes of an adapter's folder: the backbone with it, as PEFT alone loads it.
+
+    Take it out again with `remove_lora`.
+    """
+    with quiet_peft():
+        return PeftModel.from_pretrained(backbone, str(path)).eval()
+
+
+def stored_parameters(model: Any, adapter: str = "default") -> int:
+    """Numbers in an adapter's file."""
+    return sum(tensor.numel() for tensor in get_peft_model_state_dict(model, adapter_name=adapter).values())
+
+
 def merged_model(
     model: str, adapter: Path, *, dtype: Dtype, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel:

@@ -16,6 +16,7 @@ from grit.geometry.events import reprojections
 from grit.io.files import Row
 from grit.runtime.step_sections import SECTIONS
 from grit.training.hooks import Hooks
+from grit.training.keep import why_not_kept
 from grit.training.memory_probe import peaks
 from grit.training.result import RunResult, RunStatus
 from grit.training.run import Run
@@ -26,15 +27,21 @@ from grit.training.workbench import Workbench
 
 
 def train(
-    config: RunConfig, bench: Workbench, *, checkpoints: Path | None = None, hooks: Hooks | None = None
+    config: RunConfig,
+    bench: Workbench,
+    *,
+    checkpoints: Path | None = None,
+    hooks: Hooks | None = None,
+    adapter: Path | None = None,
 ) -> RunResult:
     """`config` alone, or beside other methods where it names any; then there is no checkpoint.
 
-    Runs that take turns begin anew together.
+    Runs that take turns begin anew together, and leave no adapter.
     """
     if config.audits.beside:
         return train_together(config, bench, hooks or Hooks())
-    result = train_alone(config, bench, checkpoints=checkpoints, hooks=hooks)
+    to = None if why_not_kept(config) else adapter
+    result = train_alone(config, bench, checkpoints=checkpoints, hooks=hooks, adapter=to)
     return with_memory(result, peaks([config])) if config.audits.memory else result
 
 

@@ -15,6 +15,7 @@ from grit.config.run_config import RunConfig
 from grit.runtime import checkpoint
 from grit.runtime.numerics import set_numerics
 from grit.training.hooks import Hooks
+from grit.training.keep import reload_and_compare, write_adapter
 from grit.training.result import RunResult, RunStatus
 from grit.training.run import Run, RunState
 from grit.training.summary import result_of
@@ -30,6 +31,7 @@ def train(
     checkpoints: Path | None = None,
     hooks: Hooks | None = None,
     keep: bool = False,
+    adapter: Path | None = None,
 ) -> RunResult:
     """Runs `config` to the end of its budget and returns its result.
 
@@ -44,11 +46,21 @@ def train(
         hooks: who watches it.
         keep: leave the run's last state as its checkpoint, for `on_finished`; otherwise there is none once it
             has ended.
+        adapter: where its adapter goes, if the run completes and it can be kept (grit/training/keep.py).
+
+    Raises:
+        UnwrittenAdapterError: there is no room for the adapter.
     """
     with adapted(config, bench) as model:
-        result = _to_its_end(Run(config, bench, model, checkpoints=checkpoints), hooks or Hooks(), keep=keep)
+        run = Run(config, bench, model, checkpoints=checkpoints)
+        result = _to_its_end(run, hooks or Hooks(), keep=keep)
+        written = None
+        if adapter is not None and result.status == "completed" and run.workers.leads:
+            written = write_adapter(run.state, adapter)
         # or the collection at the end of the block would still find it in use, and all that hangs on it
-        del model
+        del model, run
+    if written is not None:
+        reload_and_compare(config, bench, written)
     return result
 
 

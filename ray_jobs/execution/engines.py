@@ -7,13 +7,14 @@ queues, places, restarts and releases; hours-long trials do not feel its start.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from grit.runtime.checkpoint_files import CHECKPOINT_FILE
 from ray_jobs.design.resources import TrialResources
 from ray_jobs.execution.outcome import Collected
+from ray_jobs.records.kept_adapters import forget_adapters
 from ray_jobs.schedule.job import Job
 
 EngineName = Literal["warm", "ray"]
@@ -35,12 +36,15 @@ class JobFiles(Protocol):
     def forget(self, job_id: str) -> None:
         """Removes what a trial that is on record, or a trunk that is spent, would have gone on from."""
 
+    def keep(self, trial_ids: Collection[str]) -> None:
+        """Brings the adapters of these trials into the study's folder, and removes all others."""
+
 
 class FolderFiles:
     """In the study's own folder, which every node can reach."""
 
     def __init__(self, folder: Path) -> None:
-        self._checkpoints = folder / "checkpoints"
+        self._folder, self._checkpoints = folder, folder / "checkpoints"
 
     def has_trunk(self, trunk_id: str) -> bool:
         """Whether a trunk's checkpoint is there."""
@@ -49,6 +53,10 @@ class FolderFiles:
     def forget(self, job_id: str) -> None:
         """Removes a job's folder."""
         shutil.rmtree(self._checkpoints / job_id, ignore_errors=True)
+
+    def keep(self, trial_ids: Collection[str]) -> None:
+        """Removes all other adapters: these are there."""
+        forget_adapters(self._folder, but=trial_ids)
 
 
 class Engine(Protocol):
@@ -79,7 +87,7 @@ def job_files(engine: EngineName, folder: Path, storage: str) -> JobFiles:
         return FolderFiles(folder)
     from ray_jobs.execution.per_trial.stored_files import StoredFiles
 
-    return StoredFiles(storage)
+    return StoredFiles(storage, folder)
 
 
 def start_engine(
@@ -93,6 +101,7 @@ def start_engine(
     folder: Path,
     storage: str,
     content: Mapping[str, str],
+    keeps: bool = False,
 ) -> Engine:
     """Starts an engine on the connected Ray.
 
@@ -106,11 +115,14 @@ def start_engine(
         folder: the study's own.
         storage: the root of Ray's own engine, a path or a URI.
         content: hashes of task, documents and model.
+        keeps: whether completed trials leave their adapters.
     """
     if engine == "warm":
         from ray_jobs.execution.warm.slots import SlotPool
 
-        return SlotPool(name=name, slots=slots, resources=resources.as_dict(), workers=workers, folder=folder)
+        return SlotPool(
+            name=name, slots=slots, resources=resources.as_dict(), workers=workers, folder=folder, keeps=keeps
+        )
     from ray_jobs.execution.per_trial.engine import PerTrialEngine
 
     return PerTrialEngine(
@@ -121,4 +133,5 @@ def start_engine(
         storage=storage,
         folder=folder,
         content=content,
+        keeps=keeps,
     )

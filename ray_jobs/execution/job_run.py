@@ -49,11 +49,13 @@ class Placement:
     Attributes:
         checkpoints: folder with one folder per job; `private`: this worker's alone, not of all of a trial.
         tables: the folder that a trial's tables go to.
+        adapters: the folder that its adapter goes to, under its id; None where it is not kept.
         stepped, phase, should_save, saved: as in grit/training/hooks.py, for who places jobs.
     """
 
     checkpoints: Path
     tables: Path
+    adapters: Path | None = None
     private: bool = False
     stepped: Callable[[], None] = lambda: None
     phase: Callable[[str], None] = lambda name: None
@@ -133,6 +135,7 @@ def run_job(job: Job, bench: Workbench, listener: Listener | None, place: Placem
     """
     from grit.runtime.workers import Workers
     from grit.training.hooks import Hooks
+    from grit.training.keep import UnwrittenAdapterError
     from grit.training.side_by_side import train
 
     watch = _Watch(job, listener, place.stepped)
@@ -154,7 +157,11 @@ def run_job(job: Job, bench: Workbench, listener: Listener | None, place: Placem
         return _train_trunk(job, job.trunk_steps, bench, folder, hooks)
     reasons = (job.config.execution.checkpoint_steps, fork, place.should_save)
     keeps = any(reason is not None for reason in reasons)
-    result = train(job.config, bench, checkpoints=folder if keeps else None, hooks=hooks)
+    adapter = None if place.adapters is None else place.adapters / job.job_id
+    try:
+        result = train(job.config, bench, checkpoints=folder if keeps else None, hooks=hooks, adapter=adapter)
+    except UnwrittenAdapterError as error:
+        return JobOutcome(status="unwritten", error=f"{error.strerror}: {error.filename}")
     if listener is not None:
         try:
             _write_tables(result, place.tables, job.job_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from ray_jobs.execution.per_trial.storage import below
 from ray_jobs.execution.quiet import chatter, connected
 from ray_jobs.execution.sigterm import ended_by_sigterm
 from ray_jobs.records.alike_failures import AlikeFailures
+from ray_jobs.records.kept_adapters import Keep
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
 from ray_jobs.records.trial_record import TrialRecord
@@ -49,6 +51,7 @@ class RunOptions:
         engine: warm slots, or Ray's own (ray_jobs/execution/engines.py).
         storage: where Ray's own engine keeps its files: a folder or a URI that every node can reach; None for
             the study's own folder.
+        keep: whose adapters are kept.
     """
 
     concurrent: int
@@ -59,6 +62,7 @@ class RunOptions:
     workers: int = 1
     engine: EngineName = "warm"
     storage: str | None = None
+    keep: Keep = "none"
     optuna_storage: str | None = None
     verbose: bool = False
 
@@ -163,6 +167,14 @@ class StudyRunner:
                 self._scheduler.close()
         return self._outcome(began)
 
+    def keep_adapters(self, trial_ids: Collection[str]) -> None:
+        """Brings the adapters of these trials into the study's folder, and removes all others.
+
+        Raises:
+            OSError: one cannot be brought here.
+        """
+        self._files.keep(trial_ids)
+
     def _outcome(self, began: float) -> StudyOutcome:
         seconds = time.time() - began
         try:
@@ -196,6 +208,7 @@ class StudyRunner:
             folder=folder,
             storage=self._storage,
             content=self._content,
+            keeps=options.keep != "none",
         )
 
         def ended(job_id: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from grit.errors import ConfigError
 from grit.io.provenance import PACKAGES
+from ray_jobs.records.kept_adapters import copy_adapter
 from ray_jobs.records.study_file import STUDY_FILE, Call, StudyFile, read_study
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.records.trial_tables import copy_tables
@@ -123,9 +124,10 @@ class StudyStore:
     def adopt(self, source: Path, record: TrialRecord) -> TrialRecord:
         """Takes over a trial that the study in `source` has run.
 
-        Its tables are copied, and the record says where it comes from.
+        Its tables and its adapter are copied, and the record says where it comes from.
         """
         copy_tables(source, self.folder, record.trial_id)
+        copy_adapter(source, self.folder, record.trial_id)
         return record.changed(reused_from=record.place.reused_from or source.name)
 
     def add_trunks(self, trunks: Iterable[TrunkRecord]) -> None:

@@ -48,7 +48,8 @@ class Execution(_StudyPart):
 class Call(_StudyPart):
     """One call of a study: when, from what code, on what machine, with what command line.
 
-    `seconds` is its wall time; None while it runs, or where it did not end by itself.
+    `seconds` is its wall time; None while it runs, or where it did not end by itself. `keep` says whose
+    adapters it kept.
     """
 
     created: str
@@ -63,6 +64,7 @@ class Call(_StudyPart):
     sampler: str | None = None
     caps: Caps = Caps()
     execution: Execution = Execution()
+    keep: str = "none"
     seconds: float | None = None
 
     def environment(self) -> tuple[object, ...]:

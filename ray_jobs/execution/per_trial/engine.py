@@ -35,6 +35,7 @@ class PerTrialEngine:
         storage: the study's root, which every node can reach: a folder, or a URI.
         folder: the study's own, on this machine.
         content: hashes of task, documents and model, as the driver has them.
+        keeps: whether completed trials leave their adapters in the storage.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class PerTrialEngine:
         storage: str,
         folder: Path,
         content: Mapping[str, str],
+        keeps: bool = False,
     ) -> None:
         self._storage, self._folder = StudyStorage(storage), folder
         token = uuid.uuid4().hex
@@ -66,6 +68,7 @@ class PerTrialEngine:
             resources=resources,
             workers=workers,
             may_grow=may_grow,
+            keeps=keeps,
         )
 
     def trainable(self) -> Any:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
+
+from grit.adapters.kept_adapter import ADAPTER_FILE
 from grit.runtime.checkpoint_files import CHECKPOINT_FILE
 from ray_jobs.execution.per_trial.storage import StudyStorage
+from ray_jobs.records.kept_adapters import ADAPTERS, adapter_folder, forget_adapters, has_adapter
 
 
 def attempt_folder(job_id: str, token: str) -> str:
@@ -16,6 +21,11 @@ def trunk_file(trunk_id: str) -> str:
     return f"shared/trunks/{trunk_id}/{CHECKPOINT_FILE}"
 
 
+def stored_adapter(trial_id: str, token: str) -> str:
+    """Where an attempt leaves its adapter, until the study's end decides who is kept."""
+    return f"{ADAPTERS}/{trial_id}/{token}"
+
+
 def train_run(job_id: str) -> str:
     """The name of a job's Ray Train run, and of its folder."""
     return f"train-{job_id}"
@@ -24,8 +34,8 @@ def train_run(job_id: str) -> str:
 class StoredFiles:
     """What jobs leave for each other in a storage."""
 
-    def __init__(self, storage: str) -> None:
-        self._storage = StudyStorage(storage)
+    def __init__(self, storage: str, folder: Path) -> None:
+        self._storage, self._folder = StudyStorage(storage), folder
 
     def has_trunk(self, trunk_id: str) -> bool:
         """Whether a trunk's checkpoint is there."""
@@ -35,3 +45,24 @@ class StoredFiles:
         """Removes what a trial that is on record, or a trunk that is spent, has left."""
         for folder in (f"trials/{job_id}", train_run(job_id), trunk_file(job_id).rpartition("/")[0]):
             self._storage.forget(folder)
+
+    def keep(self, trial_ids: Collection[str]) -> None:
+        """Brings the adapters of these trials into the study's folder, and removes all others.
+
+        Raises:
+            OSError: one cannot be brought here; it stays in the storage.
+        """
+        for trial_id in trial_ids:
+            if not has_adapter(self._folder, trial_id):
+                self._bring(trial_id)
+        forget_adapters(self._folder, but=trial_ids)
+        self._storage.forget(ADAPTERS)
+
+    def _bring(self, trial_id: str) -> None:
+        """All attempts at a trial have trained the same; the first that is whole is taken."""
+        names = self._storage.names(f"{ADAPTERS}/{trial_id}")
+        whole = [name.rpartition("/")[0] for name in names if name.endswith(f"/{ADAPTER_FILE}")]
+        for name in names:
+            if whole and name.startswith(f"{whole[0]}/"):
+                file = name.removeprefix(f"{whole[0]}/")
+                self._storage.download(name, adapter_folder(self._folder, trial_id) / file)

@@ -16,6 +16,7 @@ import ray
 import ray.train
 from pydantic import TypeAdapter
 
+from grit.adapters.kept_adapter import ADAPTER_FILE
 from grit.errors import ConfigError
 from grit.runtime.checkpoint_files import CHECKPOINT_FILE
 from ray_jobs.execution.job_run import Placement, explain, run_job
@@ -23,7 +24,7 @@ from ray_jobs.execution.outcome import JobOutcome
 from ray_jobs.execution.per_trial.admission import Expected, NodeRefusedError, check_content, examine
 from ray_jobs.execution.per_trial.ledger import Place
 from ray_jobs.execution.per_trial.storage import StudyStorage
-from ray_jobs.execution.per_trial.stored_files import attempt_folder, trunk_file
+from ray_jobs.execution.per_trial.stored_files import attempt_folder, stored_adapter, trunk_file
 from ray_jobs.execution.per_trial.watchdog import Patience, Watchdog
 from ray_jobs.execution.standings import EvaluationKey
 from ray_jobs.records.faults import FaultKind
@@ -49,6 +50,7 @@ class EngineSettings:
         storage: the study's root, a path or a URI.
         resources, workers: of one worker, and how many train a trial together.
         may_grow: whether more nodes may come.
+        keeps: whether completed trials leave their adapters in the storage.
         checkpoint_seconds: of wall time between checkpoints.
     """
 
@@ -59,6 +61,7 @@ class EngineSettings:
     resources: dict[str, float]
     workers: int = 1
     may_grow: bool = False
+    keeps: bool = False
     checkpoint_seconds: float = 300.0
     patience: Patience = field(default_factory=Patience)
 
@@ -161,6 +164,7 @@ class _Attempt:
             place = Placement(
                 checkpoints=self._checkpoints,
                 tables=self._folder / "tables",
+                adapters=self._folder / "adapters" if self._settings.keeps else None,
                 private=True,
                 stepped=watchdog.stepped,
                 phase=watchdog.phase,
@@ -243,7 +247,7 @@ class _Attempt:
         ray.train.report({}, handed, checkpoint_upload_mode=mode, delete_local_checkpoint_after_upload=True)
 
     def _leave(self, outcome: JobOutcome, fetched: set[str]) -> None:
-        """Uploads base scores, a trunk's checkpoint, tables and the outcome, and closes the job."""
+        """Uploads base scores, a trunk's checkpoint, adapter, tables and the outcome, and closes the job."""
         if outcome.status == "unwritten":
             raise OSError(outcome.error)
         for path in (self._folder / "base").glob("*.json"):
@@ -256,6 +260,11 @@ class _Attempt:
         tables = self._folder / "tables"
         for path in tables.rglob("*.parquet"):
             self._storage.upload(path, f"{folder}/tables/{path.relative_to(tables)}")
+        for path in sorted(
+            (self._folder / "adapters").rglob("*"), key=lambda path: path.name == ADAPTER_FILE
+        ):
+            if path.is_file():  # what says that an adapter is whole comes last
+                self._storage.upload(path, f"{stored_adapter(self._job.job_id, self._token)}/{path.name}")
         self._storage.write(f"{folder}/outcome.json", OUTCOMES.dump_json(outcome))
         ledger = self._settings.ledger_actor()
         ray.get(ledger.finish.remote(self._job.job_id, self._token, outcome))

@@ -67,10 +67,18 @@ class SlotPool:
         resources: what one worker holds, e.g. {"CPU": 1} or {"CPU": 8, "GPU": 1}.
         workers: processes that train one trial together.
         folder: the study's, which every node can reach.
+        keeps: whether trials leave their adapters there.
     """
 
     def __init__(
-        self, *, name: str, slots: int, resources: dict[str, float], workers: int, folder: Path
+        self,
+        *,
+        name: str,
+        slots: int,
+        resources: dict[str, float],
+        workers: int,
+        folder: Path,
+        keeps: bool = False,
     ) -> None:
         self.namespace = ray.get_runtime_context().namespace
         self.board_name = f"board-{name}"
@@ -88,7 +96,11 @@ class SlotPool:
         self._fits: dict[Any, str] = {}
         for index, actor in enumerate(self._drivers):
             settings = SlotSettings(
-                board=self.board_name, namespace=self.namespace, slot=f"slot-{index}", folder=str(folder)
+                board=self.board_name,
+                namespace=self.namespace,
+                slot=f"slot-{index}",
+                folder=str(folder),
+                keeps=keeps,
             )
             fit = actor.serve.remote(settings, resources, workers, str(folder / "ray"))
             self._fits[fit] = settings.slot

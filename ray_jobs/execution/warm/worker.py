@@ -16,6 +16,7 @@ import ray
 from ray_jobs.execution.job_run import Placement, explain, run_job
 from ray_jobs.execution.outcome import JobOutcome
 from ray_jobs.execution.standings import EvaluationKey
+from ray_jobs.records.kept_adapters import ADAPTERS
 from ray_jobs.schedule.job import Job
 from ray_jobs.schedule.stopping import Standing
 
@@ -28,12 +29,17 @@ LEAK_BYTES = 2 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class SlotSettings:
-    """Where a slot finds its board, and the study's folder, which every node can reach."""
+    """Where a slot finds its board, and the study's folder, which every node can reach.
+
+    Attributes:
+        keeps: whether trials leave their adapters there.
+    """
 
     board: str
     namespace: str
     slot: str
     folder: str
+    keeps: bool = False
 
     @property
     def checkpoints(self) -> Path:
@@ -84,7 +90,11 @@ def _serve(job: Job, bench: Workbench, board: Any, settings: SlotSettings) -> No
     from grit.runtime.workers import PeerLostError
 
     try:
-        place = Placement(checkpoints=settings.checkpoints, tables=Path(settings.folder))
+        place = Placement(
+            checkpoints=settings.checkpoints,
+            tables=Path(settings.folder),
+            adapters=Path(settings.folder) / ADAPTERS if settings.keeps else None,
+        )
         outcome = run_job(job, bench, None if board is None else _ToBoard(board, job), place)
     except PeerLostError:
         # nothing is known to be wrong with the trial: the group is replaced, and gets it again from its
