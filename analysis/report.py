@@ -24,6 +24,7 @@ from grit.cli.one_line import OneLineErrors
 from grit.errors import ConfigError
 from ray_jobs.records.study_file import STUDY_FILE, Caps, read_study
 from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.tracking.marks import StudyMarks
 
 EXIT_BAD_INPUT = 2
 
@@ -34,8 +35,8 @@ class Report(Protocol):
     def terminal(self) -> str:
         """What stands on the terminal at the end of the study."""
 
-    def front_trials(self) -> list[str]:
-        """Trial ids of the front; empty where the study has none."""
+    def marks(self) -> StudyMarks:
+        """What its settings are marked with in MLflow."""
 
 
 #: Studies that have a page of their own, by name; any other is a sensitivity study.

@@ -16,6 +16,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from analysis.evidence.study_marks import marks_of
 from ray_jobs.records.study_file import read_study
 from ray_jobs.records.trial_tables import read_rows
 from ray_jobs.records.trials_file import read_trials
@@ -29,12 +30,12 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as store:
         began = time.perf_counter()
         tracker = MlflowTracker(
-            f"sqlite:///{store}/mlflow.db", "benchmark", "one", params={}, artifacts=Path(store) / "artifacts"
+            f"sqlite:///{store}/mlflow.db", read_study(folder), artifacts=Path(store) / "artifacts"
         )
         opened = time.perf_counter() - began
         for record in records:
             tracker.log_trial(record, partial(read_rows, folder, "telemetry", record.trial_id))
-        tracker.finish([], [folder / "report.html"], interrupted=False)
+        tracker.finish(marks_of(records), [folder / "report.html"], interrupted=False)
         logged = time.perf_counter() - began - opened
     print(
         f"{len(records)} trials in {logged:.1f} s, {logged / max(took, 1e-9):.1%} of the study's "

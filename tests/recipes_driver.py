@@ -20,9 +20,11 @@ from grit.config.sections import Budget, TaskSource  # noqa: E402
 from grit.training.workbench import Workbench  # noqa: E402
 from ray_jobs.design.points import Point  # noqa: E402
 from ray_jobs.design.search_space import Search, SearchRange  # noqa: E402
+from ray_jobs.records.study_file import read_study  # noqa: E402
 from ray_jobs.records.trial_tables import read_rows  # noqa: E402
 from ray_jobs.records.trials_file import write_trials  # noqa: E402
 from ray_jobs.schedule.search import OptunaSearch  # noqa: E402
+from ray_jobs.tracking.marks import StudyMarks  # noqa: E402
 from ray_jobs.tracking.mlflow_tracker import MlflowTracker  # noqa: E402
 from sweeps.common.request import resolve  # noqa: E402
 from sweeps.tau_T_lambda import SCRIPT  # noqa: E402
@@ -86,10 +88,10 @@ def main(folder: Path) -> None:
     records = trained_study(study, "tau_T_lambda", _base(folder), points, Workbench(), seeds=(41,))
     records[0] = records[0].changed(status="preempted")
     write_trials(study, records)
-    tracker = MlflowTracker(f"sqlite:///{folder / 'mlflow.db'}", "toys", "s", params={})
+    tracker = MlflowTracker(f"sqlite:///{folder / 'mlflow.db'}", read_study(study))
     for record in records:
         tracker.log_trial(record, lambda: [])
-    tracker.finish([], [], interrupted=False)
+    tracker.finish(StudyMarks(), [], interrupted=False)
     assert tracker.failure is None, tracker.failure
     rebuild(study)
     tables = {kind: read_rows(study, kind, records[1].trial_id) for kind in ("norms", "predictions")}

@@ -25,7 +25,10 @@ OWNERS = {
     "rouge_score": {"grit/tasks/scoring.py"},
     "sacrebleu": {"grit/tasks/metrics.py"},
     "sklearn": {"grit/tasks/metrics.py"},
-    "mlflow": {"ray_jobs/tracking/mlflow_tracker.py"},
+    "mlflow": {
+        *(f"ray_jobs/tracking/mlflow_{name}.py" for name in ("store", "runs", "system", "models")),
+        "ray_jobs/tracking/adapter_model.py",
+    },
     "optuna": {"ray_jobs/schedule/search.py"},
     "yaml": {"ray_jobs/design/study_spec.py"},
     "tabulate": {"analysis/page/table.py", "sweeps/common/terminal_tables.py", "grit/cli/main.py"},

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from analysis.evidence.load import StudyData
+from analysis.evidence.study_marks import marks_of
 from analysis.page.figure_spec import FigureSpec
 from analysis.page.render import render
 from analysis.page.table import Table
 from grit.io.files import own_folder, write_atomically
+from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.tracking.marks import StudyMarks
 
 #: Seeds below which the spread over them is hardly known.
 FEW_SEEDS = 3
@@ -67,14 +70,15 @@ class WrittenPage:
     page: Page
     context: dict[str, Any]
     figures: dict[str, str] = field(default_factory=dict)
+    records: Sequence[TrialRecord] = ()
 
     def terminal(self) -> str:
         """What stands on the terminal at the end of the study."""
         return self.page.terminal()
 
-    def front_trials(self) -> list[str]:
-        """No page but the sensitivity study's has a front."""
-        return []
+    def marks(self) -> StudyMarks:
+        """Its settings' means and fronts."""
+        return marks_of(self.records)
 
 
 def write_page(page: Page, studies: Sequence[StudyData], folder: Path) -> WrittenPage:
@@ -83,7 +87,8 @@ def write_page(page: Page, studies: Sequence[StudyData], folder: Path) -> Writte
     It is the study's own where there is one study.
     """
     figures = write_parts(page.sections, folder)
-    written = WrittenPage(page=page, context=page_context(page, studies), figures=figures)
+    records = [record for data in studies for record in data.records]
+    written = WrittenPage(page=page, context=page_context(page, studies), figures=figures, records=records)
     context = {**written.context, "page": page, "figures": figures}
     write_atomically(folder / "report.html", render("page.html.j2", **context))
     write_atomically(folder / "report.md", render("page.md.j2", **context))

@@ -15,6 +15,7 @@ from analysis.studies.small_batch import page as small_batch
 from grit.errors import ConfigError
 from grit.io.files import write_atomically
 from ray_jobs.records.study_file import STUDY_FILE
+from ray_jobs.tracking.marks import StudyMarks
 
 #: The audits, by the name of their study and folder.
 PARTS: dict[str, Callable[[StudyData, Path], WrittenPage]] = {
@@ -36,9 +37,9 @@ class AuditsPage:
         """The answers of all parts."""
         return "\n\n".join(part.terminal() for part in self.parts.values())
 
-    def front_trials(self) -> list[str]:
-        """Audits have no front."""
-        return []
+    def marks(self) -> StudyMarks:
+        """Each audit's study has its own."""
+        return StudyMarks()
 
 
 def build(folder: Path) -> AuditsPage:

@@ -25,6 +25,7 @@ from grit.errors import ConfigError
 from grit.io.files import write_atomically
 from grit.tasks.metrics import metric_label, tolerance_of
 from ray_jobs.records.study_file import STUDY_FILE
+from ray_jobs.tracking.marks import StudyMarks
 
 PortabilityVerdict = Literal["portable", "tuning-sensitive", "undecided"]
 PAGE_FILE = "portability.html"
@@ -114,9 +115,9 @@ class PortabilityPage:
         """The table."""
         return portability_table(self.tasks).terminal()
 
-    def front_trials(self) -> list[str]:
-        """Each task's study has its own front."""
-        return []
+    def marks(self) -> StudyMarks:
+        """Each task's study has its own."""
+        return StudyMarks()
 
 
 def build(folder: Path) -> PortabilityPage:

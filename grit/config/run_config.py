@@ -120,6 +120,13 @@ class RunConfig:
         return self.spec.geometry
 
     @property
+    def why_no_adapter(self) -> str | None:
+        """Why its adapter cannot be kept beside an unchanged backbone; None where it can."""
+        if self.spec.moves_backbone:
+            return f"{self.spec.title} changes the backbone's weights, beside which its adapter means nothing"
+        return "it took turns with other methods" if self.audits.beside else None
+
+    @property
     def quantized(self) -> bool:
         """Whether the backbone is stored in NF4."""
         return self.spec.quantized

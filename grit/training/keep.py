@@ -40,15 +40,6 @@ class WrittenAdapter:
     logits: Tensor
 
 
-def why_not_kept(config: RunConfig) -> str | None:
-    """Why a run's adapter cannot be kept; None where it can."""
-    if config.spec.moves_backbone:
-        return f"{config.spec.title} changes the backbone's weights, beside which its adapter means nothing"
-    if config.audits.beside:
-        return "it took turns with other methods"
-    return None
-
-
 def write_adapter(state: RunState, folder: Path) -> WrittenAdapter:
     """Writes the adapter of a run that has been evaluated, as an ordinary PEFT folder.
 

@@ -16,7 +16,6 @@ from grit.geometry.events import reprojections
 from grit.io.files import Row
 from grit.runtime.step_sections import SECTIONS
 from grit.training.hooks import Hooks
-from grit.training.keep import why_not_kept
 from grit.training.memory_probe import peaks
 from grit.training.result import RunResult, RunStatus
 from grit.training.run import Run
@@ -40,7 +39,7 @@ def train(
     """
     if config.audits.beside:
         return train_together(config, bench, hooks or Hooks())
-    to = None if why_not_kept(config) else adapter
+    to = None if config.why_no_adapter else adapter
     result = train_alone(config, bench, checkpoints=checkpoints, hooks=hooks, adapter=to)
     return with_memory(result, peaks([config])) if config.audits.memory else result
 

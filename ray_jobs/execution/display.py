@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -19,6 +20,9 @@ from ray_jobs.schedule.scheduler import StudyScheduler
 #: Seconds between looks at the board, and between plain lines about running trials where there is no
 #: terminal.
 REFRESH_SECONDS, PLAIN_SECONDS = 1.0, 60.0
+
+#: Told of every running job's progress, by its id.
+Heard = Callable[[Mapping[str, Mapping[str, Any]]], None]
 
 
 class StudyDisplay:
@@ -64,12 +68,12 @@ class StudyDisplay:
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def watch(self, board: Any) -> None:
-        """From now on shows what is on `board`."""
-        self._thread = threading.Thread(target=self._follow, args=(board,), daemon=True)
+    def watch(self, board: Any, heard: Heard) -> None:
+        """From now on shows what is on `board`, and tells `heard` of it."""
+        self._thread = threading.Thread(target=self._follow, args=(board, heard), daemon=True)
         self._thread.start()
 
-    def _follow(self, board: Any) -> None:
+    def _follow(self, board: Any, heard: Heard) -> None:
         import ray
 
         last_line = time.monotonic()
@@ -78,6 +82,7 @@ class StudyDisplay:
                 seen = ray.get(board.snapshot.remote(), timeout=5)
             except (ray.exceptions.RayError, TimeoutError):
                 continue
+            heard(seen["running"])
             running = [running_line(name, progress) for name, progress in seen["running"].items()]
             if self._terminal:
                 self._bar.set_description_str(f"{seen['ready']} workers")
@@ -107,10 +112,12 @@ class StudyDisplay:
 
 
 def running_line(trial_id: str, progress: dict[str, Any]) -> str:
-    """One running trial: step, share of the budget, what is left of it, loss and mean rank."""
+    """One running trial: its phase, or step, share of the budget, what is left of it, loss and mean rank."""
+    who = f"  {trial_id[:14]} {progress['method']} {progress['regime']} seed {progress['seed']}"
+    if progress["loss"] is None:
+        return f"{who}: {progress['phase']}"
     left = "" if progress["left"] is None else f", {duration(progress['left'])} left"
     return (
-        f"  {trial_id[:14]} {progress['method']} {progress['regime']} seed {progress['seed']}: step "
-        f"{progress['step']} "
-        f"({progress['share']:.0%}{left}), loss {progress['loss']:.3f}, rank {progress['rank']:.1f}"
+        f"{who}: step {progress['step']} "
+        f"({progress['share']:.0%}{left}), loss {progress['loss']:.3f}, rank {progress['mean_rank']:.1f}"
     )

@@ -80,8 +80,9 @@ class _Watch:
         setup_seconds: from the beginning to the end of the first step; None before that.
     """
 
-    def __init__(self, job: Job, listener: Listener | None, stepped: Callable[[], None]) -> None:
-        self._job, self._listener, self._stepped = job, listener, stepped
+    def __init__(self, job: Job, listener: Listener | None, place: Placement) -> None:
+        self._job, self._listener = job, listener
+        self._stepped, self._phase = place.stepped, place.phase
         self._began, self._sent = time.monotonic(), 0.0
         self.setup_seconds: float | None = None
 
@@ -95,18 +96,20 @@ class _Watch:
         if self._listener is None or now - self._sent < PROGRESS_SECONDS:
             return
         self._sent = now
+        left = seconds * (1 - share) / share if share > 0 else None
+        self._tell(step=step, share=share, left=left, loss=loss, mean_rank=mean_rank)
+
+    def phase(self, name: str) -> None:
+        """Tells what begins before the first step."""
+        self._phase(name)
+        if self._listener is not None and self.setup_seconds is None:
+            self._tell(phase=name, loss=None)
+
+    def _tell(self, **where: Any) -> None:
+        assert self._listener is not None
         config = self._job.config
-        message = {
-            "step": step,
-            "share": share,
-            "left": seconds * (1 - share) / share if share > 0 else None,
-            "loss": loss,
-            "rank": mean_rank,
-            "method": config.method,
-            "seed": config.seed,
-            "regime": config.budget.regime,
-        }
-        self._listener.report(message)
+        who = {"method": config.method, "seed": config.seed, "regime": config.budget.regime}
+        self._listener.report({**who, **where})
 
     def evaluated(self, interim: Interim) -> bool:
         """Tells where the job stands; True where it should stop."""
@@ -138,10 +141,10 @@ def run_job(job: Job, bench: Workbench, listener: Listener | None, place: Placem
     from grit.training.keep import UnwrittenAdapterError
     from grit.training.side_by_side import train
 
-    watch = _Watch(job, listener, place.stepped)
+    watch = _Watch(job, listener, place)
     hooks = Hooks(
         progress=watch.progress,
-        phase=place.phase,
+        phase=watch.phase,
         should_save=place.should_save,
         saved=place.saved,
         evaluated=None if job.may_stop is None else watch.evaluated,

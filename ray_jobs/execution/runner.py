@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from ray_jobs.execution.per_trial.storage import below
 from ray_jobs.execution.quiet import chatter, connected
 from ray_jobs.execution.sigterm import ended_by_sigterm
 from ray_jobs.records.alike_failures import AlikeFailures
-from ray_jobs.records.kept_adapters import Keep
+from ray_jobs.records.kept_adapters import Keep, default_point_id, has_adapter
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
 from ray_jobs.records.trial_record import TrialRecord
@@ -141,7 +141,18 @@ class StudyRunner:
 
     def _adopted(self, record: TrialRecord) -> TrialRecord | None:
         match = None if self._neighbours is None else self._neighbours.find(record)
+        if match is not None and self._needs_adapter(record) and not has_adapter(match[0], record.trial_id):
+            return None
         return None if match is None else self._store.adopt(*match)
+
+    def _needs_adapter(self, record: TrialRecord) -> bool:
+        """Whether it is known beforehand that a trial's adapter is kept: it is then trained for it."""
+        if self._options.keep == "none" or record.config.why_no_adapter is not None:
+            return False
+        if self._options.keep == "all":
+            return True
+        control = "control" in record.plan.designs
+        return control or record.plan.point_id == default_point_id(self._scheduler.records.values())
 
     def run(self) -> StudyOutcome:
         """Executes what is left of the study.
@@ -166,6 +177,11 @@ class StudyRunner:
                 display.close()
                 self._scheduler.close()
         return self._outcome(began)
+
+    @property
+    def keeps(self) -> Keep:
+        """Whose adapters this call keeps."""
+        return self._options.keep
 
     def keep_adapters(self, trial_ids: Collection[str]) -> None:
         """Brings the adapters of these trials into the study's folder, and removes all others.
@@ -224,7 +240,7 @@ class StudyRunner:
                 searcher.stopping = True
 
         searcher = StudySearcher(self._scheduler, engine.offer, ended)
-        display.watch(engine.board)
+        display.watch(engine.board, self._heard)
         try:
             tune.Tuner(
                 engine.trainable(),
@@ -240,6 +256,13 @@ class StudyRunner:
             ).fit()
         finally:
             engine.close()
+
+    def _heard(self, running: Mapping[str, Mapping[str, Any]]) -> None:
+        """Where running jobs are; trunks have no record of their own."""
+        for job_id, progress in running.items():
+            record = self._scheduler.records.get(job_id)
+            if record is not None and not record.ended:
+                self._tracker.running(record, progress)
 
     def _take(self, job_id: str, collected: Collected | None, display: StudyDisplay) -> None:
         """Takes a trial's outcome into record and tracker; a trunk's into the list of trunks.

@@ -1,163 +1,90 @@
-"""MLflow, and the only importer of it.
-
-One experiment per study name, one parent run per study, one nested run per trial.
+"""The mirror of a study in MLflow, while it runs.
 
 One thread writes, in batches, so that a slow server never holds up a trial, and tries again what a lost
-server did not take. Runs are found again by tag, so that neither a second try nor resuming doubles anything.
+server did not take. What it writes while trials run takes at most `LIVE_SHARE` of the time.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
-import logging
-import os
 import queue
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from mlflow.entities import Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from mlflow.tracking import MlflowClient
-
-from grit.config.declared_knobs import KNOBS
-from grit.errors import ConfigError
-from grit.io.files import Row
 from grit.secrets import without_secrets
-from grit.training.measurements import TRACKED
-from ray_jobs.records.describe import changes
-from ray_jobs.records.status import STATUSES
+from ray_jobs.records.study_file import StudyFile
 from ray_jobs.records.trial_record import TrialRecord
-from ray_jobs.tracking.tracker import Telemetry
+from ray_jobs.tracking.marks import StudyMarks
+from ray_jobs.tracking.mlflow_runs import StudyRuns
+from ray_jobs.tracking.mlflow_store import STORE_ERRORS, open_experiment, refused
+from ray_jobs.tracking.mlflow_system import SystemMonitor
+from ray_jobs.tracking.run_contents import Point, ending_points, milliseconds, row_points
+from ray_jobs.tracking.tracker import Marker, Telemetry
 
-#: Points of a curve that are kept: the charts of MLflow's UI get slow above some hundreds.
-CURVE_POINTS = 200
-#: Runs that one link to the compare page holds at most: a description has room for some thousand characters.
-COMPARED = 80
-#: Characters that MLflow keeps of a description, with some room.
-DESCRIPTION_ROOM = 7500
-#: Metrics per request.
-BATCH = 500
 #: Seconds between tries while the store does not answer, and how long the end of a study waits for it.
 RETRY_SECONDS, GIVE_UP_SECONDS = 5.0, 30.0
-#: MLflow's own patience with a server, unless the user set one: ours is above it, and keeps what was not
-#: delivered.
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+#: Seconds between looks at running trials, at least, and between readings of the machine.
+LIVE_SECONDS, SYSTEM_SECONDS = 2.0, 10.0
+#: Share of the wall time that goes into showing what runs.
+LIVE_SHARE = 0.02
+#: A running trial's curve gets a point once another of so many parts of its time has passed.
+LIVE_POINTS = 100
+_LIVE_CURVES = ("loss", "mean_rank")
 
 _Job = tuple[TrialRecord, Telemetry]
-_CURVES = ("loss", "learning_rate", "grad_norm", "mean_rank", "effective_parameters", "ms_step")
 
 
-@contextlib.contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """One process at a time: several that open a fresh SQLite file at once break its migration."""
-    path = uri.removeprefix("sqlite:///")
-    if path == uri:
-        yield
-        return
-    with Path(f"{path}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+@dataclass(kw_only=True)
+class _Live:
+    """A running trial: since when, its last point's time, what waits, and what was delivered."""
 
-
-def _create_whole(uri: str) -> None:
-    """Makes a new SQLite store beside its place and moves it there once it is migrated.
-
-    A process that is killed in mid-migration would otherwise leave a file that no later call can open.
-    """
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
-        return
-    for left in path.parent.glob(f".{path.name}.new*"):
-        left.unlink()
-    new = path.with_name(f".{path.name}.new")
-    store: Any = SqlAlchemyStore(  # type: ignore[no-untyped-call]  # MLflow has no types here
-        f"sqlite:///{new}", (path.parent / "mlartifacts").absolute().as_uri()
-    )
-    store.engine.dispose()
-    new.replace(path)
+    record: TrialRecord
+    since: float
+    latest: float = 0.0
+    waiting: list[Point] = field(default_factory=list)
+    shown: set[tuple[str, int]] = field(default_factory=set)
 
 
 class MlflowTracker:
     """Mirrors a study's records into an MLflow store.
 
     Args:
-        uri: any tracking URI; a SQLite file is created and migrated here, once, before anybody else opens it.
-        experiment: the study's name.
-        study_id: the study's own id; an earlier parent run with the same one is continued.
+        uri: any tracking URI.
+        study: as `study.json` has it; its name is the experiment's, and an earlier run with the same study id
+            is continued.
         artifacts: where artifacts go when the experiment is new; None leaves it to the store.
+        marker: what an analysis makes of the trials that have ended, for the study's curves; None for none.
 
     Raises:
         ConfigError: the store cannot be opened.
     """
 
     def __init__(
-        self,
-        uri: str,
-        experiment: str,
-        study_id: str,
-        *,
-        params: dict[str, Any],
-        artifacts: Path | None = None,
+        self, uri: str, study: StudyFile, *, artifacts: Path | None = None, marker: Marker | None = None
     ) -> None:
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
         self.uri = uri
-        for name, value in _PATIENCE.items():
-            os.environ.setdefault(name, value)
+        self._client, self.experiment_id = open_experiment(uri, study.name, artifacts)
         try:
-            with _alone(uri):
-                _create_whole(uri)
-                self._client = MlflowClient(tracking_uri=uri)
-                existing = self._client.get_experiment_by_name(experiment)
-                location = None if artifacts is None else artifacts.absolute().as_uri()
-                self.experiment_id: str = (
-                    existing.experiment_id
-                    if existing is not None
-                    else self._client.create_experiment(experiment, location)
-                )
-            self._adopt(study_id, params)
-        except (MlflowException, OSError) as error:
-            raise ConfigError("tracking-uri", uri, f"cannot be used: {str(error).splitlines()[0]}") from error
+            self._runs = StudyRuns(self._client, self.experiment_id, study)
+        except STORE_ERRORS as error:
+            raise refused(uri, error) from error
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._lock = threading.Lock()
+        self._live: dict[str, _Live] = {}
+        self._marker, self._ended = marker, dict[str, TrialRecord]()
+        self._system = SystemMonitor()
         self._tried: set[str] = set()
+        self._next_look = self._next_reading = self._next_mark = 0.0
+        self._marked = 0
         self._closed = False
         self.failure: str | None = None
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()
-
-    def _adopt(self, study_id: str, params: dict[str, Any]) -> None:
-        """Finds the parent run of an earlier call, or makes one, and learns which trials it holds."""
-        self._runs: dict[str, Run] = {}
-        parents = self._client.search_runs(
-            [self.experiment_id], f"tags.study_id = '{study_id}' and tags.kind = 'study'"
-        )
-        if not parents:
-            parent = self._client.create_run(
-                self.experiment_id, tags={"study_id": study_id, "kind": "study"}, run_name="study"
-            )
-            self._client.log_batch(parent.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
-            self.parent_id = parent.info.run_id
-            return
-        self.parent_id = parents[0].info.run_id
-        self._client.update_run(self.parent_id, status="RUNNING")
-        token: str | None = None
-        while True:
-            page = self._client.search_runs(
-                [self.experiment_id], f"tags.`mlflow.parentRunId` = '{self.parent_id}'", page_token=token
-            )
-            self._runs.update({run.data.tags["trial_id"]: run for run in page})
-            token = page.token
-            if not token:
-                return
 
     def address(self) -> list[str]:
         """Lines that tell how to look at the study.
@@ -177,26 +104,17 @@ class MlflowTracker:
 
         Its description links to the compare pages.
         """
-        return f"#/experiments/{self.experiment_id}/runs/{self.parent_id}"
+        return f"#/experiments/{self.experiment_id}/runs/{self._runs.study_run}"
 
-    def _compare_links(self) -> str:
-        """Markdown links that open each regime's trials, without the control, in the compare page."""
-        lines: list[str] = []
-        compared = dict[tuple[str, str], list[str]]()
-        for run in self._runs.values():
-            tags = run.data.tags
-            if tags["design"] != "control" and tags["status"] == "completed":
-                compared.setdefault((tags["method"], tags["regime"]), []).append(run.info.run_id)
-        for (method, regime), ids in compared.items():
-            run_ids = quote(json.dumps(ids[-COMPARED:]))
-            page = f"#/compare-runs?runs={run_ids}&experiments={quote(json.dumps([self.experiment_id]))}"
-            line = f"- [compare the {len(ids[-COMPARED:])} {regime}-matched {method} trials]({page})"
-            if sum(len(earlier) for earlier in lines) + len(line) < DESCRIPTION_ROOM:
-                lines.append(line)
-        left = len(compared) - len(lines)
-        return "\n".join(
-            [*lines, *([f"- {left} more methods: choose their runs by the tag `method`"] if left else [])]
-        )
+    def running(self, record: TrialRecord, progress: Mapping[str, Any]) -> None:
+        """A trial is under way, and where it is; returns at once."""
+        now = time.time()
+        with self._lock:
+            live = self._live.setdefault(record.trial_id, _Live(record=record, since=now))
+            if progress.get("loss") is None or now - live.latest < (now - live.since) / LIVE_POINTS:
+                return
+            live.latest = now
+            live.waiting += row_points(progress, _LIVE_CURVES, milliseconds(now))
 
     def log_trial(self, record: TrialRecord, telemetry: Telemetry) -> None:
         """Queues an ended trial; returns at once."""
@@ -207,8 +125,8 @@ class MlflowTracker:
         deadline: float | None = None
         while deadline is None or (backlog and time.monotonic() < deadline):
             try:
-                patience = RETRY_SECONDS if deadline is None else 1.0
-                job = self._jobs.get(timeout=patience if backlog else None)
+                waits = RETRY_SECONDS if backlog else LIVE_SECONDS
+                job = self._jobs.get(timeout=waits if deadline is None else 1.0)
                 if job is None:
                     deadline = time.monotonic() + GIVE_UP_SECONDS
                 else:
@@ -216,6 +134,8 @@ class MlflowTracker:
             except queue.Empty:
                 pass
             self._deliver(backlog)
+            if deadline is None and not backlog:
+                self._show()
         if backlog:
             self.failure = f"{len(backlog)} trials are not in it ({self.failure})"
 
@@ -228,70 +148,83 @@ class MlflowTracker:
         while backlog:
             try:
                 self._log(*backlog[0])
-            except (MlflowException, OSError, ValueError, TypeError) as error:
+            except STORE_ERRORS as error:
                 self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
                 self._tried.add(backlog[0][0].trial_id)
                 backlog.rotate(-1)
                 return
             backlog.popleft()
 
-    def _clear(self, trial_id: str) -> None:
-        """Takes out what a broken try may have left of this trial.
-
-        Even where the server never told that it had taken it.
-        """
-        where = f"tags.`mlflow.parentRunId` = '{self.parent_id}' and tags.trial_id = '{trial_id}'"
-        for run in self._client.search_runs([self.experiment_id], where):
-            self._client.delete_run(run.info.run_id)
-
     def _log(self, record: TrialRecord, telemetry: Telemetry) -> None:
+        with self._lock:
+            live = self._live.pop(record.trial_id, None)
+        shown = set() if live is None else live.shown
         if record.trial_id in self._tried:
-            self._clear(record.trial_id)
-            self._runs.pop(record.trial_id, None)
-        earlier, terminal = self._runs.get(record.trial_id), STATUSES[record.status].mlflow
-        if earlier is not None:
-            if earlier.info.status == terminal and earlier.data.tags["status"] == record.status:
-                return
-            # Half written, or of an attempt that a later one has replaced.
-            self._client.delete_run(earlier.info.run_id)
-        tags = {
-            "mlflow.parentRunId": self.parent_id,
-            "trial_id": record.trial_id,
-            "point_id": record.plan.point_id,
-            "regime": record.plan.regime,
-            "design": record.plan.design,
-            "seed": str(record.plan.seed),
-            "task": record.config.task.name,
-            "method": record.method,
-            "status": record.status,
-            "pareto": "false",
-            "kind": "trial",
-        }
-        name = f"{record.method} {record.plan.regime} s{record.plan.seed} {record.trial_id[:6]}"
-        start = int(1000 * (record.times.started_at or record.times.ended_at or time.time()))
-        run_id = self._client.create_run(
-            self.experiment_id, tags=tags, start_time=start, run_name=name
-        ).info.run_id
-        self._client.log_batch(
-            run_id,
-            params=[Param(name, value) for name, value in _trial_params(record).items()],
-            tags=[RunTag("error", record.error[:500])] if record.error else [],
-        )
-        metrics = _trial_metrics(record, telemetry(), start)
-        for first in range(0, len(metrics), BATCH):
-            self._client.log_batch(run_id, metrics=metrics[first : first + BATCH])
-        self._client.set_terminated(
-            run_id, terminal, end_time=int(1000 * (record.times.ended_at or time.time()))
-        )
-        self._runs[record.trial_id] = self._client.get_run(run_id)
+            self._runs.clear(record.trial_id)
+            shown = set()
+        if not self._runs.holds(record):
+            self._runs.end(record, ending_points(record, telemetry(), shown))
+        self._ended[record.trial_id] = record
+
+    def _show(self) -> None:
+        """What runs, how the machine is, and where the study stands: no more often than it may cost.
+
+        Nothing depends on it: what a lost server did not take comes with the trial's end.
+        """
+        began = time.monotonic()
+        if began < self._next_look:
+            return
+        try:
+            self._show_trials()
+            if began >= self._next_reading:
+                self._next_reading = began + SYSTEM_SECONDS
+                self._runs.add_to_study(self._system.reading())
+            if began >= self._next_mark and len(self._ended) > self._marked:
+                self._show_marks()
+                self._next_mark = time.monotonic() + (time.monotonic() - began) / LIVE_SHARE
+        except STORE_ERRORS as error:
+            self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        took = time.monotonic() - began
+        self._next_look = began + max(LIVE_SECONDS, took / LIVE_SHARE)
+
+    def _show_trials(self) -> None:
+        with self._lock:
+            waiting = {name: (live, live.waiting) for name, live in self._live.items()}
+            for live, _ in waiting.values():
+                live.waiting = []
+        for trial_id, (live, points) in waiting.items():
+            self._runs.begin(live.record)
+            if points:
+                self._runs.add(trial_id, points)
+                live.shown |= {(point.name, point.step) for point in points}
+
+    def _show_marks(self) -> None:
+        """Fronts, verdicts and what was spent, of the trials that have ended."""
+        if self._marker is None:
+            return
+        self._marked = len(self._ended)
+        self._add_marks(self._marker(list(self._ended.values())))
+
+    def _add_marks(self, marks: StudyMarks) -> None:
+        at, ended = milliseconds(None), len(self._ended)
+        seconds = [record.measured.train_seconds or 0.0 for record in self._ended.values()]
+        evaluation = [record.measured.eval_seconds or 0.0 for record in self._ended.values()]
+        numbers: dict[str, float] = {"trials": ended, "hours": (sum(seconds) + sum(evaluation)) / 3600}
+        for regime, volume in marks.hypervolume.items():
+            numbers[f"hypervolume_{regime}"] = volume
+            on_front = [each for each in marks.settings if each.regime == regime and each.on_front]
+            numbers[f"front_{regime}"] = len(on_front)
+        if marks.decided is not None:
+            numbers["decided"] = marks.decided
+        self._runs.add_to_study([Point(name, float(value), at, ended) for name, value in numbers.items()])
+        self._runs.mark(marks)
 
     def interrupted(self) -> None:
         """Says at once that the study is no longer running, whatever else there is time for."""
-        with contextlib.suppress(MlflowException, OSError):
-            self._client.set_terminated(self.parent_id, "KILLED")
+        self._runs.stop()
 
-    def finish(self, front: Iterable[str], artifacts: Iterable[Path], *, interrupted: bool) -> None:
-        """Waits for the writer, tags the front, stores artifacts with the parent run and closes it.
+    def finish(self, marks: StudyMarks, artifacts: Iterable[Path], *, interrupted: bool) -> None:
+        """Waits for the writer, marks settings and trials, stores artifacts with the study's run, closes it.
 
         What goes wrong is in `failure`.
         """
@@ -300,62 +233,35 @@ class MlflowTracker:
         self._jobs.put(None)
         self._writer.join()
         try:
-            self._close(set(front), artifacts, "KILLED" if interrupted else "FINISHED")
+            if marks.settings:
+                self._add_marks(marks)
+            for path in artifacts:
+                if path.is_dir():
+                    self._client.log_artifacts(self._runs.study_run, str(path), artifact_path=path.name)
+                else:
+                    self._client.log_artifact(self._runs.study_run, str(path))
+            self._runs.close("KILLED" if interrupted else "FINISHED")
             self._closed = True
-        except (MlflowException, OSError) as error:
+        except STORE_ERRORS as error:
             self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
-    def _close(self, members: set[str], artifacts: Iterable[Path], status: str) -> None:
-        links = self._compare_links()
-        if links:
-            self._client.set_tag(self.parent_id, "mlflow.note.content", links)
-        for trial_id, run in self._runs.items():
-            self._client.set_tag(run.info.run_id, "pareto", str(trial_id in members).lower())
-        for path in artifacts:
-            if path.is_dir():
-                self._client.log_artifacts(self.parent_id, str(path), artifact_path=path.name)
-            else:
-                self._client.log_artifact(self.parent_id, str(path))
-        self._client.set_terminated(self.parent_id, status)
+    def log_adapters(self, adapters: Mapping[str, Path], register: Mapping[str, str]) -> dict[str, str]:
+        """Logs adapters as models of their trials' runs.
 
+        What goes wrong is in `failure`.
+        """
+        addresses: dict[str, str] = {}
+        if not adapters:
+            return addresses
+        from ray_jobs.tracking.mlflow_models import log_adapter  # which takes seconds to import
 
-def _trial_params(record: TrialRecord) -> dict[str, str]:
-    """The knobs, what else the setting changes, task and model.
-
-    Seed, regime and design are tags only: the compare page opens with the first parameters that differ, and
-    those are the knobs.
-    """
-    params = {}
-    if record.config.uses_grit:
-        params = {name: knob_value(record.config.setting(name)) for name in KNOBS}
-    return {
-        **params,
-        **changes(record),
-        "task": record.config.task.name,
-        "model": record.config.backbone.model,
-    }
-
-
-def knob_value(value: float | int | None) -> str:
-    """As MLflow's parallel coordinates read it."""
-    return "none" if value is None else str(value)
-
-
-def _trial_metrics(record: TrialRecord, telemetry: Sequence[Row], start: int) -> list[Metric]:
-    """Tracked quantities at the last step, and curves thinned to `CURVE_POINTS`."""
-    measured, end = record.measured, record.measured.steps or 0
-    ended_at = int(1000 * (record.times.ended_at or 0))
-    numbers = {name: getattr(measured, name) for name in TRACKED if name not in _CURVES}
-    numbers |= {f"metric/{name}": entry["value"] for name, entry in (measured.metrics or {}).items()}
-    numbers |= {f"probe/{name}": entry["accuracy"] for name, entry in (measured.probes or {}).items()}
-    metrics = [
-        Metric(name, float(value), ended_at, end) for name, value in numbers.items() if value is not None
-    ]
-    on_the_way = [point for point in measured.curve or [] if point["step"] < end]
-    thinned = [*telemetry[:: max(1, -(-len(telemetry) // CURVE_POINTS))], *telemetry[-1:]]
-    for rows, names in ((on_the_way, ("quality", "retention")), (thinned, _CURVES)):
-        for row in rows:
-            at = start + int(1000 * row["train_seconds"])
-            values = {name: row[name] for name in names if row.get(name) is not None}
-            metrics += [Metric(name, float(value), at, row["step"]) for name, value in values.items()]
-    return metrics
+        try:
+            for trial_id, folder in adapters.items():
+                run_id, record = self._runs.trial_run(trial_id), self._ended.get(trial_id)
+                if run_id is not None and record is not None:
+                    address = log_adapter(self.uri, run_id, record, folder, register.get(trial_id))
+                    if address is not None:
+                        addresses[trial_id] = address
+        except STORE_ERRORS as error:
+            self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        return addresses

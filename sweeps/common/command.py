@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,35 +25,21 @@ from ray_jobs.design.plan import Study
 from ray_jobs.design.resources import Costs, TrialResources
 from ray_jobs.design.study_spec import SPEC_FILE, StudySpec
 from ray_jobs.execution.cluster import ROOT, check_address
-from ray_jobs.execution.runner import RunOptions, StudyOutcome, StudyRunner, output_folder
+from ray_jobs.execution.runner import RunOptions, StudyRunner, output_folder
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
 from ray_jobs.records.study_file import Call, Caps, Execution, StudyFile
 from ray_jobs.schedule.scheduler import Decisions
 from ray_jobs.schedule.search import open_storage
+from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.tracker import Tracker
+from sweeps.common.conclusion import conclude
 from sweeps.common.foresight import foresight
 from sweeps.common.local_costs import budget_seconds, forecast_here
 from sweeps.common.request import StudyRequest
 from sweeps.common.run_options import run_options
 from sweeps.common.study_options import ExecutionOptions, SearchOptions
 from sweeps.common.terminal_tables import departures_table, plan_table
-
-#: Of a call. 0: every trial has ended, whatever it measured. Broken: it could not go on (a full disk, trials
-#: that fail alike). Lost: it has ended, and trials failed.
-EXIT_BROKEN, EXIT_BAD_INPUT, EXIT_LOST, EXIT_INTERRUPTED = 1, 2, 3, 130
-#: What a finished study leaves with MLflow.
-ARTIFACTS = (
-    "report.html",
-    "report.md",
-    "pareto.csv",
-    "recommendation.json",
-    "study.json",
-    "study.yaml",
-    "trials.jsonl",
-    "figures",
-    "tables",
-)
 
 #: Makes the study of a request, given the hashes of its content and the time budget in seconds.
 MakeStudy = Callable[[StudyRequest, dict[str, str], float], Study]
@@ -218,6 +203,7 @@ def _call(options: RunOptions, study: Study, search: SearchOptions) -> Call:
     """This call, as `study.json` has it."""
     return Call(
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        keep=options.keep,
         search_points=0 if study.search is None else study.search.points,
         sampler=None if study.search is None else study.search.sampler,
         caps=Caps(overhead=search.max_overhead, footprint=search.max_footprint),
@@ -250,25 +236,24 @@ def _execute(
         done = sum(record.ended for record in store.records.values())
         print(f"continuing the study in {store.folder}: {done} trials have ended", file=sys.stderr)
     call = _call(options, study, search)
-    store.open(
-        StudyFile(
-            study_id=store.study_id,
-            fingerprint=fingerprint,
-            name=study.name,
-            config=study.base,
-            budgets={budget.regime: budget.amount for budget in study.budgets},
-            seeds=study.seeds,
-            content=content.hashes,
-            task_metric=content.metric,
-            sizes=content.sizes,
-            sequential=study.sequential,
-            calls=(call,),
-        )
+    made = StudyFile(
+        study_id=store.study_id,
+        fingerprint=fingerprint,
+        name=study.name,
+        config=study.base,
+        budgets={budget.regime: budget.amount for budget in study.budgets},
+        seeds=study.seeds,
+        content=content.hashes,
+        task_metric=content.metric,
+        sizes=content.sizes,
+        sequential=study.sequential,
+        calls=(call,),
     )
+    store.open(made)
     try:
         spec.write(store.folder / SPEC_FILE)
         uri = execution.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")  # as MLflow's own tools
-        tracker = _tracker(study, store, uri)
+        tracker = _tracker(made, store, uri)
     except ConfigError:
         store.withdraw()
         raise
@@ -279,13 +264,13 @@ def _execute(
             study, options, store, tracker=tracker, neighbours=neighbours, decisions=decisions
         )
         outcome = runner.run()
-        return _conclude(store.folder, outcome, tracker)
+        return conclude(store.folder, outcome, runner, tracker, execution.register)
     except ConfigError:
-        tracker.finish([], [], interrupted=True)
+        tracker.finish(StudyMarks(), [], interrupted=True)
         store.withdraw()
         raise
     except BaseException:
-        tracker.finish([], [], interrupted=True)
+        tracker.finish(StudyMarks(), [], interrupted=True)
         raise
 
 
@@ -301,70 +286,13 @@ def _decisions(study: Study, folder: Path, options: RunOptions) -> Decisions:
     return Decisions(growth=growth, held=held)
 
 
-def _tracker(study: Study, store: StudyStore, uri: str | None) -> Tracker:
+def _tracker(made: StudyFile, store: StudyStore, uri: str | None) -> Tracker:
+    from analysis.studies.sensitivity.growth import LiveMarks
     from ray_jobs.tracking.mlflow_tracker import MlflowTracker
 
-    base = study.base
-    params = {
-        "model": base.backbone.model,
-        "task": base.task.name,
-        "method": base.method,
-        "rank": base.adapter.rank,
-        "learning_rate": base.optimization.learning_rate,
-        "seeds": " ".join(map(str, study.seeds)),
-        **{f"budget_{budget.regime}": budget.amount for budget in study.budgets},
-    }
     return MlflowTracker(
         uri or f"sqlite:///{(store.folder / 'mlflow.db').absolute()}",
-        study.name,
-        store.study_id,
-        params=params,
+        made,
         artifacts=store.folder / "mlartifacts" if uri is None else None,
+        marker=LiveMarks(folder=store.folder),
     )
-
-
-def _conclude(output: Path, outcome: StudyOutcome, tracker: Tracker) -> int:
-    """Report, MLflow's last words, and what the terminal shows at the end."""
-    from analysis.report import rebuild
-
-    if outcome.broken is not None:
-        tracker.finish([], [], interrupted=True)
-        print(
-            f"error: {outcome.broken}; what was recorded before is whole: once that is mended, the same "
-            f"command with --output {output} goes on",
-            file=sys.stderr,
-        )
-        return EXIT_BROKEN
-    completed = any(record.status == "completed" for record in outcome.records)
-    front: list[str] = []
-    if completed:
-        # under the caps of this call, which study.json holds
-        report = rebuild(output, records=outcome.records)
-        front = report.front_trials()
-        print("\n" + report.terminal())
-    artifacts = [output / name for name in ARTIFACTS if (output / name).exists()]
-    tracker.finish(front, artifacts, interrupted=outcome.interrupted)
-    if tracker.failure:
-        print(
-            f"warning: MLflow lost contact: {tracker.failure}; the same command with --output {output} "
-            "delivers what is missing",
-            file=sys.stderr,
-        )
-    counts = Counter(record.status for record in outcome.records)
-    words = ", ".join(f"{count} {status}" for status, count in counts.items())
-    reused = f"; {outcome.reused} reused" if outcome.reused else ""
-    print(f"\n{words} in {outcome.seconds:.0f} s{reused}")
-    if completed:
-        print(f"report:  xdg-open {output / 'report.html'}")
-        first, *rest = tracker.address()
-        print("\n         ".join([f"MLflow:  {first}", *rest]))
-    if outcome.interrupted:
-        print(f"interrupted: the same command with --output {output} goes on", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    lost = counts["failed"]
-    if lost:
-        print(
-            f"{lost} trial(s) were lost: the same command with --output {output} runs them again",
-            file=sys.stderr,
-        )
-    return EXIT_LOST if lost else 0

@@ -11,6 +11,7 @@ from ray_jobs.execution.cluster import check_concurrency, cores
 from ray_jobs.execution.engines import EngineName, engine_for
 from ray_jobs.execution.per_trial.storage import StudyStorage
 from ray_jobs.execution.runner import RunOptions
+from ray_jobs.records.kept_adapters import Keep
 from sweeps.common.study_options import ExecutionOptions
 
 
@@ -48,8 +49,21 @@ def run_options(
         workers=workers,
         engine=_engine(base, costs, execution),
         storage=_storage(execution),
+        keep=_keep(execution),
         verbose=execution.verbose,
     )
+
+
+def _keep(execution: ExecutionOptions) -> Keep:
+    """Whose adapters stay.
+
+    Raises:
+        ConfigError: an adapter is to be registered that is not kept.
+    """
+    keep: Keep = execution.keep  # type: ignore[assignment]  # one of the choices
+    if execution.register is not None and keep == "none":
+        raise ConfigError("register", execution.register, "needs an adapter, and --keep none keeps none")
+    return keep
 
 
 def _engine(base: RunConfig, costs: Costs, execution: ExecutionOptions) -> EngineName:

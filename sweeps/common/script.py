@@ -17,7 +17,8 @@ from ray_jobs.design.points import Point
 from ray_jobs.design.search_space import Search
 from ray_jobs.design.study_presets import PresetOf, preset
 from ray_jobs.design.study_spec import StudySpec, read_spec
-from sweeps.common.command import EXIT_BAD_INPUT, EXIT_INTERRUPTED, content_of, run_study
+from sweeps.common.command import content_of, run_study
+from sweeps.common.conclusion import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from sweeps.common.request import CommandLine, StudyRequest, check_points_act, resolve
 from sweeps.common.study_options import KNOB_OPTIONS, DesignOptions, ExecutionOptions, SearchOptions
 

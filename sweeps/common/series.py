@@ -13,7 +13,7 @@ from pathlib import Path
 
 from grit.errors import ConfigError
 from ray_jobs.records.study_file import STUDY_FILE
-from sweeps.common.command import EXIT_BAD_INPUT
+from sweeps.common.conclusion import EXIT_BAD_INPUT
 from sweeps.common.request import CommandLine
 from sweeps.common.script import StudyScript
 

@@ -16,6 +16,7 @@ from grit.errors import ConfigError
 from ray_jobs.design.forecast import USD_PER_GPU_HOUR
 from ray_jobs.design.search_space import SearchRange
 from ray_jobs.design.study_presets import PRESETS
+from ray_jobs.records.kept_adapters import KEEPS
 from ray_jobs.schedule.search import SAMPLERS
 
 #: The options that take a knob's values, as fields below; `lambda` is a word of the language.
@@ -168,6 +169,18 @@ class ExecutionOptions:
         None,
         "MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in the output folder)",
         metavar="URI",
+    )
+    keep: str = flag(
+        "recommended",
+        "trained adapters that stay in --output: "
+        + "; ".join(f"{name}: {words}" for name, words in KEEPS.items()),
+        choices=tuple(KEEPS),
+    )
+    register: str | None = flag(
+        None,
+        "register the recommended adapter (the default's, where the recommended setting was not run) in "
+        "MLflow under this name",
+        metavar="NAME",
     )
     reuse: bool = flag(True, "do not take results from other studies beside --output")
     share: bool = flag(

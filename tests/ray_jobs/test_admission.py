@@ -118,7 +118,7 @@ def test_files_appear_whole_and_go(tmp_path, scheme, name):
     assert (tmp_path / "here" / "y.json").read_bytes() == b"2"
     assert not storage.download("x/none", tmp_path / "none")
     storage.upload(tmp_path / "here" / "y.json", trunk_file("t"))
-    files = StoredFiles(storage.root)
+    files = StoredFiles(storage.root, tmp_path / "study")
     assert files.has_trunk("t")
     files.forget("t")
     assert not files.has_trunk("t")

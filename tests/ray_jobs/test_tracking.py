@@ -10,12 +10,16 @@ import urllib.request
 from functools import partial
 
 import pytest
-from builders import ended, planned, study, telemetry_rows
+from builders import ended, planned, study, study_file, telemetry_rows
 from conftest import ROOT
 from mlflow.tracking import MlflowClient
 
+from analysis.evidence.study_marks import marks_of
 from grit.errors import ConfigError
-from ray_jobs.tracking.mlflow_tracker import CURVE_POINTS, MlflowTracker
+from ray_jobs.design.points import Point
+from ray_jobs.tracking.marks import StudyMarks
+from ray_jobs.tracking.mlflow_tracker import MlflowTracker
+from ray_jobs.tracking.run_contents import CURVE_POINTS
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -36,8 +40,15 @@ def uri(empty_store, tmp_path):
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
+STUDY = study_file(study(seeds=(41,), name="tau_T_lambda"))
+
+
 def _open(uri):
-    return MlflowTracker(uri, "tau_T_lambda", "print", params={"model": "embedded"})
+    return MlflowTracker(uri, STUDY, marker=marks_of)
+
+
+def _named(study_id):
+    return STUDY.model_copy(update={"study_id": study_id}).model_dump_json()
 
 
 def _all_runs(uri):
@@ -45,6 +56,14 @@ def _all_runs(uri):
     return client, client.search_runs(
         [client.get_experiment_by_name("tau_T_lambda").experiment_id], max_results=1000
     )
+
+
+def _trials(runs):
+    return [run for run in runs if run.data.tags["kind"] == "trial"]
+
+
+def _study_run(uri):
+    return next(run for run in _all_runs(uri)[1] if run.data.tags["kind"] == "study")
 
 
 def _ended_trials(uri):
@@ -61,20 +80,24 @@ def test_a_study_is_a_parent_with_one_nested_run_per_trial(uri, tmp_path, monkey
         tracker.log_trial(record, partial(telemetry_rows, record))
     report = tmp_path / "report.md"
     report.write_text("# hello")
-    tracker.finish([records[0].trial_id], [report], interrupted=False)
+    tracker.finish(marks_of(records), [report], interrupted=False)
     assert tracker.failure is None
     client, runs = _all_runs(uri)
     parents = [r for r in runs if r.data.tags["kind"] == "study"]
     trials = {r.data.tags["trial_id"]: r for r in runs if r.data.tags["kind"] == "trial"}
     assert len(parents) == 1
     assert len(trials) == len(records)
-    assert {r.data.tags["mlflow.parentRunId"] for r in trials.values()} == {parents[0].info.run_id}
+    settings = {r.info.run_id: r for r in runs if r.data.tags["kind"] == "setting"}
+    assert {r.data.tags["mlflow.parentRunId"] for r in settings.values()} == {parents[0].info.run_id}
+    for run in trials.values():
+        setting = settings[run.data.tags["mlflow.parentRunId"]]
+        for name in ("point_id", "regime"):
+            assert setting.data.tags[name] == run.data.tags[name]
     for record in records:
         run = trials[record.trial_id]
         assert run.data.metrics["quality"] == record.measured.quality
         assert run.data.metrics["footprint"] == record.measured.footprint
         assert run.info.status == ("FAILED" if record.status == "diverged" else "FINISHED")
-        assert run.data.tags["pareto"] == str(record is records[0]).lower()
         if record.tau is not None:
             assert (run.data.params["tau"], run.data.params["T"], run.data.params["lambda"]) == (
                 str(record.tau),
@@ -87,19 +110,119 @@ def test_a_study_is_a_parent_with_one_nested_run_per_trial(uri, tmp_path, monkey
     assert {r.info.status for r in runs} <= {"FINISHED", "FAILED"}
 
 
+def test_what_decided_a_run_is_a_param_what_it_read_is_an_input(uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arm = Point(design="ablation", overrides={"rank_policy": "growth"})
+    record = ended(planned(study(seeds=(41,), regimes=("step",), oat=[arm]))[1])
+    tracker = _open(uri)
+    tracker.log_trial(record, list)
+    tracker.finish(marks_of([record]), [], interrupted=False)
+    run = _trials(_all_runs(uri)[1])[0]
+    params = run.data.params
+    assert params["rank_policy"] == "growth" and params["learning_rate"] == "0.0001"
+    assert (params["seed"], params["regime"], params["design"]) == ("41", "step", "ablation")
+    assert params["lambda"] == str(record.lambda_) and "kfac_damping" not in params
+    assert "rank_policy=growth" in run.info.run_name
+    read = {item.dataset.name: item.dataset.digest for item in run.inputs.dataset_inputs}
+    assert read == {"arithmetic": "t", "arithmetic held-out text": "d"}
+
+
+def test_settings_aggregate_their_seeds_and_carry_the_marks(uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    records = planned(study(seeds=(41, 42), regimes=("step",)))
+    records = [
+        ended(r, quality=0.4 + 0.1 * (r.plan.seed == 42) + 0.2 * (i % 5 == 1)) for i, r in enumerate(records)
+    ]
+    tracker = MlflowTracker(uri, STUDY, marker=marks_of)
+    for record in records:
+        tracker.log_trial(record, list)
+    marks = marks_of(records)
+    tracker.finish(marks, [], interrupted=False)
+    client, runs = _all_runs(uri)
+    settings = [run for run in runs if run.data.tags["kind"] == "setting"]
+    assert len(settings) == len(marks.settings) == 5
+    for run in settings:
+        setting = marks.of(run.data.tags["point_id"], "step")
+        quality = setting.objectives["quality"]
+        shown = [run.data.metrics[f"quality{end}"] for end in ("", ".low", ".high")]
+        assert shown == [quality.mean, quality.low, quality.high]
+        assert run.data.metrics["n"] == 2
+        assert run.data.tags["pareto.step"] == str(setting.on_front).lower()
+        assert run.data.tags["recommended"] == "false"
+    assert {run.data.tags["pareto.step"] for run in settings} == {"true", "false"}
+    by_point = {run.data.tags["point_id"]: run.data.tags["pareto.step"] for run in settings}
+    for run in _trials(runs):
+        assert run.data.tags["pareto.step"] == by_point[run.data.tags["point_id"]]
+    study_run = _study_run(uri)
+    assert study_run.data.metrics["hypervolume_step"] == marks.hypervolume["step"]
+    assert study_run.data.metrics["trials"] == len(records)
+    assert study_run.data.metrics["hours"] > 0
+
+
+def test_a_running_trial_is_there_with_its_curve_and_ends_with_each_step_once(uri, tmp_path, monkeypatch):
+    from ray_jobs.tracking import mlflow_tracker as tracking
+
+    monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.05)
+    monkeypatch.chdir(tmp_path)
+    record = planned(study(seeds=(41,)))[2]
+    tracker = _open(uri)
+    tracker.running(record, {"phase": "scoring the untuned model", "loss": None})
+    live = _wait_for(lambda: _trials(_all_runs(uri)[1]))[0]
+    assert live.info.status == "RUNNING" and live.data.tags["status"] == "planned"
+    tracker.running(record, {"step": 3, "loss": 1 / 3, "mean_rank": 7.0})
+    _wait_for(lambda: _trials(_all_runs(uri)[1])[0].data.metrics.get("loss"))
+    done = ended(record)
+    tracker.log_trial(done, partial(telemetry_rows, done))
+    tracker.finish(marks_of([done]), [], interrupted=False)
+    client, runs = _all_runs(uri)
+    (run,) = _trials(runs)
+    assert run.info.run_id == live.info.run_id and run.info.status == "FINISHED"
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
+    assert sorted(steps) == list(range(1, 21))
+    assert _study_run(uri).data.metrics["system/cpu_utilization_percentage"] >= 0
+
+
+def test_a_trial_that_is_cut_off_is_not_left_running_and_begins_anew(uri, tmp_path, monkeypatch):
+    from ray_jobs.tracking import mlflow_tracker as tracking
+
+    monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.05)
+    monkeypatch.chdir(tmp_path)
+    record = planned(study(seeds=(41,)))[2]
+    first = _open(uri)
+    first.running(record, {"step": 3, "loss": 0.5, "mean_rank": 7.0})
+    _wait_for(lambda: _trials(_all_runs(uri)[1]))
+    first.interrupted()
+    assert {run.info.status for run in _all_runs(uri)[1] if run.data.tags["kind"] != "setting"} == {"KILLED"}
+    first.finish(StudyMarks(), [], interrupted=True)
+    second = _open(uri)
+    second.log_trial(ended(record), list)
+    second.finish(StudyMarks(), [], interrupted=False)
+    runs = _all_runs(uri)[1]
+    assert len(_trials(runs)) == 1
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def _wait_for(look, seconds=30):
+    deadline = time.time() + seconds
+    while not (seen := look()):
+        assert time.time() < deadline
+        time.sleep(0.05)
+    return seen
+
+
 def test_resuming_doubles_nothing_and_leaves_nothing_running(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     records = [ended(record) for record in planned(study(seeds=(41,)))]
     first = _open(uri)
     for record in records[:4]:
         first.log_trial(record, list)
-    first.finish([], [], interrupted=True)
+    first.finish(StudyMarks(), [], interrupted=True)
     second = _open(uri)
     for record in records:
         second.log_trial(record, list)
-    second.finish([], [], interrupted=False)
+    second.finish(StudyMarks(), [], interrupted=False)
     _, runs = _all_runs(uri)
-    assert len(runs) == len(records) + 1
+    assert len(_trials(runs)) == len(records)
     assert {r.info.status for r in runs} == {"FINISHED"}
 
 
@@ -108,12 +231,14 @@ def test_a_later_attempt_replaces_the_failed_one_and_half_written_runs_go(uri, t
     records = planned(study(seeds=(41,)))
     first = _open(uri)
     first.log_trial(ended(records[0], status="failed", error="oom"), list)
-    first.finish([], [], interrupted=True)
+    first.finish(StudyMarks(), [], interrupted=True)
     client, runs = _all_runs(uri)
     half = client.create_run(
         runs[0].info.experiment_id,
         tags={
-            "mlflow.parentRunId": first.parent_id,
+            "study_id": STUDY.study_id,
+            "regime": "step",
+            "point_id": "p",
             "trial_id": records[1].trial_id,
             "kind": "trial",
             "status": "completed",
@@ -123,10 +248,10 @@ def test_a_later_attempt_replaces_the_failed_one_and_half_written_runs_go(uri, t
     second = _open(uri)
     for record in records[:2]:
         second.log_trial(ended(record), partial(telemetry_rows, record))
-    second.finish([], [], interrupted=False)
+    second.finish(StudyMarks(), [], interrupted=False)
     _, runs = _all_runs(uri)
     trials = {r.data.tags["trial_id"]: r for r in runs if r.data.tags["kind"] == "trial"}
-    assert len(runs) == 3
+    assert len(_trials(runs)) == 2
     assert {r.info.status for r in runs} == {"FINISHED"}
     assert trials[records[0].trial_id].data.metrics["quality"] == 0.5
     assert half.info.run_id not in {r.info.run_id for r in runs}
@@ -136,10 +261,10 @@ def test_two_studies_with_the_same_settings_keep_their_own_runs(uri, tmp_path, m
     monkeypatch.chdir(tmp_path)
     record = ended(planned(study(seeds=(41,)))[0])
     for study_id in ("one", "two"):
-        tracker = MlflowTracker(uri, "tau_T_lambda", study_id, params={})
+        tracker = MlflowTracker(uri, STUDY.model_copy(update={"study_id": study_id}))
         tracker.log_trial(record, list)
-        tracker.finish([], [], interrupted=False)
-    assert len(_all_runs(uri)[1]) == 4
+        tracker.finish(StudyMarks(), [], interrupted=False)
+    assert len(_trials(_all_runs(uri)[1])) == 2
 
 
 def test_the_study_links_to_its_compare_pages(uri, tmp_path, monkeypatch):
@@ -147,10 +272,11 @@ def test_the_study_links_to_its_compare_pages(uri, tmp_path, monkeypatch):
     tracker = _open(uri)
     for record in planned(study(seeds=(41,))):
         tracker.log_trial(ended(record), list)
-    tracker.finish([], [], interrupted=False)
+    tracker.finish(StudyMarks(), [], interrupted=False)
     client, _ = _all_runs(uri)
-    note = client.get_run(tracker.parent_id).data.tags["mlflow.note.content"]
-    assert note.count("#/compare-runs?runs=") == 2 and "4 step-matched grit trials" in note
+    note = client.get_run(_study_run(uri).info.run_id).data.tags["mlflow.note.content"]
+    assert note.count("#/compare-runs?runs=") == 4
+    assert "4 step-matched grit trials" in note and "5 step-matched settings" in note
 
 
 def test_long_curves_are_thinned_and_keep_their_end(uri, tmp_path, monkeypatch):
@@ -158,7 +284,7 @@ def test_long_curves_are_thinned_and_keep_their_end(uri, tmp_path, monkeypatch):
     record = ended(planned(study(seeds=(41,)))[2])
     tracker = _open(uri)
     tracker.log_trial(record, partial(telemetry_rows, record, steps=1999))
-    tracker.finish([], [], interrupted=False)
+    tracker.finish(StudyMarks(), [], interrupted=False)
     client, runs = _all_runs(uri)
     run = next(r for r in runs if r.data.tags["kind"] == "trial")
     steps = {m.step for m in client.get_metric_history(run.info.run_id, "loss")}
@@ -168,7 +294,7 @@ def test_long_curves_are_thinned_and_keep_their_end(uri, tmp_path, monkeypatch):
 
 def test_an_unusable_store_is_refused():
     with pytest.raises(ConfigError, match="tracking-uri"):
-        MlflowTracker("ftp://nowhere", "x", "y", params={})
+        MlflowTracker("ftp://nowhere", STUDY)
 
 
 class Server:
@@ -250,7 +376,7 @@ def test_a_server_that_is_away_for_a_while_gets_everything_later(server, tmp_pat
     while tracker.failure is None:
         time.sleep(0.1)
     server.start()
-    tracker.finish([records[0].trial_id], [], interrupted=False)
+    tracker.finish(marks_of(records), [], interrupted=False)
     assert tracker.failure is None
     _, runs = _all_runs(server.uri)
     trials = [run.data.tags["trial_id"] for run in runs if run.data.tags["kind"] == "trial"]
@@ -269,16 +395,16 @@ def test_a_server_that_never_comes_back_is_told_of_and_resuming_delivers(server,
     server.kill()
     for record in records:
         tracker.log_trial(record, list)
-    tracker.finish([], [], interrupted=False)
+    tracker.finish(StudyMarks(), [], interrupted=False)
     assert tracker.failure
     server.start()
     again = _open(server.uri)
     for record in records:
         again.log_trial(record, list)
-    again.finish([], [], interrupted=False)
+    again.finish(StudyMarks(), [], interrupted=False)
     assert again.failure is None
     _, runs = _all_runs(server.uri)
-    assert len(runs) == 4
+    assert len(_trials(runs)) == 3
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
@@ -286,20 +412,22 @@ def test_many_processes_may_open_a_fresh_database_at_once(tmp_path):
     """SQLite's migration breaks when two run it: one at a time, by a lock."""
     code = (
         "import sys; from ray_jobs.tracking.mlflow_tracker import MlflowTracker\n"
-        "t = MlflowTracker(sys.argv[1], 'x', sys.argv[2], params={})\n"
-        "t.finish([], [], interrupted=False); sys.exit(t.failure or 0)"
+        "from ray_jobs.records.study_file import StudyFile\n"
+        "from ray_jobs.tracking.marks import StudyMarks\n"
+        "t = MlflowTracker(sys.argv[1], StudyFile.model_validate_json(sys.argv[2]))\n"
+        "t.finish(StudyMarks(), [], interrupted=False); sys.exit(t.failure or 0)"
     )
     uri = f"sqlite:///{tmp_path / 'fresh.db'}"
     runs = [
         subprocess.Popen(
-            [sys.executable, "-c", code, uri, str(i)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", code, uri, _named(str(i))], cwd=ROOT, stderr=subprocess.PIPE, text=True
         )
         for i in range(3)
     ]
     said = [run.communicate(timeout=120)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0, 0], said
     client = MlflowClient(tracking_uri=uri)
-    assert len(client.search_runs([client.get_experiment_by_name("x").experiment_id])) == 3
+    assert len(client.search_runs([client.get_experiment_by_name("tau_T_lambda").experiment_id])) == 3
 
 
 def test_a_process_that_is_killed_while_it_makes_the_store_leaves_nothing_in_the_way(tmp_path):
@@ -307,7 +435,8 @@ def test_a_process_that_is_killed_while_it_makes_the_store_leaves_nothing_in_the
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     code = (
         "from ray_jobs.tracking.mlflow_tracker import MlflowTracker\n"
-        f"MlflowTracker({uri!r}, 'tau_T_lambda', 'print', params={{}})"
+        "from ray_jobs.records.study_file import StudyFile\n"
+        f"MlflowTracker({uri!r}, StudyFile.model_validate_json({_named('print')!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
     half_made = tmp_path / ".mlflow.db.new"
@@ -318,6 +447,6 @@ def test_a_process_that_is_killed_while_it_makes_the_store_leaves_nothing_in_the
     process.wait()
     assert not (tmp_path / "mlflow.db").exists()
     tracker = _open(uri)
-    tracker.finish([], [], interrupted=False)
+    tracker.finish(StudyMarks(), [], interrupted=False)
     assert tracker.failure is None
     assert not half_made.exists()

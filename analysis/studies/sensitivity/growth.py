@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.evidence.collapses import without_collapses
 from analysis.evidence.load import load_study
 from analysis.evidence.noise import regime_noise
 from analysis.evidence.point_summary import PointSummary, measured_regimes, summarize_points
+from analysis.evidence.study_marks import marks_of
 from analysis.stats.decisions import looks_of
 from analysis.studies.knob_axes.rungs import ladder_of
 from analysis.studies.sensitivity.criteria import Criterion, Judged, criteria_of
@@ -25,6 +26,7 @@ from grit.config.sections import Regime
 from ray_jobs.records.sequential import SequentialDesign
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.schedule.scheduler import SettingKey
+from ray_jobs.tracking.marks import StudyMarks
 
 #: What a criterion counts for in a setting that another criterion has shown to be unsafe already.
 OF_THE_UNSAFE = 0.25
@@ -70,6 +72,28 @@ class Growth:
             return True
         hours = sum(record.measured.train_seconds or 0.0 for record in records) * self.gpus / 3600
         return design.max_gpu_hours is not None and hours >= design.max_gpu_hours
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveMarks:
+    """Where a study in `folder` stands, while it runs: means, fronts, and how many verdicts are decided."""
+
+    folder: Path
+
+    def __call__(self, records: Sequence[TrialRecord]) -> StudyMarks:
+        """Of the trials that have ended."""
+        data = without_collapses(load_study(self.folder, list(records)))
+        looks = looks_of(sequential=data.study.sequential is not None, seeds=len(data.study.seeds))
+        points, outcomes = summarize_points(data.records), list[str]()
+        for regime in measured_regimes(points):
+            its_points = [point for point in points if point.regime == regime]
+            noise = regime_noise(data, its_points)
+            judged = None if noise is None else Judged.of_regime(its_points, noise, regime, looks)
+            if judged is not None:
+                outcomes += [each.outcome for own in criteria_of(judged).values() for each in own]
+        decided = sum(outcome in ("pass", "fail") for outcome in outcomes)
+        marks = marks_of(data.records)
+        return replace(marks, decided=decided, undecided=len(outcomes) - decided) if outcomes else marks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from analysis.studies.sensitivity.tables import SensitivityRow, sensitivity_rows
 from grit.io.files import write_atomically
 from ray_jobs.records.study_file import Caps
 from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.tracking.marks import StudyMarks
 
 #: Share of its core's time from which a time-matched trial counts as disturbed.
 DISTURBED = 0.1
@@ -40,9 +41,9 @@ class SensitivityPage:
 
     result: SensitivityResult
 
-    def front_trials(self) -> list[str]:
-        """Trial ids of the front's points."""
-        return [record.trial_id for point in self.result.front for record in point.records]
+    def marks(self) -> StudyMarks:
+        """Verdicts, fronts and the recommendation."""
+        return self.result.marks()
 
     def terminal(self) -> str:
         """The answer as the report has it, every setting against its tolerances, and the front."""

@@ -101,7 +101,8 @@ class Recommendation:
     Attributes:
         regime: whose trials decided.
         clock: why time-matched trials were not trusted; None where they were.
-        combination_tested: whether the recommended values were run together.
+        tested: point_ids of the settings that have the recommended values together; none where they were
+            not run together.
         verdicts: per regime, how many (setting x criterion) verdicts stand how.
         needs: what this design tells, and what more would decide what is open, in words.
         knobs: in the order in which they are decided.
@@ -109,11 +110,20 @@ class Recommendation:
 
     regime: Regime
     clock: str | None
-    combination_tested: bool
+    tested: frozenset[str]
     knobs: tuple[KnobAdvice, ...]
     comparisons: tuple[ControlComparison, ...]
     verdicts: dict[str, dict[str, int]]
     needs: tuple[str, ...] = ()
+
+    @property
+    def combination_tested(self) -> bool:
+        """Whether the recommended values were run together."""
+        return bool(self.tested)
+
+    def recommends(self, point_id: str) -> bool:
+        """Whether a setting, in whatever regime, has the recommended values and changes nothing else."""
+        return point_id in self.tested
 
     def sentences(self) -> list[str]:
         """The recommendation in words, with the evidence of each knob."""
@@ -206,14 +216,14 @@ def recommend(
     advice = tuple(_advice(knob, by_knob.get(knob), noises) for knob in TUNING_ORDER)
     values = {one.knob: one.value for one in advice}
     swept = {one.knob for one in advice if one.pick is not None}
-    tested = any(p.regime == regime and _runs(p, values, swept) for p in points)
+    tested = [p for p in points if p.regime == regime and _runs(p, values, swept)]
     verdicts = {}
     for each in dict.fromkeys(band.regime for band in bands):
         verdicts[str(each)] = asdict(count_verdicts([band for band in bands if band.regime == each]))
     return Recommendation(
         regime=regime,
         clock=noise,
-        combination_tested=tested,
+        tested=frozenset(point.point_id for point in tested),
         knobs=advice,
         comparisons=tuple(comparisons),
         verdicts=verdicts,
@@ -222,8 +232,8 @@ def recommend(
 
 
 def _runs(point: PointSummary, values: Mapping[str, float | int | None], swept: Set[str]) -> bool:
-    """Whether a setting was measured with these values of the knobs that were swept."""
-    if not (point.records and point.config.uses_grit and swept):
+    """Whether a setting was measured with these values of the swept knobs, and changes nothing else."""
+    if not (point.records and point.config.uses_grit and swept) or point.other_changes():
         return False
     return all(point.config.setting(knob) == values[knob] for knob in swept)
 

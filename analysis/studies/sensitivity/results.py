@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analysis.evidence.collapses import without_collapses
 from analysis.evidence.fronts import (
@@ -19,15 +19,17 @@ from analysis.evidence.fronts import (
 from analysis.evidence.load import StudyData
 from analysis.evidence.noise import RegimeNoise, regime_noise
 from analysis.evidence.point_summary import PointSummary, measured_regimes, summarize_points
+from analysis.evidence.study_marks import marks_of
 from analysis.stats.decisions import Looks, looks_of
 from analysis.stats.pareto import knee
 from analysis.studies.knob_axes.rungs import Ladder, ladder_of
-from analysis.studies.sensitivity.bands import Band, bands_of
+from analysis.studies.sensitivity.bands import Band, SettingVerdict, bands_of
 from analysis.studies.sensitivity.control import ControlComparison, compare_with_control
 from analysis.studies.sensitivity.one_at_a_time import default_point
 from analysis.studies.sensitivity.recommend import Recommendation, recommend
 from grit.config.sections import Regime
 from ray_jobs.records.study_file import Caps
+from ray_jobs.tracking.marks import StudyMarks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,38 @@ class SensitivityResult:
     def bands(self) -> list[Band]:
         """Of all regimes."""
         return [band for result in self.regimes for band in result.bands]
+
+    def marks(self) -> StudyMarks:
+        """What every setting is marked with: its front, its verdict, and whether it is recommended.
+
+        A setting that stands in several sweeps has the worst of its verdicts.
+        """
+        worst: dict[tuple[str, str], SettingVerdict] = {}
+        order = ("pass", "out of reach", "open", "fail")
+        for band in self.bands:
+            for setting in band.settings:
+                key = (setting.point.point_id, band.regime)
+                if key not in worst or order.index(setting.outcome) > order.index(worst[key].outcome):
+                    worst[key] = setting
+        chances = {
+            (p, r.regime): placing.probability for r in self.regimes for p, placing in r.placings.items()
+        }
+        marked = [
+            replace(
+                setting,
+                verdict=worst[key].word if (key := (setting.point_id, setting.regime)) in worst else None,
+                recommended=self.recommendation.recommends(setting.point_id),
+                front_probability=chances.get(key),
+            )
+            for setting in marks_of(self.data.records).settings
+        ]
+        counts = self.recommendation.verdicts.values()
+        return StudyMarks(
+            settings=tuple(marked),
+            hypervolume={result.regime: result.hypervolume for result in self.regimes},
+            decided=sum(count["decided"] for count in counts),
+            undecided=sum(count["open"] + count["out_of_reach"] for count in counts),
+        )
 
     @property
     def usable(self) -> list[PointSummary]:

@@ -1,0 +1,255 @@
+"""A study's runs in an MLflow store: the study's, below it one per setting and regime, below that trials.
+
+Runs are found again by tag, so that neither a second try nor resuming doubles anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from urllib.parse import quote
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.tracking import MlflowClient
+
+from ray_jobs.records.status import STATUSES
+from ray_jobs.records.study_file import StudyFile
+from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.tracking.marks import SettingMarks, StudyMarks
+from ray_jobs.tracking.mlflow_store import STORE_ERRORS
+from ray_jobs.tracking.run_contents import (
+    Point,
+    ending_tags,
+    mark_tags,
+    milliseconds,
+    setting_name,
+    setting_params,
+    setting_points,
+    setting_tags,
+    study_params,
+    study_tags,
+    trial_name,
+    trial_params,
+    trial_tags,
+)
+
+#: Metrics per request.
+BATCH = 500
+#: Runs that one link to the compare page holds at most: a description has room for some thousand characters.
+COMPARED = 80
+#: Characters that MLflow keeps of a description, with some room.
+DESCRIPTION_ROOM = 7500
+
+_Setting = tuple[str, str]
+
+
+class StudyRuns:
+    """The runs of one study.
+
+    Args:
+        client, experiment_id: of the store.
+        study: as `study.json` has it.
+
+    Attributes:
+        study_run: id of the study's own run.
+    """
+
+    def __init__(self, client: MlflowClient, experiment_id: str, study: StudyFile) -> None:
+        self._client, self._experiment, self._study = client, experiment_id, study
+        self._trials: dict[str, Run] = {}
+        self._settings: dict[_Setting, str] = {}
+        self._sent: dict[_Setting, tuple[dict[str, str], int]] = {}
+        self._marked: dict[str, dict[str, str]] = {}
+        self._own: set[str] = set()
+        self.study_run = self._adopt()
+
+    def _adopt(self) -> str:
+        """Finds the runs of an earlier call, or makes the study's."""
+        found = self._all(f"tags.study_id = '{self._study.study_id}'")
+        for run in found:
+            tags = run.data.tags
+            if tags.get("kind") == "setting":
+                self._settings[tags["point_id"], tags["regime"]] = run.info.run_id
+            elif tags.get("kind") == "trial":
+                self._trials[tags["trial_id"]] = run
+        own = [run.info.run_id for run in found if run.data.tags.get("kind") == "study"]
+        if own:
+            self._client.update_run(own[0], status="RUNNING")
+            return str(own[0])
+        return self._create(study_tags(self._study), self._study.name, study_params(self._study))
+
+    def _all(self, where: str) -> list[Run]:
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([self._experiment], where, max_results=1000, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def _create(
+        self, tags: Mapping[str, str], name: str, params: Mapping[str, str], started: float | None = None
+    ) -> str:
+        run = self._client.create_run(
+            self._experiment, start_time=milliseconds(started), tags=dict(tags), run_name=name
+        )
+        run_id: str = run.info.run_id
+        self._client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
+        self._client.log_inputs(run_id, self._datasets())
+        return run_id
+
+    def _datasets(self) -> list[DatasetInput]:
+        """What the study reads, each with the hash of its content."""
+        config, content = self._study.config, self._study.content
+        names = {"task": config.task.name, "documents": f"{config.task.name} held-out text"}
+        source = {"task": config.task.train_file, "documents": config.task.retention_file}
+        return [
+            DatasetInput(
+                Dataset(
+                    names[kind], content[kind], "local", json.dumps({"path": source[kind] or names[kind]})
+                ),
+                [InputTag("mlflow.data.context", "training" if kind == "task" else "retention")],
+            )
+            for kind in names
+            if kind in content
+        ]
+
+    def _setting(self, record: TrialRecord) -> str:
+        """The run of a trial's setting in its regime."""
+        key = (record.plan.point_id, record.plan.regime)
+        if key not in self._settings:
+            tags = {**setting_tags(self._study, record), "mlflow.parentRunId": self.study_run}
+            self._settings[key] = self._create(tags, setting_name(record), setting_params(record))
+        return self._settings[key]
+
+    def begin(self, record: TrialRecord) -> None:
+        """A trial is under way: it has a run, whatever an earlier attempt has left."""
+        if record.trial_id in self._own:
+            return
+        self.clear(record.trial_id)
+        tags = {**trial_tags(self._study, record), "mlflow.parentRunId": self._setting(record)}
+        run_id = self._create(tags, trial_name(record), trial_params(record), record.times.started_at)
+        self._trials[record.trial_id] = self._client.get_run(run_id)
+        self._own.add(record.trial_id)
+
+    def clear(self, trial_id: str) -> None:
+        """Takes out what a broken try may have left of a trial, even where the server never said so."""
+        self._own.discard(trial_id)
+        self._trials.pop(trial_id, None)
+        where = f"tags.study_id = '{self._study.study_id}' and tags.trial_id = '{trial_id}'"
+        for run in self._client.search_runs([self._experiment], where):
+            self._client.delete_run(run.info.run_id)
+
+    def add(self, trial_id: str, points: Sequence[Point]) -> None:
+        """Adds to a trial's curves."""
+        self._log(self._trials[trial_id].info.run_id, points)
+
+    def add_to_study(self, points: Sequence[Point]) -> None:
+        """Adds to the study's curves."""
+        self._log(self.study_run, points)
+
+    def _log(self, run_id: str, points: Sequence[Point]) -> None:
+        metrics = [Metric(point.name, point.value, point.at, point.step) for point in points]
+        for first in range(0, len(metrics), BATCH):
+            self._client.log_batch(run_id, metrics=metrics[first : first + BATCH])
+
+    def holds(self, record: TrialRecord) -> bool:
+        """Whether the trial is there as it has ended."""
+        run = self._trials.get(record.trial_id)
+        if run is None or record.trial_id in self._own:
+            return False
+        same_end = run.info.status == STATUSES[record.status].mlflow
+        return same_end and run.data.tags.get("status") == record.status
+
+    def end(self, record: TrialRecord, points: Sequence[Point]) -> None:
+        """A trial has ended."""
+        self.begin(record)
+        run_id = self._trials[record.trial_id].info.run_id
+        tags = [RunTag(name, value) for name, value in ending_tags(record).items()]
+        self._client.log_batch(run_id, tags=tags)
+        self._log(run_id, points)
+        terminal = STATUSES[record.status].mlflow
+        self._client.set_terminated(run_id, terminal, end_time=milliseconds(record.times.ended_at))
+        self._trials[record.trial_id] = self._client.get_run(run_id)
+        self._own.discard(record.trial_id)
+
+    def mark(self, marks: StudyMarks) -> None:
+        """Marks settings and their trials; sends what has changed."""
+        at = milliseconds(None)
+        for setting in marks.settings:
+            key = (setting.point_id, setting.regime)
+            if key not in self._settings:
+                continue
+            tags = mark_tags(setting)
+            before, seeds = self._sent.get(key, ({}, 0))
+            run_tags = [RunTag(name, value) for name, value in tags.items()]
+            if (tags, setting.seeds) != (before, seeds) or setting.front_probability is not None:
+                self._client.log_batch(self._settings[key], tags=run_tags)
+                self._log(self._settings[key], setting_points(setting, at))
+                self._sent[key] = (tags, setting.seeds)
+            for run in self._of(setting):
+                if self._marked.get(run.info.run_id) != tags:
+                    self._client.log_batch(run.info.run_id, tags=run_tags)
+                    self._marked[run.info.run_id] = tags
+
+    def _of(self, setting: SettingMarks) -> Iterable[Run]:
+        wanted = (setting.point_id, setting.regime)
+        runs = self._trials.values()
+        return [run for run in runs if (run.data.tags.get("point_id"), run.data.tags.get("regime")) == wanted]
+
+    def trial_run(self, trial_id: str) -> str | None:
+        """The id of a trial's run."""
+        run = self._trials.get(trial_id)
+        return None if run is None else str(run.info.run_id)
+
+    def stop(self) -> None:
+        """Says at once that nothing of the study runs any more."""
+        for run_id in (self.study_run, *(self._trials[name].info.run_id for name in tuple(self._own))):
+            with contextlib.suppress(*STORE_ERRORS):
+                self._client.set_terminated(run_id, "KILLED")
+
+    def close(self, status: str) -> None:
+        """Ends all that is open: the study and its settings with `status`, trials that have not ended."""
+        for trial_id in tuple(self._own):
+            self._client.set_terminated(self._trials[trial_id].info.run_id, "KILLED")
+        for run_id in self._settings.values():
+            self._client.set_terminated(run_id, status)
+        links = self._compare_links()
+        if links:
+            self._client.set_tag(self.study_run, "mlflow.note.content", links)
+        self._client.set_terminated(self.study_run, status, end_time=int(1000 * time.time()))
+
+    def _compare_links(self) -> str:
+        """Markdown links that open each regime's settings in the compare page, and its trials."""
+        lines: list[str] = []
+        by_regime = dict[str, list[str]]()
+        for (_, regime), run_id in self._settings.items():
+            by_regime.setdefault(regime, []).append(run_id)
+        for regime, ids in by_regime.items():
+            lines.append(
+                f"- [compare the {len(ids[-COMPARED:])} {regime}-matched settings]({self._page(ids)})"
+            )
+        compared = dict[tuple[str, str], list[str]]()
+        for run in self._trials.values():
+            tags = run.data.tags
+            if tags["design"] != "control" and tags["status"] == "completed":
+                compared.setdefault((tags["method"], tags["regime"]), []).append(run.info.run_id)
+        shown = 0
+        for (method, regime), ids in compared.items():
+            line = (
+                f"- [compare the {len(ids[-COMPARED:])} {regime}-matched {method} trials]({self._page(ids)})"
+            )
+            if sum(len(earlier) for earlier in lines) + len(line) < DESCRIPTION_ROOM:
+                lines.append(line)
+                shown += 1
+        left = len(compared) - shown
+        return "\n".join(
+            [*lines, *([f"- {left} more methods: choose their runs by the tag `method`"] if left else [])]
+        )
+
+    def _page(self, run_ids: Collection[str]) -> str:
+        listed = quote(json.dumps(list(run_ids)[-COMPARED:]))
+        return f"#/compare-runs?runs={listed}&experiments={quote(json.dumps([self._experiment]))}"

@@ -1,0 +1,88 @@
+"""An MLflow store: opened once, made whole, by one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.tracking import MlflowClient
+
+from grit.errors import ConfigError
+
+#: What a store raises when it does not answer, or refuses.
+STORE_ERRORS = (MlflowException, OSError, ValueError, TypeError)
+#: MLflow's own patience with a server, unless the user set one: ours is above it, and keeps what was not
+#: delivered.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+#: Opens the experiment in the view of trainings, not in that of language-model applications.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One process at a time: several that open a fresh SQLite file at once break its migration."""
+    path = uri.removeprefix("sqlite:///")
+    if path == uri:
+        yield
+        return
+    with Path(f"{path}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _create_whole(uri: str) -> None:
+    """Makes a new SQLite store beside its place and moves it there once it is migrated.
+
+    A process that is killed in mid-migration would otherwise leave a file that no later call can open.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    for left in path.parent.glob(f".{path.name}.new*"):
+        left.unlink()
+    new = path.with_name(f".{path.name}.new")
+    store: Any = SqlAlchemyStore(  # type: ignore[no-untyped-call]  # MLflow has no types here
+        f"sqlite:///{new}", (path.parent / "mlartifacts").absolute().as_uri()
+    )
+    store.engine.dispose()
+    new.replace(path)
+
+
+def open_experiment(uri: str, name: str, artifacts: Path | None) -> tuple[MlflowClient, str]:
+    """A client of the store, and the id of the experiment of that name, which is made if need be.
+
+    Args:
+        uri: any tracking URI; a SQLite file is created and migrated here, before anybody else opens it.
+        name: of the experiment.
+        artifacts: where artifacts go when the experiment is new; None leaves it to the store.
+
+    Raises:
+        ConfigError: the store cannot be opened.
+    """
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    for variable, value in _PATIENCE.items():
+        os.environ.setdefault(variable, value)
+    try:
+        with _alone(uri):
+            _create_whole(uri)
+            client = MlflowClient(tracking_uri=uri)
+            existing = client.get_experiment_by_name(name)
+            if existing is not None:
+                return client, existing.experiment_id
+            location = None if artifacts is None else artifacts.absolute().as_uri()
+            return client, client.create_experiment(name, location, tags=_KIND)
+    except (MlflowException, OSError) as error:
+        raise refused(uri, error) from error
+
+
+def refused(uri: str, error: Exception) -> ConfigError:
+    """The store cannot be used."""
+    return ConfigError("tracking-uri", uri, f"cannot be used: {str(error).splitlines()[0]}")

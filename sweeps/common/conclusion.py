@@ -1,0 +1,149 @@
+"""The end of a call: report, adapters, MLflow's last words, and what the terminal shows."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from analysis.evidence.study_marks import kept_trials
+from ray_jobs.execution.runner import StudyOutcome, StudyRunner
+from ray_jobs.records.kept_adapters import ADAPTERS, INDEX_FILE, adapter_folder, has_adapter, write_index
+from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.tracking.marks import StudyMarks
+from ray_jobs.tracking.tracker import Tracker
+
+#: Of a call. 0: every trial has ended, whatever it measured. Broken: it could not go on (a full disk, trials
+#: that fail alike). Lost: it has ended, and trials failed.
+EXIT_BROKEN, EXIT_BAD_INPUT, EXIT_LOST, EXIT_INTERRUPTED = 1, 2, 3, 130
+#: What a finished study leaves with MLflow.
+ARTIFACTS = (
+    "report.html",
+    "report.md",
+    "pareto.csv",
+    "recommendation.json",
+    "study.json",
+    "study.yaml",
+    "trials.jsonl",
+    "figures",
+    "tables",
+)
+
+
+def conclude(
+    output: Path, outcome: StudyOutcome, runner: StudyRunner, tracker: Tracker, register: str | None
+) -> int:
+    """Writes the report, keeps adapters, closes MLflow's run, and says how it went.
+
+    Args:
+        output: the study's folder.
+        outcome: of the runner's call.
+        runner: what ran it.
+        tracker: its mirror.
+        register: the name of the registered model that gets the recommended adapter; None for none.
+
+    Returns:
+        The exit code.
+    """
+    from analysis.report import rebuild
+
+    if outcome.broken is not None:
+        tracker.finish(StudyMarks(), [], interrupted=True)
+        print(
+            f"error: {outcome.broken}; what was recorded before is whole: once that is mended, the same "
+            f"command with --output {output} goes on",
+            file=sys.stderr,
+        )
+        return EXIT_BROKEN
+    completed = any(record.status == "completed" for record in outcome.records)
+    marks, kept = StudyMarks(), dict[str, tuple[str, ...]]()
+    if completed:
+        # under the caps of this call, which study.json holds
+        report = rebuild(output, records=outcome.records)
+        marks = report.marks()
+        print("\n" + report.terminal())
+    if not outcome.interrupted:
+        kept = _keep(output, outcome.records, runner, marks)
+    artifacts = [output / name for name in ARTIFACTS if (output / name).exists()]
+    tracker.finish(marks, artifacts, interrupted=outcome.interrupted)
+    registered = _log_adapters(output, kept, outcome.records, tracker, register)
+    if tracker.failure:
+        print(
+            f"warning: MLflow lost contact: {tracker.failure}; the same command with --output {output} "
+            "delivers what is missing",
+            file=sys.stderr,
+        )
+    counts = Counter(record.status for record in outcome.records)
+    words = ", ".join(f"{count} {status}" for status, count in counts.items())
+    reused = f"; {outcome.reused} reused" if outcome.reused else ""
+    print(f"\n{words} in {outcome.seconds:.0f} s{reused}")
+    if completed:
+        print(f"report:  xdg-open {output / 'report.html'}")
+        first, *rest = tracker.address()
+        print("\n         ".join([f"MLflow:  {first}", *rest]))
+        _print_adapters(output, kept, registered)
+    return _exit_code(output, outcome, counts["failed"])
+
+
+def _exit_code(output: Path, outcome: StudyOutcome, lost: int) -> int:
+    if outcome.interrupted:
+        print(f"interrupted: the same command with --output {output} goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if lost:
+        print(
+            f"{lost} trial(s) were lost: the same command with --output {output} runs them again",
+            file=sys.stderr,
+        )
+    return EXIT_LOST if lost else 0
+
+
+def _keep(
+    output: Path, records: Sequence[TrialRecord], runner: StudyRunner, marks: StudyMarks
+) -> dict[str, tuple[str, ...]]:
+    """Keeps what this call asks for and removes the rest; the trials that are kept, with what for."""
+    kept = kept_trials(records, marks, runner.keeps)
+    try:
+        runner.keep_adapters(kept)
+        if kept:
+            write_index(output, kept, records)
+    except OSError as error:
+        print(f"warning: adapters: {error.strerror or error}: {error.filename or output}", file=sys.stderr)
+    return kept
+
+
+def chosen_one(kept: Mapping[str, tuple[str, ...]], output: Path) -> str | None:
+    """The adapter to use: the first seed of the recommended setting, or of the default if that was not run.
+
+    Not the best-scoring seed: that would be chosen on the examples that score it.
+    """
+    there = [trial_id for trial_id in kept if has_adapter(output, trial_id)]
+    for role in ("recommended", "default"):
+        holders = [trial_id for trial_id in there if role in kept[trial_id]]
+        if holders:
+            return holders[0]
+    return None
+
+
+def _log_adapters(
+    output: Path,
+    kept: Mapping[str, tuple[str, ...]],
+    records: Sequence[TrialRecord],
+    tracker: Tracker,
+    register: str | None,
+) -> dict[str, str]:
+    folders = {name: adapter_folder(output, name) for name in kept if has_adapter(output, name)}
+    own = {record.trial_id for record in records if record.place.reused_from is None}
+    one = chosen_one(kept, output)
+    logged = {name: folder for name, folder in folders.items() if name in own or name == one}
+    return tracker.log_adapters(logged, {one: register} if one is not None and register is not None else {})
+
+
+def _print_adapters(output: Path, kept: Mapping[str, tuple[str, ...]], registered: Mapping[str, str]) -> None:
+    one = chosen_one(kept, output)
+    if one is None:
+        return
+    count = sum(has_adapter(output, trial_id) for trial_id in kept)
+    print(f"adapter: {output / ADAPTERS / one} ({', '.join(kept[one])}; {count} kept, see {INDEX_FILE})")
+    for address in registered.values():
+        print(f"model:   {address}")
