@@ -194,6 +194,7 @@ def save_lora(
         True,
         True,
     )
+    config.eva_config = None  # of the initialization, which is over
     config.alpha_pattern = {short[name]: scalings[name] * ranks[short[name]] for name in factors}
     path.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(path))

@@ -1,4 +1,4 @@
-"""One run without a study: `python -m grit train | eval | export` (see `--help` of each)."""
+"""One run without a study: `python -m grit train | eval | export | push` (see `--help` of each)."""
 
 from __future__ import annotations
 
@@ -64,10 +64,20 @@ class ExportOptions:
     merged: bool = flag(False, "a whole model instead, with the adapter added to the weights; needs no PEFT")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PushOptions:
+    """Where an adapter goes."""
+
+    _argument_group_name = "the hub"
+
+    to: str = flag(MISSING, "the repository; made if need be", metavar="OWNER/NAME")
+    private: bool = flag(False, "a new repository is private")
+
+
 def parser() -> OneLineParser:
-    """The three commands."""
+    """The four commands."""
     p = OneLineParser(prog="python -m grit", description=__doc__)
-    commands = p.add_subparsers(dest="command", required=True, metavar="train | eval | export")
+    commands = p.add_subparsers(dest="command", required=True, metavar="train | eval | export | push")
     train = commands.add_parser(
         "train",
         help="train one adapter into a folder",
@@ -82,8 +92,17 @@ def parser() -> OneLineParser:
         help="write a trained run's adapter, truncated to its ranks, as a plain PEFT adapter",
         dataclass_types=[ExportOptions],
     )
-    for command in (evaluate, export):
-        command.add_argument("folder", type=Path, metavar="DIR", help="what `train` wrote")
+    push = commands.add_parser(
+        "push",
+        help="upload a kept adapter with its model card to a model hub (HF_ENDPOINT, HF_TOKEN)",
+        dataclass_types=[PushOptions],
+    )
+    for command in (evaluate, export, push):
+        command.add_argument(
+            "place",
+            metavar="DIR",
+            help="what `train` wrote, a study's adapters/<trial>, or models:/NAME/VERSION of MLflow",
+        )
     return p
 
 
@@ -119,7 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 the run diverged, 2 bad input, 130 interrupted."""
     arguments = parser().parse_args(argv)
     try:
-        return {"train": _train, "eval": _evaluate, "export": _export}[arguments.command](arguments)
+        commands = {"train": _train, "eval": _evaluate, "export": _export, "push": _push}
+        return commands[arguments.command](arguments)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -181,26 +201,50 @@ def _share(value: float | None) -> str:
 
 
 def _evaluate(arguments: Namespace) -> int:
-    from grit.cli.single_run import evaluate_run, with_config
+    from grit.cli.kept_run import MODELS, adapter_at, evaluate_kept, is_kept
+    from grit.cli.single_run import check_content, evaluate_run, with_config
     from grit.training.workbench import Workbench
 
-    data = taken(DataOptions, arguments)
-    config = with_config(lambda trained: with_data_options(trained, data), arguments.folder)
-    print(_table(evaluate_run(arguments.folder, config, Workbench(progress=_bar, training=False))))
-    print(f"per example: {arguments.folder / 'eval-predictions.parquet'}")
+    data, bench = taken(DataOptions, arguments), Workbench(progress=_bar, training=False)
+    with adapter_at(arguments.place) as folder:
+        config = with_config(lambda trained: with_data_options(trained, data), folder)
+        to = Path() if arguments.place.startswith(MODELS) else folder
+        if is_kept(folder):
+            check_content(config, training=False)
+            measured = evaluate_kept(folder, config, bench, to)
+        else:
+            measured = evaluate_run(folder, config, bench)
+    print(_table(measured))
+    print(f"per example: {to / 'eval-predictions.parquet'}")
     return 0
 
 
 def _export(arguments: Namespace) -> int:
+    from grit.cli.kept_run import MODELS, adapter_at, export_kept, is_kept
     from grit.cli.single_run import export_run
     from grit.training.workbench import Workbench
 
-    to = arguments.to or arguments.folder / "export"
-    written = export_run(arguments.folder, to, Workbench(), merged=arguments.merged)
+    with adapter_at(arguments.place) as folder:
+        to = arguments.to or (Path() if arguments.place.startswith(MODELS) else folder) / "export"
+        if is_kept(folder):
+            export_kept(folder, to, Workbench(), merged=arguments.merged)
+            print(to)
+            return 0
+        written = export_run(folder, to, Workbench(), merged=arguments.merged)
     print(
         f"{to}: {written.effective_parameters:,} of {written.parameters:,} adapter parameters, "
         f"{written.bytes:,} bytes"
     )
+    return 0
+
+
+def _push(arguments: Namespace) -> int:
+    from grit.cli.kept_run import adapter_at, is_kept, push_kept
+    from grit.cli.single_run import ADAPTER
+
+    with adapter_at(arguments.place) as folder:
+        adapter = folder if is_kept(folder) else folder / ADAPTER
+        print(push_kept(adapter, arguments.to, private=arguments.private))
     return 0
 
 

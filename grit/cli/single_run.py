@@ -12,8 +12,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from grit.adapters.check_model import check_model
+from grit.adapters.kept_adapter import ADAPTER_FILE, read_kept_adapter
 from grit.adapters.peft_adapters import merged_model
 from grit.backbone import resolve
+from grit.cli.model_card import Card, CardNumber, ranks_in_words, write_card
 from grit.config.run_config import RunConfig, nested_from_flat
 from grit.config.sections import AdapterConfig
 from grit.errors import ConfigError
@@ -26,14 +28,15 @@ from grit.io.versions import SCHEMA_VERSION, upgraded
 from grit.runtime import checkpoint
 from grit.tasks.loading import content_hashes, load_documents, load_task
 from grit.training.hooks import Hooks
-from grit.training.measurements import Measurements, finite
+from grit.training.measurements import QUANTITIES, Measurements, finite
 from grit.training.run import RunState
 from grit.training.score_rows import score_rows
 from grit.training.summary import score_summary
 from grit.training.trainer import on_finished, train
 from grit.training.workbench import Workbench
 
-RUN_FILE, STATE = "run.json", "state"
+#: In a run's folder: what it is, its last state, and its adapter as plain PEFT reads it.
+RUN_FILE, STATE, ADAPTER = "run.json", "state", "adapter"
 ROOT = Path(__file__).resolve().parents[2]
 #: Settings that a trained adapter fits: dropout alone may change with what it is evaluated on.
 WITH_THE_ADAPTER = (
@@ -163,7 +166,8 @@ def train_into(folder: Path, record: RunFile, bench: Workbench, hooks: Hooks) ->
         raise ConfigError(
             "beside", config.audits.beside, "is for studies: a single run has nobody to take turns with"
         )
-    result = train(config, bench, checkpoints=folder / STATE, hooks=hooks, keep=True)
+    adapter = None if config.why_no_adapter else folder / ADAPTER
+    result = train(config, bench, checkpoints=folder / STATE, hooks=hooks, keep=True, adapter=adapter)
     for name, rows in result.tables().items():
         write_table(folder / f"{name}.parquet", rows)
     ended = record.model_copy(
@@ -175,15 +179,45 @@ def train_into(folder: Path, record: RunFile, bench: Workbench, hooks: Hooks) ->
         }
     )
     ended.write(folder)
+    if adapter is not None and adapter.exists():
+        write_card(adapter, read_kept_adapter(adapter), card_of_run(ended))
     return ended
 
 
+def card_of_run(run: RunFile) -> Card:
+    """What a single run knows of itself: one seed, and no interval."""
+    measured, versions = run.measured, run.provenance.get("versions", {})
+    pairs = {
+        "quality": measured.base_quality,
+        "answer_loss": measured.base_answer_loss,
+        "forgetting": 0.0,
+        "footprint": None,
+    }
+    numbers = [
+        CardNumber(
+            label=QUANTITIES[name].label,
+            value=QUANTITIES[name].shown(getattr(measured, name)),
+            untuned=QUANTITIES[name].shown(untuned),
+        )
+        for name, untuned in pairs.items()
+    ]
+    return Card(
+        kept_as="",
+        numbers=numbers,
+        geometry=[ranks_in_words(measured)],
+        limits=["One run with one seed: how much another seed would differ is not known."],
+        provenance={"run": run.run_id, "commit": str(run.provenance.get("git_commit")), **versions},
+    )
+
+
 def ended_config(folder: Path) -> RunConfig:
-    """The configuration of a run that has ended.
+    """The configuration of a run that has ended, or of a kept adapter.
 
     Raises:
         ConfigError: the folder holds none, or one that has not ended.
     """
+    if (folder / ADAPTER_FILE).exists():
+        return read_kept_adapter(folder).config
     record = read_run(folder)
     if record.status == "planned" or not checkpoint.exists(folder / STATE):
         raise ConfigError(

@@ -52,7 +52,8 @@ def config_params(config: RunConfig) -> dict[str, str]:
     flat: dict[str, Any] = {"method": config.method}
     for section, part in nested.items():
         for name, value in part.items():
-            flat["task" if (section, name) == ("task", "name") else name] = value
+            # What two sections have (the clipping norm, a seed) is the run's: GRIT's is filled in from it.
+            flat.setdefault("task" if (section, name) == ("task", "name") else name, value)
     long_names = set(ALIASES.values())
     params = {name: shown_value(value) for name, value in flat.items() if name not in long_names}
     if config.uses_grit:

@@ -7,9 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from analysis.evidence.model_cards import card_of_trial
 from analysis.evidence.study_marks import kept_trials
+from grit.adapters.kept_adapter import read_kept_adapter
+from grit.cli.model_card import write_card
 from ray_jobs.execution.runner import StudyOutcome, StudyRunner
 from ray_jobs.records.kept_adapters import ADAPTERS, INDEX_FILE, adapter_folder, has_adapter, write_index
+from ray_jobs.records.study_file import read_study
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.tracker import Tracker
@@ -105,11 +109,23 @@ def _keep(
     kept = kept_trials(records, marks, runner.keeps)
     try:
         runner.keep_adapters(kept)
+        _write_cards(output, kept, records, marks)
         if kept:
             write_index(output, kept, records)
     except OSError as error:
         print(f"warning: adapters: {error.strerror or error}: {error.filename or output}", file=sys.stderr)
     return kept
+
+
+def _write_cards(
+    output: Path, kept: Mapping[str, tuple[str, ...]], records: Sequence[TrialRecord], marks: StudyMarks
+) -> None:
+    study = read_study(output)
+    for record in records:
+        folder = adapter_folder(output, record.trial_id)
+        if record.trial_id in kept and has_adapter(output, record.trial_id):
+            card = card_of_trial(study, record, kept[record.trial_id], marks)
+            write_card(folder, read_kept_adapter(folder), card)
 
 
 def chosen_one(kept: Mapping[str, tuple[str, ...]], output: Path) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from analysis.evidence.compute import compute_of, compute_sentences
 from analysis.evidence.load import StudyData
+from analysis.page.adapters import adapters_table
 from analysis.page.document import FEW_SEEDS, write_figures, write_table
 from analysis.page.render import render
 from analysis.page.table import Column, Table
@@ -92,6 +93,7 @@ def _context(result: SensitivityResult) -> dict[str, Any]:
         "ladder": ladder_table(result.ladders),
         "importance": importance_table(_importances(result)),
         "trials": trial_table(result),
+        "adapters": adapters_table(study, records, result.marks()),
         "further": further_results(result.points),
         "compute": compute_sentences(compute_of(study, records, result.data.folder)),
         "disturbance": _most_disturbed(records),

@@ -122,8 +122,12 @@ class Recommendation:
         return bool(self.tested)
 
     def recommends(self, point_id: str) -> bool:
-        """Whether a setting, in whatever regime, has the recommended values and changes nothing else."""
-        return point_id in self.tested
+        """Whether a setting, in whatever regime, has the recommended values and changes nothing else.
+
+        None is recommended where some knob has no setting that passes.
+        """
+        failed = any(one.pick is not None and one.pick.outcome == "fail" for one in self.knobs)
+        return point_id in self.tested and not failed
 
     def sentences(self) -> list[str]:
         """The recommendation in words, with the evidence of each knob."""

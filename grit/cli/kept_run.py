@@ -1,0 +1,127 @@
+"""What can be done with a kept adapter's folder: score it, copy it, merge it, hand it to a hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from grit.adapters.kept_adapter import ADAPTER_FILE, read_kept_adapter
+from grit.adapters.peft_adapters import merged_model, reload_adapter, remove_lora
+from grit.backbone import resolve
+from grit.cli.model_card import CARD_FILE
+from grit.config.run_config import RunConfig
+from grit.errors import ConfigError
+from grit.io.files import write_atomically, write_table
+from grit.training.measurements import Measurements, finite
+from grit.training.score_rows import score_rows
+from grit.training.summary import score_summary
+from grit.training.workbench import Workbench
+
+#: An address of MLflow's: models:/NAME/VERSION, or models:/m-... of a logged model.
+MODELS = "models:/"
+
+
+@contextmanager
+def adapter_at(place: str) -> Iterator[Path]:
+    """The folder of a run, a study's trial or a kept adapter; a model of MLflow's is fetched for a while.
+
+    Raises:
+        ConfigError: there is none, or MLflow cannot fetch it.
+    """
+    if not place.startswith(MODELS):
+        yield Path(place)
+        return
+    with TemporaryDirectory() as folder:
+        command = (sys.executable, "-m", "mlflow", "artifacts", "download", "-u", place, "-d", folder)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = [path.parent for path in Path(folder).rglob(ADAPTER_FILE)]
+        if done.returncode or not found:
+            reason = (done.stderr.strip().splitlines() or ["it holds no adapter of ours"])[-1]
+            raise ConfigError(
+                "DIR", place, f"cannot be fetched (MLFLOW_TRACKING_URI says from where): {reason}"
+            )
+        yield found[0]
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a folder is a kept adapter's own."""
+    return (folder / ADAPTER_FILE).exists()
+
+
+def evaluate_kept(folder: Path, config: RunConfig, bench: Workbench, to: Path) -> Measurements:
+    """Scores a kept adapter as `config` says; leaves `eval.json` and its predictions in `to`.
+
+    Raises:
+        ConfigError: the folder holds no whole adapter, or data cannot be used.
+    """
+    trained = read_kept_adapter(folder).config
+    backbone = bench.backbone(trained)
+    base = bench.base_scores(config, backbone.eval())
+    model = reload_adapter(backbone, folder)
+    try:
+        scores = bench.score(model, config, last=True)
+    finally:
+        remove_lora(model)
+    measured = Measurements(**score_summary(scores, base, config, bench.task(config).metric))
+    to.mkdir(parents=True, exist_ok=True)
+    write_table(to / "eval-predictions.parquet", score_rows(scores, base))
+    found = {"config": config.to_dict(), "measured": measured.model_dump(exclude_none=True)}
+    write_atomically(to / "eval.json", json.dumps(finite(found), indent=2))
+    return measured
+
+
+def export_kept(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> None:
+    """Copies a kept adapter's files, or merges them into the backbone.
+
+    Raises:
+        ConfigError: the folder holds no whole adapter, or `to` is not empty.
+    """
+    kept = read_kept_adapter(folder)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ConfigError("to", str(to), "is not empty; choose an empty folder")
+    shutil.copytree(folder, to / "adapter" if merged else to, dirs_exist_ok=True)
+    if merged:
+        backbone = kept.config.backbone
+        model = merged_model(
+            resolve(backbone.model),
+            folder,
+            dtype=backbone.dtype,
+            revision=backbone.revision,
+            trust_remote_code=backbone.trust_remote_code,
+        )
+        model.save_pretrained(to)
+        bench.tokenizer(kept.config).save_pretrained(to)
+
+
+def push_kept(folder: Path, repository: str, *, private: bool) -> str:
+    """Uploads a kept adapter with its card to a model hub; returns its address.
+
+    The base model is named as it was asked for, not by where it lies on this machine.
+
+    Raises:
+        ConfigError: the folder holds no whole adapter, its backbone is a folder of this machine, or the hub
+            refuses.
+    """
+    from grit.cli.hub import upload
+
+    kept = read_kept_adapter(folder)
+    model = kept.config.backbone.model
+    if Path(model).exists():
+        raise ConfigError("model", model, "is a folder of this machine: nobody else could load the adapter")
+    if not (folder / CARD_FILE).exists():
+        raise ConfigError("DIR", str(folder), f"has no model card ({CARD_FILE}): write one beside its files")
+    with TemporaryDirectory() as copy:
+        shutil.copytree(folder, copy, dirs_exist_ok=True)
+        path = Path(copy) / "adapter_config.json"
+        values = json.loads(path.read_text(encoding="utf8"))
+        values["base_model_name_or_path"] = model
+        path.write_text(json.dumps(values, indent=2), encoding="utf8")
+        for left in ("eval.json", "eval-predictions.parquet"):
+            (Path(copy) / left).unlink(missing_ok=True)
+        return upload(Path(copy), repository, private=private)
