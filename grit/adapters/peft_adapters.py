@@ -214,7 +214,9 @@ def reload_adapter(backbone: PreTrainedModel, path: Path) -> Any:
 
     Take it out again with `remove_lora`.
     """
-    with quiet_peft():
+    with quiet_peft(), warnings.catch_warnings():
+        # AdaLoRA's own files: its pattern is by parameter, and read so
+        warnings.filterwarnings("ignore", message="The following rank_pattern keys", category=RuntimeWarning)
         return PeftModel.from_pretrained(backbone, str(path)).eval()
 
 

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,10 @@ from mlflow.tracking import MlflowClient
 
 from analysis.evidence.study_marks import marks_of
 from grit.errors import ConfigError
+from grit.evaluation.answering import Answering
+from grit.presets.run_presets import configuration
+from grit.training.side_by_side import train
+from grit.training.workbench import Workbench
 from ray_jobs.design.points import Point
 from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.mlflow_tracker import MlflowTracker
@@ -201,6 +206,46 @@ def test_a_trial_that_is_cut_off_is_not_left_running_and_begins_anew(uri, tmp_pa
     runs = _all_runs(uri)[1]
     assert len(_trials(runs)) == 1
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def _loaded(uri, prompts):
+    """What another process makes of the registered model, in a folder that knows nothing of this project."""
+    code = (
+        "import json, sys, mlflow\n"
+        "mlflow.set_tracking_uri(sys.argv[1]); mlflow.set_registry_uri(sys.argv[1])\n"
+        "model = mlflow.pyfunc.load_model('models:/toy/1'); import grit\n"
+        "print(json.dumps([grit.__file__, model.predict(json.loads(sys.argv[2]))]))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, uri, json.dumps(prompts)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=300, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_an_adapter_is_a_model_that_answers_elsewhere(uri, tmp_path, monkeypatch):
+    """Logged with its run's numbers, registered, and loaded by MLflow alone, with the code it carries."""
+    monkeypatch.chdir(tmp_path)
+    record = ended(planned(study(seeds=(41,)))[2])
+    config = configuration("embedded", "grit", task=None, steps=4).changed(eval_examples=8)
+    train(config, Workbench(), adapter=tmp_path / "adapter")
+    tracker = _open(uri)
+    tracker.log_trial(record, list)
+    tracker.finish(marks_of([record]), [], interrupted=False)
+    registered = tracker.log_adapters({record.trial_id: tmp_path / "adapter"}, {record.trial_id: "toy"})
+    assert tracker.failure is None
+    assert registered == {record.trial_id: "models:/toy/1"}
+    client, runs = _all_runs(uri)
+    (run,) = _trials(runs)
+    assert run.info.status == "FINISHED"
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert model.source_run_id == run.info.run_id
+    assert {metric.key: metric.value for metric in model.metrics}["quality"] == record.measured.quality
+    assert model.params["seed"] == "41"
+    prompts = ["12 + 7 = ", "3 + 4 = "]
+    where, answers = _loaded(uri, prompts)
+    assert "site-packages" not in where and str(ROOT / "grit") not in where
+    assert answers == Answering(tmp_path / "adapter").answers(prompts)
 
 
 def _wait_for(look, seconds=30):

@@ -3,9 +3,12 @@
 Small, isolated, cleaned up.
 """
 
+import json
+
 import pytest
 from launching import runs as runs_of
 
+from grit.adapters.kept_adapter import read_kept_adapter
 from ray_jobs.design.study_spec import read_spec
 from ray_jobs.records.study_file import read_study
 from ray_jobs.records.trial_tables import read_rows
@@ -54,14 +57,31 @@ def test_one_command_leaves_the_whole_contract(interrupted):
     assert made.content["model"]
     assert read_spec(output / "study.yaml").study(made.content).fingerprint() == made.fingerprint
     runs = runs_of(interrupted.uri)
-    assert len(runs) == 13
+    kinds = [run.data.tags["kind"] for run in runs]
+    assert (kinds.count("study"), kinds.count("trial")) == (1, 12)
+    assert kinds.count("setting") == len({(r.plan.point_id, r.plan.regime) for r in records})
     assert {r.info.status for r in runs} == {"FINISHED"}
-    assert any(r.data.tags.get("pareto") == "true" for r in runs)
+    assert any(r.data.tags.get("pareto.step") == "true" for r in runs)
+    _check_adapters(output, records, said)
     assert said.count(" GRIT ") >= 2
     assert "report.html" in said
     assert "mlflow" in said
     assert "Traceback" not in errors
     assert len(errors.splitlines()) <= 16, errors
+
+
+def _check_adapters(output, records, said):
+    """Default setting and control are kept, whole, though the study was stopped on its way; no other is."""
+    rows = json.loads((output / "adapters.json").read_text())
+    assert rows and all(row["folder"] and row["problem"] is None for row in rows)
+    kept = {record.trial_id: record for record in records}
+    assert {kept[row["trial_id"]].method for row in rows} == {"lora", "grit"}
+    assert {path.name for path in (output / "adapters").iterdir()} == {row["trial_id"] for row in rows}
+    for row in rows:
+        folder = output / row["folder"]
+        assert read_kept_adapter(folder).config == kept[row["trial_id"]].config
+        assert "over seeds" in (folder / "README.md").read_text()
+    assert "\nadapter: " in said
 
 
 @pytest.mark.slow
