@@ -35,6 +35,11 @@ ELSEWHERE = {
     "--train-file ... --eval-file ... --retention-file ...": "tests/grit/test_smollm2.py, where it is cached",
     ".venv/bin/python sweeps/tau_T_lambda.py --preset peft-metamath --regimes step "
     "--retention-file finewiki100.jsonl --dry-run": "tests/sweeps/test_command_line.py, with files",
+    ".venv/bin/python -m grit eval results/.../adapters/TRIAL": "tests/grit/test_push.py",
+    ".venv/bin/python -m grit export results/.../adapters/TRIAL --merged": "tests/grit/test_push.py",
+    ".venv/bin/python -m grit push results/.../adapters/TRIAL --to OWNER/NAME --private": (
+        "tests/grit/test_push.py"
+    ),
     "python -m ray_jobs.execution.drain": "tests/clusters/test_engine.py, on a fake node",
     ".venv/bin/python -m analysis.report peft results/DIR peft/method_comparison/MetaMathQA/results": (
         "tests/analysis/test_peft_comparison.py"

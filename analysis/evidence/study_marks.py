@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
 
 from scipy.stats import t
 
@@ -54,15 +53,6 @@ def over_seeds(values: Sequence[float]) -> Aggregate:
     freedom = len(values) - 1
     half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * statistics.stdev(values) / math.sqrt(len(values))
     return Aggregate(mean=mean, low=mean - half, high=mean + half)
-
-
-def with_words(marks: StudyMarks, verdicts: dict[tuple[str, str], str]) -> StudyMarks:
-    """The same with verdicts, by point_id and regime."""
-    settings = [
-        replace(setting, verdict=verdicts.get((setting.point_id, setting.regime)))
-        for setting in marks.settings
-    ]
-    return replace(marks, settings=tuple(settings))
 
 
 def kept_trials(records: Sequence[TrialRecord], marks: StudyMarks, keep: Keep) -> dict[str, tuple[str, ...]]:

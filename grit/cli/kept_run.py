@@ -40,13 +40,13 @@ def adapter_at(place: str) -> Iterator[Path]:
     with TemporaryDirectory() as folder:
         command = (sys.executable, "-m", "mlflow", "artifacts", "download", "-u", place, "-d", folder)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = [path.parent for path in Path(folder).rglob(ADAPTER_FILE)]
-        if done.returncode or not found:
+        folders = [path.parent for path in Path(folder).rglob(ADAPTER_FILE)]
+        if done.returncode or not folders:
             reason = (done.stderr.strip().splitlines() or ["it holds no adapter of ours"])[-1]
             raise ConfigError(
                 "DIR", place, f"cannot be fetched (MLFLOW_TRACKING_URI says from where): {reason}"
             )
-        yield found[0]
+        yield folders[0]
 
 
 def is_kept(folder: Path) -> bool:
@@ -71,8 +71,8 @@ def evaluate_kept(folder: Path, config: RunConfig, bench: Workbench, to: Path) -
     measured = Measurements(**score_summary(scores, base, config, bench.task(config).metric))
     to.mkdir(parents=True, exist_ok=True)
     write_table(to / "eval-predictions.parquet", score_rows(scores, base))
-    found = {"config": config.to_dict(), "measured": measured.model_dump(exclude_none=True)}
-    write_atomically(to / "eval.json", json.dumps(finite(found), indent=2))
+    content = {"config": config.to_dict(), "measured": measured.model_dump(exclude_none=True)}
+    write_atomically(to / "eval.json", json.dumps(finite(content), indent=2))
     return measured
 
 
@@ -108,7 +108,7 @@ def push_kept(folder: Path, repository: str, *, private: bool) -> str:
         ConfigError: the folder holds no whole adapter, its backbone is a folder of this machine, or the hub
             refuses.
     """
-    from grit.cli.hub import upload
+    from grit.cli.hub_upload import upload
 
     kept = read_kept_adapter(folder)
     model = kept.config.backbone.model

@@ -20,7 +20,7 @@ from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.tracking.marks import SettingMarks, StudyMarks
 from ray_jobs.tracking.mlflow_store import STORE_ERRORS
 from ray_jobs.tracking.run_contents import (
-    Point,
+    MetricPoint,
     ending_tags,
     mark_tags,
     milliseconds,
@@ -67,14 +67,14 @@ class StudyRuns:
 
     def _adopt(self) -> str:
         """Finds the runs of an earlier call, or makes the study's."""
-        found = self._all(f"tags.study_id = '{self._study.study_id}'")
-        for run in found:
+        earlier = self._all(f"tags.study_id = '{self._study.study_id}'")
+        for run in earlier:
             tags = run.data.tags
             if tags.get("kind") == "setting":
                 self._settings[tags["point_id"], tags["regime"]] = run.info.run_id
             elif tags.get("kind") == "trial":
                 self._trials[tags["trial_id"]] = run
-        own = [run.info.run_id for run in found if run.data.tags.get("kind") == "study"]
+        own = [run.info.run_id for run in earlier if run.data.tags.get("kind") == "study"]
         if own:
             self._client.update_run(own[0], status="RUNNING")
             return str(own[0])
@@ -103,19 +103,19 @@ class StudyRuns:
 
     def _datasets(self) -> list[DatasetInput]:
         """What the study reads, each with the hash of its content."""
-        config, content = self._study.config, self._study.content
-        names = {"task": config.task.name, "documents": f"{config.task.name} held-out text"}
-        source = {"task": config.task.train_file, "documents": config.task.retention_file}
-        return [
-            DatasetInput(
-                Dataset(
-                    names[kind], content[kind], "local", json.dumps({"path": source[kind] or names[kind]})
-                ),
-                [InputTag("mlflow.data.context", "training" if kind == "task" else "retention")],
-            )
-            for kind in names
-            if kind in content
-        ]
+        task = self._study.config.task
+        held_out = f"{task.name} held-out text"
+        named = {
+            "task": (task.name, task.train_file or task.name, "training"),
+            "documents": (held_out, task.retention_file or held_out, "retention"),
+        }
+        inputs = []
+        for kind, (name, path, context) in named.items():
+            digest = self._study.content.get(kind)
+            if digest is not None:
+                dataset = Dataset(name, digest, "local", json.dumps({"path": path}))
+                inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+        return inputs
 
     def _setting(self, record: TrialRecord) -> str:
         """The run of a trial's setting in its regime."""
@@ -143,15 +143,15 @@ class StudyRuns:
         for run in self._client.search_runs([self._experiment], where):
             self._client.delete_run(run.info.run_id)
 
-    def add(self, trial_id: str, points: Sequence[Point]) -> None:
+    def add(self, trial_id: str, points: Sequence[MetricPoint]) -> None:
         """Adds to a trial's curves."""
         self._log(self._trials[trial_id].info.run_id, points)
 
-    def add_to_study(self, points: Sequence[Point]) -> None:
+    def add_to_study(self, points: Sequence[MetricPoint]) -> None:
         """Adds to the study's curves."""
         self._log(self.study_run, points)
 
-    def _log(self, run_id: str, points: Sequence[Point]) -> None:
+    def _log(self, run_id: str, points: Sequence[MetricPoint]) -> None:
         metrics = [Metric(point.name, point.value, point.at, point.step) for point in points]
         for first in range(0, len(metrics), BATCH):
             self._client.log_batch(run_id, metrics=metrics[first : first + BATCH])
@@ -164,7 +164,7 @@ class StudyRuns:
         same_end = run.info.status == STATUSES[record.status].mlflow
         return same_end and run.data.tags.get("status") == record.status
 
-    def end(self, record: TrialRecord, points: Sequence[Point]) -> None:
+    def end(self, record: TrialRecord, points: Sequence[MetricPoint]) -> None:
         """A trial has ended."""
         self.begin(record)
         run_id = self._trials[record.trial_id].info.run_id

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 
-from ray_jobs.tracking.run_contents import Point
+from ray_jobs.tracking.run_contents import MetricPoint
 
 
 class SystemMonitor:
@@ -23,7 +23,7 @@ class SystemMonitor:
         except (ImportError, RuntimeError):
             pass  # no NVML here, or no GPU: the metrics are absent, as MLflow's own are
 
-    def reading(self) -> list[Point]:
+    def reading(self) -> list[MetricPoint]:
         """What the monitors say now, under MLflow's own names."""
         self._readings += 1
         values: dict[str, float] = {}
@@ -32,4 +32,6 @@ class SystemMonitor:
             values |= monitor.aggregate_metrics()
             monitor.clear_metrics()
         at = int(1000 * time.time())
-        return [Point(f"system/{name}", float(value), at, self._readings) for name, value in values.items()]
+        return [
+            MetricPoint(f"system/{name}", float(value), at, self._readings) for name, value in values.items()
+        ]

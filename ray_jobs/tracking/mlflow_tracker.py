@@ -23,7 +23,7 @@ from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.mlflow_runs import StudyRuns
 from ray_jobs.tracking.mlflow_store import STORE_ERRORS, open_experiment, refused
 from ray_jobs.tracking.mlflow_system import SystemMonitor
-from ray_jobs.tracking.run_contents import Point, ending_points, milliseconds, row_points
+from ray_jobs.tracking.run_contents import MetricPoint, ending_points, milliseconds, row_points
 from ray_jobs.tracking.tracker import Marker, Telemetry
 
 #: Seconds between tries while the store does not answer, and how long the end of a study waits for it.
@@ -46,7 +46,7 @@ class _Live:
     record: TrialRecord
     since: float
     latest: float = 0.0
-    waiting: list[Point] = field(default_factory=list)
+    waiting: list[MetricPoint] = field(default_factory=list)
     shown: set[tuple[str, int]] = field(default_factory=set)
 
 
@@ -216,7 +216,9 @@ class MlflowTracker:
             numbers[f"front_{regime}"] = len(on_front)
         if marks.decided is not None:
             numbers["decided"] = marks.decided
-        self._runs.add_to_study([Point(name, float(value), at, ended) for name, value in numbers.items()])
+        self._runs.add_to_study(
+            [MetricPoint(name, float(value), at, ended) for name, value in numbers.items()]
+        )
         self._runs.mark(marks)
 
     def interrupted(self) -> None:

@@ -26,7 +26,7 @@ CURVES = ("loss", "learning_rate", "grad_norm", "mean_rank", "effective_paramete
 PARAM_ROOM = 500
 
 
-class Point(NamedTuple):
+class MetricPoint(NamedTuple):
     """One value of a metric: when, in milliseconds since the epoch, and at which step (or count)."""
 
     name: str
@@ -167,19 +167,21 @@ def mark_tags(marks: SettingMarks) -> dict[str, str]:
     return tags
 
 
-def setting_points(marks: SettingMarks, at: int) -> list[Point]:
+def setting_points(marks: SettingMarks, at: int) -> list[MetricPoint]:
     """A setting's means with their intervals, at its number of seeds."""
     numbers: dict[str, float | None] = {"n": marks.seeds, "front_probability": marks.front_probability}
     for name, aggregate in marks.objectives.items():
         numbers |= {name: aggregate.mean, f"{name}.low": aggregate.low, f"{name}.high": aggregate.high}
     return [
-        Point(name, float(value), at, marks.seeds) for name, value in numbers.items() if value is not None
+        MetricPoint(name, float(value), at, marks.seeds)
+        for name, value in numbers.items()
+        if value is not None
     ]
 
 
 def ending_points(
     record: TrialRecord, telemetry: Sequence[Row], shown: Collection[tuple[str, int]] = ()
-) -> list[Point]:
+) -> list[MetricPoint]:
     """Tracked quantities at the last step, and curves thinned to `CURVE_POINTS`.
 
     Args:
@@ -193,7 +195,7 @@ def ending_points(
     numbers |= {f"metric/{name}": entry["value"] for name, entry in (measured.metrics or {}).items()}
     numbers |= {f"probe/{name}": entry["accuracy"] for name, entry in (measured.probes or {}).items()}
     points = [
-        Point(name, float(value), ended_at, end) for name, value in numbers.items() if value is not None
+        MetricPoint(name, float(value), ended_at, end) for name, value in numbers.items() if value is not None
     ]
     on_the_way = [point for point in measured.curve or [] if point["step"] < end]
     thinned = [*telemetry[:: max(1, -(-len(telemetry) // CURVE_POINTS))], *telemetry[-1:]]
@@ -204,6 +206,8 @@ def ending_points(
     return [point for point in points if (point.name, point.step) not in shown]
 
 
-def row_points(row: Mapping[str, Any], names: Sequence[str], at: int) -> list[Point]:
+def row_points(row: Mapping[str, Any], names: Sequence[str], at: int) -> list[MetricPoint]:
     """The numbers of one step."""
-    return [Point(name, float(row[name]), at, row["step"]) for name in names if row.get(name) is not None]
+    return [
+        MetricPoint(name, float(row[name]), at, row["step"]) for name in names if row.get(name) is not None
+    ]

@@ -6,7 +6,7 @@ from builders import ended, planned, study, study_file
 
 from analysis.evidence.model_cards import card_of_trial
 from analysis.evidence.study_marks import kept_trials, marks_of
-from analysis.page.adapters import adapters_table
+from analysis.page.adapter_rows import adapters_table
 from grit.adapters.kept_adapter import KeptAdapter, Reloading, file_hashes
 from ray_jobs.execution.engines import FolderFiles
 from ray_jobs.execution.per_trial.storage import StudyStorage

@@ -127,7 +127,7 @@ def test_what_decided_a_run_is_a_param_what_it_read_is_an_input(uri, tmp_path, m
     assert params["rank_policy"] == "growth" and params["learning_rate"] == "0.0001"
     assert (params["seed"], params["regime"], params["design"]) == ("41", "step", "ablation")
     assert params["lambda"] == str(record.lambda_) and "kfac_damping" not in params
-    assert params["max_grad_norm"] == str(record.config.optimization.max_grad_norm)
+    assert float(params["max_grad_norm"]) == record.config.optimization.max_grad_norm
     assert "rank_policy=growth" in run.info.run_name
     read = {item.dataset.name: item.dataset.digest for item in run.inputs.dataset_inputs}
     assert read == {"arithmetic": "t", "arithmetic held-out text": "d"}

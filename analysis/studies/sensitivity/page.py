@@ -14,7 +14,7 @@ from typing import Any
 
 from analysis.evidence.compute import compute_of, compute_sentences
 from analysis.evidence.load import StudyData
-from analysis.page.adapters import adapters_table
+from analysis.page.adapter_rows import adapters_table
 from analysis.page.document import FEW_SEEDS, write_figures, write_table
 from analysis.page.render import render
 from analysis.page.table import Column, Table

@@ -101,18 +101,18 @@ class SensitivityResult:
                 key = (setting.point.point_id, band.regime)
                 if key not in worst or order.index(setting.outcome) > order.index(worst[key].outcome):
                     worst[key] = setting
-        chances = {
-            (p, r.regime): placing.probability for r in self.regimes for p, placing in r.placings.items()
-        }
-        marked = [
-            replace(
-                setting,
-                verdict=worst[key].word if (key := (setting.point_id, setting.regime)) in worst else None,
-                recommended=self.recommendation.recommends(setting.point_id),
-                front_probability=chances.get(key),
+        placed = {result.regime: result.placings for result in self.regimes}
+        marked = []
+        for plain in marks_of(self.data.records).settings:
+            judged = worst.get((plain.point_id, plain.regime))
+            placing = placed[plain.regime].get(plain.point_id)
+            setting_marks = replace(
+                plain,
+                verdict=None if judged is None else judged.word,
+                recommended=self.recommendation.recommends(plain.point_id),
+                front_probability=None if placing is None else placing.probability,
             )
-            for setting in marks_of(self.data.records).settings
-        ]
+            marked.append(setting_marks)
         counts = self.recommendation.verdicts.values()
         return StudyMarks(
             settings=tuple(marked),
