@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from grit.runtime.energy import GRAMS_PER_KWH
 from ray_jobs.design.trunk_plan import seconds_saved
 from ray_jobs.records.study_file import StudyFile
 from ray_jobs.records.trial_record import TrialRecord
@@ -27,6 +28,8 @@ class Compute:
         reused: trials taken over from other studies, and the training seconds that they had cost.
         stopped: trials that stopped early.
         shared: training seconds that trunks saved.
+        kwh: energy of the trials that have a number, what trunks saved taken off by the share of training
+            seconds. energy_sources: where the numbers come from.
     """
 
     training: float
@@ -38,6 +41,8 @@ class Compute:
     reused_seconds: float
     stopped: int
     shared: float
+    kwh: float | None = None
+    energy_sources: tuple[str, ...] = ()
 
     @property
     def orchestration(self) -> float | None:
@@ -72,7 +77,15 @@ def compute_of(study: StudyFile, records: Sequence[TrialRecord], folder: Path) -
         reused_seconds=sum(r.measured.train_seconds or 0.0 for r in taken_over),
         stopped=sum(r.status == "stopped" for r in records),
         shared=shared,
+        kwh=energy_of(ran, shared, credited),
+        energy_sources=tuple(sorted({r.measured.energy_source for r in ran if r.measured.energy_source})),
     )
+
+
+def energy_of(ran: Sequence[TrialRecord], shared: float, credited: float) -> float | None:
+    """Energy of trials in kWh, each trunk once: what was trained once takes no energy a second time."""
+    numbers = [record.measured.kwh for record in ran if record.measured.kwh is not None]
+    return sum(numbers) * (1 - shared / credited) if numbers and credited else None
 
 
 def _occupied(ran: Sequence[TrialRecord]) -> float:
@@ -105,6 +118,11 @@ def compute_sentences(compute: Compute) -> list[str]:
         )
     if compute.shared > 0:
         sentences.append(f"Trunks were trained once: {compute.shared:.0f} training seconds saved.")
+    if compute.kwh is not None:
+        sentences.append(
+            f"Energy: {compute.kwh:.3g} kWh ({'; '.join(compute.energy_sources)}), "
+            f"{compute.kwh * GRAMS_PER_KWH:.2g} g CO2e at {GRAMS_PER_KWH:.0f} g/kWh, the world's mean."
+        )
     if compute.reused:
         sentences.append(
             f"{compute.reused} trials were taken over from other studies in the same store, which had "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grit.cli.model_card import Card, CardNumber, ranks_in_words
+from grit.cli.model_card import Card, CardNumber, energy_in_words, ranks_in_words
 from grit.training.measurements import OBJECTIVES, QUANTITIES
 from ray_jobs.records.study_file import StudyFile
 from ray_jobs.records.trial_record import TrialRecord
@@ -40,6 +40,7 @@ def card_of_trial(study: StudyFile, record: TrialRecord, roles: tuple[str, ...],
         kept_as=", ".join(roles),
         numbers=numbers,
         geometry=[ranks_in_words(record.measured)],
+        energy=energy_in_words(record.measured),
         limits=limits,
         provenance={
             "study": f"{study.name} {study.study_id}",

@@ -10,6 +10,7 @@ from grit.adapters.kept_adapter import KeptAdapter
 from grit.config.declared_knobs import KNOBS
 from grit.config.run_config import RunConfig
 from grit.io.files import write_atomically
+from grit.runtime.energy import GRAMS_PER_KWH
 from grit.training.measurements import Measurements
 
 CARD_FILE = "README.md"
@@ -33,6 +34,7 @@ class Card:
         kept_as: why this adapter was kept, in words; empty where nobody chose.
         numbers: what was measured.
         geometry: sentences on ranks and updates.
+        energy: what training took, in a sentence.
         limits: what the numbers do not show, in sentences.
         provenance: versions, commit, study, by name.
     """
@@ -40,8 +42,20 @@ class Card:
     kept_as: str
     numbers: Sequence[CardNumber]
     geometry: Sequence[str]
+    energy: str
     limits: Sequence[str]
     provenance: Mapping[str, str]
+
+
+def energy_in_words(measured: Measurements) -> str:
+    """The energy of a run's training and evaluation, in a sentence."""
+    if measured.kwh is None:
+        return "Not measured."
+    grams = measured.kwh * GRAMS_PER_KWH
+    return (
+        f"{measured.kwh:.2g} kWh for training and evaluation ({measured.energy_source}), {grams:.2g} g CO2e "
+        f"at {GRAMS_PER_KWH:.0f} g/kWh."
+    )
 
 
 def ranks_in_words(measured: Measurements) -> str:
@@ -73,7 +87,7 @@ def card_text(kept: KeptAdapter, card: Card) -> str:
             [(each.label, each.value, each.untuned, each.over_seeds) for each in card.numbers],
         ),
         "## Geometry\n\n" + "\n".join(card.geometry),
-        "## Energy\n\nNot measured.",
+        "## Energy\n\n" + card.energy,
         "## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in card.limits),
         "## Provenance\n\n" + _table(("", ""), [*card.provenance.items()]),
     ]

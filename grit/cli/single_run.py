@@ -15,7 +15,7 @@ from grit.adapters.check_model import check_model
 from grit.adapters.kept_adapter import ADAPTER_FILE, read_kept_adapter
 from grit.adapters.peft_adapters import merged_model
 from grit.backbone import resolve
-from grit.cli.model_card import Card, CardNumber, ranks_in_words, write_card
+from grit.cli.model_card import Card, CardNumber, energy_in_words, ranks_in_words, write_card
 from grit.config.run_config import RunConfig, nested_from_flat
 from grit.config.sections import AdapterConfig
 from grit.errors import ConfigError
@@ -205,6 +205,7 @@ def card_of_run(run: RunFile) -> Card:
         kept_as="",
         numbers=numbers,
         geometry=[ranks_in_words(measured)],
+        energy=energy_in_words(measured),
         limits=["One run with one seed: how much another seed would differ is not known."],
         provenance={"run": run.run_id, "commit": str(run.provenance.get("git_commit")), **versions},
     )

@@ -76,6 +76,8 @@ class Measurements(BaseModel):
     adapter_seconds: float | None = _quantity("making the adapter (s)", ".2f")
     train_seconds: float | None = _quantity("training (s)", ".2f", tracked=True)
     cpu_seconds: float | None = _quantity("processor time of training (s)", ".2f")
+    kwh: float | None = _quantity("energy (kWh)", ".2e", tracked=True)
+    energy_source: str | None = _quantity("where the energy's number comes from", "s")
     disturbance: float | None = _quantity("share of its core's time that went to others", ".0%", tracked=True)
     eval_seconds: float | None = _quantity("evaluation (s)", ".2f")
     threads: int | None = _quantity("intra-op threads", "d")

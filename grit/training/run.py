@@ -27,6 +27,7 @@ from grit.geometry.handle import GritHandle
 from grit.io.files import Row
 from grit.runtime import checkpoint
 from grit.runtime.clock import StepClock
+from grit.runtime.energy import EnergyMeter
 from grit.runtime.memory import MemoryPeak
 from grit.runtime.step_sections import GEOMETRY_SECTIONS
 from grit.runtime.workers import Workers
@@ -86,6 +87,7 @@ class RunState:
         )
         self.step, self.tokens, self.resumed_from = 0, 0, 0
         self.train_seconds = self.cpu_seconds = self.eval_seconds = 0.0
+        self.energy, self._joules_before = EnergyMeter(bench.device), 0.0
         self.curve: list[Row] = []
 
     def untrained(self) -> Any:
@@ -96,6 +98,10 @@ class RunState:
         """The model as the checkpoint in `folder` has it."""
         self.resume(folder)
         return self.model.eval()
+
+    def joules(self) -> float:
+        """Energy of all processes that this worker of the run has had, training and evaluation."""
+        return self._joules_before + self.energy.joules()
 
     def adapter_parameters(self) -> int:
         """Trained parameters."""
@@ -119,6 +125,7 @@ class RunState:
                 "train_seconds": self.train_seconds,
                 "cpu_seconds": self.cpu_seconds,
                 "eval_seconds": self.eval_seconds,
+                "joules": self.joules(),
                 "adapter": checkpoint.adapter_state(self.model),
                 "optimizer": self.optimizer.state_dict(),
                 "handle": None if handle is None else handle.state_dict(),
@@ -146,6 +153,7 @@ class RunState:
         )
         self.curve, self.memory.bytes = state["curve"], state["peak_memory"]
         self.eval_seconds += state["eval_seconds"]
+        self._joules_before = state.get("joules", 0.0)
         checkpoint.load_adapter_state(self.model, state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
         follow_parameters(self.optimizer, device)

@@ -68,6 +68,10 @@ def train_together(config: RunConfig, bench: Workbench, hooks: Hooks) -> RunResu
         runs[0].finish()
         runs[0].audit(lost=status != "completed")
         result = result_of(runs[0], status, reason)
+        # the processor's time is that of all who took turns
+        result = replace(
+            result, measured=result.measured.model_copy(update={"kwh": None, "energy_source": None})
+        )
         rows = [row for run in runs for row in step_rows(run)]
         runs.clear()  # so that what hangs on their models can go with them
     return with_memory(replace(result, interleaved=rows), peak_bytes)

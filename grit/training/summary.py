@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from grit.adapters.peft_adapters import effective_parameters, trained_modules
@@ -20,6 +21,7 @@ from grit.geometry.events import Event, RankChange, reprojections
 from grit.geometry.export import exported_bytes
 from grit.io.files import Row
 from grit.runtime.clock import GEOMETRY_SECTIONS, SECTIONS
+from grit.runtime.energy import JOULES_PER_KWH
 from grit.runtime.numerics import numerics
 from grit.training.measurements import Measurements
 from grit.training.result import RunResult, RunStatus
@@ -121,6 +123,8 @@ def _measurements(run: Run) -> Measurements:
         adapter_seconds=run.bench.adapter_seconds,
         train_seconds=state.train_seconds,
         cpu_seconds=state.cpu_seconds,
+        kwh=float(run.workers.add(torch.tensor(state.joules(), dtype=torch.float64))) / JOULES_PER_KWH,
+        energy_source=state.energy.source,
         disturbance=disturbance(state.train_seconds, state.cpu_seconds, config.execution, run.bench.device),
         eval_seconds=state.eval_seconds,
         threads=config.execution.threads,

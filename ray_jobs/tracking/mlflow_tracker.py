@@ -210,6 +210,9 @@ class MlflowTracker:
         seconds = [record.measured.train_seconds or 0.0 for record in self._ended.values()]
         evaluation = [record.measured.eval_seconds or 0.0 for record in self._ended.values()]
         numbers: dict[str, float] = {"trials": ended, "hours": (sum(seconds) + sum(evaluation)) / 3600}
+        kwh = [record.measured.kwh for record in self._ended.values() if record.measured.kwh is not None]
+        if kwh:
+            numbers["kwh"] = sum(kwh)
         for regime, volume in marks.hypervolume.items():
             numbers[f"hypervolume_{regime}"] = volume
             on_front = [each for each in marks.settings if each.regime == regime and each.on_front]

@@ -95,11 +95,23 @@ def _context(result: SensitivityResult) -> dict[str, Any]:
         "trials": trial_table(result),
         "adapters": adapters_table(study, records, result.marks()),
         "further": further_results(result.points),
-        "compute": compute_sentences(compute_of(study, records, result.data.folder)),
+        "compute": _compute(result),
         "disturbance": _most_disturbed(records),
         "untuned": _untuned(records),
         "limits": [*_limits(result), *result.data.damage],
     }
+
+
+def _compute(result: SensitivityResult) -> list[str]:
+    """Where the time and the energy went, and what a verdict took of it."""
+    compute = compute_of(result.data.study, result.data.records, result.data.folder)
+    sentences = compute_sentences(compute)
+    decided = result.marks().decided
+    if compute.kwh is not None and decided:
+        sentences.append(
+            f"That is {1e3 * compute.kwh / decided:.2g} Wh for each of {decided} decided verdicts."
+        )
+    return sentences
 
 
 def _importances(result: SensitivityResult) -> list[Importance]:
