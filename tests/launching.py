@@ -209,9 +209,13 @@ def assert_nothing_lies(study, *, uri, statuses):
     assert len({r.trial_id for r in records}) == len(records)
     assert Counter(r.status for r in records) == Counter(statuses)
     study_id = read_study(study).study_id
-    (parent,) = [run for run in runs(uri) if run.data.tags.get("study_id") == study_id]
+    own = [run for run in runs(uri) if run.data.tags.get("study_id") == study_id]
+    (parent,) = [run for run in own if run.data.tags["kind"] == "study"]
+    settings = {run.info.run_id for run in own if run.data.tags["kind"] == "setting"}
+    assert len(settings) <= len({(r.plan.point_id, r.plan.regime) for r in records})
     assert parent.info.status == "FINISHED"
-    nested = [run for run in runs(uri) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    nested = [run for run in own if run.data.tags["kind"] == "trial"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in nested} <= settings
     by_trial = {run.data.tags["trial_id"]: run for run in nested}
     assert len(by_trial) == len(nested)
     assert set(by_trial) == {record.trial_id for record in records if record.ended}

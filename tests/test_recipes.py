@@ -58,7 +58,7 @@ def mirrored(toys):
     """MLflow's runs of that study, by trial."""
     folder, _ = toys
     client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("toys")
+    experiment = client.get_experiment_by_name("tau_T_lambda")
     runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
     return {run.data.tags["trial_id"]: run for run in runs}
 

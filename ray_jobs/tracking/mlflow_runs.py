@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from urllib.parse import quote
@@ -35,6 +36,8 @@ from ray_jobs.tracking.run_contents import (
     trial_tags,
 )
 
+#: Seconds that the end of a study waits for a run that is being made.
+BEGIN_SECONDS = 1.0
 #: Metrics per request.
 BATCH = 500
 #: Runs that one link to the compare page holds at most: a description has room for some thousand characters.
@@ -63,6 +66,7 @@ class StudyRuns:
         self._sent: dict[_Setting, tuple[dict[str, str], int]] = {}
         self._marked: dict[str, dict[str, str]] = {}
         self._own: set[str] = set()
+        self._beginning, self._stopped = threading.Lock(), False
         self.study_run = self._adopt()
 
     def _adopt(self) -> str:
@@ -125,15 +129,22 @@ class StudyRuns:
             self._settings[key] = self._create(tags, setting_name(record), setting_params(record))
         return self._settings[key]
 
-    def begin(self, record: TrialRecord) -> None:
-        """A trial is under way: it has a run, whatever an earlier attempt has left."""
+    def begin(self, record: TrialRecord, *, live: bool) -> bool:
+        """A trial has a run of its own, whatever an earlier attempt has left.
+
+        With `live` it is under way: False once the study was stopped.
+        """
         if record.trial_id in self._own:
-            return
+            return True
         self.clear(record.trial_id)
         tags = {**trial_tags(self._study, record), "mlflow.parentRunId": self._setting(record)}
-        run_id = self._create(tags, trial_name(record), trial_params(record), record.times.started_at)
-        self._trials[record.trial_id] = self._client.get_run(run_id)
-        self._own.add(record.trial_id)
+        with self._beginning:
+            if live and self._stopped:
+                return False
+            run_id = self._create(tags, trial_name(record), trial_params(record), record.times.started_at)
+            self._trials[record.trial_id] = self._client.get_run(run_id)
+            self._own.add(record.trial_id)
+        return True
 
     def clear(self, trial_id: str) -> None:
         """Takes out what a broken try may have left of a trial, even where the server never said so."""
@@ -166,7 +177,7 @@ class StudyRuns:
 
     def end(self, record: TrialRecord, points: Sequence[MetricPoint]) -> None:
         """A trial has ended."""
-        self.begin(record)
+        self.begin(record, live=False)
         run_id = self._trials[record.trial_id].info.run_id
         tags = [RunTag(name, value) for name, value in ending_tags(record).items()]
         self._client.log_batch(run_id, tags=tags)
@@ -207,9 +218,16 @@ class StudyRuns:
 
     def stop(self) -> None:
         """Says at once that nothing of the study runs any more."""
-        for run_id in (self.study_run, *(self._trials[name].info.run_id for name in tuple(self._own))):
-            with contextlib.suppress(*STORE_ERRORS):
-                self._client.set_terminated(run_id, "KILLED")
+        self._stopped = True
+        alone = self._beginning.acquire(timeout=BEGIN_SECONDS)  # a run that is being made is stopped, too
+        try:
+            trials = [self._trials[name].info.run_id for name in tuple(self._own)]
+            for run_id in (self.study_run, *trials, *self._settings.values()):
+                with contextlib.suppress(*STORE_ERRORS):
+                    self._client.set_terminated(run_id, "KILLED")
+        finally:
+            if alone:
+                self._beginning.release()
 
     def close(self, status: str) -> None:
         """Ends all that is open: the study and its settings with `status`, trials that have not ended."""

@@ -193,8 +193,7 @@ class MlflowTracker:
             for live, _ in waiting.values():
                 live.waiting = []
         for trial_id, (live, points) in waiting.items():
-            self._runs.begin(live.record)
-            if points:
+            if self._runs.begin(live.record, live=True) and points:
                 self._runs.add(trial_id, points)
                 live.shown |= {(point.name, point.step) for point in points}
 

@@ -75,7 +75,7 @@ def test_a_running_trial_is_one_line():
             "share": 0.5,
             "left": 600.0,
             "loss": 1.25,
-            "rank": 7.5,
+            "mean_rank": 7.5,
         },
     )
     assert line == "  0123456789abcd grit step seed 41: step 50 (50%, 10 min left), loss 1.250, rank 7.5"
