@@ -18,7 +18,10 @@ from grit.io.files import read_object, write_atomically
 from grit.io.validation import refusal
 from grit.io.versions import SCHEMA_VERSION, upgraded
 
-ADAPTER_FILE = "adapter.json"
+#: What says whose an adapter is, and its model card, which may be written anew.
+ADAPTER_FILE, CARD_FILE = "adapter.json", "README.md"
+#: Why there is no adapter, in its place.
+PROBLEM_FILE = "problem.txt"
 
 
 class Reloading(BaseModel):
@@ -69,11 +72,11 @@ class KeptAdapter(BaseModel):
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file in a folder but `adapter.json`, by name."""
+    """SHA-256 of every file in a folder but `adapter.json` and the card, by name."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != ADAPTER_FILE
+        if path.is_file() and path.name not in (ADAPTER_FILE, CARD_FILE)
     }
 
 

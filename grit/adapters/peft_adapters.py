@@ -207,6 +207,7 @@ def save_other_adapter(model: Any, path: Path) -> None:
     """Writes an adapter that is no plain LoRA as PEFT writes it."""
     with quiet_peft():
         model.save_pretrained(str(path))
+    (path / "README.md").unlink(missing_ok=True)  # an empty form
 
 
 def reload_adapter(backbone: PreTrainedModel, path: Path) -> Any:

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from grit.adapters.kept_adapter import ADAPTER_FILE, read_kept_adapter
+from grit.adapters.kept_adapter import ADAPTER_FILE, CARD_FILE, read_kept_adapter
 from grit.adapters.peft_adapters import merged_model, reload_adapter, remove_lora
 from grit.backbone import resolve
-from grit.cli.model_card import CARD_FILE
 from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from grit.io.files import write_atomically, write_table

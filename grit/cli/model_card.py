@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grit.adapters.kept_adapter import KeptAdapter
+from grit.adapters.kept_adapter import CARD_FILE, KeptAdapter
 from grit.config.declared_knobs import KNOBS
 from grit.config.run_config import RunConfig
 from grit.io.files import write_atomically
 from grit.runtime.energy import GRAMS_PER_KWH
 from grit.training.measurements import Measurements
-
-CARD_FILE = "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from grit.adapters.kept_adapter import KeptAdapter, Reloading, file_hashes
+from grit.adapters.kept_adapter import PROBLEM_FILE, KeptAdapter, Reloading, file_hashes
 from grit.adapters.peft_adapters import reload_adapter, remove_lora, save_other_adapter, stored_parameters
 from grit.config.run_config import RunConfig
 from grit.data.encode import encode, micro_batches
+from grit.errors import ConfigError
 from grit.geometry.export import export_adapter, export_lora
 from grit.training.workbench import Workbench
 
@@ -33,11 +37,16 @@ class UnwrittenAdapterError(OSError):
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenAdapter:
-    """An adapter on the disk, not yet reloaded; `logits` (tokens, vocabulary) are what its model computes."""
+    """An adapter on the disk, not yet reloaded.
+
+    Attributes:
+        batches: of one example each.
+        logits: (tokens, vocabulary) float32 of each, on the CPU: what the model that was scored computes.
+    """
 
     folder: Path
-    batch: dict[str, Tensor]
-    logits: Tensor
+    batches: list[dict[str, Tensor]]
+    logits: list[Tensor]
 
 
 def write_adapter(state: RunState, folder: Path) -> WrittenAdapter:
@@ -56,11 +65,26 @@ def write_adapter(state: RunState, folder: Path) -> WrittenAdapter:
             export_lora(model, folder)
         else:
             save_other_adapter(model, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise UnwrittenAdapterError(error.errno, error.strerror, str(folder)) from error
-    batch = _compared_batch(state.config, state.bench)
-    return WrittenAdapter(folder=folder, batch=batch, logits=_logits(model.eval(), batch))
+        raise UnwrittenAdapterError(errno.EIO, str(error), str(folder)) from error
+    batches = _compared_batches(state.config, state.bench)
+    return WrittenAdapter(folder=folder, batches=batches, logits=_logits(model.eval(), batches))
+
+
+def try_to_write(state: RunState, folder: Path) -> WrittenAdapter | None:
+    """The same; None where it cannot be made, and `problem.txt` then says why: the run's result stands.
+
+    Raises:
+        UnwrittenAdapterError: there is no room.
+    """
+    try:
+        return write_adapter(state, folder)
+    except (RuntimeError, ConfigError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / PROBLEM_FILE).write_text(f"{error}\n", encoding="utf8")
+        return None
 
 
 def reload_and_compare(config: RunConfig, bench: Workbench, written: WrittenAdapter) -> KeptAdapter:
@@ -71,11 +95,12 @@ def reload_and_compare(config: RunConfig, bench: Workbench, written: WrittenAdap
     """
     model = reload_adapter(bench.backbone(config), written.folder)
     try:
-        logits = _logits(model, written.batch)
+        logits = _logits(model, written.batches)
         parameters = stored_parameters(model)
     finally:
         remove_lora(model)
-    deviation = float(written.logits.float().std())
+    scored, again = torch.cat(written.logits), torch.cat(logits)
+    rounding = _ROUNDING[model.dtype]
     kept = KeptAdapter(
         config=config,
         content=bench.content(config),
@@ -83,9 +108,9 @@ def reload_and_compare(config: RunConfig, bench: Workbench, written: WrittenAdap
         bytes=(written.folder / "adapter_model.safetensors").stat().st_size,
         files=file_hashes(written.folder),
         reloaded=Reloading(
-            tokens=len(logits),
-            difference=float((logits.float() - written.logits.float()).abs().max()),
-            allowed=_ROUNDING[logits.dtype] * deviation,
+            tokens=len(again),
+            difference=float((again - scored).abs().max()),
+            allowed=rounding * float(scored.std()),
         ),
     )
     try:
@@ -95,17 +120,20 @@ def reload_and_compare(config: RunConfig, bench: Workbench, written: WrittenAdap
     return kept
 
 
-def _compared_batch(config: RunConfig, bench: Workbench) -> dict[str, Tensor]:
-    """The first evaluation examples, with their answers."""
+def _compared_batches(config: RunConfig, bench: Workbench) -> list[dict[str, Tensor]]:
+    """The first evaluation examples, with their answers, one at a time: logits are large."""
     tokenizer, length = bench.tokenizer(config), config.optimization.max_length
     examples = bench.eval_examples(config)[:COMPARED_EXAMPLES]
     rows = [encode(tokenizer, each.prompt, each.answer, length) for each in examples]
-    batch = micro_batches(rows, COMPARED_EXAMPLES, tokenizer.pad_token_id, bench.device)[0]
-    return {name: tensor for name, tensor in batch.items() if name != "labels"}
+    return micro_batches(rows, 1, tokenizer.pad_token_id, bench.device)
 
 
 @torch.no_grad()
-def _logits(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """(tokens, vocabulary), of the tokens that are no padding."""
-    logits: Tensor = model(**batch, use_cache=False).logits
-    return logits[batch["attention_mask"].bool()]
+def _logits(model: Any, batches: Sequence[dict[str, Tensor]]) -> list[Tensor]:
+    """(tokens, vocabulary) float32 of each batch of one, on the CPU."""
+    logits = []
+    for batch in batches:
+        tokens, mask = batch["input_ids"], batch["attention_mask"]
+        out = model(input_ids=tokens, attention_mask=mask, use_cache=False)
+        logits.append(out.logits[0].float().cpu())
+    return logits

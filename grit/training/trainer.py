@@ -15,7 +15,7 @@ from grit.config.run_config import RunConfig
 from grit.runtime import checkpoint
 from grit.runtime.numerics import set_numerics
 from grit.training.hooks import Hooks
-from grit.training.keep import reload_and_compare, write_adapter
+from grit.training.keep import reload_and_compare, try_to_write
 from grit.training.result import RunResult, RunStatus
 from grit.training.run import Run, RunState
 from grit.training.summary import result_of
@@ -56,7 +56,7 @@ def train(
         result = _to_its_end(run, hooks or Hooks(), keep=keep)
         written = None
         if adapter is not None and result.status == "completed" and run.workers.leads:
-            written = write_adapter(run.state, adapter)
+            written = try_to_write(run.state, adapter)
         # or the collection at the end of the block would still find it in use, and all that hangs on it
         del model, run
     if written is not None:

@@ -101,6 +101,7 @@ class StudyRunner:
         self._broken: str | None = None
         self._alike = AlikeFailures()
         self._optuna: Any = None
+        self._default_point = default_point_id(trial.record for trial in study.trials)
         earlier = list(store.records.values())
         elsewhere = Elsewhere(
             result=self._adopted,
@@ -151,8 +152,7 @@ class StudyRunner:
             return False
         if self._options.keep == "all":
             return True
-        control = "control" in record.plan.designs
-        return control or record.plan.point_id == default_point_id(self._scheduler.records.values())
+        return "control" in record.plan.designs or record.plan.point_id == self._default_point
 
     def run(self) -> StudyOutcome:
         """Executes what is left of the study.

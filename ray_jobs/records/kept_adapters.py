@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from grit.adapters.kept_adapter import ADAPTER_FILE, read_kept_adapter
+from grit.adapters.kept_adapter import ADAPTER_FILE, PROBLEM_FILE, read_kept_adapter
 from grit.errors import ConfigError
 from grit.io.files import own_folder, write_atomically
 from ray_jobs.records.describe import describe
@@ -48,6 +48,7 @@ def copy_adapter(source: Path, target: Path, trial_id: str) -> None:
     partial = adapter_folder(target, f".{trial_id}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(adapter_folder(source, trial_id), partial)
+    shutil.rmtree(adapter_folder(target, trial_id), ignore_errors=True)  # half of one, of a killed worker
     partial.replace(adapter_folder(target, trial_id))
 
 
@@ -57,7 +58,8 @@ def forget_adapters(study: Path, *, but: Collection[str] = ()) -> None:
     if not folder.is_dir() or folder.is_symlink():
         return
     for path in folder.iterdir():
-        if path.name not in but or not has_adapter(study, path.name):
+        explained = has_adapter(study, path.name) or (path / PROBLEM_FILE).exists()
+        if path.name not in but or not explained:
             shutil.rmtree(path, ignore_errors=True)
     if not any(folder.iterdir()):
         folder.rmdir()
@@ -69,7 +71,13 @@ def default_point_id(records: Iterable[TrialRecord]) -> str | None:
 
 
 def write_index(study: Path, kept: Mapping[str, tuple[str, ...]], records: Collection[TrialRecord]) -> None:
-    """`adapters.json`: each kept trial with its roles and its files, or why there are none."""
+    """`adapters.json`: each kept trial with its roles and its files, or why there are none.
+
+    No file where none is kept.
+    """
+    if not kept:
+        (study / INDEX_FILE).unlink(missing_ok=True)
+        return
     by_id = {record.trial_id: record for record in records}
     rows = [_index_row(study, by_id[trial_id], roles) for trial_id, roles in kept.items()]
     write_atomically(study / INDEX_FILE, json.dumps(rows, indent=2, ensure_ascii=False))
@@ -107,6 +115,9 @@ def why_missing(study: Path, record: TrialRecord) -> str | None:
         return None
     if (reason := record.config.why_no_adapter) is not None:
         return reason
+    problem = adapter_folder(study, record.trial_id) / PROBLEM_FILE
+    if problem.exists():
+        return problem.read_text(encoding="utf8").strip()
     if record.place.reused_from is not None:
         return f"taken over from {record.place.reused_from}, which has not kept it"
     return "an earlier call has not kept it"

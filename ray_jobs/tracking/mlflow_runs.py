@@ -57,6 +57,7 @@ class StudyRuns:
 
     Attributes:
         study_run: id of the study's own run.
+        ended_before: trials that an earlier call has delivered.
     """
 
     def __init__(self, client: MlflowClient, experiment_id: str, study: StudyFile) -> None:
@@ -78,8 +79,14 @@ class StudyRuns:
                 self._settings[tags["point_id"], tags["regime"]] = run.info.run_id
             elif tags.get("kind") == "trial":
                 self._trials[tags["trial_id"]] = run
+                if run.info.status == "RUNNING":  # of a driver that was killed
+                    self._client.set_terminated(run.info.run_id, "KILLED")
         own = [run.info.run_id for run in earlier if run.data.tags.get("kind") == "study"]
+        self.ended_before = sum(run.info.status != "RUNNING" for run in self._trials.values())
         if own:
+            for run in self._all(f"tags.`mlflow.parentRunId` = '{own[0]}'"):
+                if "study_id" not in run.data.tags:  # of an earlier layout: it is written anew
+                    self._client.delete_run(run.info.run_id)
             self._client.update_run(own[0], status="RUNNING")
             return str(own[0])
         return self._create(study_tags(self._study), self._study.name, study_params(self._study))
@@ -125,6 +132,12 @@ class StudyRuns:
         """The run of a trial's setting in its regime."""
         key = (record.plan.point_id, record.plan.regime)
         if key not in self._settings:
+            where = f"tags.study_id = '{self._study.study_id}' and tags.kind = 'setting' and "
+            where += f"tags.point_id = '{key[0]}' and tags.regime = '{key[1]}'"
+            made = self._all(where)  # by a try whose answer was lost
+            if made:
+                self._settings[key] = made[0].info.run_id
+                return self._settings[key]
             tags = {**setting_tags(self._study, record), "mlflow.parentRunId": self.study_run}
             self._settings[key] = self._create(tags, setting_name(record), setting_params(record))
         return self._settings[key]
@@ -136,11 +149,11 @@ class StudyRuns:
         """
         if record.trial_id in self._own:
             return True
-        self.clear(record.trial_id)
-        tags = {**trial_tags(self._study, record), "mlflow.parentRunId": self._setting(record)}
         with self._beginning:
             if live and self._stopped:
                 return False
+            self.clear(record.trial_id)
+            tags = {**trial_tags(self._study, record), "mlflow.parentRunId": self._setting(record)}
             run_id = self._create(tags, trial_name(record), trial_params(record), record.times.started_at)
             self._trials[record.trial_id] = self._client.get_run(run_id)
             self._own.add(record.trial_id)

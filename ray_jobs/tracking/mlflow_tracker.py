@@ -6,7 +6,9 @@ server did not take. What it writes while trials run takes at most `LIVE_SHARE` 
 
 from __future__ import annotations
 
+import json
 import queue
+import subprocess
 import sys
 import threading
 import time
@@ -23,7 +25,7 @@ from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.mlflow_runs import StudyRuns
 from ray_jobs.tracking.mlflow_store import STORE_ERRORS, open_experiment, refused
 from ray_jobs.tracking.mlflow_system import SystemMonitor
-from ray_jobs.tracking.run_contents import MetricPoint, ending_points, milliseconds, row_points
+from ray_jobs.tracking.run_contents import MetricPoint, ending_points, milliseconds, model_request, row_points
 from ray_jobs.tracking.tracker import Marker, Telemetry
 
 #: Seconds between tries while the store does not answer, and how long the end of a study waits for it.
@@ -34,6 +36,8 @@ LIVE_SECONDS, SYSTEM_SECONDS = 2.0, 10.0
 LIVE_SHARE = 0.02
 #: A running trial's curve gets a point once another of so many parts of its time has passed.
 LIVE_POINTS = 100
+#: Where this project lies, for a process that imports it.
+PROJECT = Path(__file__).resolve().parents[2]
 _LIVE_CURVES = ("loss", "mean_rank")
 
 _Job = tuple[TrialRecord, Telemetry]
@@ -41,11 +45,16 @@ _Job = tuple[TrialRecord, Telemetry]
 
 @dataclass(kw_only=True)
 class _Live:
-    """A running trial: since when, its last point's time, what waits, and what was delivered."""
+    """A running trial: since when, its last point's time and step, what waits, and what was delivered.
+
+    `anew` says that another attempt has begun: what the one before has shown goes.
+    """
 
     record: TrialRecord
     since: float
     latest: float = 0.0
+    step: int = 0
+    anew: bool = False
     waiting: list[MetricPoint] = field(default_factory=list)
     shown: set[tuple[str, int]] = field(default_factory=set)
 
@@ -79,10 +88,13 @@ class MlflowTracker:
         self._marker, self._ended = marker, dict[str, TrialRecord]()
         self._system = SystemMonitor()
         self._tried: set[str] = set()
+        self._past: set[str] = set()
         self._next_look = self._next_reading = self._next_mark = 0.0
-        self._marked = 0
+        self._marked = self._runs.ended_before  # what an earlier call has shown is delivered anew, not shown
+        self._shown: dict[str, tuple[int, float]] = {}
         self._closed = False
         self.failure: str | None = None
+        self._broken: str | None = None
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()
 
@@ -108,12 +120,17 @@ class MlflowTracker:
 
     def running(self, record: TrialRecord, progress: Mapping[str, Any]) -> None:
         """A trial is under way, and where it is; returns at once."""
-        now = time.time()
+        now, step = time.time(), progress.get("step", 0)
         with self._lock:
-            live = self._live.setdefault(record.trial_id, _Live(record=record, since=now))
-            if progress.get("loss") is None or now - live.latest < (now - live.since) / LIVE_POINTS:
+            if record.trial_id in self._past:
                 return
-            live.latest = now
+            live = self._live.setdefault(record.trial_id, _Live(record=record, since=now))
+            if step < live.step:  # its worker was lost, and another has gone back to a checkpoint
+                live.waiting, live.step, live.latest, live.anew = [], 0, 0.0, True
+            due = now - live.latest >= (now - live.since) / LIVE_POINTS
+            if progress.get("loss") is None or step == live.step or not due:
+                return
+            live.latest, live.step = now, step
             live.waiting += row_points(progress, _LIVE_CURVES, milliseconds(now))
 
     def log_trial(self, record: TrialRecord, telemetry: Telemetry) -> None:
@@ -121,6 +138,14 @@ class MlflowTracker:
         self._jobs.put((record, telemetry))
 
     def _write(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            self.failure = f"its writer ended: {type(error).__name__}: {error}"
+            self._broken = self.failure
+            raise
+
+    def _serve(self) -> None:
         backlog: deque[_Job] = deque()
         deadline: float | None = None
         while deadline is None or (backlog and time.monotonic() < deadline):
@@ -158,8 +183,9 @@ class MlflowTracker:
     def _log(self, record: TrialRecord, telemetry: Telemetry) -> None:
         with self._lock:
             live = self._live.pop(record.trial_id, None)
+            self._past.add(record.trial_id)
         shown = set() if live is None else live.shown
-        if record.trial_id in self._tried:
+        if record.trial_id in self._tried or (live is not None and live.anew):
             self._runs.clear(record.trial_id)
             shown = set()
         if not self._runs.holds(record):
@@ -193,6 +219,9 @@ class MlflowTracker:
             for live, _ in waiting.values():
                 live.waiting = []
         for trial_id, (live, points) in waiting.items():
+            if live.anew:
+                self._runs.clear(trial_id)
+                live.anew, live.shown = False, set()
             if self._runs.begin(live.record, live=True) and points:
                 self._runs.add(trial_id, points)
                 live.shown |= {(point.name, point.step) for point in points}
@@ -202,7 +231,12 @@ class MlflowTracker:
         if self._marker is None:
             return
         self._marked = len(self._ended)
-        self._add_marks(self._marker(list(self._ended.values())))
+        try:
+            marks = self._marker(list(self._ended.values()))
+        except Exception as error:  # noqa: BLE001  # costs a point of a curve, and no trial
+            self.failure = f"{type(error).__name__}: {error}"
+            return
+        self._add_marks(marks)
 
     def _add_marks(self, marks: StudyMarks) -> None:
         at, ended = milliseconds(None), len(self._ended)
@@ -218,9 +252,10 @@ class MlflowTracker:
             numbers[f"front_{regime}"] = len(on_front)
         if marks.decided is not None:
             numbers["decided"] = marks.decided
-        self._runs.add_to_study(
-            [MetricPoint(name, float(value), at, ended) for name, value in numbers.items()]
-        )
+        numbers = {name: value for name, value in numbers.items() if self._shown.get(name) != (ended, value)}
+        self._shown |= {name: (ended, value) for name, value in numbers.items()}
+        points = [MetricPoint(name, float(value), at, ended) for name, value in numbers.items()]
+        self._runs.add_to_study(points)
         self._runs.mark(marks)
 
     def interrupted(self) -> None:
@@ -236,6 +271,9 @@ class MlflowTracker:
             return
         self._jobs.put(None)
         self._writer.join()
+        if self._broken is not None:
+            self.failure = self._broken
+            return
         try:
             if marks.settings:
                 self._add_marks(marks)
@@ -250,22 +288,24 @@ class MlflowTracker:
             self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
     def log_adapters(self, adapters: Mapping[str, Path], register: Mapping[str, str]) -> dict[str, str]:
-        """Logs adapters as models of their trials' runs.
+        """Logs adapters as models of their trials' runs, in a process of its own.
 
         What goes wrong is in `failure`.
         """
-        addresses: dict[str, str] = {}
-        if not adapters:
-            return addresses
-        from ray_jobs.tracking.mlflow_models import log_adapter  # which takes seconds to import
-
-        try:
-            for trial_id, folder in adapters.items():
-                run_id, record = self._runs.trial_run(trial_id), self._ended.get(trial_id)
-                if run_id is not None and record is not None:
-                    address = log_adapter(self.uri, run_id, record, folder, register.get(trial_id))
-                    if address is not None:
-                        addresses[trial_id] = address
-        except STORE_ERRORS as error:
-            self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        return addresses
+        requests = {}
+        for trial_id, folder in adapters.items():
+            run_id, record = self._runs.trial_run(trial_id), self._ended.get(trial_id)
+            if run_id is not None and record is not None:
+                request = model_request(record, folder)
+                requests[trial_id] = {**request, "run_id": run_id, "register": register.get(trial_id)}
+        if not requests:
+            return {}
+        command = (sys.executable, "-m", "ray_jobs.tracking.mlflow_models")
+        asked = json.dumps({"uri": self.uri, "adapters": requests})
+        done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False, cwd=PROJECT)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            self.failure = f"adapters are not in it ({lines[-1]})"
+            return {}
+        addresses: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
+        return {trial_id: address for trial_id, address in addresses.items() if address is not None}

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from grit.config.declared_knobs import ALIASES, KNOBS
 from grit.config.run_config import RunConfig
 from grit.io.files import Row
-from grit.training.measurements import TRACKED
+from grit.training.measurements import OBJECTIVES, TRACKED
 from ray_jobs.records.describe import shown_value
 from ray_jobs.records.study_file import StudyFile
 from ray_jobs.records.trial_record import TrialRecord
@@ -177,6 +178,17 @@ def setting_points(marks: SettingMarks, at: int) -> list[MetricPoint]:
         for name, value in numbers.items()
         if value is not None
     ]
+
+
+def model_request(record: TrialRecord, folder: Path) -> dict[str, Any]:
+    """What the model of a trial's adapter is logged with."""
+    numbers = {name: getattr(record.measured, name) for name in OBJECTIVES}
+    return {
+        "folder": str(folder.absolute()),
+        "params": trial_params(record),
+        "numbers": {name: float(value) for name, value in numbers.items() if value is not None},
+        "step": record.measured.steps or 0,
+    }
 
 
 def ending_points(

@@ -11,8 +11,11 @@ from analysis.evidence.model_cards import card_of_trial
 from analysis.evidence.study_marks import kept_trials
 from grit.adapters.kept_adapter import read_kept_adapter
 from grit.cli.model_card import write_card
+from grit.errors import ConfigError
+from grit.secrets import without_secrets
 from ray_jobs.execution.runner import StudyOutcome, StudyRunner
 from ray_jobs.records.kept_adapters import ADAPTERS, INDEX_FILE, adapter_folder, has_adapter, write_index
+from ray_jobs.records.status import STATUSES
 from ray_jobs.records.study_file import read_study
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.tracking.marks import StudyMarks
@@ -67,15 +70,16 @@ def conclude(
         report = rebuild(output, records=outcome.records)
         marks = report.marks()
         print("\n" + report.terminal())
-    if not outcome.interrupted:
+    # what is still owed may change which setting is recommended
+    if not any(STATUSES[record.status].runs_again for record in outcome.records):
         kept = _keep(output, outcome.records, runner, marks)
     artifacts = [output / name for name in ARTIFACTS if (output / name).exists()]
     tracker.finish(marks, artifacts, interrupted=outcome.interrupted)
     registered = _log_adapters(output, kept, outcome.records, tracker, register)
     if tracker.failure:
         print(
-            f"warning: MLflow lost contact: {tracker.failure}; the same command with --output {output} "
-            "delivers what is missing",
+            f"warning: MLflow lost contact: {without_secrets(tracker.failure)}; the same command with "
+            f"--output {output} delivers what is missing",
             file=sys.stderr,
         )
     counts = Counter(record.status for record in outcome.records)
@@ -110,10 +114,9 @@ def _keep(
     try:
         runner.keep_adapters(kept)
         _write_cards(output, kept, records, marks)
-        if kept:
-            write_index(output, kept, records)
-    except OSError as error:
-        print(f"warning: adapters: {error.strerror or error}: {error.filename or output}", file=sys.stderr)
+        write_index(output, kept, records)
+    except (OSError, ConfigError) as error:
+        print(f"warning: adapters: {error}", file=sys.stderr)
     return kept
 
 
@@ -128,12 +131,20 @@ def _write_cards(
             write_card(folder, read_kept_adapter(folder), card)
 
 
+def _is_sound(output: Path, trial_id: str) -> bool:
+    """Whether an adapter is there, as it was written, and computes what was scored."""
+    try:
+        return read_kept_adapter(adapter_folder(output, trial_id)).reloaded.agrees
+    except ConfigError:
+        return False
+
+
 def chosen_one(kept: Mapping[str, tuple[str, ...]], output: Path) -> str | None:
     """The adapter to use: the first seed of the recommended setting, or of the default if that was not run.
 
     Not the best-scoring seed: that would be chosen on the examples that score it.
     """
-    there = [trial_id for trial_id in kept if has_adapter(output, trial_id)]
+    there = [trial_id for trial_id in kept if _is_sound(output, trial_id)]
     for role in ("recommended", "default"):
         holders = [trial_id for trial_id in there if role in kept[trial_id]]
         if holders:
@@ -152,6 +163,8 @@ def _log_adapters(
     own = {record.trial_id for record in records if record.place.reused_from is None}
     one = chosen_one(kept, output)
     logged = {name: folder for name, folder in folders.items() if name in own or name == one}
+    if register is not None and one is None:
+        print(f"warning: {register} is not registered: there is no adapter to register", file=sys.stderr)
     return tracker.log_adapters(logged, {one: register} if one is not None and register is not None else {})
 
 

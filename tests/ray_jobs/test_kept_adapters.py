@@ -10,7 +10,7 @@ from analysis.page.adapter_rows import adapters_table
 from grit.adapters.kept_adapter import KeptAdapter, Reloading, file_hashes
 from ray_jobs.execution.engines import FolderFiles
 from ray_jobs.execution.per_trial.storage import StudyStorage
-from ray_jobs.execution.per_trial.stored_files import StoredFiles, stored_adapter
+from ray_jobs.execution.per_trial.stored_files import StoredFiles, counted_adapter, stored_adapter
 from ray_jobs.records.kept_adapters import adapter_folder, copy_adapter, has_adapter, write_index
 
 
@@ -88,6 +88,7 @@ def test_the_ray_engine_brings_what_is_kept_and_only_whole_ones(tmp_path):
         storage.write(f"{stored_adapter(record.trial_id, 'a-cut-off')}/adapter_model.safetensors", b"half")
         for path in (tmp_path / "node" / record.trial_id).iterdir():
             storage.upload(path, f"{stored_adapter(record.trial_id, 'b-whole')}/{path.name}")
+        storage.write(counted_adapter(record.trial_id), b"b-whole")
     files = StoredFiles(storage.root, tmp_path / "study")
     (tmp_path / "study").mkdir()
     files.forget(records[0].trial_id)  # on record: its adapter stays until the end decides
@@ -104,11 +105,11 @@ def test_the_ray_engine_brings_what_is_kept_and_only_whole_ones(tmp_path):
 def test_page_and_card_say_what_is_kept(tmp_path):
     records = _records()
     made = study_file(study(regimes=("step",)), keep="recommended")
-    table = adapters_table(made, records, marks_of(records))
+    table = adapters_table(tmp_path, made, records, marks_of(records))
     assert len(table.rows) == 4
     assert f"adapters/{table.rows[0].record.trial_id}" in table.markdown()
     unfinished = [*records[:-1], planned(study(regimes=("step",)))[-1]]
-    assert adapters_table(made, unfinished, marks_of(unfinished)).rows == []
+    assert adapters_table(tmp_path, made, unfinished, marks_of(unfinished)).rows == []
     record = table.rows[-1].record
     card = card_of_trial(made, record, ("default",), marks_of(records))
     quality = next(number for number in card.numbers if number.label == "quality")

@@ -242,10 +242,89 @@ def test_an_adapter_is_a_model_that_answers_elsewhere(uri, tmp_path, monkeypatch
     assert model.source_run_id == run.info.run_id
     assert {metric.key: metric.value for metric in model.metrics}["quality"] == record.measured.quality
     assert model.params["seed"] == "41"
+    before = client.get_run(run.info.run_id)
+    again = tracker.log_adapters({record.trial_id: tmp_path / "adapter"}, {record.trial_id: "toy"})
+    assert again == registered
+    assert len(client.search_logged_models([run.info.experiment_id])) == 1
+    assert client.get_run(run.info.run_id).info.end_time == before.info.end_time
+    assert os.environ.get("MLFLOW_TRACKING_URI") is None
     prompts = ["12 + 7 = ", "3 + 4 = "]
     where, answers = _loaded(uri, prompts)
     assert "site-packages" not in where and str(ROOT / "grit") not in where
     assert answers == Answering(tmp_path / "adapter").answers(prompts)
+
+
+def test_another_attempt_takes_the_place_of_what_a_lost_one_has_shown(uri, tmp_path, monkeypatch):
+    from ray_jobs.tracking import mlflow_tracker as tracking
+
+    monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.05)
+    monkeypatch.chdir(tmp_path)
+    record = planned(study(seeds=(41,)))[2]
+    tracker = _open(uri)
+    for _ in range(5):  # an evaluation: the same step is heard again and again
+        tracker.running(record, {"step": 9, "loss": 5.0, "mean_rank": 7.0})
+        time.sleep(0.02)
+    client, runs = _all_runs(uri)
+    first = _wait_for(lambda: [run for run in _trials(_all_runs(uri)[1]) if "loss" in run.data.metrics])[0]
+    assert [point.step for point in client.get_metric_history(first.info.run_id, "loss")] == [9]
+    tracker.running(record, {"step": 4, "loss": 0.25, "mean_rank": 7.0})
+    _wait_for(lambda: [r for r in _trials(_all_runs(uri)[1]) if r.data.metrics.get("loss") == 0.25])
+    done = ended(record)
+    tracker.log_trial(done, partial(telemetry_rows, done))
+    tracker.finish(marks_of([done]), [], interrupted=False)
+    tracker.running(record, {"step": 5, "loss": 0.2, "mean_rank": 7.0})  # late
+    (run,) = _trials(_all_runs(uri)[1])
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert sorted((point.step, point.value) for point in history) == [(s, 1 / s) for s in range(1, 21)]
+
+
+def test_runs_of_an_earlier_layout_and_of_a_killed_driver_are_not_doubled(uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    records = [ended(record) for record in planned(study(seeds=(41,)))][:2]
+    first = _open(uri)
+    first.finish(StudyMarks(), [], interrupted=True)
+    client, runs = _all_runs(uri)
+    (parent,) = runs
+    experiment = parent.info.experiment_id
+    old = {"mlflow.parentRunId": parent.info.run_id, "trial_id": records[0].trial_id, "kind": "trial"}
+    client.create_run(experiment, tags=old)
+    killed = {
+        **old,
+        "study_id": STUDY.study_id,
+        "trial_id": "t",
+        "point_id": "p",
+        "regime": "step",
+        "status": "planned",
+    }
+    left = client.create_run(experiment, tags={**killed, "design": "oat"})
+    second = _open(uri)
+    assert client.get_run(left.info.run_id).info.status == "KILLED"
+    for record in records:
+        second.log_trial(record, list)
+    second.finish(marks_of(records), [], interrupted=False)
+    trials = [run.data.tags["trial_id"] for run in _trials(_all_runs(uri)[1])]
+    assert sorted(trials) == sorted(["t", *(record.trial_id for record in records)])
+
+
+def test_an_analysis_that_fails_costs_no_trial(uri, tmp_path, monkeypatch):
+    from ray_jobs.tracking import mlflow_tracker as tracking
+
+    monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.05)
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def marker(records):
+        asked.append(len(records))
+        raise KeyError("x")
+
+    records = [ended(record) for record in planned(study(seeds=(41,)))]
+    tracker = MlflowTracker(uri, STUDY, marker=marker)
+    tracker.log_trial(records[0], list)
+    _wait_for(lambda: asked)
+    for record in records[1:]:
+        tracker.log_trial(record, list)
+    tracker.finish(marks_of(records), [], interrupted=False)
+    assert len(_trials(_all_runs(uri)[1])) == len(records)
 
 
 def _wait_for(look, seconds=30):

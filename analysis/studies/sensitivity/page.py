@@ -93,7 +93,7 @@ def _context(result: SensitivityResult) -> dict[str, Any]:
         "ladder": ladder_table(result.ladders),
         "importance": importance_table(_importances(result)),
         "trials": trial_table(result),
-        "adapters": adapters_table(study, records, result.marks()),
+        "adapters": adapters_table(result.data.folder, study, records, result.marks()),
         "further": further_results(result.points),
         "compute": _compute(result),
         "disturbance": _most_disturbed(records),

@@ -15,7 +15,7 @@ from ray_jobs.execution.outcome import Collected
 from ray_jobs.execution.per_trial.admission import TOKEN_FILE, expected_of
 from ray_jobs.execution.per_trial.ledger import TrialLedger
 from ray_jobs.execution.per_trial.storage import StudyStorage
-from ray_jobs.execution.per_trial.stored_files import attempt_folder
+from ray_jobs.execution.per_trial.stored_files import attempt_folder, counted_adapter
 from ray_jobs.execution.per_trial.train_job import OUTCOMES, EngineSettings
 from ray_jobs.execution.per_trial.trial import train_trial
 from ray_jobs.schedule.job import Job
@@ -99,6 +99,8 @@ class PerTrialEngine:
         prefix = f"{attempt_folder(job_id, token)}/tables/"
         for name in self._storage.names(prefix.rstrip("/")):
             self._storage.download(name, self._folder / name.removeprefix(prefix))
+        if self.settings.keeps and collected.outcome.status == "completed":
+            self._storage.write(counted_adapter(job_id), token.encode())
         return collected  # type: ignore[no-any-return]  # as the ledger made it
 
     def close(self) -> None:

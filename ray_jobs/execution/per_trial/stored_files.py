@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from grit.adapters.kept_adapter import ADAPTER_FILE
 from grit.runtime.checkpoint_files import CHECKPOINT_FILE
 from ray_jobs.execution.per_trial.storage import StudyStorage
 from ray_jobs.records.kept_adapters import ADAPTERS, adapter_folder, forget_adapters, has_adapter
@@ -24,6 +24,11 @@ def trunk_file(trunk_id: str) -> str:
 def stored_adapter(trial_id: str, token: str) -> str:
     """Where an attempt leaves its adapter, until the study's end decides who is kept."""
     return f"{ADAPTERS}/{trial_id}/{token}"
+
+
+def counted_adapter(trial_id: str) -> str:
+    """Where it is written which attempt's adapter counts."""
+    return f"{ADAPTERS}/{trial_id}/counts"
 
 
 def train_run(job_id: str) -> str:
@@ -59,10 +64,15 @@ class StoredFiles:
         self._storage.forget(ADAPTERS)
 
     def _bring(self, trial_id: str) -> None:
-        """All attempts at a trial have trained the same; the first that is whole is taken."""
-        names = self._storage.names(f"{ADAPTERS}/{trial_id}")
-        whole = [name.rpartition("/")[0] for name in names if name.endswith(f"/{ADAPTER_FILE}")]
-        for name in names:
-            if whole and name.startswith(f"{whole[0]}/"):
-                file = name.removeprefix(f"{whole[0]}/")
-                self._storage.download(name, adapter_folder(self._folder, trial_id) / file)
+        """Whole or not at all; of several attempts the one whose outcome is on record."""
+        token = self._storage.read(counted_adapter(trial_id))
+        if token is None:
+            return
+        prefix = f"{stored_adapter(trial_id, token.decode())}/"
+        partial = adapter_folder(self._folder, f".{trial_id}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        for name in self._storage.names(prefix.rstrip("/")):
+            self._storage.download(name, partial / name.removeprefix(prefix))
+        if partial.exists():
+            shutil.rmtree(adapter_folder(self._folder, trial_id), ignore_errors=True)
+            partial.replace(adapter_folder(self._folder, trial_id))
