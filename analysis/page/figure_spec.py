@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -59,7 +60,9 @@ class FigureSpec(Generic[Info]):
         info = self.compute()
         if info is None:
             return None
-        with styled():
+        with styled(), warnings.catch_warnings():
+            # the best place for a legend may take a busy machine more than a second to find
+            warnings.filterwarnings("ignore", message="Creating legend with loc", category=UserWarning)
             figure = self.draw(info)
             figure.draw_without_rendering()  # lays it out, once for all forms
             figure.set_layout_engine("none")

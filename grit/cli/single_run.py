@@ -35,6 +35,8 @@ from grit.training.summary import score_summary
 from grit.training.trainer import on_finished, train
 from grit.training.workbench import Workbench
 
+#: Of a new run's folder: its user's alone.
+PRIVATE = 0o700
 #: In a run's folder: what it is, its last state, and its adapter as plain PEFT reads it.
 RUN_FILE, STATE, ADAPTER = "run.json", "state", "adapter"
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,7 +151,7 @@ def _begun(folder: Path, identity: str, config: RunConfig) -> RunFile:
     created = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     record = RunFile(run_id=identity, config=config, created=created, provenance=provenance(ROOT))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
         record.write(folder)
     except OSError as error:
         raise ConfigError("output", str(folder), f"cannot be written: {error.strerror}") from error

@@ -26,6 +26,8 @@ from ray_jobs.records.trunk_record import TrunkOutcome, TrunkRecord, read_trunks
 #: Whose versions a study notes.
 STUDY_PACKAGES = (*PACKAGES, "ray", "optuna", "mlflow")
 LOCK_FILE = ".lock"
+#: Of a new study's folder: what it holds is its user's alone, until the user says otherwise.
+PRIVATE = 0o700
 
 
 class StudyStore:
@@ -96,7 +98,7 @@ class StudyStore:
         if self._earlier is not None:
             study = self._earlier.model_copy(update={"calls": (*self._earlier.calls, *made.calls)})
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
             self._lock()
             study.write(self.folder)
             self.compact()

@@ -18,6 +18,7 @@ from scipy.stats import qmc
 from sqlalchemy.exc import SQLAlchemyError
 
 from grit.errors import ConfigError
+from grit.io.local_disk import check_sqlite
 from grit.training.measurements import OBJECTIVES
 from ray_jobs.design.search_space import Search, SearchRange
 from ray_jobs.records.trial_record import TrialRecord
@@ -155,8 +156,9 @@ def open_storage(uri: str) -> optuna.storages.BaseStorage:
     not survive).
 
     Raises:
-        ConfigError: it cannot be opened.
+        ConfigError: it cannot be opened, or is SQLite on a network file system.
     """
+    check_sqlite("optuna-storage", uri, "give journal:PATH, or a database server's URL")
     try:
         if uri.startswith("journal:"):
             return optuna.storages.JournalStorage(JournalFileBackend(uri.removeprefix("journal:")))

@@ -15,6 +15,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
 from grit.errors import ConfigError
+from grit.io.local_disk import check_sqlite
 
 #: What a store raises when it does not answer, or refuses.
 STORE_ERRORS = (MlflowException, OSError, ValueError, TypeError)
@@ -64,8 +65,9 @@ def open_experiment(uri: str, name: str, artifacts: Path | None) -> tuple[Mlflow
         artifacts: where artifacts go when the experiment is new; None leaves it to the store.
 
     Raises:
-        ConfigError: the store cannot be opened.
+        ConfigError: the store cannot be opened, or is SQLite on a network file system.
     """
+    check_sqlite("tracking-uri", uri, "give an MLflow server's URL, or a path on a disk of this machine")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     for variable, value in _PATIENCE.items():

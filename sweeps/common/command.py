@@ -17,6 +17,7 @@ from grit.backbone import resolve as model_folder
 from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
+from grit.io.local_disk import check_sqlite
 from grit.io.provenance import provenance
 from grit.presets.run_presets import departures
 from grit.tasks.loading import content_hashes, load_documents, load_task
@@ -93,8 +94,12 @@ def run_study(
         return 0
     if execution.address:
         check_address(execution.address)
+    output = execution.output or output_folder(study.name)
     if search.optuna_storage is not None:
         open_storage(search.optuna_storage)
+    elif study.search is not None:
+        own = f"sqlite:///{output.absolute() / 'optuna.db'}"
+        check_sqlite("optuna-storage", own, "give --optuna-storage journal:PATH, or a server's URL")
     return _execute(study, spec, content, options, execution, search)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from builders import study
 from conftest import ROOT
 
 from grit.errors import ConfigError
@@ -19,6 +20,7 @@ from ray_jobs.execution.per_trial.admission import (
     TOKEN_FILE,
     NodeRefusedError,
     check_content,
+    check_room,
     examine,
     expected_of,
     known_step,
@@ -125,6 +127,18 @@ def test_files_appear_whole_and_go(tmp_path, scheme, name):
     storage.forget("x")
     assert storage.names("x") == []
     storage.forget("x")
+
+
+def test_a_device_with_too_little_memory_is_refused(tmp_path):
+    """By what the plan predicts for a trial of this model."""
+    storage = StudyStorage(str(tmp_path))
+    storage.write(TOKEN_FILE, b"word")
+    admission = examine(expected_of(0, {}, "word"), storage)
+    config = study().base
+    check_room(admission, config)
+    large = config.changed(model="meta-llama/Llama-3.1-8B")
+    with pytest.raises(NodeRefusedError, match=r"has 1 GB, and a trial of this plan needs about \d\d GB"):
+        check_room(replace(admission, memory_bytes=10**9), large)
 
 
 def test_a_storage_that_cannot_be_is_refused_without_its_secrets():

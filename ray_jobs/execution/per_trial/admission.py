@@ -15,7 +15,10 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
+from grit.backbone import resolve as model_folder
+from grit.config.run_config import RunConfig
 from grit.io.provenance import PACKAGES
+from ray_jobs.design.forecast import memory_bytes, shape_of
 from ray_jobs.execution.per_trial.storage import StudyStorage
 
 #: Where the driver leaves a word that every worker must be able to read.
@@ -125,6 +128,24 @@ def examine(expected: Expected, storage: StudyStorage) -> Admission:
         step_error=step_error,
         gflops=_gflops(device),
     )
+
+
+def check_room(admission: Admission, config: RunConfig) -> None:
+    """Refuses a device with less memory than the plan predicts for a trial.
+
+    Raises:
+        NodeRefusedError: with what is needed and what there is.
+    """
+    model = config.backbone.model
+    shape = shape_of(model, model_folder(model))
+    if shape is None:
+        return
+    needed = memory_bytes(config, shape, gpu=admission.device == "cuda")
+    if needed > admission.memory_bytes:
+        raise NodeRefusedError(
+            f"its {admission.name} has {admission.memory_bytes / 1e9:.0f} GB, and a trial of this plan needs "
+            f"about {needed / 1e9:.0f} GB"
+        )
 
 
 def check_content(expected: Expected, content: Mapping[str, str]) -> None:

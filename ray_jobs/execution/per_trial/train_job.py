@@ -21,7 +21,13 @@ from grit.errors import ConfigError
 from grit.runtime.checkpoint_files import CHECKPOINT_FILE
 from ray_jobs.execution.job_run import Placement, explain, run_job
 from ray_jobs.execution.outcome import JobOutcome
-from ray_jobs.execution.per_trial.admission import Expected, NodeRefusedError, check_content, examine
+from ray_jobs.execution.per_trial.admission import (
+    Expected,
+    NodeRefusedError,
+    check_content,
+    check_room,
+    examine,
+)
 from ray_jobs.execution.per_trial.ledger import Place
 from ray_jobs.execution.per_trial.storage import StudyStorage
 from ray_jobs.execution.per_trial.stored_files import attempt_folder, stored_adapter, trunk_file
@@ -200,6 +206,7 @@ class _Attempt:
 
         expected = self._settings.expected
         admission = examine(expected, self._storage)
+        check_room(admission, self._job.config)
         bench = Workbench(base_cache=self._folder / "base")
         check_content(expected, bench.content(self._job.config))
         if self._workers.leads:
