@@ -20,6 +20,7 @@ TIMED = {
     "train_seconds",
     "adapter_seconds",
     "cpu_seconds",
+    "kwh",
     "eval_seconds",
     "step_time_ms",
     "components_ms",
