@@ -12,14 +12,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from grit.adapters.kept_adapter import ADAPTER_FILE, CARD_FILE, read_kept_adapter
-from grit.adapters.peft_adapters import merged_model, reload_adapter, remove_lora
-from grit.backbone import resolve
+from grit.adapters.peft_adapters import reload_adapter, remove_lora
+from grit.cli.single_run import (
+    EVALUATION_FILE,
+    PREDICTIONS_FILE,
+    check_content,
+    check_empty,
+    write_evaluation,
+    write_merged,
+)
 from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
-from grit.io.files import write_atomically, write_table
-from grit.training.measurements import Measurements, finite
-from grit.training.score_rows import score_rows
-from grit.training.summary import score_summary
+from grit.training.measurements import Measurements
 from grit.training.workbench import Workbench
 
 #: An address of MLflow's: models:/NAME/VERSION, or models:/m-... of a logged model.
@@ -59,7 +63,7 @@ def evaluate_kept(folder: Path, config: RunConfig, bench: Workbench, to: Path) -
     Raises:
         ConfigError: the folder holds no whole adapter, or data cannot be used.
     """
-    trained = read_kept_adapter(folder).config
+    trained, content = read_kept_adapter(folder).config, check_content(config, training=False)
     backbone = bench.backbone(trained)
     base = bench.base_scores(config, backbone.eval())
     model = reload_adapter(backbone, folder)
@@ -67,12 +71,7 @@ def evaluate_kept(folder: Path, config: RunConfig, bench: Workbench, to: Path) -
         scores = bench.score(model, config, last=True)
     finally:
         remove_lora(model)
-    measured = Measurements(**score_summary(scores, base, config, bench.task(config).metric))
-    to.mkdir(parents=True, exist_ok=True)
-    write_table(to / "eval-predictions.parquet", score_rows(scores, base))
-    content = {"config": config.to_dict(), "measured": measured.model_dump(exclude_none=True)}
-    write_atomically(to / "eval.json", json.dumps(finite(content), indent=2))
-    return measured
+    return write_evaluation(to, config, content, scores, base, bench)
 
 
 def export_kept(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> None:
@@ -82,20 +81,10 @@ def export_kept(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> No
         ConfigError: the folder holds no whole adapter, or `to` is not empty.
     """
     kept = read_kept_adapter(folder)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ConfigError("to", str(to), "is not empty; choose an empty folder")
+    check_empty(to)
     shutil.copytree(folder, to / "adapter" if merged else to, dirs_exist_ok=True)
     if merged:
-        backbone = kept.config.backbone
-        model = merged_model(
-            resolve(backbone.model),
-            folder,
-            dtype=backbone.dtype,
-            revision=backbone.revision,
-            trust_remote_code=backbone.trust_remote_code,
-        )
-        model.save_pretrained(to)
-        bench.tokenizer(kept.config).save_pretrained(to)
+        write_merged(kept.config, folder, to, bench)
 
 
 def push_kept(folder: Path, repository: str, *, private: bool) -> str:
@@ -121,6 +110,6 @@ def push_kept(folder: Path, repository: str, *, private: bool) -> str:
         values = json.loads(path.read_text(encoding="utf8"))
         values["base_model_name_or_path"] = model
         path.write_text(json.dumps(values, indent=2), encoding="utf8")
-        for left in ("eval.json", "eval-predictions.parquet"):
+        for left in (EVALUATION_FILE, PREDICTIONS_FILE):
             (Path(copy) / left).unlink(missing_ok=True)
         return upload(Path(copy), repository, private=private)

@@ -202,7 +202,7 @@ def _share(value: float | None) -> str:
 
 def _evaluate(arguments: Namespace) -> int:
     from grit.cli.kept_run import MODELS, adapter_at, evaluate_kept, is_kept
-    from grit.cli.single_run import check_content, evaluate_run, with_config
+    from grit.cli.single_run import PREDICTIONS_FILE, evaluate_run, with_config
     from grit.training.workbench import Workbench
 
     data, bench = taken(DataOptions, arguments), Workbench(progress=_bar, training=False)
@@ -210,12 +210,11 @@ def _evaluate(arguments: Namespace) -> int:
         config = with_config(lambda trained: with_data_options(trained, data), folder)
         to = Path() if arguments.place.startswith(MODELS) else folder
         if is_kept(folder):
-            check_content(config, training=False)
             measured = evaluate_kept(folder, config, bench, to)
         else:
             measured = evaluate_run(folder, config, bench)
     print(_table(measured))
-    print(f"per example: {to / 'eval-predictions.parquet'}")
+    print(f"per example: {to / PREDICTIONS_FILE}")
     return 0
 
 

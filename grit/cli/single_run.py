@@ -20,6 +20,7 @@ from grit.config.run_config import RunConfig, nested_from_flat
 from grit.config.sections import AdapterConfig
 from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
+from grit.evaluation.scores import Scores
 from grit.geometry.export import ExportReport, export_adapter, export_lora
 from grit.io.files import read_object, write_atomically, write_table
 from grit.io.provenance import provenance
@@ -35,6 +36,8 @@ from grit.training.summary import score_summary
 from grit.training.trainer import on_finished, train
 from grit.training.workbench import Workbench
 
+#: What scoring a trained adapter again leaves.
+EVALUATION_FILE, PREDICTIONS_FILE = "eval.json", "eval-predictions.parquet"
 #: Of a new run's folder: its user's alone.
 PRIVATE = 0o700
 #: In a run's folder: what it is, its last state, and its adapter as plain PEFT reads it.
@@ -242,21 +245,24 @@ def evaluate_run(folder: Path, config: RunConfig, bench: Workbench) -> Measureme
     def work(state: RunState) -> Measurements:
         base = bench.base_scores(config, state.untrained())
         scores = bench.score(state.restored(folder / STATE), config, last=True)
-        write_table(folder / "eval-predictions.parquet", score_rows(scores, base))
-        return Measurements(**score_summary(scores, base, config, bench.task(config).metric))
+        return write_evaluation(folder, config, content, scores, base, bench)
 
-    measured = on_finished(trained, bench, work)
-    text = json.dumps(
-        finite(
-            {
-                "config": config.to_dict(),
-                "content": content,
-                "measured": measured.model_dump(exclude_none=True),
-            }
-        ),
-        indent=2,
-    )
-    write_atomically(folder / "eval.json", text)
+    return on_finished(trained, bench, work)
+
+
+def write_evaluation(
+    to: Path, config: RunConfig, content: dict[str, str], scores: Scores, base: Scores, bench: Workbench
+) -> Measurements:
+    """Leaves `eval.json` and predictions in `to`: what `scores` say, beside the untuned model's `base`."""
+    measured = Measurements(**score_summary(scores, base, config, bench.task(config).metric))
+    to.mkdir(parents=True, exist_ok=True)
+    write_table(to / PREDICTIONS_FILE, score_rows(scores, base))
+    result = {
+        "config": config.to_dict(),
+        "content": content,
+        "measured": measured.model_dump(exclude_none=True),
+    }
+    write_atomically(to / EVALUATION_FILE, json.dumps(finite(result), indent=2))
     return measured
 
 
@@ -275,8 +281,7 @@ def export_run(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> Exp
             config.method,
             f"{config.spec.title} is no plain LoRA adapter beside an unchanged backbone, and stays here",
         )
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ConfigError("to", str(to), "is not empty; choose an empty folder")
+    check_empty(to)
     adapter = to / "adapter" if merged else to
 
     def work(state: RunState) -> ExportReport:
@@ -289,17 +294,32 @@ def export_run(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> Exp
 
     written = on_finished(config, bench, work)
     if merged:
-        backbone = config.backbone
-        model = merged_model(
-            resolve(backbone.model),
-            adapter,
-            dtype=backbone.dtype,
-            revision=backbone.revision,
-            trust_remote_code=backbone.trust_remote_code,
-        )
-        model.save_pretrained(to)
-        bench.tokenizer(config).save_pretrained(to)
+        write_merged(config, adapter, to, bench)
     return written
+
+
+def check_empty(to: Path) -> None:
+    """Refuses a place for an export that holds something.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ConfigError("to", str(to), "is not empty; choose an empty folder")
+
+
+def write_merged(config: RunConfig, adapter: Path, to: Path, bench: Workbench) -> None:
+    """Writes a whole model: the backbone with the adapter in that folder added to its weights."""
+    backbone = config.backbone
+    model = merged_model(
+        resolve(backbone.model),
+        adapter,
+        dtype=backbone.dtype,
+        revision=backbone.revision,
+        trust_remote_code=backbone.trust_remote_code,
+    )
+    model.save_pretrained(to)
+    bench.tokenizer(config).save_pretrained(to)
 
 
 def with_config(change: Callable[[RunConfig], RunConfig], folder: Path) -> RunConfig:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import quote
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from ray_jobs.records.status import STATUSES
 from ray_jobs.records.study_file import StudyFile
 from ray_jobs.records.trial_record import TrialRecord
-from ray_jobs.tracking.marks import SettingMarks, StudyMarks
+from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.mlflow_store import STORE_ERRORS
 from ray_jobs.tracking.run_contents import (
     MetricPoint,
@@ -67,6 +67,7 @@ class StudyRuns:
         self._sent: dict[_Setting, tuple[dict[str, str], int]] = {}
         self._marked: dict[str, dict[str, str]] = {}
         self._own: set[str] = set()
+        self._tried: set[str | _Setting] = set()  # whose run this call has tried to make
         self._beginning, self._stopped = threading.Lock(), False
         self.study_run = self._adopt()
 
@@ -131,13 +132,13 @@ class StudyRuns:
     def _setting(self, record: TrialRecord) -> str:
         """The run of a trial's setting in its regime."""
         key = (record.plan.point_id, record.plan.regime)
-        if key not in self._settings:
+        if key in self._tried and key not in self._settings:  # a try whose answer was lost may have made it
             where = f"tags.study_id = '{self._study.study_id}' and tags.kind = 'setting' and "
             where += f"tags.point_id = '{key[0]}' and tags.regime = '{key[1]}'"
-            made = self._all(where)  # by a try whose answer was lost
-            if made:
-                self._settings[key] = made[0].info.run_id
-                return self._settings[key]
+            for run in self._all(where):
+                self._settings[key] = run.info.run_id
+        if key not in self._settings:
+            self._tried.add(key)
             tags = {**setting_tags(self._study, record), "mlflow.parentRunId": self.study_run}
             self._settings[key] = self._create(tags, setting_name(record), setting_params(record))
         return self._settings[key]
@@ -152,7 +153,9 @@ class StudyRuns:
         with self._beginning:
             if live and self._stopped:
                 return False
-            self.clear(record.trial_id)
+            if record.trial_id in self._trials or record.trial_id in self._tried:
+                self.clear(record.trial_id)
+            self._tried.add(record.trial_id)
             tags = {**trial_tags(self._study, record), "mlflow.parentRunId": self._setting(record)}
             run_id = self._create(tags, trial_name(record), trial_params(record), record.times.started_at)
             self._trials[record.trial_id] = self._client.get_run(run_id)
@@ -203,6 +206,10 @@ class StudyRuns:
     def mark(self, marks: StudyMarks) -> None:
         """Marks settings and their trials; sends what has changed."""
         at = milliseconds(None)
+        trials: dict[_Setting, list[str]] = {}
+        for run in self._trials.values():
+            own = run.data.tags
+            trials.setdefault((own["point_id"], own["regime"]), []).append(run.info.run_id)
         for setting in marks.settings:
             key = (setting.point_id, setting.regime)
             if key not in self._settings:
@@ -214,15 +221,10 @@ class StudyRuns:
                 self._client.log_batch(self._settings[key], tags=run_tags)
                 self._log(self._settings[key], setting_points(setting, at))
                 self._sent[key] = (tags, setting.seeds)
-            for run in self._of(setting):
-                if self._marked.get(run.info.run_id) != tags:
-                    self._client.log_batch(run.info.run_id, tags=run_tags)
-                    self._marked[run.info.run_id] = tags
-
-    def _of(self, setting: SettingMarks) -> Iterable[Run]:
-        wanted = (setting.point_id, setting.regime)
-        runs = self._trials.values()
-        return [run for run in runs if (run.data.tags.get("point_id"), run.data.tags.get("regime")) == wanted]
+            for run_id in trials.get(key, ()):
+                if self._marked.get(run_id) != tags:
+                    self._client.log_batch(run_id, tags=run_tags)
+                    self._marked[run_id] = tags
 
     def trial_run(self, trial_id: str) -> str | None:
         """The id of a trial's run."""

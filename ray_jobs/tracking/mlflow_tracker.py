@@ -233,7 +233,9 @@ class MlflowTracker:
         self._marked = len(self._ended)
         try:
             marks = self._marker(list(self._ended.values()))
-        except Exception as error:  # noqa: BLE001  # costs a point of a curve, and no trial
+        # The analysis is a guest in the thread that delivers trials: whatever it raises on half a study costs
+        # a point of a curve, is told in `failure`, and no trial is lost for it.
+        except Exception as error:  # noqa: BLE001
             self.failure = f"{type(error).__name__}: {error}"
             return
         self._add_marks(marks)

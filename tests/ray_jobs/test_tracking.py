@@ -16,8 +16,8 @@ from conftest import ROOT
 from mlflow.tracking import MlflowClient
 
 from analysis.evidence.study_marks import marks_of
+from grit.cli.answering import Answering
 from grit.errors import ConfigError
-from grit.evaluation.answering import Answering
 from grit.presets.run_presets import configuration
 from grit.training.side_by_side import train
 from grit.training.workbench import Workbench
