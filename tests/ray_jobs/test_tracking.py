@@ -1,18 +1,15 @@
-import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from functools import partial
 
 import pytest
-from builders import ended, planned, study, study_file, telemetry_rows
+from builders import ended, planned, study, telemetry_rows
 from conftest import ROOT
+from mirrored import STUDY, all_runs, open_tracker, study_run, trials_of, wait_for
 from mlflow.tracking import MlflowClient
 
 from analysis.evidence.study_marks import marks_of
@@ -45,49 +42,18 @@ def uri(empty_store, tmp_path):
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
-STUDY = study_file(study(seeds=(41,), name="tau_T_lambda"))
-
-
-def _open(uri):
-    return MlflowTracker(uri, STUDY, marker=marks_of)
-
-
-def _named(study_id):
-    return STUDY.model_copy(update={"study_id": study_id}).model_dump_json()
-
-
-def _all_runs(uri):
-    client = MlflowClient(tracking_uri=uri)
-    return client, client.search_runs(
-        [client.get_experiment_by_name("tau_T_lambda").experiment_id], max_results=1000
-    )
-
-
-def _trials(runs):
-    return [run for run in runs if run.data.tags["kind"] == "trial"]
-
-
-def _study_run(uri):
-    return next(run for run in _all_runs(uri)[1] if run.data.tags["kind"] == "study")
-
-
-def _ended_trials(uri):
-    runs = _all_runs(uri)[1]
-    return [run for run in runs if run.data.tags["kind"] == "trial" and run.info.status != "RUNNING"]
-
-
 def test_a_study_is_a_parent_with_one_nested_run_per_trial(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     records = [ended(record) for record in planned(study(seeds=(41,)))]
     records[3] = ended(records[3], status="diverged", error="too high")
-    tracker = _open(uri)
+    tracker = open_tracker(uri)
     for record in records:
         tracker.log_trial(record, partial(telemetry_rows, record))
     report = tmp_path / "report.md"
     report.write_text("# hello")
     tracker.finish(marks_of(records), [report], interrupted=False)
     assert tracker.failure is None
-    client, runs = _all_runs(uri)
+    client, runs = all_runs(uri)
     parents = [r for r in runs if r.data.tags["kind"] == "study"]
     trials = {r.data.tags["trial_id"]: r for r in runs if r.data.tags["kind"] == "trial"}
     assert len(parents) == 1
@@ -119,10 +85,10 @@ def test_what_decided_a_run_is_a_param_what_it_read_is_an_input(uri, tmp_path, m
     monkeypatch.chdir(tmp_path)
     arm = Point(design="ablation", overrides={"rank_policy": "growth"})
     record = ended(planned(study(seeds=(41,), regimes=("step",), oat=[arm]))[1])
-    tracker = _open(uri)
+    tracker = open_tracker(uri)
     tracker.log_trial(record, list)
     tracker.finish(marks_of([record]), [], interrupted=False)
-    run = _trials(_all_runs(uri)[1])[0]
+    run = trials_of(all_runs(uri)[1])[0]
     params = run.data.params
     assert params["rank_policy"] == "growth" and params["learning_rate"] == "0.0001"
     assert (params["seed"], params["regime"], params["design"]) == ("41", "step", "ablation")
@@ -144,7 +110,7 @@ def test_settings_aggregate_their_seeds_and_carry_the_marks(uri, tmp_path, monke
         tracker.log_trial(record, list)
     marks = marks_of(records)
     tracker.finish(marks, [], interrupted=False)
-    client, runs = _all_runs(uri)
+    client, runs = all_runs(uri)
     settings = [run for run in runs if run.data.tags["kind"] == "setting"]
     assert len(settings) == len(marks.settings) == 5
     for run in settings:
@@ -157,12 +123,12 @@ def test_settings_aggregate_their_seeds_and_carry_the_marks(uri, tmp_path, monke
         assert run.data.tags["recommended"] == "false"
     assert {run.data.tags["pareto.step"] for run in settings} == {"true", "false"}
     by_point = {run.data.tags["point_id"]: run.data.tags["pareto.step"] for run in settings}
-    for run in _trials(runs):
+    for run in trials_of(runs):
         assert run.data.tags["pareto.step"] == by_point[run.data.tags["point_id"]]
-    study_run = _study_run(uri)
-    assert study_run.data.metrics["hypervolume_step"] == marks.hypervolume["step"]
-    assert study_run.data.metrics["trials"] == len(records)
-    assert study_run.data.metrics["hours"] > 0
+    whole = study_run(uri)
+    assert whole.data.metrics["hypervolume_step"] == marks.hypervolume["step"]
+    assert whole.data.metrics["trials"] == len(records)
+    assert whole.data.metrics["hours"] > 0
 
 
 def test_a_running_trial_is_there_with_its_curve_and_ends_with_each_step_once(uri, tmp_path, monkeypatch):
@@ -171,21 +137,21 @@ def test_a_running_trial_is_there_with_its_curve_and_ends_with_each_step_once(ur
     monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.05)
     monkeypatch.chdir(tmp_path)
     record = planned(study(seeds=(41,)))[2]
-    tracker = _open(uri)
+    tracker = open_tracker(uri)
     tracker.running(record, {"phase": "scoring the untuned model", "loss": None})
-    live = _wait_for(lambda: _trials(_all_runs(uri)[1]))[0]
+    live = wait_for(lambda: trials_of(all_runs(uri)[1]))[0]
     assert live.info.status == "RUNNING" and live.data.tags["status"] == "planned"
     tracker.running(record, {"step": 3, "loss": 1 / 3, "mean_rank": 7.0})
-    _wait_for(lambda: _trials(_all_runs(uri)[1])[0].data.metrics.get("loss"))
+    wait_for(lambda: trials_of(all_runs(uri)[1])[0].data.metrics.get("loss"))
     done = ended(record)
     tracker.log_trial(done, partial(telemetry_rows, done))
     tracker.finish(marks_of([done]), [], interrupted=False)
-    client, runs = _all_runs(uri)
-    (run,) = _trials(runs)
+    client, runs = all_runs(uri)
+    (run,) = trials_of(runs)
     assert run.info.run_id == live.info.run_id and run.info.status == "FINISHED"
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
     assert sorted(steps) == list(range(1, 21))
-    assert _study_run(uri).data.metrics["system/cpu_utilization_percentage"] >= 0
+    assert study_run(uri).data.metrics["system/cpu_utilization_percentage"] >= 0
 
 
 def test_a_trial_that_is_cut_off_is_not_left_running_and_begins_anew(uri, tmp_path, monkeypatch):
@@ -194,17 +160,17 @@ def test_a_trial_that_is_cut_off_is_not_left_running_and_begins_anew(uri, tmp_pa
     monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.05)
     monkeypatch.chdir(tmp_path)
     record = planned(study(seeds=(41,)))[2]
-    first = _open(uri)
+    first = open_tracker(uri)
     first.running(record, {"step": 3, "loss": 0.5, "mean_rank": 7.0})
-    _wait_for(lambda: _trials(_all_runs(uri)[1]))
+    wait_for(lambda: trials_of(all_runs(uri)[1]))
     first.interrupted()
-    assert {run.info.status for run in _all_runs(uri)[1]} == {"KILLED"}
+    assert {run.info.status for run in all_runs(uri)[1]} == {"KILLED"}
     first.finish(StudyMarks(), [], interrupted=True)
-    second = _open(uri)
+    second = open_tracker(uri)
     second.log_trial(ended(record), list)
     second.finish(StudyMarks(), [], interrupted=False)
-    runs = _all_runs(uri)[1]
-    assert len(_trials(runs)) == 1
+    runs = all_runs(uri)[1]
+    assert len(trials_of(runs)) == 1
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
@@ -229,14 +195,14 @@ def test_an_adapter_is_a_model_that_answers_elsewhere(uri, tmp_path, monkeypatch
     record = ended(planned(study(seeds=(41,)))[2])
     config = configuration("embedded", "grit", task=None, steps=4).changed(eval_examples=8)
     train(config, Workbench(), adapter=tmp_path / "adapter")
-    tracker = _open(uri)
+    tracker = open_tracker(uri)
     tracker.log_trial(record, list)
     tracker.finish(marks_of([record]), [], interrupted=False)
     registered = tracker.log_adapters({record.trial_id: tmp_path / "adapter"}, {record.trial_id: "toy"})
     assert tracker.failure is None
     assert registered == {record.trial_id: "models:/toy/1"}
-    client, runs = _all_runs(uri)
-    (run,) = _trials(runs)
+    client, runs = all_runs(uri)
+    (run,) = trials_of(runs)
     assert run.info.status == "FINISHED"
     (model,) = client.search_logged_models([run.info.experiment_id])
     assert model.source_run_id == run.info.run_id
@@ -260,20 +226,20 @@ def test_another_attempt_takes_the_place_of_what_a_lost_one_has_shown(uri, tmp_p
     monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.05)
     monkeypatch.chdir(tmp_path)
     record = planned(study(seeds=(41,)))[2]
-    tracker = _open(uri)
+    tracker = open_tracker(uri)
     for _ in range(5):  # an evaluation: the same step is heard again and again
         tracker.running(record, {"step": 9, "loss": 5.0, "mean_rank": 7.0})
         time.sleep(0.02)
-    client, runs = _all_runs(uri)
-    first = _wait_for(lambda: [run for run in _trials(_all_runs(uri)[1]) if "loss" in run.data.metrics])[0]
+    client, runs = all_runs(uri)
+    first = wait_for(lambda: [run for run in trials_of(all_runs(uri)[1]) if "loss" in run.data.metrics])[0]
     assert [point.step for point in client.get_metric_history(first.info.run_id, "loss")] == [9]
     tracker.running(record, {"step": 4, "loss": 0.25, "mean_rank": 7.0})
-    _wait_for(lambda: [r for r in _trials(_all_runs(uri)[1]) if r.data.metrics.get("loss") == 0.25])
+    wait_for(lambda: [r for r in trials_of(all_runs(uri)[1]) if r.data.metrics.get("loss") == 0.25])
     done = ended(record)
     tracker.log_trial(done, partial(telemetry_rows, done))
     tracker.finish(marks_of([done]), [], interrupted=False)
     tracker.running(record, {"step": 5, "loss": 0.2, "mean_rank": 7.0})  # late
-    (run,) = _trials(_all_runs(uri)[1])
+    (run,) = trials_of(all_runs(uri)[1])
     history = client.get_metric_history(run.info.run_id, "loss")
     assert sorted((point.step, point.value) for point in history) == [(s, 1 / s) for s in range(1, 21)]
 
@@ -281,9 +247,9 @@ def test_another_attempt_takes_the_place_of_what_a_lost_one_has_shown(uri, tmp_p
 def test_runs_of_an_earlier_layout_and_of_a_killed_driver_are_not_doubled(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     records = [ended(record) for record in planned(study(seeds=(41,)))][:2]
-    first = _open(uri)
+    first = open_tracker(uri)
     first.finish(StudyMarks(), [], interrupted=True)
-    client, runs = _all_runs(uri)
+    client, runs = all_runs(uri)
     (parent,) = runs
     experiment = parent.info.experiment_id
     old = {"mlflow.parentRunId": parent.info.run_id, "trial_id": records[0].trial_id, "kind": "trial"}
@@ -297,12 +263,12 @@ def test_runs_of_an_earlier_layout_and_of_a_killed_driver_are_not_doubled(uri, t
         "status": "planned",
     }
     left = client.create_run(experiment, tags={**killed, "design": "oat"})
-    second = _open(uri)
+    second = open_tracker(uri)
     assert client.get_run(left.info.run_id).info.status == "KILLED"
     for record in records:
         second.log_trial(record, list)
     second.finish(marks_of(records), [], interrupted=False)
-    trials = [run.data.tags["trial_id"] for run in _trials(_all_runs(uri)[1])]
+    trials = [run.data.tags["trial_id"] for run in trials_of(all_runs(uri)[1])]
     assert sorted(trials) == sorted(["t", *(record.trial_id for record in records)])
 
 
@@ -320,44 +286,36 @@ def test_an_analysis_that_fails_costs_no_trial(uri, tmp_path, monkeypatch):
     records = [ended(record) for record in planned(study(seeds=(41,)))]
     tracker = MlflowTracker(uri, STUDY, marker=marker)
     tracker.log_trial(records[0], list)
-    _wait_for(lambda: asked)
+    wait_for(lambda: asked)
     for record in records[1:]:
         tracker.log_trial(record, list)
     tracker.finish(marks_of(records), [], interrupted=False)
-    assert len(_trials(_all_runs(uri)[1])) == len(records)
-
-
-def _wait_for(look, seconds=30):
-    deadline = time.time() + seconds
-    while not (seen := look()):
-        assert time.time() < deadline
-        time.sleep(0.05)
-    return seen
+    assert len(trials_of(all_runs(uri)[1])) == len(records)
 
 
 def test_resuming_doubles_nothing_and_leaves_nothing_running(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     records = [ended(record) for record in planned(study(seeds=(41,)))]
-    first = _open(uri)
+    first = open_tracker(uri)
     for record in records[:4]:
         first.log_trial(record, list)
     first.finish(StudyMarks(), [], interrupted=True)
-    second = _open(uri)
+    second = open_tracker(uri)
     for record in records:
         second.log_trial(record, list)
     second.finish(StudyMarks(), [], interrupted=False)
-    _, runs = _all_runs(uri)
-    assert len(_trials(runs)) == len(records)
+    _, runs = all_runs(uri)
+    assert len(trials_of(runs)) == len(records)
     assert {r.info.status for r in runs} == {"FINISHED"}
 
 
 def test_a_later_attempt_replaces_the_failed_one_and_half_written_runs_go(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     records = planned(study(seeds=(41,)))
-    first = _open(uri)
+    first = open_tracker(uri)
     first.log_trial(ended(records[0], status="failed", error="oom"), list)
     first.finish(StudyMarks(), [], interrupted=True)
-    client, runs = _all_runs(uri)
+    client, runs = all_runs(uri)
     half = client.create_run(
         runs[0].info.experiment_id,
         tags={
@@ -370,13 +328,13 @@ def test_a_later_attempt_replaces_the_failed_one_and_half_written_runs_go(uri, t
             "design": "oat",
         },
     )
-    second = _open(uri)
+    second = open_tracker(uri)
     for record in records[:2]:
         second.log_trial(ended(record), partial(telemetry_rows, record))
     second.finish(StudyMarks(), [], interrupted=False)
-    _, runs = _all_runs(uri)
+    _, runs = all_runs(uri)
     trials = {r.data.tags["trial_id"]: r for r in runs if r.data.tags["kind"] == "trial"}
-    assert len(_trials(runs)) == 2
+    assert len(trials_of(runs)) == 2
     assert {r.info.status for r in runs} == {"FINISHED"}
     assert trials[records[0].trial_id].data.metrics["quality"] == 0.5
     assert half.info.run_id not in {r.info.run_id for r in runs}
@@ -389,17 +347,17 @@ def test_two_studies_with_the_same_settings_keep_their_own_runs(uri, tmp_path, m
         tracker = MlflowTracker(uri, STUDY.model_copy(update={"study_id": study_id}))
         tracker.log_trial(record, list)
         tracker.finish(StudyMarks(), [], interrupted=False)
-    assert len(_trials(_all_runs(uri)[1])) == 2
+    assert len(trials_of(all_runs(uri)[1])) == 2
 
 
 def test_the_study_links_to_its_compare_pages(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tracker = _open(uri)
+    tracker = open_tracker(uri)
     for record in planned(study(seeds=(41,))):
         tracker.log_trial(ended(record), list)
     tracker.finish(StudyMarks(), [], interrupted=False)
-    client, _ = _all_runs(uri)
-    note = client.get_run(_study_run(uri).info.run_id).data.tags["mlflow.note.content"]
+    client, _ = all_runs(uri)
+    note = client.get_run(study_run(uri).info.run_id).data.tags["mlflow.note.content"]
     assert note.count("#/compare-runs?runs=") == 4
     assert "4 step-matched grit trials" in note and "5 step-matched settings" in note
 
@@ -407,10 +365,10 @@ def test_the_study_links_to_its_compare_pages(uri, tmp_path, monkeypatch):
 def test_long_curves_are_thinned_and_keep_their_end(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = ended(planned(study(seeds=(41,)))[2])
-    tracker = _open(uri)
+    tracker = open_tracker(uri)
     tracker.log_trial(record, partial(telemetry_rows, record, steps=1999))
     tracker.finish(StudyMarks(), [], interrupted=False)
-    client, runs = _all_runs(uri)
+    client, runs = all_runs(uri)
     run = next(r for r in runs if r.data.tags["kind"] == "trial")
     steps = {m.step for m in client.get_metric_history(run.info.run_id, "loss")}
     assert len(steps) <= CURVE_POINTS + 1
@@ -420,158 +378,3 @@ def test_long_curves_are_thinned_and_keep_their_end(uri, tmp_path, monkeypatch):
 def test_an_unusable_store_is_refused():
     with pytest.raises(ConfigError, match="tracking-uri"):
         MlflowTracker("ftp://nowhere", STUDY)
-
-
-class Server:
-    """A real `mlflow server` on a database, in a process group of its own.
-
-    May be killed and started again on the same port.
-    """
-
-    def __init__(self, folder):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri, self._folder, self._process = f"http://127.0.0.1:{self.port}", folder, None
-
-    def start(self):
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--workers",
-            "1",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-            "--backend-store-uri",
-            f"sqlite:///{self._folder / 'server.db'}",
-            "--default-artifact-root",
-            str(self._folder / "artifacts"),
-        ]
-        with (self._folder / "server.log").open("a") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True, cwd=self._folder
-            )
-        deadline = time.time() + 90
-        while time.time() < deadline:
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer,
-            ):
-                if answer.status == 200:
-                    return self
-            time.sleep(0.2)
-        raise TimeoutError((self._folder / "server.log").read_text())
-
-    def kill(self):
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
-@pytest.fixture
-def server(tmp_path):
-    made = Server(tmp_path)
-    yield made.start()
-    made.kill()
-
-
-@pytest.mark.slow
-def test_a_server_that_is_away_for_a_while_gets_everything_later(server, tmp_path, monkeypatch):
-    """SIGKILL between two trials.
-
-    What ended meanwhile is delivered once it is back, each trial once, and nothing is left running.
-    """
-    from ray_jobs.tracking import mlflow_tracker as tracking
-
-    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.5)
-    records = [ended(record) for record in planned(study(seeds=(41,)))]
-    tracker = _open(server.uri)
-    for record in records[:3]:
-        tracker.log_trial(record, partial(telemetry_rows, record))
-    while len(_ended_trials(server.uri)) < 3:
-        time.sleep(0.1)
-    server.kill()
-    for record in records[3:]:
-        tracker.log_trial(record, partial(telemetry_rows, record))
-    while tracker.failure is None:
-        time.sleep(0.1)
-    server.start()
-    tracker.finish(marks_of(records), [], interrupted=False)
-    assert tracker.failure is None
-    _, runs = _all_runs(server.uri)
-    trials = [run.data.tags["trial_id"] for run in runs if run.data.tags["kind"] == "trial"]
-    assert sorted(trials) == sorted(record.trial_id for record in records)
-    assert {run.info.status for run in runs} == {"FINISHED"}
-
-
-@pytest.mark.slow
-def test_a_server_that_never_comes_back_is_told_of_and_resuming_delivers(server, tmp_path, monkeypatch):
-    from ray_jobs.tracking import mlflow_tracker as tracking
-
-    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.2)
-    monkeypatch.setattr(tracking, "GIVE_UP_SECONDS", 1.0)
-    records = [ended(record) for record in planned(study(seeds=(41,)))][:3]
-    tracker = _open(server.uri)
-    server.kill()
-    for record in records:
-        tracker.log_trial(record, list)
-    tracker.finish(StudyMarks(), [], interrupted=False)
-    assert tracker.failure
-    server.start()
-    again = _open(server.uri)
-    for record in records:
-        again.log_trial(record, list)
-    again.finish(StudyMarks(), [], interrupted=False)
-    assert again.failure is None
-    _, runs = _all_runs(server.uri)
-    assert len(_trials(runs)) == 3
-    assert {run.info.status for run in runs} == {"FINISHED"}
-
-
-def test_many_processes_may_open_a_fresh_database_at_once(tmp_path):
-    """SQLite's migration breaks when two run it: one at a time, by a lock."""
-    code = (
-        "import sys; from ray_jobs.tracking.mlflow_tracker import MlflowTracker\n"
-        "from ray_jobs.records.study_file import StudyFile\n"
-        "from ray_jobs.tracking.marks import StudyMarks\n"
-        "t = MlflowTracker(sys.argv[1], StudyFile.model_validate_json(sys.argv[2]))\n"
-        "t.finish(StudyMarks(), [], interrupted=False); sys.exit(t.failure or 0)"
-    )
-    uri = f"sqlite:///{tmp_path / 'fresh.db'}"
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, uri, _named(str(i))], cwd=ROOT, stderr=subprocess.PIPE, text=True
-        )
-        for i in range(3)
-    ]
-    said = [run.communicate(timeout=120)[1] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0, 0], said
-    client = MlflowClient(tracking_uri=uri)
-    assert len(client.search_runs([client.get_experiment_by_name("tau_T_lambda").experiment_id])) == 3
-
-
-def test_a_process_that_is_killed_while_it_makes_the_store_leaves_nothing_in_the_way(tmp_path):
-    """MLflow migrates a fresh SQLite file for seconds; what is half made is not what the next call opens."""
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    code = (
-        "from ray_jobs.tracking.mlflow_tracker import MlflowTracker\n"
-        "from ray_jobs.records.study_file import StudyFile\n"
-        f"MlflowTracker({uri!r}, StudyFile.model_validate_json({_named('print')!r}))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
-    half_made = tmp_path / ".mlflow.db.new"
-    deadline = time.time() + 60
-    while time.time() < deadline and not (half_made.exists() and half_made.stat().st_size):
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "mlflow.db").exists()
-    tracker = _open(uri)
-    tracker.finish(StudyMarks(), [], interrupted=False)
-    assert tracker.failure is None
-    assert not half_made.exists()

@@ -1,0 +1,179 @@
+"""MLflow's mirror with real servers and other processes: killed, away, racing for a fresh database."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from functools import partial
+
+import pytest
+from builders import ended, planned, study, telemetry_rows
+from conftest import ROOT
+from mirrored import all_runs, ended_trials, named, open_tracker, trials_of
+from mlflow.tracking import MlflowClient
+
+from analysis.evidence.study_marks import marks_of
+from ray_jobs.tracking.marks import StudyMarks
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+class Server:
+    """A real `mlflow server` on a database, in a process group of its own.
+
+    May be killed and started again on the same port.
+    """
+
+    def __init__(self, folder):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri, self._folder, self._process = f"http://127.0.0.1:{self.port}", folder, None
+
+    def start(self):
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--workers",
+            "1",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--backend-store-uri",
+            f"sqlite:///{self._folder / 'server.db'}",
+            "--default-artifact-root",
+            str(self._folder / "artifacts"),
+        ]
+        with (self._folder / "server.log").open("a") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True, cwd=self._folder
+            )
+        deadline = time.time() + 90
+        while time.time() < deadline:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer,
+            ):
+                if answer.status == 200:
+                    return self
+            time.sleep(0.2)
+        raise TimeoutError((self._folder / "server.log").read_text())
+
+    def kill(self):
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(tmp_path):
+    made = Server(tmp_path)
+    yield made.start()
+    made.kill()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_for_a_while_gets_everything_later(server, tmp_path, monkeypatch):
+    """SIGKILL between two trials.
+
+    What ended meanwhile is delivered once it is back, each trial once, and nothing is left running.
+    """
+    from ray_jobs.tracking import mlflow_tracker as tracking
+
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.5)
+    records = [ended(record) for record in planned(study(seeds=(41,)))]
+    tracker = open_tracker(server.uri)
+    for record in records[:3]:
+        tracker.log_trial(record, partial(telemetry_rows, record))
+    while len(ended_trials(server.uri)) < 3:
+        time.sleep(0.1)
+    server.kill()
+    for record in records[3:]:
+        tracker.log_trial(record, partial(telemetry_rows, record))
+    while tracker.failure is None:
+        time.sleep(0.1)
+    server.start()
+    tracker.finish(marks_of(records), [], interrupted=False)
+    assert tracker.failure is None
+    _, runs = all_runs(server.uri)
+    trials = [run.data.tags["trial_id"] for run in runs if run.data.tags["kind"] == "trial"]
+    assert sorted(trials) == sorted(record.trial_id for record in records)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_a_server_that_never_comes_back_is_told_of_and_resuming_delivers(server, tmp_path, monkeypatch):
+    from ray_jobs.tracking import mlflow_tracker as tracking
+
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(tracking, "GIVE_UP_SECONDS", 1.0)
+    records = [ended(record) for record in planned(study(seeds=(41,)))][:3]
+    tracker = open_tracker(server.uri)
+    server.kill()
+    for record in records:
+        tracker.log_trial(record, list)
+    tracker.finish(StudyMarks(), [], interrupted=False)
+    assert tracker.failure
+    server.start()
+    again = open_tracker(server.uri)
+    for record in records:
+        again.log_trial(record, list)
+    again.finish(StudyMarks(), [], interrupted=False)
+    assert again.failure is None
+    _, runs = all_runs(server.uri)
+    assert len(trials_of(runs)) == 3
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_many_processes_may_open_a_fresh_database_at_once(tmp_path):
+    """SQLite's migration breaks when two run it: one at a time, by a lock."""
+    code = (
+        "import sys; from ray_jobs.tracking.mlflow_tracker import MlflowTracker\n"
+        "from ray_jobs.records.study_file import StudyFile\n"
+        "from ray_jobs.tracking.marks import StudyMarks\n"
+        "t = MlflowTracker(sys.argv[1], StudyFile.model_validate_json(sys.argv[2]))\n"
+        "t.finish(StudyMarks(), [], interrupted=False); sys.exit(t.failure or 0)"
+    )
+    uri = f"sqlite:///{tmp_path / 'fresh.db'}"
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, uri, named(str(i))], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        for i in range(3)
+    ]
+    said = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], said
+    client = MlflowClient(tracking_uri=uri)
+    assert len(client.search_runs([client.get_experiment_by_name("tau_T_lambda").experiment_id])) == 3
+
+
+def test_a_process_that_is_killed_while_it_makes_the_store_leaves_nothing_in_the_way(tmp_path):
+    """MLflow migrates a fresh SQLite file for seconds; what is half made is not what the next call opens."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    code = (
+        "from ray_jobs.tracking.mlflow_tracker import MlflowTracker\n"
+        "from ray_jobs.records.study_file import StudyFile\n"
+        f"MlflowTracker({uri!r}, StudyFile.model_validate_json({named('print')!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    half_made = tmp_path / ".mlflow.db.new"
+    deadline = time.time() + 60
+    while time.time() < deadline and not (half_made.exists() and half_made.stat().st_size):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "mlflow.db").exists()
+    tracker = open_tracker(uri)
+    tracker.finish(StudyMarks(), [], interrupted=False)
+    assert tracker.failure is None
+    assert not half_made.exists()
