@@ -61,6 +61,64 @@ def dense_factors(model, layers, micro_batches, loss_scale=1.0):
     return [s / tokens for s in sums_a], [s / labelled for s in sums_g], tokens, labelled
 
 
+def factors_by_definition(model, layers, micro_batches, layout, streams):
+    """Sigma_a and Sigma_g of every layer of any architecture, with the samples that they are means over.
+
+    x is what goes into lora_A and g what arrives at the output of lora_B, call by call, from one backward
+    pass through the *summed* cross-entropy of the labels, which is computed here from the logits.
+    """
+    calls = [[] for _ in layers]
+    hooks = []
+    for index, layer in enumerate(layers):
+        hooks.append(layer.down.register_forward_hook(_keeps_input(calls[index])))
+        hooks.append(layer.up.register_forward_hook(_keeps_output_gradient(calls[index])))
+    sums_a = [torch.zeros(layer.rank, layer.rank, dtype=torch.float64) for layer in layers]
+    sums_g = [torch.zeros(layer.rank, layer.rank, dtype=torch.float64) for layer in layers]
+    counts_a, labelled = [0] * len(layers), 0
+    for batch in micro_batches:
+        for entries in calls:
+            entries.clear()
+        logits, labels = model(**batch).logits, batch["labels"]
+        if layout == "causal":
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        torch.nn.functional.cross_entropy(
+            logits.flatten(0, -2).double(), labels.flatten(), ignore_index=-100, reduction="sum"
+        ).backward()
+        labelled += int((labels != -100).sum())
+        real = {"main": batch["attention_mask"], "encoder": batch["attention_mask"]}
+        if layout == "seq2seq":
+            real["main"] = (batch["labels"] != -100).to(torch.int64)
+        for index, (layer, entries) in enumerate(zip(layers, calls, strict=True)):
+            where = real[streams[index]].flatten() > 0
+            for x, output in entries:
+                z = (x.double() @ layer.down.weight.detach().double().T).flatten(0, -2)[where]
+                g = output.grad.double().flatten(0, -2)[where] / layer.scaling
+                u = g @ layer.up.weight.detach().double()
+                sums_a[index] += z.T @ z
+                sums_g[index] += u.T @ u
+                counts_a[index] += int(where.sum())
+    for hook in hooks:
+        hook.remove()
+    return (
+        [total / count for total, count in zip(sums_a, counts_a, strict=True)],
+        [total / labelled for total in sums_g],
+        counts_a,
+        labelled,
+    )
+
+
+def _keeps_input(entries):
+    return lambda _module, inputs, _output: entries.append([inputs[0].detach(), None])
+
+
+def _keeps_output_gradient(entries):
+    def hook(_module, _inputs, output):
+        output.retain_grad()
+        entries[-1][1] = output
+
+    return hook
+
+
 def dominates(a, b):
     """Whether cost vector a dominates b, by definition."""
     return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))

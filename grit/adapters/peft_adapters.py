@@ -12,6 +12,7 @@ from typing import Any
 
 from peft import PeftModel, convert_to_lora, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -109,18 +110,14 @@ def adapted_layers(model: nn.Module, adapter: str = "default") -> tuple[AdaptedL
     """Every linear layer of `model` that carries the LoRA adapter, in the model's own order.
 
     Raises:
-        ConfigError: there is none, or one uses a variant for which z = A x is not what lora_A returns (DoRA,
-            convolutions, embeddings).
+        ConfigError: there is none, one uses a variant for which z = A x is not what lora_A returns (DoRA,
+            convolutions, embeddings, single parameters), or does not act now.
     """
     layers = []
     for name, module in model.named_modules():
         if not isinstance(module, LoraLayer) or adapter not in module.scaling:
             continue
-        varies = module.use_dora.get(adapter) or adapter in getattr(module, "lora_variant", {})
-        if varies or adapter not in module.lora_A or not isinstance(module.lora_A[adapter], nn.Linear):
-            raise ConfigError(
-                "model", name, "GRIT attaches to plain LoRA on linear layers; this layer uses another variant"
-            )
+        _check_plain(name, module, adapter)
         down, up = module.lora_A[adapter], module.lora_B[adapter]
         assert isinstance(down, nn.Linear) and isinstance(up, nn.Linear)  # for mypy; checked above
         layers.append(
@@ -137,6 +134,39 @@ def adapted_layers(model: nn.Module, adapter: str = "default") -> tuple[AdaptedL
             "model", type(model).__name__, f"has no LoRA adapter named {adapter!r}; add one with peft first"
         )
     return tuple(layers)
+
+
+def _check_plain(name: str, module: Any, adapter: str) -> None:
+    """Whether z = A x of every token is what this layer's lora_A returns in training."""
+    varies = module.use_dora.get(adapter) or adapter in getattr(module, "lora_variant", {})
+    linear = adapter in module.lora_A and isinstance(module.lora_A[adapter], nn.Linear)
+    if varies or not linear or isinstance(module, (MultiheadAttention, ParamWrapper)):
+        raise ConfigError(
+            "model", name, "GRIT attaches to plain LoRA on linear layers; this layer uses another variant"
+        )
+
+
+def check_acts(model: nn.Module, adapter: str) -> None:
+    """Whether every token goes through the adapter's layers, in the order of the model's inputs.
+
+    Raises:
+        ConfigError: a layer belongs to an expert, or the adapter is switched off or merged.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLayer) or adapter not in module.scaling:
+            continue
+        if any(part in ("expert", "experts") for part in name.split(".")):
+            raise ConfigError(
+                "model",
+                name,
+                "belongs to an expert, which sees some tokens in an order of its own: adapt other layers",
+            )
+        if adapter not in module.active_adapters or module.disable_adapters:
+            raise ConfigError(
+                "adapter", adapter, f"does not act in {name}: call model.set_adapter({adapter!r}) first"
+            )
+        if module.merged:
+            raise ConfigError("model", name, "has its adapter merged: call model.unmerge_adapter() first")
 
 
 def task_type(model: Any, adapter: str = "default") -> str | None:

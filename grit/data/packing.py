@@ -48,7 +48,7 @@ def collate_packs(packs: Sequence[Pack], pad_token: int) -> dict[str, Tensor]:
     (it does so where no attention
     mask and no cache is given: call the model with `use_cache=False`). What is left over is texts of one
     token at position 0, which GRIT
-    counts as padding (grit/geometry/label_positions.py).
+    counts as padding (grit/capture/label_positions.py).
     """
     length = max(map(_tokens, packs))
     batch = {

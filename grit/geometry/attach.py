@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers, task_type
+from grit.adapters.peft_adapters import adapted_layers, check_acts, task_type
 from grit.adapters.quantization import is_quantized
+from grit.capture.attachable import bare_optimizer, check_bare, check_layout, check_reads_text, check_trained
+from grit.capture.label_positions import Layout, layout_of
 from grit.config.method import GritConfig
 from grit.errors import ConfigError
 from grit.geometry.handle import GritHandle
-from grit.geometry.label_positions import Layout, layout_of
 from grit.runtime.clock import NoClock, StepClock
 
 
 def attach(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | Any,
     config: GritConfig,
     *,
     labels: Layout | None = None,
     clock: StepClock | None = None,
     adapter: str = "default",
+    verify: bool = True,
 ) -> GritHandle:
     """Makes `optimizer` train `model`'s LoRA adapter with GRIT; the training loop needs no other change.
 
@@ -30,37 +34,43 @@ def attach(
     preconditioning, and not by the loop before it.
 
     Args:
-        model: a PEFT model with a LoRA adapter on linear layers.
-        optimizer: any torch optimizer that trains it.
+        model: a PEFT model with a LoRA adapter on linear layers; the bare one, before it is compiled or
+            wrapped for data parallelism.
+        optimizer: any torch optimizer that trains it, or what Accelerate made of one.
         config: the switches.
         labels: how labels line up with positions; None finds it from the adapter's task type or the model's
             class.
         clock: charged with the time GRIT takes, for loops that keep one.
         adapter: the adapter's name.
+        verify: in the first two steps that show anything, hold what is captured against autograd's own
+            gradients and the loss's scale against the gradient at the logits; a difference raises
+            RuntimeError in that step. docs/reference/architectures.md says what it costs.
 
     Raises:
-        ConfigError: the model has no plain LoRA adapter of that name, the optimizer does not train it, how
-            its labels line up is not known, or the configuration asks for something that this model cannot
-            do.
+        ConfigError: the model has no plain LoRA adapter of that name that acts, the optimizer does not train
+            it whole, the model is wrapped or has GRIT already, how its labels line up is not known, or the
+            configuration asks for something that this model cannot do.
     """
+    check_layout(labels)
+    check_bare(model)
+    optimizer = bare_optimizer(optimizer)
     layers = adapted_layers(model, adapter)
-    _check_support(layers, optimizer, config)
-    layout = labels or layout_of(model, task_type(model, adapter))
-    return GritHandle(model, optimizer, config, layers=layers, layout=layout, clock=clock or NoClock())
-
-
-def _check_support(
-    layers: tuple[AdaptedLayer, ...], optimizer: torch.optim.Optimizer, config: GritConfig
-) -> None:
-    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    for layer in layers:
-        if id(layer.down.weight) not in trained and id(layer.up.weight) not in trained:
-            raise ConfigError(
-                "optimizer", type(optimizer).__name__, f"does not train the adapter of {layer.name}"
-            )
+    check_acts(model, adapter)
+    check_trained(layers, optimizer)
+    check_reads_text(model, layers)
     if config.quantization_damping and not any(is_quantized(layer.base) for layer in layers):
         raise ConfigError(
             "quantization_damping",
             config.quantization_damping,
             "needs a 4-bit backbone, and no adapted layer of this model is quantized",
         )
+    return GritHandle(
+        model,
+        optimizer,
+        config,
+        layers=layers,
+        layout=labels or layout_of(model, task_type(model, adapter)),
+        clock=clock or NoClock(),
+        adapter=adapter,
+        verify=verify,
+    )

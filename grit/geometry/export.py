@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from grit.adapters.peft_adapters import adapted_layers, save_lora
+from grit.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,9 +69,9 @@ def rounding(dtype: torch.dtype) -> float:
 
 
 def export_adapter(
-    model: nn.Module, handle: GritHandle, path: Path | str, *, adapter: str = "default"
+    model: nn.Module, handle: GritHandle, path: Path | str, *, adapter: str | None = None
 ) -> ExportReport:
-    """Writes `model`'s adapter, truncated to the ranks that `handle` found.
+    """Writes the adapter of `model` that `handle` trains, truncated to the ranks that `handle` found.
 
     As a plain PEFT adapter with `rank_pattern`.
 
@@ -79,9 +80,12 @@ def export_adapter(
     memory compute the same. It loads with `PeftModel.from_pretrained`.
 
     Raises:
+        ConfigError: `adapter` is given, and another than the handle's.
         RuntimeError: a module's update does not have the rank that was found (`reprojection_mix` below 1
             never truncates: then all directions are written).
     """
+    if adapter not in (None, handle.adapter):
+        raise ConfigError("adapter", adapter, f"this handle trains {handle.adapter!r}")
     handle.finish()
     whole = handle.config.reprojection_mix != 1.0
     gates, ranks = handle.gates(), {} if whole else handle.ranks()
@@ -97,7 +101,7 @@ def export_adapter(
             )
         factors[layer.name] = (down, up)
     size = save_lora(
-        model, {layer.name: layer.scaling for layer in handle.layers}, factors, Path(path), adapter
+        model, {layer.name: layer.scaling for layer in handle.layers}, factors, Path(path), handle.adapter
     )
     return ExportReport(
         parameters=sum(layer.rank * layer.width for layer in handle.layers),

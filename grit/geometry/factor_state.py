@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from grit.adapters.peft_adapters import AdaptedLayer
+from grit.capture.label_positions import Positions, Stream
+from grit.capture.observation import LayerCall, Observation
 from grit.config.method import GritConfig
-from grit.geometry.capture import Observation
-from grit.geometry.label_positions import Stream
 from grit.rank_space.mitigations import pooled, spectral_snr
 from grit.rank_space.moments import RunningMoment, per_token_gradient, second_moment_sum
 from grit.rank_space.projectors import spectrum
@@ -72,31 +72,36 @@ class Statistics:
         for stream, rows in self._rows.items():
             tokens = seen.positions.tokens[stream]
             part = max(1, PART_BYTES // (tokens.numel() * self._rank * self._buffer.element_size()))
-            for start in range(0, len(rows), part):
-                self._observe_rows(seen, rows[start : start + part], stream)
+            most = max(len(seen.calls[self._indices[row]]) for row in rows)
+            for number in range(most):
+                calling = [row for row in rows if len(seen.calls[self._indices[row]]) > number]
+                for start in range(0, len(calling), part):
+                    self._observe_rows(seen, calling[start : start + part], stream, number)
         self._buffer[-1] += seen.positions.sequences
 
-    def _observe_rows(self, seen: Observation, rows: list[int], stream: Stream) -> None:
+    def _observe_rows(self, seen: Observation, rows: list[int], stream: Stream, number: int) -> None:
+        """Adds call `number` of each of these rows' layers.
+
+        A layer that is called several times in one pass shares its weights between uses: every use of a token
+        is a sample of z, and all of them together make the gradient of a label's loss (K-FAC for linear
+        weight-sharing layers, "expand", Eschenhagen et al. 2023).
+        """
         assert seen.positions is not None and seen.loss_weight is not None
         tokens, labels = seen.positions.tokens[stream], seen.positions.labels[stream]
         # A token without a label has a gradient too: later positions read its keys and values. The sum is
         # still one of label losses, so labels are what it is divided by, and damping keeps its scale.
         every_token = self._config.gradient_tokens == "real"
-        modules = [self._indices[row] for row in rows]
-        for row, index in zip(rows, modules, strict=True):
-            if seen.activations[index].numel() != tokens.numel() * self._rank:
-                shape = tuple(seen.activations[index].shape[:-1])
-                raise RuntimeError(
-                    f"layer {self._names[row]} saw positions of shape {shape}, but the model's inputs tell "
-                    f"of {tokens.numel()}"
-                )
-        z = torch.stack([seen.activations[index].flatten(0, -2) for index in modules])
+        calls = [seen.calls[self._indices[row]][number] for row in rows]
+        for row, call in zip(rows, calls, strict=True):
+            _check_positions(self._names[row], call, seen.positions, stream)
+        z = torch.stack([call.activation.flatten(0, -2) for call in calls])
         self._sums[0, rows] += second_moment_sum(z, tokens).to(self._dtype)
-        arrived = torch.stack([seen.gradients[index].flatten(0, -2) for index in modules])
+        arrived = torch.stack([call.gradient.flatten(0, -2) for call in calls if call.gradient is not None])
         u = per_token_gradient(arrived, self._scaling[rows], seen.loss_weight)
         self._sums[1, rows] += second_moment_sum(u, tokens if every_token else labels).to(self._dtype)
         self._counts[0, rows] += tokens.sum()
-        self._counts[1, rows] += seen.positions.label_count if every_token else labels.sum()
+        if number == 0:
+            self._counts[1, rows] += seen.positions.label_count if every_token else labels.sum()
 
     def commit(self, reduce_sum: Callable[[Tensor], None]) -> int:
         """Folds the step's sums, added over all workers, into the means.
@@ -156,6 +161,19 @@ class Statistics:
         self.moment_g.load_state_dict(state["moment_g"])
         self.batch = state["batch"]
         self._buffer.zero_()
+
+
+def _check_positions(name: str, call: LayerCall, positions: Positions, stream: Stream) -> None:
+    """Whether a layer's positions are those of the model's inputs, in their order as far as a shape tells."""
+    batch, length = positions.shapes[stream]
+    shape = tuple(call.activation.shape[:-1])
+    flat = shape in ((batch * length,), (1, batch * length))
+    if flat or (shape[0] == batch and call.activation[..., 0].numel() == batch * length):
+        return
+    raise RuntimeError(
+        f"layer {name} saw positions of shape {shape}, but the model's inputs tell of {batch} sequences of "
+        f"{length}: which of its positions count is not known, so GRIT cannot adapt it"
+    )
 
 
 def _pools(names: Sequence[str], device: torch.device) -> Tensor:

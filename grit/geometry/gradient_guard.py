@@ -6,14 +6,63 @@ Global-norm clipping, and a step with a NaN or Inf in its gradients is not taken
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+from grit.adapters.peft_adapters import AdaptedLayer
 
 
 def gradient_or_zero(parameter: torch.Tensor) -> torch.Tensor:
     """A parameter's gradient, detached; zeros where it has none."""
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()
+
+
+def flat_gradient(layers: Sequence[AdaptedLayer]) -> torch.Tensor:
+    """All adapters' gradients as one vector; zero where there is none."""
+    weights = [weight for layer in layers for weight in (layer.down.weight, layer.up.weight)]
+    return torch.cat([gradient_or_zero(weight).float().flatten() for weight in weights])
+
+
+def trained_parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    """Every parameter of an optimizer."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def unscale(optimizer: torch.optim.Optimizer) -> None:
+    """Undoes the scale that a gradient scaler leaves to a fused optimizer.
+
+    Preconditioning and clipping need the gradients themselves.
+    """
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is None:
+        return
+    gradients = [p.grad for p in trained_parameters(optimizer) if p.grad is not None]
+    torch._foreach_div_(gradients, scale)
+    optimizer.grad_scale = None  # type: ignore[attr-defined]  # set by torch.amp.GradScaler
+
+
+class EvaluatedClosure:
+    """The closure of `optimizer.step(closure)` (Lightning's loops), evaluated before gradients change.
+
+    Raises:
+        RuntimeError: on a second call; the optimizer looks at the loss more than once in a step.
+    """
+
+    def __init__(self, closure: Callable[[], Any]) -> None:
+        with torch.enable_grad():
+            self._loss = closure()
+        self._taken = False
+
+    def __call__(self) -> Any:
+        """What the closure returned."""
+        if self._taken:
+            raise RuntimeError(
+                "this optimizer evaluates its closure several times a step; GRIT preconditions one gradient"
+            )
+        self._taken = True
+        return self._loss
 
 
 class GradientGuard:
@@ -27,7 +76,7 @@ class GradientGuard:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float | None) -> None:
-        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._parameters = trained_parameters(optimizer)
         self._max_norm = max_norm
         self.norm, self.skipped, self.consecutive = 0.0, 0, 0
 

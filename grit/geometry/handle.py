@@ -5,19 +5,22 @@ It follows the optimizer's steps, and is read, saved and removed through this.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from grit.adapters.peft_adapters import AdaptedLayer
+from grit.capture.agreement import STEPS, Agreement
+from grit.capture.capture import Capture
+from grit.capture.label_positions import Layout, streams_of
+from grit.capture.observation import Observation
 from grit.config.first_effect import refreshes
 from grit.config.method import GritConfig
+from grit.errors import ConfigError
 from grit.geometry.cadence import CadenceController
-from grit.geometry.capture import Capture, Observation
 from grit.geometry.events import (
     CadenceLook,
     Event,
@@ -25,17 +28,20 @@ from grit.geometry.events import (
     NonfiniteFactor,
     NonfiniteGradient,
     PassWithoutBackward,
-    RankChange,
     Reprojection,
     ReprojectionHeld,
-    ReprojectionSkipped,
     event_of,
 )
-from grit.geometry.gradient_guard import GradientGuard, gradient_or_zero
-from grit.geometry.label_positions import Layout
-from grit.geometry.rank_group import RankGroup
+from grit.geometry.gradient_guard import (
+    EvaluatedClosure,
+    GradientGuard,
+    flat_gradient,
+    trained_parameters,
+    unscale,
+)
+from grit.geometry.held_weights import HeldWeights
+from grit.geometry.reprojector import Reprojector
 from grit.geometry.state import GeometryState, ModuleFactors
-from grit.geometry.subspace_state import Projection
 from grit.rank_space.regularizers import ramp
 from grit.runtime.clock import SectionTotals, StepClock
 from grit.runtime.step_sections import GEOMETRY_SECTIONS
@@ -64,7 +70,7 @@ class GritHandle:
     `reprojection_freq`).
 
     Attributes:
-        config: the switches. layers: the adapted layers, in the model's order.
+        config: the switches. layers: the adapted layers, in the model's order. adapter: its name.
         step: optimizer steps taken so far.
         events: what happened, in order (grit/geometry/events.py).
         guard: clips to `max_grad_norm`, and drops steps whose gradients are not finite.
@@ -79,12 +85,17 @@ class GritHandle:
         layers: tuple[AdaptedLayer, ...],
         layout: Layout,
         clock: StepClock,
+        adapter: str = "default",
+        verify: bool = True,
     ) -> None:
-        self.config, self.layers, self.step = config, layers, 0
+        self.config, self.layers, self.adapter, self.step = config, layers, adapter, 0
         self.events: list[Event] = []
         self.guard = GradientGuard(optimizer, config.max_grad_norm)
         self._optimizer, self._clock = optimizer, clock
-        self._state = GeometryState(layers, layout, config)
+        streams = streams_of(model, layout, [layer.name for layer in layers])
+        self._state = GeometryState(layers, streams, config)
+        self._agreement = Agreement(layers, streams, steps=STEPS if verify else 0)
+        self._held = HeldWeights(layers)
         self._totals = SectionTotals(self._state.device)
         self._controller = _controller(optimizer, config)
         self._observer: StepObserver | None = None
@@ -97,6 +108,8 @@ class GritHandle:
             before_pass=self._before_pass,
             watch_loss=self._controller is not None,
         )
+        self._capture.verifying = self._verifying
+        self._reprojector = Reprojector(config, self._state, self._capture, optimizer, self._section)
         self._arm()
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -154,12 +167,25 @@ class GritHandle:
         when reprojection never acted, or when this was just done.
         """
         if self._refilled(just_done=("end",)):
+            if self._held.written:
+                raise RuntimeError(
+                    "the adapter's weights were written since the last step (load_best_model_at_end?), and "
+                    "the directions kept belong to others: load the handle's state of that moment too (as "
+                    "GritCallback does), or detach() and save the adapter as it is"
+                )
             self.reproject(trigger="end", adapt_rank=False)
+            self._held.note()
 
-    def as_counted(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def as_counted(self) -> Iterator[None]:
         """The adapter as `finish` would leave it, for an evaluation on the way; then as it was."""
         every = ("fixed", "first", "adaptive", "end")
-        return self._state.truncated(self.step) if self._refilled(just_done=every) else nullcontext()
+        if not self._refilled(just_done=every):
+            yield
+            return
+        with self._state.truncated(self.step):
+            yield
+        self._held.note()
 
     def _refilled(self, *, just_done: tuple[str, ...]) -> bool:
         """Whether the optimizer has had a step to refill discarded directions in."""
@@ -194,6 +220,10 @@ class GritHandle:
         """A period of the configuration, in steps, as the controller has stretched it."""
         return period * self._controller.stretch if stretched and self._controller else period
 
+    @property
+    def _verifying(self) -> bool:
+        return self._agreement.remaining > 0
+
     def _arm(self) -> None:
         due = self.step % self._every(self.config.cov_update_freq) == 0
         self._capture.arm(self._capture_next or due)
@@ -209,55 +239,58 @@ class GritHandle:
 
     def _before_pass(self) -> None:
         self._follow()
-        layer = self.layers[0]
-        if self._capture.passes and layer.down.weight.grad is None and layer.up.weight.grad is None:
+        weights = (weight for layer in self.layers for weight in (layer.down.weight, layer.up.weight))
+        if self._capture.passes and all(weight.grad is None for weight in weights):
             # Gradients were cleared and no step was taken: a gradient scaler skipped it, and its passes
             # belong to no step.
             self._capture.forget_passes()
             self._state.discard()
+            self._agreement.discard()
 
     def _observe(self, seen: Observation) -> None:
-        if self._capture.passes > 1 and not self.config.accumulated_statistics:
-            return
         with self._section("fisher"):
-            self._state.observe(seen)
+            if self._capture.passes == 1 or self.config.accumulated_statistics:
+                self._state.observe(seen)
+            if self._verifying:
+                self._agreement.observe(seen)
 
-    def _before_step(self, *_: Any) -> None:
+    def _before_step(self, _optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """As a hook before the optimizer's step; a closure is evaluated here, and only handed on to it."""
+        closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
+        replaced = None
+        if closure is not None:
+            replaced = (args[:1], {**kwargs, "closure": EvaluatedClosure(closure)})
+        self._held.check_same()
+        self._prepare_step()
+        return replaced
+
+    def _prepare_step(self) -> None:
         config = self.config
         self._follow()
         passes, unused = self._capture.close()
         if unused:
             self._record(PassWithoutBackward(passes=unused), step=self.step + 1)
-        self._unscale()
+        if self._verifying:
+            self._agreement.check(self._gates())
+            self._capture.verifying = self._verifying
+        unscale(self._optimizer)
         losses = self._capture.take_losses()
         with self._section("fisher"):
             if self._capture.armed:
                 self._commit(passes)
             if refreshes(config, self.step, self._every(config.kfac_update_freq)):
                 self._refresh()
-        raw = None if self._observer is None else self._flat_gradient()
+        raw = None if self._observer is None else flat_gradient(self.layers)
         with self._section("fisher"):
             self._state.transform_gradients(
                 precondition=self.step >= config.ng_warmup_steps,
                 regularization=ramp(self.step, config.regularizer_warmup_steps),
             )
         if self._observer is not None and raw is not None:
-            self._observer.gradients(self.step + 1, raw, self._flat_gradient())
+            self._observer.gradients(self.step + 1, raw, flat_gradient(self.layers))
         self.guard()
         if self._controller is not None:
             self._control(self._controller, losses)
-
-    def _unscale(self) -> None:
-        """Undoes the scale that a gradient scaler leaves to a fused optimizer.
-
-        Preconditioning and clipping need the gradients themselves.
-        """
-        scale = getattr(self._optimizer, "grad_scale", None)
-        if scale is None:
-            return
-        gradients = [p.grad for p in _parameters(self._optimizer) if p.grad is not None]
-        torch._foreach_div_(gradients, scale)
-        self._optimizer.grad_scale = None  # type: ignore[attr-defined]  # set by torch.amp.GradScaler
 
     def _commit(self, passes: int) -> None:
         if passes == 0:
@@ -276,11 +309,6 @@ class GritHandle:
     def _refresh(self) -> None:
         for event in self._state.refresh():
             self._record(event, step=self.step + 1)
-
-    def _flat_gradient(self) -> Tensor:
-        """All adapters' gradients as one vector; zero where there is none."""
-        weights = [weight for layer in self.layers for weight in (layer.down.weight, layer.up.weight)]
-        return torch.cat([gradient_or_zero(weight).float().flatten() for weight in weights])
 
     def _control(self, controller: CadenceController, losses: Sequence[Tensor]) -> None:
         if not losses:
@@ -310,10 +338,10 @@ class GritHandle:
         if self.guard.skipped_last:
             self._record(NonfiniteGradient())
         every = self.config.reprojection_freq
-        if every is None or self.step < self.config.reprojection_warmup_steps:
-            return
-        if self.step % self._every(every, stretched=self.config.cadence_stretches_reprojection) == 0:
-            self._look()
+        if every is not None and self.step >= self.config.reprojection_warmup_steps:
+            if self.step % self._every(every, stretched=self.config.cadence_stretches_reprojection) == 0:
+                self._look()
+        self._held.note()
 
     def _look(self) -> None:
         """At every T-th step: reprojects, unless an adaptive trigger finds that too little has changed."""
@@ -332,52 +360,11 @@ class GritHandle:
 
         Records the event.
         """
-        started = time.perf_counter()
-        masses: list[Tensor] = []
-        before, two_sided = self.ranks(), True
         adapt_rank = adapt_rank and self.step >= self.config.rank_adaptation_start_step
-        for group in self._state.groups:
-            with self._section("rank"):
-                projection = group.subspace.choose(self.step, adapt_rank=adapt_rank, mix=trigger != "end")
-            if projection is None:
-                continue
-            with self._section("reprojection"):
-                masses.append(group.retained_mass(projection))
-                two_sided = two_sided and projection.two_sided
-                self._suppress(group, projection)
-        self._state.ranks_changed()
-        if not masses:
-            self._record(ReprojectionSkipped(trigger=trigger, reason="sample gate"))
-            return
-        after, mass = self.ranks(), torch.cat(masses)
-        self._record(
-            Reprojection(
-                trigger=trigger,
-                two_sided=two_sided,
-                ranks=tuple(after.values()),
-                retained_mass=float(mass.mean()),
-                retained_mass_min=float(mass.min()),
-                seconds=time.perf_counter() - started,
-            )
-        )
-        if after != before:
-            self._record_rank_change(before, after)
-
-    def _record_rank_change(self, before: dict[str, int], after: dict[str, int]) -> None:
-        changed = [after[name] - before[name] for name in after]
-        up, down = sum(change > 0 for change in changed), sum(change < 0 for change in changed)
-        self._record(RankChange(up=up, down=down, effective_parameters=self.effective_parameters()))
-
-    def _suppress(self, group: RankGroup, projection: Projection) -> None:
-        if self.config.suppression == "project":
-            momentum_projected = group.apply(projection, self._optimizer)
-            already_recorded = any(isinstance(event, MomentumNotProjected) for event in self.events)
-            if not momentum_projected and not already_recorded:
-                self._record(MomentumNotProjected(optimizer=type(self._optimizer).__name__))
-            return
-        eye = torch.eye(group.rank, device=projection.between.device, dtype=projection.between.dtype)
-        for index, between in zip(group.indices, projection.between, strict=True):
-            self._capture.set_gate(index, None if torch.equal(between, eye) else between)
+        told = {type(event) for event in self.events}
+        for event in self._reprojector(self.step, trigger=trigger, adapt_rank=adapt_rank):
+            if not (isinstance(event, MomentumNotProjected) and MomentumNotProjected in told):
+                self._record(event)
 
     def _record(self, event: Event, *, step: int | None = None) -> None:
         self.events.append(event.at(self.step if step is None else step))
@@ -397,7 +384,9 @@ class GritHandle:
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint; call it between optimizer steps."""
         return {
+            "layers": {layer.name: layer.rank for layer in self.layers},
             "step": self.step,
+            "to_verify": self._agreement.remaining,
             "events": [event.row() for event in self.events],
             "groups": self._state.state_dict(),
             "gates": self._gates(),
@@ -408,7 +397,21 @@ class GritHandle:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores `state_dict()`; training goes on bit for bit as if it had not been interrupted."""
+        """Restores `state_dict()`; training goes on bit for bit as if it had not been interrupted.
+
+        The model's own weights are loaded before it.
+
+        Raises:
+            ConfigError: it is of other layers, or of other ranks.
+        """
+        own = {layer.name: layer.rank for layer in self.layers}
+        saved = state.get("layers", own)  # older states do not say
+        for name in {**own, **saved}:
+            if own.get(name) != saved.get(name):
+                there, here = saved.get(name, "none"), own.get(name, "none")
+                raise ConfigError("state", name, f"has rank {there} in this state, and {here} in this model")
+        self._agreement.remaining = min(self._agreement.remaining, state.get("to_verify", 0))
+        self._capture.verifying = self._verifying
         self.step, self.events = state["step"], [event_of(row) for row in state["events"]]
         self._state.load_state_dict(state["groups"])
         self._restore_place(state["gates"], state["seconds"])
@@ -417,13 +420,10 @@ class GritHandle:
             self._controller.load_state_dict(state["controller"])
         self._capture_next = state["capture_next"]
         self._arm()
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._held.note()
 
 
 def _controller(optimizer: torch.optim.Optimizer, config: GritConfig) -> CadenceController | None:
     if config.cadence == "fixed":
         return None
-    return CadenceController(config.cadence_window, config.cadence_max_stretch, _parameters(optimizer))
+    return CadenceController(config.cadence_window, config.cadence_max_stretch, trained_parameters(optimizer))

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.adapters.quantization import noise_to_signal
+from grit.capture.label_positions import Stream
 from grit.config.method import GritConfig
 from grit.geometry.events import Event
 from grit.geometry.factor_state import Statistics
 from grit.geometry.inverse_state import Curvature
-from grit.geometry.label_positions import Stream
 from grit.geometry.shape_batches import Side
 from grit.geometry.subspace_state import Projection, Subspace
 from grit.rank_space.projectors import update_energy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from grit.adapters.peft_adapters import AdaptedLayer
+from grit.capture.label_positions import Stream
+from grit.capture.observation import Observation
 from grit.config.method import GritConfig
-from grit.geometry.capture import Observation
 from grit.geometry.events import Event
-from grit.geometry.label_positions import Layout, stream_of
 from grit.geometry.rank_group import RankGroup
 from grit.runtime.workers import reduce_sum
 
@@ -35,8 +35,10 @@ class GeometryState:
         device: where the state was built.
     """
 
-    def __init__(self, layers: tuple[AdaptedLayer, ...], layout: Layout, config: GritConfig) -> None:
-        self._layers, self._layout, self._config = layers, layout, config
+    def __init__(
+        self, layers: tuple[AdaptedLayer, ...], streams: Sequence[Stream], config: GritConfig
+    ) -> None:
+        self._layers, self._streams, self._config = layers, tuple(streams), config
         self._keep_estimates = False
         self._ranks: dict[str, int] | None = None
         self._build()
@@ -46,10 +48,9 @@ class GeometryState:
         by_rank: dict[int, list[int]] = {}
         for index, layer in enumerate(self._layers):
             by_rank.setdefault(layer.rank, []).append(index)
-        streams = [stream_of(self._layout, layer.name) for layer in self._layers]
         self.groups = []
         for rows in by_rank.values():
-            layers, own_streams = [self._layers[i] for i in rows], [streams[i] for i in rows]
+            layers, own_streams = [self._layers[i] for i in rows], [self._streams[i] for i in rows]
             self.groups.append(RankGroup(layers, rows, own_streams, config=self._config))
         for group in self.groups:
             group.statistics.keep_estimate = self._keep_estimates

@@ -49,11 +49,19 @@ def _create_whole(uri: str) -> None:
     for left in path.parent.glob(f".{path.name}.new*"):
         left.unlink()
     new = path.with_name(f".{path.name}.new")
+    root = _beside(uri)
+    assert root is not None
     store: Any = SqlAlchemyStore(  # type: ignore[no-untyped-call]  # MLflow has no types here
-        f"sqlite:///{new}", (path.parent / "mlartifacts").absolute().as_uri()
+        f"sqlite:///{new}", root.as_uri()
     )
     store.engine.dispose()
     new.replace(path)
+
+
+def _beside(uri: str) -> Path | None:
+    """Where the artifacts of a SQLite store go: MLflow's own choice is the folder of whoever asks."""
+    path = uri.removeprefix("sqlite:///")
+    return None if path == uri else (Path(path).parent / "mlartifacts").absolute()
 
 
 def open_experiment(uri: str, name: str, artifacts: Path | None) -> tuple[MlflowClient, str]:
@@ -62,7 +70,8 @@ def open_experiment(uri: str, name: str, artifacts: Path | None) -> tuple[Mlflow
     Args:
         uri: any tracking URI; a SQLite file is created and migrated here, before anybody else opens it.
         name: of the experiment.
-        artifacts: where artifacts go when the experiment is new; None leaves it to the store.
+        artifacts: where artifacts go when the experiment is new; None: beside a SQLite file, else the
+            server's choice.
 
     Raises:
         ConfigError: the store cannot be opened, or is SQLite on a network file system.
@@ -79,7 +88,8 @@ def open_experiment(uri: str, name: str, artifacts: Path | None) -> tuple[Mlflow
             existing = client.get_experiment_by_name(name)
             if existing is not None:
                 return client, existing.experiment_id
-            location = None if artifacts is None else artifacts.absolute().as_uri()
+            root = artifacts or _beside(uri)
+            location = None if root is None else root.absolute().as_uri()
             return client, client.create_experiment(name, location, tags=_KIND)
     except (MlflowException, OSError) as error:
         raise refused(uri, error) from error

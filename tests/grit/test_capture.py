@@ -91,10 +91,11 @@ def test_bf16_factors_are_float32_and_near_the_definition(tiny_llama, token_batc
         zip(layers, handle.factors().values(), strict=True)
     ):
         z = torch.cat(
-            [o.activations[index].flatten(0, -2)[o.positions.tokens["main"] > 0] for o in seen]
+            [o.calls[index][0].activation.flatten(0, -2)[o.positions.tokens["main"] > 0] for o in seen]
         ).double()
         arrived = [
-            o.gradients[index].flatten(0, -2)[o.positions.tokens["main"] > 0].double() / float(o.loss_weight)
+            o.calls[index][0].gradient.flatten(0, -2)[o.positions.tokens["main"] > 0].double()
+            / float(o.loss_weight)
             for o in seen
         ]
         u = torch.cat(arrived) / layer.scaling
@@ -378,6 +379,7 @@ def test_detach_leaves_no_trace(tiny_llama, token_batches):
     for _ in range(2):
         model(**batch).loss.backward()
         optimizer.step()
+        optimizer.zero_grad()
     assert handle.gates()
     logits = model.eval()(**batch).logits
     handle.detach()

@@ -360,6 +360,7 @@ def test_an_optimizer_whose_momentum_is_not_known_is_told_of(tiny_llama, token_b
     for batch in batches[:2]:
         model(**batch).loss.backward()
         optimizer.step()
+        optimizer.zero_grad()
     told = [event for event in handle.events if isinstance(event, MomentumNotProjected)]
     assert len(told) == (0 if projected else 1)
     key = {"AdamW": "exp_avg", "SGD": "momentum_buffer"}.get(name)

@@ -8,32 +8,26 @@ begins, so that at most one micro-batch's observations are alive, whatever the a
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from grit.adapters.peft_adapters import AdaptedLayer
-from grit.geometry.label_positions import Layout, Positions, named_inputs, positions
+from grit.capture.copied_hooks import OwnHook
+from grit.capture.label_positions import Layout, named_inputs, positions
+from grit.capture.loss_scale import LossScale, evidence_at
+from grit.capture.observation import LayerCall, Observation
+
+#: The lora_A modules that carry hooks of somebody's.
+_ATTACHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-@dataclass(kw_only=True)
-class Observation:
-    """One backward pass.
-
-    Per layer z and its gradient, in the model's layout (batch, sequence, r), and what its inputs and loss
-    said.
-
-    Attributes:
-        loss_weight: what one label's loss counts in the scalar that was differentiated.
-    """
-
-    activations: dict[int, Tensor] = field(default_factory=dict)
-    gradients: dict[int, Tensor] = field(default_factory=dict)
-    positions: Positions | None = None
-    loss_weight: Tensor | None = None
+def is_attached(module: nn.Module) -> bool:
+    """Whether a lora_A carries hooks already."""
+    return module in _ATTACHED
 
 
 class Capture:
@@ -47,6 +41,7 @@ class Capture:
 
     Attributes:
         armed: whether passes are observed.
+        verifying: whether the gradient at the logits is looked at as well.
         passes: backward passes handed on since the last `close`.
     """
 
@@ -60,18 +55,21 @@ class Capture:
         before_pass: Callable[[], None] = lambda: None,
         watch_loss: bool = False,
     ) -> None:
-        self.armed, self.passes = False, 0
+        self.armed, self.verifying, self.passes = False, False, 0
         self._layers, self._layout, self._sink = layers, layout, sink
+        self._loss_scale = LossScale(layout)
         self._before_pass, self._watch_loss = before_pass, watch_loss
         self._losses: list[Tensor] = []
         self._gates: list[Tensor | None] = [None] * len(layers)
         self._current: Observation | None = None
         self._open: list[Observation] = []
         self._handles = [
-            layer.down.register_forward_hook(self._observe(index)) for index, layer in enumerate(layers)
+            layer.down.register_forward_hook(self._layer_hook(index)) for index, layer in enumerate(layers)
         ]
-        self._handles.append(model.register_forward_pre_hook(self._before_model, with_kwargs=True))
-        self._handles.append(model.register_forward_hook(self._after_model, with_kwargs=True))
+        _ATTACHED.update(layer.down for layer in layers)
+        before, after = OwnHook(self._before_model), OwnHook(self._after_model)
+        self._handles.append(model.register_forward_pre_hook(before, with_kwargs=True))
+        self._handles.append(model.register_forward_hook(after, with_kwargs=True))
 
     def arm(self, on: bool) -> None:
         """Observes passes from now on, or no longer."""
@@ -91,6 +89,8 @@ class Capture:
         for handle in self._handles:
             handle.remove()
         self._handles, self._current, self._open = [], None, []
+        for layer in self._layers:
+            _ATTACHED.discard(layer.down)
 
     def set_gate(self, index: int, matrix: Tensor | None) -> None:
         """From now on layer `index` computes B (matrix) A x; None restores B A x."""
@@ -109,8 +109,8 @@ class Capture:
             one.
 
         Raises:
-            RuntimeError: a layer was not reached by the forward or the backward pass, or the loss was
-                computed outside the model.
+            RuntimeError: a layer was not reached by the forward or the backward pass, the loss was computed
+                outside the model, or is not the mean that its layout means.
         """
         self._hand_on()
         counted, self.passes, self._open = (self.passes, len(self._open)), 0, []
@@ -122,24 +122,32 @@ class Capture:
         Several forward passes may share one backward.
         """
         self._current = None
-        done = [seen for seen in self._open if seen.gradients]
-        self._open = [seen for seen in self._open if not seen.gradients]
+        done = [seen for seen in self._open if seen.calls]
+        self._open = [seen for seen in self._open if not seen.calls]
         for seen in done:
-            for index, layer in enumerate(self._layers):
-                if index not in seen.activations or index not in seen.gradients:
-                    raise RuntimeError(
-                        f"layer {layer.name} was not captured: it took no part in the forward or backward "
-                        "pass of this step"
-                    )
-            if seen.loss_weight is None or seen.positions is None:
-                raise RuntimeError(
-                    "the loss was not computed by the model: pass `labels` to its forward, so that its "
-                    "scale is known"
-                )
+            self._conclude(seen)
             self.passes += 1
             self._sink(seen)
 
-    def _observe(self, index: int) -> Any:
+    def _conclude(self, seen: Observation) -> None:
+        """Nothing is missing of that pass, and its loss is what it should be."""
+        seen.handed_on = True
+        for index, layer in enumerate(self._layers):
+            if index not in seen.calls:
+                raise RuntimeError(
+                    f"layer {layer.name} was not captured: it took no part in the forward or backward "
+                    "pass of this step"
+                )
+        if seen.loss_gradient is None or seen.positions is None:
+            raise RuntimeError(
+                "the loss was not computed by the model: pass `labels` to its forward, so that its "
+                "scale is known"
+            )
+        seen.loss_weight = self._loss_scale.weight(seen)
+        if self.verifying:
+            self._loss_scale.check(seen)
+
+    def _layer_hook(self, index: int) -> OwnHook:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
             gate = self._gates[index]
             gated = output if gate is None else output @ gate.to(output.dtype)
@@ -148,38 +156,56 @@ class Capture:
             # pass of the other kind only refills what the first one let go, and its gradient hook never
             # fires.
             if current is not None and output.requires_grad:
-                current.activations[index] = output.detach()
-                gated.register_hook(lambda gradient: self._keep_gradient(current, index, gradient))
+                call = LayerCall(activation=output.detach())
+                gated.register_hook(lambda gradient: current.add_gradient(index, call, gradient))
             return None if gate is None else gated
 
-        return hook
-
-    @staticmethod
-    def _keep_gradient(observation: Observation, index: int, gradient: Tensor) -> None:
-        observation.gradients[index] = gradient
+        return OwnHook(hook, gate=lambda: self._gates[index])
 
     def _before_model(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._hand_on()
         if self.armed and model.training and torch.is_grad_enabled():
             self._before_pass()
-            self._current = Observation(positions=positions(self._layout, named_inputs(model, args, kwargs)))
+            inputs = named_inputs(model, args, kwargs)
+            self._current = Observation(
+                positions=positions(self._layout, inputs),
+                labels=inputs.get("labels"),
+                items=inputs.get("num_items_in_batch"),
+            )
             self._open.append(self._current)
 
-    def _after_model(self, _model: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    def _after_model(self, _model: nn.Module, _args: Any, _kwargs: dict[str, Any], output: Any) -> None:
         current = self._current
-        loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+        loss = _field(output, "loss")
         if self._watch_loss and loss is not None and loss.requires_grad:
             self._losses.append(loss.detach())
         if current is None or current.positions is None or loss is None or not loss.requires_grad:
             return
-        # Only a causal LM divides by it: other heads take the argument, and return the mean over their own
-        # labels.
-        items = kwargs.get("num_items_in_batch") if self._layout == "causal" else None
-        count = current.positions.label_count.clamp(min=1) if items is None else items
-        loss.register_hook(lambda gradient: self._keep_loss_weight(current, gradient / count))
+        loss.register_hook(lambda gradient: self._loss_arrived(current, gradient))
+        if self.verifying or self._loss_scale.wants_evidence(current.items):
+            self._watch_logits(current, _field(output, "logits"))
 
-    @staticmethod
-    def _keep_loss_weight(observation: Observation, weight: Tensor) -> None:
-        # What arrives at the model's loss is the accumulation factor times the AMP scale; its mean over
-        # `count` labels is undone here too.
-        observation.loss_weight = weight.detach()
+    def _loss_arrived(self, observation: Observation, gradient: Tensor) -> None:
+        # What arrives at the model's loss is the accumulation factor times the AMP scale.
+        observation.add_loss_gradient(gradient)
+        # Re-entrant checkpointing runs the layers again during the backward pass that now begins: what they
+        # show belongs to this forward pass, whichever came last.
+        if any(observation is seen for seen in self._open):
+            self._current = observation
+
+    def _watch_logits(self, observation: Observation, logits: Any) -> None:
+        labels = observation.labels
+        if labels is None or not isinstance(logits, Tensor) or not logits.requires_grad:
+            return
+
+        values = logits.detach()  # a hook that held its own tensor would never be freed
+
+        def hook(gradient: Tensor) -> None:
+            with torch.no_grad():
+                observation.add_evidence(evidence_at(self._layout, values, labels, gradient.detach()))
+
+        logits.register_hook(hook)
+
+
+def _field(output: Any, name: str) -> Any:
+    return output.get(name) if isinstance(output, dict) else getattr(output, name, None)

@@ -11,6 +11,7 @@ real tokens stand for all the sequence's labels.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -38,7 +39,7 @@ _CLASS_LAYOUTS: dict[str, Layout] = {
     "ForTokenClassification": "aligned",
 }
 #: Names of decoder modules that read the encoder's output: their keys and values are encoder positions.
-_CROSS_ATTENTION = ("EncDecAttention", "encoder_attn", "crossattention", "cross_attn")
+_CROSS_ATTENTION = ("EncDecAttention", "encoder_attn", "crossattention", "cross_attention", "cross_attn")
 _KEY_OR_VALUE = ("k", "v", "k_proj", "v_proj", "key", "value")
 
 
@@ -51,25 +52,43 @@ class Positions:
         labels: per stream, 1 for a position that has a label itself, or stands for one, flattened (N,).
         label_count: labels that the model's mean loss is a mean over (a scalar tensor).
         sequences: sequences with at least one label (a scalar tensor).
+        shapes: per stream, (batch, sequence).
+        padding_scored: per stream, whether a label is scored at a position that is called padding, so that
+            its gradient is no sign of anything (a scalar tensor).
     """
 
     tokens: dict[Stream, Tensor]
     labels: dict[Stream, Tensor]
     label_count: Tensor
     sequences: Tensor
+    shapes: dict[Stream, tuple[int, int]]
+    padding_scored: dict[Stream, Tensor]
 
 
 def layout_of(model: nn.Module, task_type: str | None) -> Layout:
     """How `model` lines labels up with positions: by its PEFT task type, else by the name of its class.
 
+    A class `...ForConditionalGeneration` is an encoder-decoder only where its configuration says so: most of
+    them are causal language models that read images or sound as well.
+
     Raises:
-        ConfigError: neither tells.
+        ConfigError: neither tells, or they contradict each other.
     """
+    outermost = next((module for module in model.modules() if hasattr(module, "config")), model)
+    two_streams = bool(getattr(getattr(outermost, "config", None), "is_encoder_decoder", False))
     if task_type in _TASK_LAYOUTS:
-        return _TASK_LAYOUTS[str(task_type)]
+        layout = _TASK_LAYOUTS[str(task_type)]
+        if layout in ("causal", "seq2seq") and two_streams != (layout == "seq2seq"):
+            kind = "an encoder-decoder" if two_streams else "no encoder-decoder"
+            raise ConfigError(
+                "task_type", task_type, f"{_class_name(outermost)} is {kind} by its configuration"
+            )
+        return layout
     for module in model.modules():  # the outermost is first
         for ending, layout in _CLASS_LAYOUTS.items():
             if type(module).__name__.endswith(ending):
+                if layout in ("causal", "seq2seq"):
+                    return "seq2seq" if two_streams else "causal"
                 return layout
     raise ConfigError(
         "labels",
@@ -80,12 +99,33 @@ def layout_of(model: nn.Module, task_type: str | None) -> Layout:
     )
 
 
-def stream_of(layout: Layout, name: str) -> Stream:
-    """Which sequence the layer called `name` reads; only an encoder-decoder has two."""
+def _class_name(module: nn.Module) -> str:
+    inner: Any = getattr(module, "get_base_model", lambda: module)()
+    return type(inner).__name__
+
+
+def streams_of(model: nn.Module, layout: Layout, names: Sequence[str]) -> list[Stream]:
+    """Which sequence each of the layers called `names` reads; only an encoder-decoder has two.
+
+    The encoder's layers are those inside the module that the model calls its encoder; a decoder may have a
+    part of that name as well.
+    """
     if layout != "seq2seq":
-        return "main"
+        return ["main" for _ in names]
+    encoder = _encoder(model)
+    inside = {id(module) for module in encoder.modules()} if encoder is not None else set()
+    return [_stream(model, name, inside) for name in names]
+
+
+def _encoder(model: nn.Module) -> nn.Module | None:
+    inner: Any = getattr(model, "get_base_model", lambda: model)()
+    encoder = inner.get_encoder() if hasattr(inner, "get_encoder") else None
+    return encoder if isinstance(encoder, nn.Module) and encoder is not inner else None
+
+
+def _stream(model: nn.Module, name: str, inside_encoder: set[int]) -> Stream:
     parts = name.split(".")
-    if "encoder" in parts:
+    if id(model.get_submodule(name)) in inside_encoder or (not inside_encoder and "encoder" in parts):
         return "encoder"
     crosses = any(part in _CROSS_ATTENTION for part in parts)
     return "encoder" if crosses and parts[-1] in _KEY_OR_VALUE else "main"
@@ -133,11 +173,14 @@ def positions(layout: Layout, inputs: dict[str, Any]) -> Positions | None:
     sequences = scored.any(-1).sum()
     if layout == "causal":
         scored = torch.cat([scored[:, 1:], torch.zeros_like(scored[:, :1])], dim=1)
-    if layout in (
-        "causal",
-        "aligned",
-    ):  # a padded position before the first real token may be scored, and still does not count
-        return _positions(mask, scored * mask, scored.sum(), sequences)
+    if layout in ("causal", "aligned"):
+        if mask.shape != scored.shape:
+            raise ValueError(
+                f"an attention_mask of shape {tuple(mask.shape)} does not fit labels of shape "
+                f"{tuple(labels.shape)}"
+            )
+        # A padded position before the first real token may be scored, and still does not count.
+        return _positions(mask, scored * mask, scored.sum(), sequences, (scored * (1 - mask)).any())
     decoded = inputs.get("decoder_attention_mask")
     main = _positions(scored if decoded is None else decoded, scored, scored.sum(), sequences)
     return Positions(
@@ -145,31 +188,40 @@ def positions(layout: Layout, inputs: dict[str, Any]) -> Positions | None:
         labels={**main.labels, "encoder": (mask * scored.any(-1)[:, None]).flatten()},
         label_count=main.label_count,
         sequences=sequences,
+        shapes={**main.shapes, "encoder": (mask.shape[0], mask.shape[1])},
+        # Without a mask of its own the decoder reads every position, and only those with a label count.
+        padding_scored={"main": torch.tensor(decoded is None), "encoder": torch.tensor(False)},
     )
 
 
-def _positions(tokens: Tensor, labels: Tensor, count: Tensor, sequences: Tensor) -> Positions:
+def _positions(
+    tokens: Tensor, labels: Tensor, count: Tensor, sequences: Tensor, padding_scored: Tensor | None = None
+) -> Positions:
     return Positions(
         tokens={"main": tokens.flatten()},
         labels={"main": labels.flatten()},
         label_count=count,
         sequences=sequences,
+        shapes={"main": (tokens.shape[0], tokens.shape[1])},
+        padding_scored={"main": torch.tensor(False) if padding_scored is None else padding_scored},
     )
 
 
 def _mask(inputs: dict[str, Any], like: Tensor | None) -> Tensor:
-    """The attention mask (batch, sequence).
+    """The attention mask (batch, sequence) as integers.
 
     Where the model was given none: ones, but for what packing left over (`_packed_mask`).
     """
     mask = inputs.get("attention_mask")
-    if isinstance(mask, Tensor):
-        if mask.dim() != 2:
-            raise ValueError(
-                f"an attention_mask of shape {tuple(mask.shape)} does not tell which tokens are padding: "
-                "give (batch, sequence)"
+    if mask is not None:
+        if not isinstance(mask, Tensor) or mask.dim() != 2:
+            what = (
+                f"of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"as {type(mask).__name__}"
             )
-        return mask
+            raise ValueError(
+                f"an attention_mask {what} does not tell which tokens are padding: give (batch, sequence)"
+            )
+        return mask.to(torch.int64)
     if like is not None:
         order = inputs.get("position_ids")
         return (
