@@ -17,6 +17,7 @@ SMALL = {
     "schedule": ("--trials", "40", "--gpus", "2", "8"),
     "search": ("--seeds", "2", "--trainings", "5"),
     "verdicts": ("--studies", "1"),
+    "attach_verification": ("--model", "embedded", "--repeats", "1"),
     "trunks": ("--steps", "16", "--values", "1"),
 }
 #: Those with a test of their own.

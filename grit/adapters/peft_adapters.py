@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,10 @@ from transformers import PreTrainedModel
 from grit.adapters.backbones import load_backbone
 from grit.config.sections import Dtype
 from grit.errors import ConfigError
+
+
+#: What PEFT's wrapper puts before a module's path.
+_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +184,12 @@ def task_type(model: Any, adapter: str = "default") -> str | None:
     )
 
 
+def _pattern(path: str, paths: Iterable[str]) -> str:
+    """A module's path as PEFT's patterns name it alone: they match the end of a path, so that `q` is `a.q` too."""
+    ambiguous = any(other.endswith(f".{path}") for other in paths)
+    return f"^{re.escape(path)}" if ambiguous else path
+
+
 def save_lora(
     model: Any,
     scalings: Mapping[str, float],
@@ -213,10 +224,16 @@ def save_lora(
             config.init_lora_weights,
             "cannot be exported truncated: it changed the backbone's weights",
         )
-    state = get_peft_model_state_dict(model, adapter_name=adapter)
-    short = {name: name.removeprefix("base_model.model.") for name in factors}
+    # A transformers model with an adapter of its own (`add_adapter`) has no wrapper, and its names no prefix.
+    written = {
+        _PREFIX + name.removeprefix(_PREFIX): tensor
+        for name, tensor in get_peft_model_state_dict(model, adapter_name=adapter).items()
+    }
+    names = {name: name.removeprefix(_PREFIX) for name in factors}
     for name, (down, up) in factors.items():
-        state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] = down.contiguous(), up.contiguous()
+        written[f"{_PREFIX}{names[name]}.lora_A.weight"] = down.contiguous()
+        written[f"{_PREFIX}{names[name]}.lora_B.weight"] = up.contiguous()
+    short = {name: _pattern(path, names.values()) for name, path in names.items()}
     ranks = {short[name]: down.shape[0] for name, (down, _) in factors.items()}
     config.rank_pattern, config.use_rslora, config.init_lora_weights, config.inference_mode = (
         ranks,
@@ -229,7 +246,7 @@ def save_lora(
     path.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(path))
     weights = path / "adapter_model.safetensors"
-    save_file({name: tensor.cpu() for name, tensor in state.items()}, weights, metadata={"format": "pt"})
+    save_file({name: tensor.cpu() for name, tensor in written.items()}, weights, metadata={"format": "pt"})
     return weights.stat().st_size
 
 

@@ -49,7 +49,7 @@ def truncated(down: Tensor, up: Tensor, gate: Tensor | None, rank: int) -> tuple
     q_a, r_a = torch.linalg.qr(down.detach().double().mT)
     q_b, r_b = torch.linalg.qr(up.detach().double())
     core = r_b @ r_a.mT if gate is None else r_b @ gate.to(r_b) @ r_a.mT
-    left, values, right = torch.linalg.svd(core)
+    left, values, right = torch.linalg.svd(core, full_matrices=False)
     roots = values[:rank].sqrt()
     energy = values.square().sum()
     lost = float(values[rank:].square().sum() / energy) if energy > 0 else 0.0
@@ -105,7 +105,7 @@ def export_adapter(
     )
     return ExportReport(
         parameters=sum(layer.rank * layer.width for layer in handle.layers),
-        effective_parameters=handle.effective_parameters(),
+        effective_parameters=sum(factors[layer.name][0].shape[0] * layer.width for layer in handle.layers),
         bytes=size,
         ranks={name: down.shape[0] for name, (down, _) in factors.items()},
     )

@@ -1,4 +1,4 @@
-"""Every architecture of the matrix: factors against the definition, export against the model, resume bit for bit."""
+"""Every architecture of the matrix: factors against the definition, exports, resuming bit for bit."""
 
 import copy
 from pathlib import Path
@@ -117,5 +117,7 @@ def test_a_resumed_training_goes_on_bit_for_bit(architecture):
 
 
 def test_the_documents_list_every_architecture():
-    rows = [line.split("|")[1].strip(" `") for line in TABLE.read_text().splitlines() if line.startswith("| `")]
+    rows = [
+        line.split("|")[1].strip(" `") for line in TABLE.read_text().splitlines() if line.startswith("| `")
+    ]
     assert rows == [architecture.name for architecture in ARCHITECTURES]
