@@ -31,11 +31,11 @@ class Contestant:
     """The same adapter on the same batch, as often as asked."""
 
     def __init__(self, model_path: str) -> None:
-        backbone: Any = load_backbone(model_path, quantized=False, dtype="float32", device="cpu")
+        backbone = load_backbone(model_path, quantized=False, dtype="float32", device="cpu")
         ranks = dict.fromkeys(matching(backbone, LLAMA_TARGETS), RANK)
-        self._model = add_lora(backbone, ranks=ranks, scaling=2.0, dropout=0.05, seed=0).train()
+        self._model: Any = add_lora(backbone, ranks=ranks, scaling=2.0, dropout=0.05, seed=0).train()
         generator = torch.Generator().manual_seed(1)
-        vocabulary = self._model.config.vocab_size
+        vocabulary = backbone.config.vocab_size
         tokens = torch.randint(3, vocabulary, (BATCH, LENGTH), generator=generator)
         self._batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens}
         with torch.no_grad():
@@ -46,7 +46,7 @@ class Contestant:
     def step(self, *, verify: bool) -> float:
         """CPU milliseconds of one captured step."""
         optimizer = torch.optim.SGD([p for p in self._model.parameters() if p.requires_grad], lr=0.0)
-        config = GritConfig(cov_update_freq=1, preconditioner="none", T=None)
+        config = GritConfig(cov_update_freq=1, preconditioner="none", reprojection_freq=None)
         handle = attach(self._model, optimizer, config, verify=verify)
         began = time.process_time()
         self._model(**self._batch).loss.backward()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from grit.geometry.attach import attach
     from grit.geometry.export import export_adapter
     from grit.geometry.handle import GritHandle
+    from grit.integrations.trainer_callback import GritCallback
     from grit.training.result import RunResult
     from grit.training.trainer import train
     from grit.training.workbench import Workbench
@@ -28,6 +29,7 @@ _HOMES = {
     "GritConfig": "grit.config.method",
     "ConfigError": "grit.errors",
     "GritHandle": "grit.geometry.handle",
+    "GritCallback": "grit.integrations.trainer_callback",
     "attach": "grit.geometry.attach",
     "export_adapter": "grit.geometry.export",
     "RunResult": "grit.training.result",
@@ -38,6 +40,7 @@ _HOMES = {
 
 __all__ = [
     "ConfigError",
+    "GritCallback",
     "GritConfig",
     "GritHandle",
     "RunConfig",

@@ -23,7 +23,6 @@ from grit.adapters.backbones import load_backbone
 from grit.config.sections import Dtype
 from grit.errors import ConfigError
 
-
 #: What PEFT's wrapper puts before a module's path.
 _PREFIX = "base_model.model."
 
@@ -185,7 +184,7 @@ def task_type(model: Any, adapter: str = "default") -> str | None:
 
 
 def _pattern(path: str, paths: Iterable[str]) -> str:
-    """A module's path as PEFT's patterns name it alone: they match the end of a path, so that `q` is `a.q` too."""
+    """A module's path as a pattern of PEFT that no other fits: patterns match the end of a path."""
     ambiguous = any(other.endswith(f".{path}") for other in paths)
     return f"^{re.escape(path)}" if ambiguous else path
 

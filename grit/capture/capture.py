@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +19,10 @@ from torch import Tensor, nn
 
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.capture.copied_hooks import OwnHook
-from grit.capture.label_positions import Layout, named_inputs, positions
+from grit.capture.label_positions import Layout, named_inputs, positions, unlabelled_positions
 from grit.capture.loss_scale import LossScale, evidence_at
 from grit.capture.observation import LayerCall, Observation
+from grit.data.encode import IGNORED_LABEL
 
 #: The lora_A modules that carry hooks of somebody's.
 _ATTACHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -138,10 +141,10 @@ class Capture:
                     f"layer {layer.name} was not captured: it took no part in the forward or backward "
                     "pass of this step"
                 )
-        if seen.loss_gradient is None or seen.positions is None:
+        if seen.positions is None or (seen.loss_gradient is None and seen.label_weights is None):
             raise RuntimeError(
-                "the loss was not computed by the model: pass `labels` to its forward, so that its "
-                "scale is known"
+                "the loss was not computed by the model: pass `labels` to its forward, so that its scale is "
+                "known, or say what your own loss is a mean over (handle.outside_loss)"
             )
         seen.loss_weight = self._loss_scale.weight(seen)
         if self.verifying:
@@ -167,8 +170,10 @@ class Capture:
         if self.armed and model.training and torch.is_grad_enabled():
             self._before_pass()
             inputs = named_inputs(model, args, kwargs)
+            labelled = positions(self._layout, inputs)
             self._current = Observation(
-                positions=positions(self._layout, inputs),
+                positions=labelled,
+                unlabelled=unlabelled_positions(inputs) if labelled is None else None,
                 labels=inputs.get("labels"),
                 items=inputs.get("num_items_in_batch"),
             )
@@ -179,9 +184,14 @@ class Capture:
         loss = _field(output, "loss")
         if self._watch_loss and loss is not None and loss.requires_grad:
             self._losses.append(loss.detach())
-        if current is None or current.positions is None or loss is None or not loss.requires_grad:
+        if current is None or current.positions is None:
             return
-        loss.register_hook(lambda gradient: self._loss_arrived(current, gradient))
+        self._watch_log_probabilities(current, _field(output, "log_probs"))
+        if loss is None or not loss.requires_grad:
+            return
+        loss.register_hook(
+            lambda gradient: None if current.outside else self._loss_arrived(current, gradient)
+        )
         if self.verifying or self._loss_scale.wants_evidence(current.items):
             self._watch_logits(current, _field(output, "logits"))
 
@@ -192,6 +202,38 @@ class Capture:
         # show belongs to this forward pass, whichever came last.
         if any(observation is seen for seen in self._open):
             self._current = observation
+
+    def _watch_log_probabilities(self, observation: Observation, values: Any) -> None:
+        """TRL's models return the labels' log-probabilities, and its trainers make the loss of them."""
+        labels = observation.labels
+        if labels is None or not isinstance(values, Tensor) or not values.requires_grad:
+            return
+        scored = labels[:, -values.shape[-1] :] != IGNORED_LABEL
+
+        def hook(gradient: Tensor) -> None:
+            observation.add_label_weights(-gradient.detach()[scored])
+            if any(observation is seen for seen in self._open):
+                self._current = observation
+
+        values.register_hook(hook)
+
+    def watch_loss(self, loss: Tensor, count: Tensor | int) -> None:
+        """`loss` is computed from the outputs of the passes since the last step that have none of their own.
+
+        Args:
+            loss: a mean over `count` labels; where it is differentiated, its scale is seen.
+            count: of what makes up the mean.
+        """
+        if self._watch_loss:
+            self._losses.append(loss.detach())
+        for seen in self._open:
+            positions_known = seen.positions or seen.unlabelled
+            if seen.outside or seen.loss_gradient is not None or positions_known is None:
+                continue
+            total = torch.as_tensor(count, device=positions_known.label_count.device)
+            seen.positions = replace(positions_known, label_count=total)
+            seen.items, seen.outside = None, True
+            loss.register_hook(partial(self._loss_arrived, seen))
 
     def _watch_logits(self, observation: Observation, logits: Any) -> None:
         labels = observation.labels

@@ -194,6 +194,18 @@ def positions(layout: Layout, inputs: dict[str, Any]) -> Positions | None:
     )
 
 
+def unlabelled_positions(inputs: dict[str, Any]) -> Positions | None:
+    """Every real token of a forward pass without labels, whose loss somebody computes from its outputs.
+
+    None where the inputs do not tell.
+    """
+    try:
+        mask = _mask(inputs, None)
+    except ValueError:
+        return None
+    return _positions(mask, mask, torch.zeros((), device=mask.device), mask.any(-1).sum())
+
+
 def _positions(
     tokens: Tensor, labels: Tensor, count: Tensor, sequences: Tensor, padding_scored: Tensor | None = None
 ) -> Positions:

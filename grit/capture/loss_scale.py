@@ -98,8 +98,14 @@ class LossScale:
         return items is not None and self._over_step is None
 
     def weight(self, seen: Observation) -> Tensor:
-        """What one label's loss counted in that pass, whose loss has had a backward pass."""
-        assert seen.loss_gradient is not None and seen.positions is not None
+        """What one label's loss counted in that pass, whose loss has had a backward pass.
+
+        Raises:
+            RuntimeError: the labels of one pass count differently.
+        """
+        assert seen.positions is not None
+        if seen.loss_gradient is None:
+            return _common(seen.label_weights)
         own = seen.loss_gradient / seen.positions.label_count.clamp(min=1)
         if seen.items is None:
             return own
@@ -123,7 +129,7 @@ class LossScale:
         Raises:
             RuntimeError: the model's loss is something else than a mean over the labels that count.
         """
-        if seen.evidence is None or seen.loss_weight is None:
+        if seen.outside or seen.evidence is None or seen.loss_weight is None:
             return
         concluded, measured = float(seen.loss_weight), float(seen.evidence.weight)
         unexplained = float(seen.evidence.unexplained)
@@ -147,3 +153,17 @@ class LossScale:
             "by that factor squared: pass the right `labels=` to attach, let the model compute its own loss, "
             "or attach with verify=False"
         )
+
+
+def _common(weights: Tensor | None) -> Tensor:
+    """The one value that all of them have."""
+    assert weights is not None
+    if not len(weights):
+        return weights.new_ones(())  # nothing arrived anywhere: any scale will do
+    mean = weights.mean()
+    if float((weights - mean).abs().max()) > _COARSE_TOLERANCE * abs(float(mean)):
+        raise RuntimeError(
+            "the labels of one pass do not count alike (a preference loss, weighted tokens): say what the "
+            "loss is a mean over (handle.outside_loss, or GritCallback.watch for a trainer)"
+        )
+    return mean

@@ -55,8 +55,12 @@ class Observation:
     Attributes:
         calls: per layer, its calls through which a gradient came; more than one where layers share weights.
         positions: what the pass's inputs said; None without labels.
+        unlabelled: every real token, where the inputs had no labels.
         labels: as they were given to the model. items: `num_items_in_batch`, where it was given.
         loss_gradient: what arrived at the model's own loss, added over backward passes.
+        outside: whether the loss is computed outside the model, and somebody said what it is a mean over.
+        label_weights: what arrived at log-probabilities that the model returned instead of a loss, negated:
+            what each label's loss counts (labels); added over backward passes.
         evidence: what arrived at the logits, where somebody looked.
         loss_weight: what one label's loss counts in the scalar that was differentiated; set when the pass is
             handed on.
@@ -65,9 +69,12 @@ class Observation:
 
     calls: dict[int, list[LayerCall]] = field(default_factory=dict)
     positions: Positions | None = None
+    unlabelled: Positions | None = None
     labels: Tensor | None = None
     items: Tensor | int | None = None
     loss_gradient: Tensor | None = None
+    outside: bool = False
+    label_weights: Tensor | None = None
     evidence: LogitsEvidence | None = None
     loss_weight: Tensor | None = None
     handed_on: bool = False
@@ -93,6 +100,10 @@ class Observation:
         """Notes what arrived at the model's loss."""
         arrived = gradient.detach()
         self.loss_gradient = arrived if self.loss_gradient is None else self.loss_gradient + arrived
+
+    def add_label_weights(self, weights: Tensor) -> None:
+        """Notes what arrived at the labels' log-probabilities."""
+        self.label_weights = weights if self.label_weights is None else self.label_weights + weights
 
     def add_evidence(self, evidence: LogitsEvidence | None) -> None:
         """Notes what the gradient at the logits said; several backward passes add up."""

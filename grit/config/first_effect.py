@@ -55,6 +55,20 @@ def reprojection_onset(config: GritConfig) -> float:
     return max(1, -(-config.reprojection_warmup_steps // every)) * every - 1
 
 
+def idle_schedules(config: GritConfig, steps: float) -> list[str]:
+    """What is switched on and does not act within `steps` optimizer steps, in words."""
+    idle = []
+    first = curvature_onset(config)
+    if math.isfinite(first) and first >= steps:
+        idle.append(
+            f"kfac_update_freq = {config.kfac_update_freq}: preconditioning begins in step {first + 1:g}"
+        )
+    first = reprojection_onset(config)
+    if math.isfinite(first) and first >= steps:
+        idle.append(f"T = {config.T}: the first reprojection comes in step {first + 1:g}")
+    return idle
+
+
 def late_fields(config: GritConfig) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The values of `CURVATURE_FIELDS` and of `REPROJECTION_FIELDS`."""
     curvature = tuple(getattr(config, name) for name in CURVATURE_FIELDS)

@@ -388,6 +388,18 @@ class GritConfig(metaclass=_Aliased):
                 "every direction for ever",
             )
 
+    @classmethod
+    def for_steps(cls, steps: int, **settings: Any) -> GritConfig:
+        """The paper's schedules, which are for thousands of steps, scaled to a training of `steps`.
+
+        Statistics 20 times, inverses and reprojections 10 times in all; `settings` are as of `GritConfig`.
+        """
+        tenth = max(1, steps // 10)
+        schedule = {"cov_update_freq": max(1, steps // 20), "kfac_update_freq": tenth}
+        if not {"T", "reprojection_freq"} & settings.keys():
+            schedule["reprojection_freq"] = tenth
+        return cls(**{**schedule, **settings})
+
     @property
     def tau(self) -> float:
         """`rank_adaptation_threshold`."""

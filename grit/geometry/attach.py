@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from grit.adapters.peft_adapters import adapted_layers, check_acts, task_type
 from grit.adapters.quantization import is_quantized
 from grit.capture.attachable import bare_optimizer, check_bare, check_layout, check_reads_text, check_trained
 from grit.capture.label_positions import Layout, layout_of
+from grit.config.first_effect import idle_schedules
 from grit.config.method import GritConfig
 from grit.errors import ConfigError
 from grit.geometry.handle import GritHandle
@@ -26,6 +28,7 @@ def attach(
     clock: StepClock | None = None,
     adapter: str = "default",
     verify: bool = True,
+    total_steps: int | None = None,
 ) -> GritHandle:
     """Makes `optimizer` train `model`'s LoRA adapter with GRIT; the training loop needs no other change.
 
@@ -46,6 +49,9 @@ def attach(
             gradients and the loss's scale against the gradient at the logits; a difference raises
             RuntimeError in that step. docs/reference/architectures.md says what it costs.
 
+        total_steps: optimizer steps of the whole training, where known: what would not act within them is
+            warned of by name (`GritConfig.for_steps` scales the schedules).
+
     Raises:
         ConfigError: the model has no plain LoRA adapter of that name that acts, the optimizer does not train
             it whole, the model is wrapped or has GRIT already, how its labels line up is not known, or the
@@ -63,6 +69,10 @@ def attach(
             "quantization_damping",
             config.quantization_damping,
             "needs a 4-bit backbone, and no adapted layer of this model is quantized",
+        )
+    for idle in [] if total_steps is None else idle_schedules(config, total_steps):
+        warnings.warn(
+            f"{idle}, and training ends after {total_steps}: see GritConfig.for_steps", stacklevel=2
         )
     return GritHandle(
         model,

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from grit.geometry.events import CadenceLook
 from grit.geometry.gradient_guard import gradient_or_zero
 
 CadenceVerdict = Literal["stable", "neutral", "unstable"]
@@ -112,6 +113,28 @@ class CadenceController:
         elif judgement == "unstable":
             self.stretch = 1
         return judgement, seen
+
+    def look(self, norm: float, losses: Sequence[Tensor], reduce_mean: Any) -> CadenceLook | None:
+        """`update` by the losses of a step's micro-batches; what it saw at the end of a window, as an event.
+
+        Raises:
+            RuntimeError: the step's loss is not known.
+        """
+        if not losses:
+            raise RuntimeError(
+                "cadence = 'adaptive' needs the model's own loss: pass `labels` to its forward"
+            )
+        looked = self.update(norm, torch.stack(list(losses)).mean(), reduce_mean)
+        if looked is None:
+            return None
+        judgement, seen = looked
+        return CadenceLook(
+            verdict=judgement,
+            stretch=self.stretch,
+            spread=seen.spread,
+            change=seen.change,
+            cosine=seen.cosine,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.capture.agreement import STEPS, Agreement
 from grit.capture.capture import Capture
+from grit.capture.held_weights import HeldWeights
 from grit.capture.label_positions import Layout, streams_of
 from grit.capture.observation import Observation
+from grit.capture.step_observer import StepObserver
 from grit.config.first_effect import refreshes
 from grit.config.method import GritConfig
 from grit.errors import ConfigError
 from grit.geometry.cadence import CadenceController
 from grit.geometry.events import (
-    CadenceLook,
     Event,
     MomentumNotProjected,
     NonfiniteFactor,
@@ -39,26 +40,13 @@ from grit.geometry.gradient_guard import (
     trained_parameters,
     unscale,
 )
-from grit.geometry.held_weights import HeldWeights
+from grit.geometry.handle_summary import HandleSummary, summary_of
 from grit.geometry.reprojector import Reprojector
 from grit.geometry.state import GeometryState, ModuleFactors
 from grit.rank_space.regularizers import ramp
 from grit.runtime.clock import SectionTotals, StepClock
 from grit.runtime.step_sections import GEOMETRY_SECTIONS
 from grit.runtime.workers import reduce_mean
-
-
-class StepObserver(Protocol):
-    """Somebody who looks at every optimizer step of a handle (see `GritHandle.watch`)."""
-
-    def factors(self, step: int, own_factors: dict[str, Tensor]) -> None:
-        """Takes the factors (M, r, r) of optimizer step `step`, by `<stack>/<side>/<estimate>`.
-
-        The side is `a` or `g`; the estimate is `used` (the mean that acts) or `batch` (the step's own).
-        """
-
-    def gradients(self, step: int, raw: Tensor, applied: Tensor) -> None:
-        """Takes the flat gradient of optimizer step `step` before and after preconditioning."""
 
 
 class GritHandle:
@@ -144,6 +132,25 @@ class GritHandle:
         On CUDA this waits for the device.
         """
         return {**dict.fromkeys(GEOMETRY_SECTIONS, 0.0), **self._totals.seconds(), "steps": float(self.step)}
+
+    def outside_loss(self, loss: Tensor, count: Tensor | int) -> Tensor:
+        """Says that `loss` is computed outside the model, as a mean over `count` equal parts; returns it.
+
+        Call it between the forward pass and `loss.backward()`. A part is whatever the mean is over: a label,
+        or a pair of a preference loss, in which all real tokens of the pair stand for it.
+        """
+        if loss.requires_grad:
+            self._capture.watch_loss(loss, count)
+        return loss
+
+    def summary(self) -> HandleSummary:
+        """Where GRIT stands: what it has seen and done, what waits and why. `print` it."""
+        return summary_of(
+            self.config, self.step, self._state, self.events, to_verify=self._agreement.remaining
+        )
+
+    def __repr__(self) -> str:
+        return f"<GritHandle on {len(self.layers)} layers, step {self.step}>"
 
     def watch(self, observer: StepObserver) -> None:
         """Shows `observer` the factors and gradients of every step from now on.
@@ -311,26 +318,13 @@ class GritHandle:
             self._record(event, step=self.step + 1)
 
     def _control(self, controller: CadenceController, losses: Sequence[Tensor]) -> None:
-        if not losses:
-            raise RuntimeError(
-                "cadence = 'adaptive' needs the model's own loss: pass `labels` to its forward"
-            )
         with self._section("fisher"):
-            look = controller.update(self.guard.norm, torch.stack(list(losses)).mean(), reduce_mean)
-            if look is None:
-                return
-            verdict, indicators = look
-            event = CadenceLook(
-                verdict=verdict,
-                stretch=controller.stretch,
-                spread=indicators.spread,
-                change=indicators.change,
-                cosine=indicators.cosine,
-            )
-            self._record(event, step=self.step + 1)
-            if verdict == "unstable":
-                self._capture_next = True
-                self._refresh()
+            look = controller.look(self.guard.norm, losses, reduce_mean)
+            if look is not None:
+                self._record(look, step=self.step + 1)
+                if look.verdict == "unstable":
+                    self._capture_next = True
+                    self._refresh()
 
     def _after_step(self, *_: Any) -> None:
         self.step += 1

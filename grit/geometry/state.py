@@ -168,6 +168,19 @@ class GeometryState:
         """To be told when a subspace has chosen."""
         self._ranks = None
 
+    def parameters(self) -> int:
+        """Sum over modules of r (d_in + d_out)."""
+        return sum(layer.rank * layer.width for layer in self._layers)
+
+    def waiting(self) -> int:
+        """Modules of which a factor has not passed its gates yet."""
+        count = 0
+        for group in self.groups:
+            statistics = group.statistics
+            passed = statistics.gate(statistics.moment_a) & statistics.gate(statistics.moment_g)
+            count += int((~passed).sum())
+        return count
+
     def effective_parameters(self) -> int:
         """Sum over modules of k (d_in + d_out)."""
         return sum(group.effective_parameters() for group in self.groups)

@@ -16,12 +16,7 @@ def _small(
     method: Method, steps: int, task: str, *, damping: float, micro_batch: int = 8, **run: Any
 ) -> RunConfig:
     """Shared by the small backbones: the paper's schedules, scaled from its thousands of steps to `steps`."""
-    grit = GritConfig(
-        kfac_damping=damping,
-        cov_update_freq=max(1, steps // 20),
-        kfac_update_freq=max(1, steps // 10),
-        reprojection_freq=max(1, steps // 10),
-    )
+    grit = GritConfig.for_steps(steps, kfac_damping=damping)
     return RunConfig.of(
         method=method,
         budget=Budget(regime="step", amount=steps),

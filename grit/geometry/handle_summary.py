@@ -1,0 +1,95 @@
+"""Where GRIT stands on one model, for people: what it has seen and done, what waits and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from grit.config.first_effect import curvature_onset, refreshes, reprojection_onset
+from grit.config.method import GritConfig
+from grit.geometry.events import Event, NonfiniteGradient, reprojections
+from grit.geometry.state import GeometryState
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandleSummary:
+    """What `GritHandle.summary()` returns; `str` of it is for people.
+
+    Attributes:
+        step: optimizer steps taken. layers: adapted layers.
+        tokens: tokens that each layer's Sigma_a is a mean over; the least of all layers.
+        waiting: layers whose factors have not passed their gates. preconditions: whether inverses act.
+        reprojections: how many there were.
+        ranks: directions kept, least and most. parameters, effective_parameters: of the adapter.
+        dropped_steps: whose gradients were not finite. to_verify: steps still to be verified.
+        notes: what waits and why, a sentence each.
+    """
+
+    step: int
+    layers: int
+    tokens: int
+    waiting: int
+    preconditions: bool
+    reprojections: int
+    ranks: tuple[int, int]
+    parameters: int
+    effective_parameters: int
+    dropped_steps: int
+    to_verify: int
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        low, high = self.ranks
+        lines = [
+            f"GRIT on {self.layers} layers, after {self.step} steps",
+            f"  statistics     over {self.tokens:,} tokens",
+            f"  preconditions  {'yes' if self.preconditions else 'not yet'}",
+            f"  reprojections  {self.reprojections}",
+            f"  ranks          {low} to {high}",
+            f"  parameters     {self.effective_parameters:,} of {self.parameters:,} act",
+        ]
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def summary_of(
+    config: GritConfig, step: int, state: GeometryState, events: Sequence[Event], *, to_verify: int
+) -> HandleSummary:
+    """The summary of a handle that has taken `step` steps."""
+    ranks, acted = state.ranks(), len(reprojections(events))
+    factors = state.factors().values()
+    waiting = state.waiting()
+    dropped = sum(isinstance(event, NonfiniteGradient) for event in events)
+    refreshed = any(refreshes(config, past, config.kfac_update_freq) for past in range(step))
+    return HandleSummary(
+        step=step,
+        layers=len(ranks),
+        tokens=min(entry.seen_a for entry in factors),
+        waiting=waiting,
+        preconditions=refreshed and waiting < len(ranks),
+        reprojections=acted,
+        ranks=(min(ranks.values()), max(ranks.values())),
+        parameters=state.parameters(),
+        effective_parameters=state.effective_parameters(),
+        dropped_steps=dropped,
+        to_verify=to_verify,
+        notes=_notes(config, step, waiting, dropped, acted, refreshed),
+    )
+
+
+def _notes(
+    config: GritConfig, step: int, waiting: int, dropped: int, acted: int, refreshed: bool
+) -> tuple[str, ...]:
+    notes = []
+    if waiting:
+        notes.append(
+            f"{waiting} layers wait for kfac_min_samples = {config.kfac_min_samples} (tokens and labels)"
+        )
+    first = curvature_onset(config)
+    if not refreshed and first < float("inf"):
+        notes.append(f"preconditioning begins in step {first + 1:g} (kfac_update_freq, ng_warmup_steps)")
+    first = reprojection_onset(config)
+    if not acted and step <= first < float("inf"):
+        notes.append(f"the first reprojection comes in step {first + 1:g} (T = {config.T})")
+    if dropped:
+        notes.append(f"{dropped} steps were dropped: their gradients were not finite")
+    return tuple(notes)

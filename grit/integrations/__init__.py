@@ -1,0 +1,1 @@
+"""GRIT inside other people's training loops."""
