@@ -108,9 +108,9 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Command line: rebuild one report, or compare two; 2 for bad input."""
-    arguments = parser().parse_args(list(argv))
+    arguments = parser().parse_args(argv)
     first, *others = arguments.folders
     try:
         if first == "compare":
