@@ -130,9 +130,10 @@ def test_a_drain_without_a_head_is_refused(monkeypatch, capsys):
     assert "address = None" in capsys.readouterr().err
 
 
-def test_the_image_is_made_of_the_pinned_environment():
-    text = (ROOT / "Dockerfile").read_text()
-    assert text.count("--constraint constraints.txt") == 2
+@pytest.mark.parametrize("name, constrained", [("Dockerfile", 2), ("deploy/cpu.Dockerfile", 1)])
+def test_the_image_is_made_of_the_pinned_environment(name, constrained):
+    text = (ROOT / name).read_text()
+    assert text.count("--constraint constraints.txt") == constrained
     assert '"torch==2.13.0"' in text
     copied = [word for line in text.splitlines() if line.startswith("COPY") for word in line.split()[1:-1]]
     assert all((ROOT / name).exists() for name in copied)
