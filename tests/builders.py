@@ -6,9 +6,12 @@ model, so that nothing here can differ from what a study leaves.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 
 from analysis.page.figure_spec import FigureSpec
+from grit.audits.spectra import SpectrumRow
 from grit.audits.update_geometry import ModuleGeometry
 from grit.config.method import GritConfig
 from grit.config.run_config import RunConfig
@@ -165,6 +168,7 @@ def result_of(record, steps=20):
         events=[event.row() for event in event_log(record, steps)],
         predictions=prediction_rows(record),
         geometry=geometry_rows(record, generator),
+        spectra=spectra_rows(record),
     )
 
 
@@ -234,6 +238,7 @@ def geometry_rows(record, generator):
     factors = {}
     if record.config.uses_grit:
         factors = {"fisher_a": [0.2, 0.1, 0.05], "fisher_g": [0.4, 0.1, 0.0]}
+        factors["update_energy"] = [0.5, 0.3, 0.2]
     rows = []
     for layer in range(2):
         for kind in ("q_proj", "v_proj"):
@@ -252,6 +257,26 @@ def geometry_rows(record, generator):
             )
             rows.append(geometry.row())
     return rows
+
+
+def spectra_rows(record):
+    """At the two reprojections; ranks fall by one."""
+    rows = []
+    for step in (10, 20):
+        for layer in range(2):
+            for kind in ("q_proj", "v_proj"):
+                row = SpectrumRow(
+                    step=step,
+                    module=f"model.layers.{layer}.{kind}",
+                    rank=9 - step // 10 - layer,
+                    effective_rank=2.0 + layer,
+                    participation_ratio=1.5,
+                    kept_energy=0.99,
+                    fisher_a=[0.2, 0.1, 0.1],
+                    fisher_g=[0.4, 0.1, 0.0],
+                )
+                rows.append(asdict(row))
+    return rows if record.config.uses_grit else []
 
 
 def write_tables(folder, record):

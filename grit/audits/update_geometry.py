@@ -69,6 +69,14 @@ def alignment(fisher: Tensor, update: Tensor, k: int) -> float:
     return float((ours.mT @ theirs).square().sum() / k)
 
 
+def energy_along(fisher: Tensor, update: Tensor) -> list[float]:
+    """Share of `update`'s trace along each eigenvector of `fisher`, both symmetric (r, r), largest first."""
+    vectors = spectrum(fisher).vectors
+    energies = (vectors * (update @ vectors)).sum(-2).clamp(min=0)
+    total = energies.sum()
+    return (energies / total if total > 0 else energies).tolist()
+
+
 def in_input_space(sigma_a: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """The inputs' second moment and the update's, each (r, r), in one orthonormal basis of A's row space.
 
@@ -124,6 +132,8 @@ class ModuleGeometry:
         tail_mass: share of the update's entries above `TAIL_THRESHOLD`.
         sketch: (`SKETCH`,).
         fisher_a, fisher_g: eigenvalues of the two factors, descending, (r,).
+        update_energy: share of the update's energy along each eigenvector of the inputs' second moment, those
+            with most input energy first, (r,) (paper, figure 8).
         rho, rho_top: alignment of the directions in which the inputs have most energy with those in which
             the update acts most, in the kept directions and in the leading 1 / `TOP` of them all.
         curvature_exposure, slope: of general text (grit/audits/exposure.py); None where the method moves the
@@ -140,6 +150,7 @@ class ModuleGeometry:
     sketch: list[float]
     fisher_a: list[float] | None = None
     fisher_g: list[float] | None = None
+    update_energy: list[float] | None = None
     rho: float | None = None
     rho_top: float | None = None
     curvature_exposure: float | None = None
@@ -195,6 +206,7 @@ def _against_fisher(
     return {
         "fisher_a": spectrum(sigma_a).values.tolist(),
         "fisher_g": spectrum(sigma_g).values.tolist(),
+        "update_energy": energy_along(inputs, update),
         "rho": alignment(inputs, update, kept),
         "rho_top": alignment(inputs, update, max(1, layer.rank // TOP)),
     }

@@ -11,8 +11,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from grit.adapters.peft_adapters import AdaptedLayer
-from grit.capture.capture import is_attached
 from grit.capture.label_positions import Layout
+from grit.capture.passes import is_attached
 from grit.errors import ConfigError
 
 #: Wrappers whose parameters are pieces of others.

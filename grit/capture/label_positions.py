@@ -113,7 +113,7 @@ def streams_of(model: nn.Module, layout: Layout, names: Sequence[str]) -> list[S
     if layout != "seq2seq":
         return ["main" for _ in names]
     encoder = _encoder(model)
-    inside = {id(module) for module in encoder.modules()} if encoder is not None else set()
+    inside = set() if encoder is None else set(map(id, encoder.modules()))
     return [_stream(model, name, inside) for name in names]
 
 

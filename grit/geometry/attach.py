@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from grit.adapters.peft_adapters import adapted_layers, check_acts, task_type
+from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers, check_acts, task_type
 from grit.adapters.quantization import is_quantized
 from grit.capture.attachable import bare_optimizer, check_bare, check_layout, check_reads_text, check_trained
 from grit.capture.label_positions import Layout, layout_of
@@ -64,16 +64,9 @@ def attach(
     check_acts(model, adapter)
     check_trained(layers, optimizer)
     check_reads_text(model, layers)
-    if config.quantization_damping and not any(is_quantized(layer.base) for layer in layers):
-        raise ConfigError(
-            "quantization_damping",
-            config.quantization_damping,
-            "needs a 4-bit backbone, and no adapted layer of this model is quantized",
-        )
-    for idle in [] if total_steps is None else idle_schedules(config, total_steps):
-        warnings.warn(
-            f"{idle}, and training ends after {total_steps}: see GritConfig.for_steps", stacklevel=2
-        )
+    _check_quantized(layers, config)
+    if total_steps is not None:
+        _warn_of_idle(config, total_steps)
     return GritHandle(
         model,
         optimizer,
@@ -84,3 +77,19 @@ def attach(
         adapter=adapter,
         verify=verify,
     )
+
+
+def _warn_of_idle(config: GritConfig, total_steps: int) -> None:
+    for idle in idle_schedules(config, total_steps):
+        warnings.warn(
+            f"{idle}, and training ends after {total_steps}: see GritConfig.for_steps", stacklevel=3
+        )
+
+
+def _check_quantized(layers: tuple[AdaptedLayer, ...], config: GritConfig) -> None:
+    if config.quantization_damping and not any(is_quantized(layer.base) for layer in layers):
+        raise ConfigError(
+            "quantization_damping",
+            config.quantization_damping,
+            "needs a 4-bit backbone, and no adapted layer of this model is quantized",
+        )

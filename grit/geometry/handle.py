@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.capture.agreement import STEPS, Agreement
-from grit.capture.capture import Capture
 from grit.capture.held_weights import HeldWeights
 from grit.capture.label_positions import Layout, streams_of
 from grit.capture.observation import Observation
+from grit.capture.passes import Capture
 from grit.capture.step_observer import StepObserver
 from grit.config.first_effect import refreshes
 from grit.config.method import GritConfig
@@ -355,9 +355,9 @@ class GritHandle:
         Records the event.
         """
         adapt_rank = adapt_rank and self.step >= self.config.rank_adaptation_start_step
-        told = {type(event) for event in self.events}
+        happened = {type(event) for event in self.events}
         for event in self._reprojector(self.step, trigger=trigger, adapt_rank=adapt_rank):
-            if not (isinstance(event, MomentumNotProjected) and MomentumNotProjected in told):
+            if not (isinstance(event, MomentumNotProjected) and MomentumNotProjected in happened):
                 self._record(event)
 
     def _record(self, event: Event, *, step: int | None = None) -> None:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from grit.capture.capture import Capture
+from grit.capture.passes import Capture
 from grit.config.method import GritConfig
 from grit.geometry.events import Event, MomentumNotProjected, RankChange, Reprojection, ReprojectionSkipped
 from grit.geometry.rank_group import RankGroup

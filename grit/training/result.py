@@ -70,6 +70,17 @@ class RunResult:
         fisher_a="vector?",
         fisher_g="vector?",
     )
+    spectra: list[Row] = _table(
+        "an adapted module at a reprojection: rank kept, effective rank, energy kept, both factors' spectra",
+        step="count",
+        module="word",
+        rank="count",
+        effective_rank="finite",
+        participation_ratio="finite",
+        kept_energy="finite",
+        fisher_a="vector",
+        fisher_g="vector",
+    )
     interleaved: list[Row] = _table(
         "a step of one of the methods that took turns",
         method="word",

@@ -17,6 +17,7 @@ from grit.adapters.optimizers import build_optimizer, follow_parameters
 from grit.adapters.peft_methods import after_step, extra_state, load_extra_state, penalty
 from grit.audits.audit_specs import AUDITS, Trained
 from grit.audits.factor_stability import StabilityMonitor
+from grit.audits.spectra import SpectraLog
 from grit.config.run_config import RunConfig
 from grit.data.encode import TrainingOrder
 from grit.errors import ConfigError
@@ -89,6 +90,7 @@ class RunState:
         self.train_seconds = self.cpu_seconds = self.eval_seconds = 0.0
         self.energy, self._joules_before = EnergyMeter(bench.device), 0.0
         self.curve: list[Row] = []
+        self.spectra = SpectraLog()
 
     def untrained(self) -> Any:
         """The model before its first step; not after `restored`."""
@@ -133,6 +135,7 @@ class RunState:
                 "divergence": self.divergence.state_dict(),
                 "rows": self.log.rows,
                 "curve": self.curve,
+                "spectra": self.spectra.state_dict(),
                 "peak_memory": self.memory.bytes,
                 "adapter_extra": extra_state(self.model),
                 "monitor": None if monitor is None else monitor.state_dict(),
@@ -165,6 +168,8 @@ class RunState:
         self.guard.load_state_dict(state["guard"])
         self.divergence.load_state_dict(state["divergence"])
         self.log.restore(state["rows"])
+        if "spectra" in state:  # checkpoints of version 0.1 have none
+            self.spectra.load_state_dict(state["spectra"])
 
 
 class Run:
@@ -274,6 +279,8 @@ class Run:
             tokens=state.tokens,
             handle=state.handle,
         )
+        if state.handle is not None:
+            self._timed(partial(state.spectra.look, state.handle))
         return value
 
     def _backward(self, packs: list[Any], labels: int) -> torch.Tensor:

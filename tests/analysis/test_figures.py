@@ -8,7 +8,16 @@ from builders import ended, planned, study, study_folder
 
 from analysis.evidence.load import load_study
 from analysis.evidence.point_summary import summarize_points
-from analysis.studies.sensitivity.figures import crossings, front_figures, knobs, ranks, updates
+from analysis.studies.sensitivity.figures import (
+    crossings,
+    front_figures,
+    knobs,
+    over_time,
+    prices,
+    ranks,
+    update_maps,
+    updates,
+)
 from ray_jobs.design.points import grid
 
 
@@ -120,6 +129,58 @@ def test_updates_by_layer_and_in_a_plane(measured):
     assert 0 < plane.shares[1] <= plane.shares[0] <= 1
 
 
+def test_the_untuned_backbone_lies_where_its_zero_update_does(measured):
+    data, points = measured
+    plane = updates.update_plane(data, points)
+    control = next(point for point in points if point.is_control)
+    sketch = np.concatenate([row["sketch"] for row in data.geometry(control.records[0])])
+    distance = np.linalg.norm(plane.groups[0].places[0] - plane.untuned)
+    assert 0 < distance <= np.linalg.norm(sketch) + 1e-9
+
+
+def test_the_geometry_over_time(measured):
+    data, points = measured
+    history = over_time.rank_history(data, points)
+    assert history.steps == (10, 20)
+    mean, low, high = history.measures["directions kept"]
+    assert (mean.tolist(), low.tolist(), high.tolist()) == ([7.5, 6.5], [7, 6], [8, 7])
+    assert history.measures["effective rank of Σ_a, exp(entropy)"][0].tolist() == [2.5, 2.5]
+    modules = over_time.module_ranks(data, points)
+    assert modules.modules == ("0 q_proj", "0 v_proj", "1 q_proj", "1 v_proj")
+    assert modules.ranks.tolist() == [[8, 7], [8, 7], [7, 6], [7, 6]]
+    energy = over_time.energy_curves(data, points)
+    assert (energy.tau, list(energy.curves)) == (0.99, [10, 20])
+    assert energy.curves[20] == pytest.approx([0.5, 0.75, 1.0])
+
+
+def test_step_times_in_windows(measured):
+    data, points = measured
+    windows = over_time.step_windows(data, points)
+    assert set(windows.mean) == {"grit", "lora"}
+    assert windows.shares[0] == pytest.approx(1 / 16)
+    assert all((windows.p99[name] >= windows.mean[name]).all() for name in windows.mean)
+
+
+def test_what_results_cost(measured):
+    _, points = measured
+    step, _ = prices.retention_by_footprint(points)
+    control = next(dot for dot in step.dots if dot.is_control)
+    default = next(dot for dot in step.dots if dot.is_default)
+    assert (control.price, default.price) == (100.0, pytest.approx(80.0))
+    hours, _ = prices.quality_by_hours(points)
+    assert [dot.price for dot in hours.dots] == [2.0] * len(hours.dots)
+    assert hours.price_label == "seconds of training"
+
+
+def test_where_updates_lie(measured):
+    data, points = measured
+    update = update_maps.update_map(data, points)
+    assert list(update.grids) == ["lora", "grit"]
+    assert update.grids["grit"].values.tolist() == [[1, 1], [2, 2]]
+    energy = update_maps.update_energy(data, points)
+    assert energy.shares == pytest.approx(np.tile([0.5, 0.3, 0.2], (4, 1)))
+
+
 def test_step_times_set_reprojections_apart(measured):
     data, points = measured
     times = updates.step_times(data, points)
@@ -136,3 +197,7 @@ def test_what_was_not_measured_is_not_drawn(tmp_path):
     assert knobs.knob_curves(data, points, "tau") is None
     assert ranks.rank_curves(data, points) is None
     assert updates.update_plane(data, points) is None
+    assert over_time.rank_history(data, points) is None
+    assert over_time.step_windows(data, points) is None
+    assert prices.quality_by_hours(points) is None
+    assert update_maps.update_map(data, points) is None

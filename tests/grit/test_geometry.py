@@ -15,6 +15,8 @@ from grit.audits.update_geometry import (
     tail_mass,
     update_singular_values,
 )
+from grit.config.method import GritConfig
+from grit.geometry.attach import attach
 
 
 @pytest.mark.parametrize(
@@ -90,3 +92,38 @@ def test_a_run_measures_every_module(reference, short_run):
         assert len(row["fisher_a"]) == 8
         assert row["update_norm"] == pytest.approx(math.sqrt(sum(v * v for v in row["singular_values"])))
     assert all(row["fisher_a"] is None and row["rank"] == 8 for row in lora.geometry)
+
+
+def test_spectra_are_kept_at_reprojections_and_thinned_evenly(tiny_llama, token_batches):
+    from grit.audits.spectra import SNAPSHOTS, SpectraLog
+
+    model, batches = tiny_llama(dropout=0.0), token_batches()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    config = GritConfig(cov_update_freq=999, preconditioner="none", T=2, kfac_min_samples=1, min_lora_rank=1)
+    handle, log = attach(model.train(), optimizer, config), SpectraLog()
+    for step in range(4):
+        model(**batches[step]).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        log.look(handle)
+    assert sorted({row["step"] for row in log.rows}) == [2, 4]
+    last = [row for row in log.rows if row["step"] == 4]
+    assert {row["module"]: row["rank"] for row in last} == handle.ranks()
+    for row in last:
+        values = torch.linalg.eigvalsh(handle.factors()[row["module"]].sigma_a).flip(0)
+        assert row["fisher_a"] == pytest.approx(values.tolist(), rel=1e-6, abs=1e-12)
+        kept = float(values[: row["rank"]].sum() / values.sum())
+        assert row["kept_energy"] == pytest.approx(kept) and kept >= handle.config.tau
+    for _ in range(4 * SNAPSHOTS):
+        optimizer.step()
+        log.look(handle)
+    steps = sorted({row["step"] for row in log.rows})
+    assert SNAPSHOTS / 2 <= len(steps) <= SNAPSHOTS
+    assert len({later - earlier for earlier, later in zip(steps, steps[1:], strict=False)}) == 1
+
+
+def test_update_energy_is_the_share_along_each_of_the_inputs_directions():
+    from grit.audits.update_geometry import energy_along
+
+    fisher, update = torch.diag(torch.tensor([3.0, 2.0, 1.0])), torch.diag(torch.tensor([1.0, 4.0, 5.0]))
+    assert energy_along(fisher, update) == pytest.approx([0.1, 0.4, 0.5])

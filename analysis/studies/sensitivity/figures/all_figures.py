@@ -12,7 +12,17 @@ from analysis.page.figure_spec import FigureSpec
 from analysis.studies.knob_axes.ladder_figure import draw_ladders, ladder_paths
 from analysis.studies.knob_axes.rungs import Ladder
 from analysis.studies.sensitivity.bands import Band
-from analysis.studies.sensitivity.figures import crossings, front_figures, knobs, ranks, strip_figure, updates
+from analysis.studies.sensitivity.figures import (
+    crossings,
+    front_figures,
+    knobs,
+    over_time,
+    prices,
+    ranks,
+    strip_figure,
+    update_maps,
+    updates,
+)
 from grit.config.declared_knobs import KNOBS
 
 
@@ -53,6 +63,18 @@ def _objectives(data: StudyData, points: Sequence[PointSummary]) -> list[FigureS
         compute=partial(front_figures.capacity_panels, points),
         draw=front_figures.draw_capacity,
     )
+    retention = FigureSpec(
+        name="retention_footprint",
+        caption="What is kept of general text against the parameters that act.",
+        compute=partial(prices.retention_by_footprint, points),
+        draw=prices.draw_prices,
+    )
+    hours = FigureSpec(
+        name="quality_hours",
+        caption="F2: quality against hours of training (one worker's; evaluation left out).",
+        compute=partial(prices.quality_by_hours, points),
+        draw=prices.draw_prices,
+    )
     curves = []
     for name, knob in KNOBS.items():
         curves.append(
@@ -63,7 +85,7 @@ def _objectives(data: StudyData, points: Sequence[PointSummary]) -> list[FigureS
                 draw=knobs.draw_knob,
             )
         )
-    return [front, capacity, *curves]
+    return [front, capacity, retention, hours, *curves]
 
 
 def _interactions(points: Sequence[PointSummary]) -> list[FigureSpec[Any]]:
@@ -104,6 +126,7 @@ def _mechanism(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSp
             compute=partial(ranks.rank_map, data, points),
             draw=ranks.draw_rank_map,
         ),
+        *_over_time(data, points),
         FigureSpec(
             name="spectra",
             caption="Curvature spectra in rank space at the end of training.",
@@ -117,6 +140,19 @@ def _mechanism(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSp
             draw=updates.draw_update_sizes,
         ),
         FigureSpec(
+            name="update_map",
+            caption="Where the weights change, layer by kind of module: the control's update and GRIT's.",
+            compute=partial(update_maps.update_map, data, points),
+            draw=update_maps.draw_update_map,
+        ),
+        FigureSpec(
+            name="update_energy",
+            caption="Along which of the inputs' directions the update acts: eigenvectors of their second "
+            "moment in the adapter's row space.",
+            compute=partial(update_maps.update_energy, data, points),
+            draw=update_maps.draw_update_energy,
+        ),
+        FigureSpec(
             name="exposure",
             caption="Which layers forget: how far the update moves what general text is sensitive to. To "
             "second order, forgetting is the sum over modules of slope + exposure / 2, cross terms left out.",
@@ -125,14 +161,50 @@ def _mechanism(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSp
         ),
         FigureSpec(
             name="update_plane",
-            caption="Weight updates of GRIT and of the control in one plane.",
+            caption="Weight updates of GRIT and of the control in one plane, with the untuned backbone.",
             compute=partial(updates.update_plane, data, points),
             draw=updates.draw_update_plane,
         ),
+        *_step_times(data, points),
+    ]
+
+
+def _over_time(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSpec[Any]]:
+    """What reprojections saw."""
+    return [
+        FigureSpec(
+            name="rank_history",
+            caption="Directions kept and used at every reprojection, mean and range over modules.",
+            compute=partial(over_time.rank_history, data, points),
+            draw=over_time.draw_rank_history,
+        ),
+        FigureSpec(
+            name="module_ranks",
+            caption="Every module's rank at every reprojection.",
+            compute=partial(over_time.module_ranks, data, points),
+            draw=over_time.draw_module_ranks,
+        ),
+        FigureSpec(
+            name="energy_curves",
+            caption="How many directions hold how much of the activations' energy, early and late.",
+            compute=partial(over_time.energy_curves, data, points),
+            draw=over_time.draw_energy_curves,
+        ),
+    ]
+
+
+def _step_times(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSpec[Any]]:
+    return [
         FigureSpec(
             name="step_times",
             caption="Step times, reprojection steps on their own.",
             compute=partial(updates.step_times, data, points),
             draw=updates.draw_step_times,
+        ),
+        FigureSpec(
+            name="step_windows",
+            caption="Step times over training: means and 99th percentiles in equal windows.",
+            compute=partial(over_time.step_windows, data, points),
+            draw=over_time.draw_step_windows,
         ),
     ]

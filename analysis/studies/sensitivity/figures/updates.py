@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.evidence.load import StudyData
@@ -119,10 +120,14 @@ class PlaneGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdatePlane:
-    """Updates in the first two principal components; `shares` of the variance that these hold."""
+    """Updates in the first two principal components; `shares` of the variance that these hold.
+
+    `untuned` (2,) is where the backbone lies, whose update is zero.
+    """
 
     regime: str
     groups: tuple[PlaneGroup, ...]
+    untuned: Floats
     shares: tuple[float, float]
 
 
@@ -143,7 +148,8 @@ def update_plane(data: StudyData, points: Sequence[PointSummary]) -> UpdatePlane
     if len(vectors) < MIN_SKETCHES or len({len(vector) for vector in vectors}) > 1:
         return None
     matrix = np.stack(vectors)
-    left, singular, _ = np.linalg.svd(matrix - matrix.mean(axis=0), full_matrices=False)
+    centre = matrix.mean(axis=0)
+    left, singular, right = np.linalg.svd(matrix - centre, full_matrices=False)
     share = singular**2 / max(float((singular**2).sum()), np.finfo(float).tiny)
     places, groups, done = left[:, :2] * singular[:2], [], 0
     for p in settings:
@@ -152,7 +158,12 @@ def update_plane(data: StudyData, points: Sequence[PointSummary]) -> UpdatePlane
         own = places[done : done + len(seeds)]
         groups.append(PlaneGroup(label=label, is_control=p.is_control, places=own, seeds=seeds))
         done += len(seeds)
-    return UpdatePlane(regime=center.regime, groups=tuple(groups), shares=(float(share[0]), float(share[1])))
+    return UpdatePlane(
+        regime=center.regime,
+        groups=tuple(groups),
+        untuned=-right[:2] @ centre,
+        shares=(float(share[0]), float(share[1])),
+    )
 
 
 def _sketches(data: StudyData, point: PointSummary) -> dict[int, Floats]:
@@ -166,8 +177,22 @@ def _sketches(data: StudyData, point: PointSummary) -> dict[int, Floats]:
 
 
 def draw_update_plane(plane: UpdatePlane) -> Figure:
-    """Numbers are seeds."""
-    figure, (axis,) = new_figure(1, width=4.6, height=3.6)
+    """With the untuned backbone, and near by; numbers are seeds."""
+    figure, (whole, near) = new_figure(2, width=4.2, height=3.6)
+    across, along = plane.untuned
+    whole.scatter(across, along, color="black", marker="*", s=90, label="untuned (ΔW = 0)")
+    for axis in (whole, near):
+        _draw_groups(axis, plane, numbered=axis is near)
+        axis.set_xlabel(f"component 1 ({plane.shares[0]:.0%} of the variance)")
+        axis.set_ylabel(f"component 2 ({plane.shares[1]:.0%})")
+    trials = sum(len(group.seeds) for group in plane.groups)
+    whole.set_title(f"weight updates of {trials} trials, {plane.regime}-matched")
+    near.set_title("the same, near by; numbers: seeds")
+    whole.legend(frameon=False)
+    return figure
+
+
+def _draw_groups(axis: Axes, plane: UpdatePlane, *, numbered: bool) -> None:
     sweep = 0
     for group in plane.groups:
         colour, marker = ("black", "X")
@@ -176,15 +201,9 @@ def draw_update_plane(plane: UpdatePlane) -> Figure:
             sweep += 1
         across, along = group.places[:, 0], group.places[:, 1]
         axis.scatter(across, along, color=colour, marker=marker, label=group.label, s=38)
-        for seed, place in zip(group.seeds, group.places, strict=True):
+        for seed, place in zip(group.seeds if numbered else (), group.places, strict=False):
             at = (float(place[0]), float(place[1]))
             axis.annotate(str(seed), at, textcoords="offset points", xytext=(4, 3), fontsize=6)
-    axis.set_xlabel(f"component 1 ({plane.shares[0]:.0%} of the variance)")
-    axis.set_ylabel(f"component 2 ({plane.shares[1]:.0%})")
-    trials = sum(len(group.seeds) for group in plane.groups)
-    axis.set_title(f"weight updates of {trials} trials, {plane.regime}-matched; numbers: seeds")
-    axis.legend(frameon=False)
-    return figure
 
 
 @dataclass(frozen=True, kw_only=True)

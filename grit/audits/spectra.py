@@ -1,0 +1,100 @@
+"""The geometry over time: spectra and effective ranks of every module at reprojections."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from grit.audits.update_geometry import effective_rank, participation_ratio
+from grit.geometry.events import reprojections
+from grit.io.files import Row
+from grit.rank_space.projectors import spectrum
+
+if TYPE_CHECKING:
+    from grit.geometry.handle import GritHandle
+
+#: Reprojections that are kept of one run; of more, evenly spaced ones.
+SNAPSHOTS = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectrumRow:
+    """One module at one reprojection.
+
+    Attributes:
+        step: optimizer steps taken. rank: directions kept.
+        effective_rank, participation_ratio: of Sigma_a's eigenvalues.
+        kept_energy: share of Sigma_a's energy inside its leading `rank` directions; the rest is its tail.
+        fisher_a, fisher_g: eigenvalues of the two factors, descending, (r,).
+    """
+
+    step: int
+    module: str
+    rank: int
+    effective_rank: float
+    participation_ratio: float
+    kept_energy: float
+    fisher_a: list[float]
+    fisher_g: list[float]
+
+
+@torch.no_grad()
+def spectrum_rows(handle: GritHandle) -> list[Row]:
+    """One row per module, as the handle stands."""
+    rows = []
+    ranks = handle.ranks()
+    for name, factors in handle.factors().items():
+        values, gradient = _eigenvalues(factors.sigma_a), _eigenvalues(factors.sigma_g)
+        energy = float(values.sum())
+        row = SpectrumRow(
+            step=handle.step,
+            module=name,
+            rank=ranks[name],
+            effective_rank=effective_rank(values),
+            participation_ratio=participation_ratio(values),
+            kept_energy=float(values[: ranks[name]].sum()) / energy if energy > 0 else 1.0,
+            fisher_a=values.tolist(),
+            fisher_g=gradient.tolist(),
+        )
+        rows.append(asdict(row))
+    return rows
+
+
+def _eigenvalues(factor: Tensor) -> Tensor:
+    return spectrum(factor.double().cpu()).values.clamp(min=0)
+
+
+class SpectraLog:
+    """Rows of the reprojections so far, thinned to at most `SNAPSHOTS` of them.
+
+    Attributes:
+        rows: of the table `spectra`.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self._seen, self._stride = 0, 1
+
+    def look(self, handle: GritHandle) -> None:
+        """Adds the modules' rows where the step that was just taken reprojected."""
+        if not any(event.step == handle.step for event in reprojections(handle.events[-4:])):
+            return
+        if self._seen % self._stride == 0:
+            self.rows += spectrum_rows(handle)
+        self._seen += 1
+        steps = sorted({row["step"] for row in self.rows})
+        if len(steps) > SNAPSHOTS:
+            kept = set(steps[::2])
+            self.rows = [row for row in self.rows if row["step"] in kept]
+            self._stride *= 2
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"rows": self.rows, "seen": self._seen, "stride": self._stride}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores `state_dict()`."""
+        self.rows, self._seen, self._stride = list(state["rows"]), state["seen"], state["stride"]
