@@ -40,6 +40,10 @@ ELSEWHERE = {
     ".venv/bin/python -m grit push results/.../adapters/TRIAL --to OWNER/NAME --private": (
         "tests/grit/test_push.py"
     ),
+    '.venv/bin/python -m pytest tests/grit/test_architectures.py -m "slow or not slow"': "make test-slow",
+    ".venv/bin/python examples/plain_loop.py": "tests/test_examples.py",
+    ".venv/bin/python examples/accelerate_loop.py": "tests/test_examples.py",
+    ".venv/bin/python examples/huggingface_trainer.py": "tests/test_examples.py",
     "python -m ray_jobs.execution.drain": "tests/clusters/test_engine.py, on a fake node",
     ".venv/bin/python -m analysis.report peft results/DIR peft/method_comparison/MetaMathQA/results": (
         "tests/analysis/test_peft_comparison.py"

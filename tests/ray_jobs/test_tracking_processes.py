@@ -17,6 +17,7 @@ from mirrored import all_runs, ended_trials, named, open_tracker, trials_of
 from mlflow.tracking import MlflowClient
 
 from analysis.evidence.study_marks import marks_of
+from grit.errors import ConfigError
 from ray_jobs.tracking.marks import StudyMarks
 
 pytestmark = pytest.mark.filterwarnings(
@@ -30,7 +31,8 @@ class Server:
     May be killed and started again on the same port.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, *options, environment=None):
+        self._options, self._environment = options, {**os.environ, **(environment or {})}
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -52,10 +54,16 @@ class Server:
             f"sqlite:///{self._folder / 'server.db'}",
             "--default-artifact-root",
             str(self._folder / "artifacts"),
+            *self._options,
         ]
         with (self._folder / "server.log").open("a") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True, cwd=self._folder
+                command,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=self._folder,
+                env=self._environment,
             )
         deadline = time.time() + 90
         while time.time() < deadline:
@@ -80,6 +88,53 @@ def server(tmp_path):
     made = Server(tmp_path)
     yield made.start()
     made.kill()
+
+
+PASSWORD = "open-sesame-4711"
+
+
+@pytest.fixture
+def guarded(tmp_path, monkeypatch):
+    """A server that asks for a name and a password."""
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD", raising=False)
+    secrets = {"MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD, "MLFLOW_FLASK_SERVER_SECRET_KEY": "x" * 32}
+    made = Server(tmp_path, "--app-name", "basic-auth", environment=secrets)
+    yield made.start()
+    made.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["environment", "address"])
+def test_a_server_with_basic_auth_is_written_to_and_tells_no_password(guarded, tmp_path, monkeypatch, way):
+    uri = guarded.uri
+    if way == "environment":
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    else:
+        uri = uri.replace("http://", f"http://admin:{PASSWORD}@")
+    records = [ended(record) for record in planned(study(seeds=(41,)))][:2]
+    tracker = open_tracker(uri)
+    for record in records:
+        tracker.log_trial(record, partial(telemetry_rows, record))
+    (tmp_path / "report.html").write_text("page")
+    tracker.finish(marks_of(records), [tmp_path / "report.html"], interrupted=False)
+    assert tracker.failure is None
+    client, runs = all_runs(uri)
+    assert len(trials_of(runs)) == 2
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run in runs:
+        assert PASSWORD not in str(run.to_dictionary())
+    (top,) = [run for run in runs if run.data.tags["kind"] == "study"]
+    assert [item.path for item in client.list_artifacts(top.info.run_id)] == ["report.html"]
+
+
+@pytest.mark.slow
+def test_a_wrong_password_is_one_line_without_it(guarded, monkeypatch):
+    wrong = guarded.uri.replace("http://", "http://admin:not-that-one@")
+    with pytest.raises(ConfigError, match="^tracking-uri = ") as refused:
+        open_tracker(wrong)
+    assert "not-that-one" not in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.mark.slow
