@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 from grit.secrets import without_secrets
+
+#: More names than this are not listed in a line.
+_LISTED = 20
 
 
 class ConfigError(ValueError):
@@ -19,3 +25,17 @@ class ConfigError(ValueError):
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str]]:
         """Pickle by the three parts, so that the error survives a trip between processes."""
         return type(self), (self.name, self.value, self.allowed)
+
+
+def among(value: object, names: Iterable[str], *, reference: str = "") -> str:
+    """What is allowed of a name that is none of `names`: the nearest one first, and all if they are few.
+
+    Args:
+        value: what was given.
+        names: what could be.
+        reference: where many names are listed.
+    """
+    known = [str(name) for name in names]
+    nearest = difflib.get_close_matches(str(value), known, n=1, cutoff=0.6)
+    allowed = f"must be one of {', '.join(known)}" if len(known) <= _LISTED else reference
+    return f"did you mean {nearest[0]!r}? {allowed}".strip() if nearest else allowed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from typing import NoReturn
 
 
@@ -11,4 +12,11 @@ class OneLineErrors(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends the process."""
-        self.exit(2, f"error: {message} (see --help)\n")
+        self.exit(2, f"error: {message}{self._meant(message)} (see --help)\n")
+
+    def _meant(self, message: str) -> str:
+        """The option that an unknown one may have been meant for."""
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        options = [name for name in self._option_string_actions if name.startswith("--")]
+        nearest = difflib.get_close_matches(unknown[0].partition("=")[0], options, n=1) if unknown else []
+        return f"; did you mean {nearest[0]}?" if nearest else ""

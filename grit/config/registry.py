@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from grit.errors import ConfigError
+from grit.errors import ConfigError, among
 
 #: A name in `METHODS`: `RunConfig` refuses any other.
 Method = str
@@ -140,5 +140,5 @@ def method_spec(name: Method) -> MethodSpec:
         ConfigError: there is none of that name.
     """
     if name not in METHODS:
-        raise ConfigError("method", name, f"must be one of {', '.join(METHODS)}")
+        raise ConfigError("method", name, among(name, METHODS))
     return METHODS[name]

@@ -26,7 +26,7 @@ from grit.config.sections import (
     TaskSource,
 )
 from grit.config.settings import at_least, decisive, declared
-from grit.errors import ConfigError
+from grit.errors import ConfigError, among
 from grit.io.hashing import digest
 from grit.io.validation import validated
 
@@ -239,7 +239,8 @@ def section_of(name: str) -> str:
     """
     field_name = ALIASES.get(name, name)
     if field_name not in _SECTION_OF:
-        raise ConfigError("knob", name, f"must be tau, T, lambda, or one of {', '.join(SETTING_NAMES)}")
+        reference = "must be tau, T, lambda or another setting: --help-fields lists them"
+        raise ConfigError("knob", name, among(name, [*ALIASES, *SETTING_NAMES], reference=reference))
     return _SECTION_OF[field_name]
 
 

@@ -15,7 +15,7 @@ from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
-from grit.errors import ConfigError
+from grit.errors import ConfigError, among
 
 #: What a setting may wait for: the first refresh of the inverses, or the first reprojection.
 Moment = Literal["refresh", "reprojection"]
@@ -173,7 +173,7 @@ def check_types(config: Any) -> None:
         value = getattr(config, item.name)
         if item.words:
             if value not in item.words:
-                raise ConfigError(item.label, value, f"must be one of {', '.join(item.words)}")
+                raise ConfigError(item.label, value, among(value, item.words))
         elif item.hint is bool:
             if not isinstance(value, bool):
                 raise ConfigError(item.label, value, "must be true or false")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from grit.backbone.smollm2 import SMOLLM2
 from grit.config.registry import Method
 from grit.config.run_config import RunConfig
-from grit.errors import ConfigError
+from grit.errors import ConfigError, among
 from grit.presets.paper import PAPER_DEPARTURES, PAPER_MODELS, paper
 from grit.presets.peft_metamath import PEFT_DEPARTURES, PEFT_METAMATH, peft_metamath
 from grit.presets.small import embedded, smoke, smollm2
@@ -41,9 +41,9 @@ def configuration(
         ConfigError: there is no preset or no task of that name.
     """
     if name not in CONFIGURATIONS:
-        raise ConfigError("preset", name, f"must be one of {', '.join(CONFIGURATIONS)}")
+        raise ConfigError("preset", name, among(name, CONFIGURATIONS))
     if task is not None and task not in NAMES:
-        raise ConfigError("task", task, f"must be one of {', '.join(NAMES)}")
+        raise ConfigError("task", task, among(task, NAMES))
     return CONFIGURATIONS[name](method, task, steps)
 
 

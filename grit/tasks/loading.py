@@ -8,7 +8,7 @@ from pathlib import Path
 from grit.backbone import world
 from grit.config.run_config import RunConfig
 from grit.config.sections import TaskSource
-from grit.errors import ConfigError
+from grit.errors import ConfigError, among
 from grit.io.hashing import digest
 from grit.tasks import embedded
 from grit.tasks.base import Example, Task
@@ -45,7 +45,7 @@ def load_task(source: TaskSource, *, training: bool = True) -> Task:
                 )
         return embedded.load(source.name)
     if source.name not in CATALOG:
-        raise ConfigError("task", source.name, f"must be one of {', '.join(NAMES)}")
+        raise ConfigError("task", source.name, among(source.name, NAMES))
     kind = custom(source.template) if source.name == CUSTOM else DECLARATIONS[source.name]
     train: tuple[Example, ...] | None = ()
     left_out = 0

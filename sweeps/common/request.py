@@ -11,12 +11,12 @@ from typing import Any, cast
 
 from grit.cli.options import DataOptions, ModelOptions, with_data_options
 from grit.config.declared_knobs import KNOBS
-from grit.config.first_effect import idle_reason
+from grit.config.first_effect import idle_reason, idle_schedules
 from grit.config.method import GritConfig
 from grit.config.overrides import parse_cadence, parse_setting, with_overrides
 from grit.config.run_config import Overrides, RunConfig
 from grit.config.sections import Budget, Regime
-from grit.config.settings import POSITIVE, at_least
+from grit.config.settings import POSITIVE, at_least, within
 from grit.errors import ConfigError
 from ray_jobs.design.points import Point
 from ray_jobs.design.search_space import SearchRange
@@ -159,7 +159,10 @@ def _sequential(design: DesignOptions, asked: Preset, *, decides: bool) -> Seque
 def _seeds(design: DesignOptions, asked: Preset, sequential: SequentialDesign | None) -> tuple[int, ...]:
     """Those of a fixed design; of one that grows, those that a setting can have at most."""
     if design.seeds:
-        return tuple(dict.fromkeys(design.seeds))
+        repeated = [seed for seed in design.seeds if design.seeds.count(seed) > 1]
+        if repeated:
+            raise ConfigError("seeds", repeated[0], "is named twice: a seed is trained once")
+        return tuple(design.seeds)
     if sequential is None:
         return asked.seeds
     return tuple(range(asked.seeds[0], asked.seeds[0] + MOST_SEEDS))
@@ -167,6 +170,11 @@ def _seeds(design: DesignOptions, asked: Preset, sequential: SequentialDesign | 
 
 def _listed(texts: Sequence[str]) -> Overrides:
     """One setting that was named: `field=value`, one after the other."""
+    for text in texts:
+        first, comma, rest = text.partition(",")
+        if comma and "=" in rest and "[" not in text:
+            apart = " ".join(part.strip() for part in text.split(","))
+            raise ConfigError("point", text, f"its settings are separated by blanks: --point {apart}")
     return dict(parse_setting(text, "point") for text in texts)
 
 
@@ -232,6 +240,21 @@ def check_points_act(request: StudyRequest, points: Sequence[Point]) -> None:
             raise ConfigError(name, value, f"changes nothing: {reason}")
 
 
+def idle_sentences(request: StudyRequest, points: Sequence[Point]) -> list[str]:
+    """A sentence on each setting that is swept or listed and does not act within the budget of steps."""
+    if "step" not in request.regimes:
+        return []
+    base, steps, sentences = request.base, request.budget_steps, []
+    usual = idle_schedules(base.grit, steps)
+    for point in points:
+        if point.method not in (None, base.method):
+            continue
+        own = idle_schedules(with_overrides(base, dict(point.overrides)).grit, steps)
+        sentences += [f"{reason}, and the budget is {steps}" for reason in own if reason not in usual]
+    sentences += [f"{reason}, and the budget is {steps}: nothing of it is measured" for reason in usual]
+    return list(dict.fromkeys(sentences))
+
+
 def _coarse_grid(grit: GritConfig, oat: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
     """Each knob's lowest, default and highest value (paper H.3); a cadence of `none` stays out."""
     grid = {}
@@ -249,7 +272,7 @@ def _check(request: StudyRequest) -> None:
     at_least(0).check("search-points", request.search_points)
     for name, cap in (("max-overhead", search.max_overhead), ("max-footprint", search.max_footprint)):
         if cap is not None:
-            POSITIVE.check(name, cap)
+            within(0, 1).check(name, cap)
     if execution.max_concurrent is not None:
         at_least(1).check("max-concurrent", execution.max_concurrent)
     if execution.resume and execution.output is None:

@@ -19,7 +19,7 @@ from ray_jobs.design.study_presets import PresetOf, preset
 from ray_jobs.design.study_spec import StudySpec, read_spec
 from sweeps.common.command import content_of, run_study
 from sweeps.common.conclusion import EXIT_BAD_INPUT, EXIT_INTERRUPTED
-from sweeps.common.request import CommandLine, StudyRequest, check_points_act, resolve
+from sweeps.common.request import CommandLine, StudyRequest, check_points_act, idle_sentences, resolve
 from sweeps.common.study_options import KNOB_OPTIONS, DesignOptions, ExecutionOptions, SearchOptions
 
 #: Options that say which settings are measured or searched: a script that designs its points itself refuses
@@ -180,7 +180,8 @@ class StudyScript:
         points = self.points(request)
         check_points_act(request, points)
         if "tau" in self.designs:
-            print("".join(f"{sentence}\n" for sentence in request.not_swept), end="", file=sys.stderr)
+            sentences = [*request.not_swept, *idle_sentences(request, points)]
+            print("".join(f"{sentence}\n" for sentence in sentences), end="", file=sys.stderr)
         return Study(
             name=self.name,
             base=request.base,

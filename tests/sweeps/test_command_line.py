@@ -94,6 +94,11 @@ CASES = [
     (["--space", "nothing=1:2"], "knob = 'nothing'"),
     (["--space", "tau=0.5:2"], "tau"),
     (["--max-overhead", "-1"], "max-overhead = -1"),
+    (["--max-overhead", "3"], r"max-overhead = 3.0: must lie in \(0, 1\]"),
+    (["--seeds", "41", "42", "41"], "seeds = 41: is named twice"),
+    (["--set", "rnk=4"], "knob = 'rnk': did you mean 'rank'.*--help-fields"),
+    (["--task", "arithmetik"], "task = 'arithmetik': did you mean 'arithmetic'.*must be one of"),
+    (["--point", "tau=0.9,T=5"], "separated by blanks: --point tau=0.9 T=5"),
     (["--max-footprint", "0"], "max-footprint = 0"),
     (["--point", "tau=3"], "tau .*= 3"),
     (["--small-batch", "0"], "small-batch = 0"),
@@ -125,6 +130,20 @@ def test_bad_input_is_one_line_and_two(rows, capsys, monkeypatch, argv, words):
     assert error.count("\n") == 1
     assert re.search(words, error), error
     assert [p for p in sorted(rows.rglob("*")) if p not in before and p.name != "results"] == []
+
+
+def test_a_misspelt_option_is_told_of_its_neighbour(capsys):
+    with pytest.raises(SystemExit):
+        _main("--outptu", "x")
+    assert "unrecognized arguments: --outptu x; did you mean --output?" in capsys.readouterr().err
+
+
+def test_a_setting_that_cannot_act_within_the_budget_is_named(rows, capsys, monkeypatch):
+    monkeypatch.chdir(rows)
+    assert _main("--preset", "smoke", "--regimes", "step", "--T", "4", "500", "--dry-run") == 0
+    error = capsys.readouterr().err
+    assert "T = 500: the first reprojection comes in step 500, and the budget is 40\n" in error
+    assert error.count("the first reprojection") == 1
 
 
 @pytest.mark.parametrize(
