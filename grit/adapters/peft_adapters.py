@@ -189,6 +189,25 @@ def _pattern(path: str, paths: Iterable[str]) -> str:
     return f"^{re.escape(path)}" if ambiguous else path
 
 
+def check_exportable(model: Any, adapter: str) -> None:
+    """Whether the adapter is all that was changed of the backbone.
+
+    Raises:
+        ConfigError: its initialization changed the backbone's weights.
+    """
+    config = model.peft_config[adapter]
+    if not isinstance(config.init_lora_weights, bool) and config.init_lora_weights not in (
+        "gaussian",
+        "orthogonal",
+        "eva",
+    ):
+        raise ConfigError(
+            "init_lora_weights",
+            config.init_lora_weights,
+            "cannot be exported truncated: it changed the backbone's weights",
+        )
+
+
 def save_lora(
     model: Any,
     scalings: Mapping[str, float],
@@ -212,17 +231,8 @@ def save_lora(
         ConfigError: the adapter's initialization changed the backbone's weights, so that a plain adapter
             would not fit the original.
     """
+    check_exportable(model, adapter)
     config = copy.copy(model.peft_config[adapter])
-    if not isinstance(config.init_lora_weights, bool) and config.init_lora_weights not in (
-        "gaussian",
-        "orthogonal",
-        "eva",
-    ):
-        raise ConfigError(
-            "init_lora_weights",
-            config.init_lora_weights,
-            "cannot be exported truncated: it changed the backbone's weights",
-        )
     # A transformers model with an adapter of its own (`add_adapter`) has no wrapper, and its names no prefix.
     written = {
         _PREFIX + name.removeprefix(_PREFIX): tensor

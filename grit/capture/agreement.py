@@ -14,14 +14,15 @@ from torch import Tensor
 
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.capture.label_positions import Stream
-from grit.capture.observation import TINY, Observation, is_coarse
-from grit.runtime.workers import reduce_mean
+from grit.capture.observation import TINY, LayerCall, Observation, is_coarse
+from grit.runtime.workers import placed, reduce_mean
 
 #: Informative steps that are looked at.
 STEPS = 2
 #: Allowed difference, relative to the largest of both sides; and by how much of |grad| |weight| rounding may
 #: be off, in units of the number format's spacing.
 _RELATIVE = {torch.float64: 1e-6, torch.float32: 1e-3}
+_EXCHANGED = 1e-2
 _COARSE, _COARSE_SPACING = 5e-2, 2.0**-9
 _ROUNDINGS = 16.0
 #: Share of a layer's gradient energy that may lie where the inputs say is padding.
@@ -42,6 +43,7 @@ class Agreement:
         self._layers, self._streams = layers, streams
         self._sums: dict[int, Tensor] = {}
         self._coarse = False
+        self._padding_looked_at = steps == 0
 
     def observe(self, seen: Observation) -> None:
         """Adds one pass to the step's sums.
@@ -49,22 +51,32 @@ class Agreement:
         Raises:
             RuntimeError: a layer's gradient lies on what the inputs call padding.
         """
-        assert seen.positions is not None
-        padded = {}
-        for stream, tokens in seen.positions.tokens.items():
-            if not bool(seen.positions.padding_scored[stream]):
-                padded[stream] = tokens == 0
-        for index, layer in enumerate(self._layers):
+        if not self._padding_looked_at:
+            self._look_at_padding(seen)
+        if self.remaining <= 0:
+            return
+        for index in range(len(self._layers)):
             for call in seen.calls[index]:
-                assert call.gradient is not None
-                wide = torch.promote_types(call.activation.dtype, torch.float32)
-                z = call.activation.flatten(0, -2).to(wide)
-                arrived = call.gradient.flatten(0, -2).to(wide)
+                z, arrived = _flat(call)
                 product = arrived.mT @ z
                 self._sums[index] = self._sums[index] + product if index in self._sums else product
                 self._coarse = self._coarse or is_coarse(call.activation)
-                if self._streams[index] in padded:
-                    _check_padding(layer.name, arrived, padded[self._streams[index]])
+
+    def _look_at_padding(self, seen: Observation) -> None:
+        """At the first passes that have padding and gradients, whenever they come."""
+        assert seen.positions is not None
+        padded = {}
+        for stream, tokens in seen.positions.tokens.items():
+            if not bool(seen.positions.padding_scored[stream]) and not bool(tokens.all()):
+                padded[stream] = tokens == 0
+        for index, layer in enumerate(self._layers):
+            where = padded.get(self._streams[index])
+            for call in seen.calls[index] if where is not None else ():
+                assert where is not None
+                arrived = _flat(call)[1]
+                if bool(arrived.any()):
+                    self._padding_looked_at = True
+                    _check_padding(layer.name, arrived, where)
 
     def discard(self) -> None:
         """Forgets the passes of a step that was never taken."""
@@ -125,10 +137,19 @@ class Agreement:
                 if largest == 0:
                     continue
                 coarse = self._coarse or is_coarse(weight)
-                relative = _COARSE if coarse else _RELATIVE[captured.dtype]
+                # What workers exchange may be rounded on the way (DDP's communication hooks).
+                exact = _RELATIVE[captured.dtype] if placed()[1] == 1 else _EXCHANGED
+                relative = _COARSE if coarse else exact
                 spacing = _COARSE_SPACING if coarse else torch.finfo(captured.dtype).eps
                 pairs.append((layer, captured, seen, relative * largest + _ROUNDINGS * spacing * size))
         return pairs
+
+
+def _flat(call: LayerCall) -> tuple[Tensor, Tensor]:
+    """Z and what arrived at it, each (N, r), in float32 at least."""
+    assert call.gradient is not None
+    wide = torch.promote_types(call.activation.dtype, torch.float32)
+    return call.activation.flatten(0, -2).to(wide), call.gradient.flatten(0, -2).to(wide)
 
 
 def _through(gate: Tensor, product: Tensor, at_up: bool) -> Tensor:

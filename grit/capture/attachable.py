@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from grit.adapters.peft_adapters import AdaptedLayer
+from grit.capture.copied_hooks import FixedGate
 from grit.capture.label_positions import Layout
 from grit.capture.passes import is_attached
 from grit.errors import ConfigError
@@ -75,10 +76,21 @@ def check_trained(layers: Sequence[AdaptedLayer], optimizer: torch.optim.Optimiz
         ConfigError: one is not.
     """
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    owners: dict[int, str] = {}
     for layer in layers:
+        if any(isinstance(hook, FixedGate) for hook in layer.down._forward_hooks.values()):
+            raise ConfigError(
+                "model",
+                layer.name,
+                "is a copy with a gate of GRIT's in it: detach() the original, then copy it",
+            )
         if is_attached(layer.down):
             raise ConfigError("model", layer.name, "has GRIT attached already: handle.detach() first")
         for letter, weight in (("A", layer.down.weight), ("B", layer.up.weight)):
+            if owners.setdefault(id(weight), layer.name) != layer.name:
+                raise ConfigError(
+                    "model", layer.name, f"shares its {letter} with {owners[id(weight)]}; each needs its own"
+                )
             if isinstance(weight, DTensor) or hasattr(weight, "ds_id"):
                 raise ConfigError(
                     "model", layer.name, "has sharded weights (FSDP, ZeRO-3), and GRIT needs whole factors"

@@ -40,7 +40,20 @@ _CLASS_LAYOUTS: dict[str, Layout] = {
 }
 #: Names of decoder modules that read the encoder's output: their keys and values are encoder positions.
 _CROSS_ATTENTION = ("EncDecAttention", "encoder_attn", "crossattention", "cross_attention", "cross_attn")
-_KEY_OR_VALUE = ("k", "v", "k_proj", "v_proj", "key", "value")
+#: `c_attn` of a cross-attention is GPT-2's fused key and value; its query is `q_attn`.
+_KEY_OR_VALUE = ("k", "v", "k_proj", "v_proj", "key", "value", "key_proj", "value_proj", "c_attn", "kv_proj")
+_QUERY_OR_OUTPUT = (
+    "q",
+    "o",
+    "q_proj",
+    "o_proj",
+    "out_proj",
+    "query",
+    "query_proj",
+    "q_attn",
+    "c_proj",
+    "dense",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +122,9 @@ def streams_of(model: nn.Module, layout: Layout, names: Sequence[str]) -> list[S
 
     The encoder's layers are those inside the module that the model calls its encoder; a decoder may have a
     part of that name as well.
+
+    Raises:
+        ConfigError: a layer of cross-attention by whose name neither can be told.
     """
     if layout != "seq2seq":
         return ["main" for _ in names]
@@ -127,8 +143,17 @@ def _stream(model: nn.Module, name: str, inside_encoder: set[int]) -> Stream:
     parts = name.split(".")
     if id(model.get_submodule(name)) in inside_encoder or (not inside_encoder and "encoder" in parts):
         return "encoder"
-    crosses = any(part in _CROSS_ATTENTION for part in parts)
-    return "encoder" if crosses and parts[-1] in _KEY_OR_VALUE else "main"
+    if not any(part in _CROSS_ATTENTION for part in parts):
+        return "main"
+    if parts[-1] in _KEY_OR_VALUE:
+        return "encoder"
+    if parts[-1] in _QUERY_OR_OUTPUT:
+        return "main"
+    raise ConfigError(
+        "model",
+        name,
+        "is a part of cross-attention of which is not known whose positions it reads: leave it out",
+    )
 
 
 def named_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -194,11 +219,13 @@ def positions(layout: Layout, inputs: dict[str, Any]) -> Positions | None:
     )
 
 
-def unlabelled_positions(inputs: dict[str, Any]) -> Positions | None:
+def unlabelled_positions(layout: Layout, inputs: dict[str, Any]) -> Positions | None:
     """Every real token of a forward pass without labels, whose loss somebody computes from its outputs.
 
-    None where the inputs do not tell.
+    None where the inputs do not tell, and for an encoder-decoder, whose decoder's positions its labels give.
     """
+    if layout == "seq2seq":
+        return None
     try:
         mask = _mask(inputs, None)
     except ValueError:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from grit.capture.label_positions import Layout
-from grit.capture.observation import TINY, LogitsEvidence, Observation, is_coarse
+from grit.capture.observation import TINY, LayerCall, LogitsEvidence, Observation, is_coarse
 from grit.data.encode import IGNORED_LABEL
 
 #: What a model that its name calls one may be in truth: BartForCausalLM does not shift its labels.
@@ -27,6 +27,8 @@ _WEIGHT_TOLERANCE = 2e-3
 _COARSE_TOLERANCE = 2e-2
 #: The share of the gradient's energy that may come from elsewhere (the rounding of bf16 leaves 1e-5).
 _UNEXPLAINED = 1e-3
+#: |softmax - one-hot|^2 of a label below which its prediction is as good as certain, and shows nothing.
+_CERTAIN = 1e-8
 
 
 def evidence_at(layout: Layout, logits: Tensor, labels: Tensor, gradient: Tensor) -> LogitsEvidence | None:
@@ -75,11 +77,15 @@ def _evidence(logits: Tensor, targets: Tensor, gradient: Tensor) -> LogitsEviden
     direction = torch.softmax(logits.flatten(0, -2)[picked].to(own), dim=-1)
     direction[torch.arange(len(picked), device=direction.device), classes] -= 1
     seen = arrived[picked].to(own)
-    weight = (seen * direction).sum() / direction.square().sum().clamp(min=TINY)
+    size = direction.square().sum()
+    if float(size) < len(picked) * _CERTAIN:
+        return None
+    weight = (seen * direction).sum() / size
     left_over = (seen - weight * direction).square().sum() / seen.square().sum().clamp(min=TINY)
     energies = torch.linalg.vector_norm(arrived, dim=-1, dtype=own).square()
     elsewhere = energies[~scored].sum() / energies.sum().clamp(min=TINY)
-    return LogitsEvidence(weight=weight, unexplained=left_over.maximum(elsewhere))
+    coarse = is_coarse(logits) or is_coarse(gradient)
+    return LogitsEvidence(weight=weight, unexplained=left_over.maximum(elsewhere), coarse=coarse)
 
 
 class LossScale:
@@ -93,35 +99,60 @@ class LossScale:
         self._layout = layout
         self._over_step: bool | None = None
 
-    def wants_evidence(self, items: Tensor | int | None) -> bool:
-        """Whether a pass with these `num_items_in_batch` would settle whether the model heeds them."""
-        return items is not None and self._over_step is None
+    def wants_evidence(self, seen: Observation) -> bool:
+        """Whether a pass would settle whether the model heeds `num_items_in_batch`."""
+        if seen.items is None or self._over_step is not None or seen.positions is None:
+            return False
+        return int(seen.items) != int(seen.positions.label_count)
 
-    def weight(self, seen: Observation) -> Tensor:
+    def weight(self, seen: Observation, *, verify: bool) -> Tensor:
         """What one label's loss counted in that pass, whose loss has had a backward pass.
 
         Raises:
-            RuntimeError: the labels of one pass count differently.
+            RuntimeError: the labels of one pass count differently, or nothing was seen of a scale that is to
+                be verified.
         """
         assert seen.positions is not None
         if seen.loss_gradient is None:
             return _common(seen.label_weights)
-        own = seen.loss_gradient / seen.positions.label_count.clamp(min=1)
+        count = seen.positions.label_count if seen.parts is None else seen.parts
+        own = seen.loss_gradient / count.clamp(min=1)
         if seen.items is None:
             return own
         step = seen.loss_gradient / seen.items
-        if self._over_step is None and seen.evidence is not None:
-            self._settle(own, step, seen.evidence)
-        # Where no gradient at the logits was seen, as the library has it: its causal language models divide
-        # by the step's labels, other heads by their own.
-        over_step = self._layout == "causal" if self._over_step is None else self._over_step
+        over_step = self._over_step
+        if over_step is None:
+            over_step = self._seen_over_step(own, step, seen.evidence)
+        if over_step is None:
+            if verify and not seen.logits_seen and self._layout != "causal" and float(own) != float(step):
+                raise RuntimeError(
+                    "num_items_in_batch was given, and whether the model divides its loss by it cannot be "
+                    "seen: its logits take no part in the loss. Attach with verify=False to take it that it "
+                    "does not"
+                )
+            # As the library has it: its causal language models divide by the step's labels, others do not.
+            over_step = self._layout == "causal"
         return step if over_step else own
 
-    def _settle(self, own: Tensor, step: Tensor, evidence: LogitsEvidence) -> None:
+    def _seen_over_step(self, own: Tensor, step: Tensor, evidence: LogitsEvidence | None) -> bool | None:
+        """Which of both the evidence is nearer to, None where nothing tells; settled where they lie apart."""
+        if evidence is None or not math.isfinite(float(evidence.weight)):
+            return None
+        if not float(evidence.unexplained) <= _UNEXPLAINED:
+            return None
         measured = float(evidence.weight)
-        distances = [abs(measured - float(candidate)) for candidate in (own, step)]
+        nearer = abs(measured - float(step)) < abs(measured - float(own))
         if abs(float(own) - float(step)) > _COARSE_TOLERANCE * abs(float(own)):
-            self._over_step = distances[1] < distances[0]
+            self._over_step = nearer
+        return nearer
+
+    def state_dict(self) -> bool | None:
+        """What was learned, for a checkpoint."""
+        return self._over_step
+
+    def load_state_dict(self, state: bool | None) -> None:
+        """Restores `state_dict()`."""
+        self._over_step = state
 
     def check(self, seen: Observation) -> None:
         """Holds the weight that was concluded against the one that was seen.
@@ -135,8 +166,8 @@ class LossScale:
         unexplained = float(seen.evidence.unexplained)
         if not all(map(math.isfinite, (concluded, measured, unexplained))):
             return  # the step will not be taken: the guard drops it
-        # Half precision shows in the layers, also where logits and loss are float32 again.
-        coarse = any(is_coarse(call.activation) for calls in seen.calls.values() for call in calls)
+        # Half precision shows in the layers, where logits are float32, or in the logits, where adapters are.
+        coarse = seen.evidence.coarse or any(map(_ran_coarse, seen.calls.values()))
         tolerance = _COARSE_TOLERANCE if coarse else _WEIGHT_TOLERANCE
         if abs(measured - concluded) <= tolerance * abs(concluded) and unexplained <= _UNEXPLAINED:
             return
@@ -153,6 +184,10 @@ class LossScale:
             "by that factor squared: pass the right `labels=` to attach, let the model compute its own loss, "
             "or attach with verify=False"
         )
+
+
+def _ran_coarse(calls: list[LayerCall]) -> bool:
+    return any(is_coarse(call.activation) for call in calls)
 
 
 def _common(weights: Tensor | None) -> Tensor:

@@ -15,8 +15,14 @@ TINY = 1e-30
 
 def is_coarse(tensor: Tensor) -> bool:
     """Whether what computed it rounds to half precision or to TF32."""
-    tf32 = tensor.is_cuda and tensor.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+    tf32 = tensor.is_cuda and tensor.dtype == torch.float32 and _tf32_allowed()
     return tf32 or tensor.dtype in (torch.float16, torch.bfloat16)
+
+
+def _tf32_allowed() -> bool:
+    """Torch refuses to be asked in the old way once it was told in the new one."""
+    precision: str = torch.backends.cuda.matmul.fp32_precision
+    return precision == "tf32"
 
 
 @dataclass(kw_only=True)
@@ -40,11 +46,13 @@ class LogitsEvidence:
         weight: what one label's cross-entropy counts in the scalar that was differentiated (a scalar tensor).
         unexplained: share of the gradient's energy at the positions looked at that no such cross-entropy
             explains, and of all of it at positions without a label (a scalar tensor).
+        coarse: whether the logits were in half precision.
         better_layout: another layout of labels that would explain it.
     """
 
     weight: Tensor
     unexplained: Tensor
+    coarse: bool = False
     better_layout: Layout | None = None
 
 
@@ -58,10 +66,12 @@ class Observation:
         unlabelled: every real token, where the inputs had no labels.
         labels: as they were given to the model. items: `num_items_in_batch`, where it was given.
         loss_gradient: what arrived at the model's own loss, added over backward passes.
+        parts: what the mean of a loss outside is over, in all passes that it was made of together.
         outside: whether the loss is computed outside the model, and somebody said what it is a mean over.
         label_weights: what arrived at log-probabilities that the model returned instead of a loss, negated:
             what each label's loss counts (labels); added over backward passes.
-        evidence: what arrived at the logits, where somebody looked.
+        logits_seen: whether a gradient arrived at the logits, where somebody looked.
+        evidence: what it said; None where it says nothing.
         loss_weight: what one label's loss counts in the scalar that was differentiated; set when the pass is
             handed on.
         handed_on: whether the statistics have it already.
@@ -74,7 +84,9 @@ class Observation:
     items: Tensor | int | None = None
     loss_gradient: Tensor | None = None
     outside: bool = False
+    parts: Tensor | None = None
     label_weights: Tensor | None = None
+    logits_seen: bool = False
     evidence: LogitsEvidence | None = None
     loss_weight: Tensor | None = None
     handed_on: bool = False
@@ -113,5 +125,6 @@ class Observation:
         self.evidence = LogitsEvidence(
             weight=self.evidence.weight + evidence.weight,
             unexplained=self.evidence.unexplained.maximum(evidence.unexplained),
+            coarse=self.evidence.coarse or evidence.coarse,
             better_layout=evidence.better_layout,
         )

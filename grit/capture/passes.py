@@ -8,6 +8,7 @@ begins, so that at most one micro-batch's observations are alive, whatever the a
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.capture.copied_hooks import OwnHook
+from grit.capture.gradients_kept import GradientsKept
 from grit.capture.label_positions import Layout, named_inputs, positions, unlabelled_positions
 from grit.capture.loss_scale import LossScale, evidence_at
+from grit.capture.model_outputs import field_of, on_gradient
 from grit.capture.observation import LayerCall, Observation
 from grit.data.encode import IGNORED_LABEL
 
@@ -40,6 +43,7 @@ class Capture:
         model: whose forward passes are watched. layers: its adapted layers. layout: of its labels.
         sink: takes every observed pass once its backward is over.
         before_pass: called before every observed forward pass, when earlier ones have been handed on.
+        discard: called when the passes handed on so far turn out to belong to no step.
         watch_loss: keep the model's own losses, armed or not, for `take_losses`.
 
     Attributes:
@@ -56,11 +60,14 @@ class Capture:
         *,
         sink: Callable[[Observation], None],
         before_pass: Callable[[], None] = lambda: None,
+        discard: Callable[[], None] = lambda: None,
         watch_loss: bool = False,
     ) -> None:
         self.armed, self.verifying, self.passes = False, False, 0
         self._layers, self._layout, self._sink = layers, layout, sink
-        self._loss_scale = LossScale(layout)
+        self.loss_scale = LossScale(layout)
+        self._discard = discard
+        self._kept = GradientsKept(layers, self._forget_passes)
         self._before_pass, self._watch_loss = before_pass, watch_loss
         self._losses: list[Tensor] = []
         self._gates: list[Tensor | None] = [None] * len(layers)
@@ -78,9 +85,11 @@ class Capture:
         """Observes passes from now on, or no longer."""
         self.armed = on
 
-    def forget_passes(self) -> None:
-        """The passes handed on so far belong to no step."""
-        self.passes = 0
+    def _forget_passes(self) -> None:
+        """The passes handed on so far belong to no step: their gradients are gone."""
+        if self.passes:
+            self.passes = 0
+            self._discard()
 
     def take_losses(self) -> list[Tensor]:
         """The model's own losses since the last call."""
@@ -116,6 +125,7 @@ class Capture:
                 outside the model, or is not the mean that its layout means.
         """
         self._hand_on()
+        self._kept.step_taken()
         counted, self.passes, self._open = (self.passes, len(self._open)), 0, []
         return counted
 
@@ -127,10 +137,14 @@ class Capture:
         self._current = None
         done = [seen for seen in self._open if seen.calls]
         self._open = [seen for seen in self._open if not seen.calls]
-        for seen in done:
-            self._conclude(seen)
-            self.passes += 1
-            self._sink(seen)
+        if done and self._kept.all_gone():  # a backward pass that failed, and was cleared away
+            self._forget_passes()
+            return
+        with torch.inference_mode(False):
+            for seen in done:
+                self._conclude(seen)
+                self.passes += 1
+                self._sink(seen)
 
     def _conclude(self, seen: Observation) -> None:
         """Nothing is missing of that pass, and its loss is what it should be."""
@@ -146,9 +160,9 @@ class Capture:
                 "the loss was not computed by the model: pass `labels` to its forward, so that its scale is "
                 "known, or say what your own loss is a mean over (handle.outside_loss)"
             )
-        seen.loss_weight = self._loss_scale.weight(seen)
+        seen.loss_weight = self.loss_scale.weight(seen, verify=self.verifying)
         if self.verifying:
-            self._loss_scale.check(seen)
+            self.loss_scale.check(seen)
 
     def _layer_hook(self, index: int) -> OwnHook:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
@@ -160,12 +174,20 @@ class Capture:
             # fires.
             if current is not None and output.requires_grad:
                 call = LayerCall(activation=output.detach())
-                gated.register_hook(lambda gradient: current.add_gradient(index, call, gradient))
+                gated.register_hook(partial(self._gradient_arrived, current, index, call))
             return None if gate is None else gated
 
         return OwnHook(hook, gate=lambda: self._gates[index])
 
+    def _gradient_arrived(
+        self, seen: Observation, index: int, call: LayerCall, gradient: Tensor | None
+    ) -> None:
+        if gradient is not None:  # a compiled backward pass calls hooks of what it does not need
+            self._kept.backward_begins()
+            seen.add_gradient(index, call, gradient)
+
     def _before_model(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._kept.forget()
         self._hand_on()
         if self.armed and model.training and torch.is_grad_enabled():
             self._before_pass()
@@ -173,7 +195,7 @@ class Capture:
             labelled = positions(self._layout, inputs)
             self._current = Observation(
                 positions=labelled,
-                unlabelled=unlabelled_positions(inputs) if labelled is None else None,
+                unlabelled=unlabelled_positions(self._layout, inputs) if labelled is None else None,
                 labels=inputs.get("labels"),
                 items=inputs.get("num_items_in_batch"),
             )
@@ -181,21 +203,27 @@ class Capture:
 
     def _after_model(self, _model: nn.Module, _args: Any, _kwargs: dict[str, Any], output: Any) -> None:
         current = self._current
-        loss = _field(output, "loss")
+        loss = field_of(output, "loss")
         if self._watch_loss and loss is not None and loss.requires_grad:
             self._losses.append(loss.detach())
         if current is None or current.positions is None:
             return
-        self._watch_log_probabilities(current, _field(output, "log_probs"))
+        self._watch_log_probabilities(current, field_of(output, "log_probs"))
         if loss is None or not loss.requires_grad:
             return
         loss.register_hook(
             lambda gradient: None if current.outside else self._loss_arrived(current, gradient)
         )
-        if self.verifying or self._loss_scale.wants_evidence(current.items):
-            self._watch_logits(current, _field(output, "logits"))
+        if self.verifying and isinstance(field_of(output, "aux_loss"), Tensor):
+            warnings.warn(
+                "the model adds an auxiliary loss (a router's): Sigma_g holds its gradient as well",
+                stacklevel=2,
+            )
+        if self.verifying or self.loss_scale.wants_evidence(current):
+            self._watch_logits(current, field_of(output, "logits"))
 
     def _loss_arrived(self, observation: Observation, gradient: Tensor) -> None:
+        self._kept.backward_begins()
         # What arrives at the model's loss is the accumulation factor times the AMP scale.
         observation.add_loss_gradient(gradient)
         # Re-entrant checkpointing runs the layers again during the backward pass that now begins: what they
@@ -211,6 +239,7 @@ class Capture:
         scored = labels[:, -values.shape[-1] :] != IGNORED_LABEL
 
         def hook(gradient: Tensor) -> None:
+            self._kept.backward_begins()
             observation.add_label_weights(-gradient.detach()[scored])
             if any(observation is seen for seen in self._open):
                 self._current = observation
@@ -222,17 +251,26 @@ class Capture:
 
         Args:
             loss: a mean over `count` labels; where it is differentiated, its scale is seen.
-            count: of what makes up the mean.
+            count: of what makes up the mean, over all those passes.
+
+        Raises:
+            RuntimeError: the passes have such a loss already.
         """
         if self._watch_loss:
             self._losses.append(loss.detach())
+        if self._open and all(seen.outside for seen in self._open):
+            raise RuntimeError(
+                "these forward passes have a loss already: add up its parts, and say once what is meant"
+            )
+        first = True
         for seen in self._open:
-            positions_known = seen.positions or seen.unlabelled
-            if seen.outside or seen.loss_gradient is not None or positions_known is None:
+            located = seen.positions or seen.unlabelled
+            if seen.outside or seen.loss_gradient is not None or located is None:
                 continue
-            total = torch.as_tensor(count, device=positions_known.label_count.device)
-            seen.positions = replace(positions_known, label_count=total)
-            seen.items, seen.outside = None, True
+            total = torch.as_tensor(count, device=located.label_count.device)
+            # What the mean is over counts once, however many passes it was made of.
+            seen.positions = replace(located, label_count=total if first else torch.zeros_like(total))
+            seen.items, seen.outside, seen.parts, first = None, True, total, False
             loss.register_hook(partial(self._loss_arrived, seen))
 
     def _watch_logits(self, observation: Observation, logits: Any) -> None:
@@ -242,12 +280,9 @@ class Capture:
 
         values = logits.detach()  # a hook that held its own tensor would never be freed
 
-        def hook(gradient: Tensor) -> None:
+        def look(gradient: Tensor) -> None:
+            observation.logits_seen = True
             with torch.no_grad():
                 observation.add_evidence(evidence_at(self._layout, values, labels, gradient.detach()))
 
-        logits.register_hook(hook)
-
-
-def _field(output: Any, name: str) -> Any:
-    return output.get(name) if isinstance(output, dict) else getattr(output, name, None)
+        on_gradient(logits, look)

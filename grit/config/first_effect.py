@@ -58,7 +58,7 @@ def reprojection_onset(config: GritConfig) -> float:
 def idle_schedules(config: GritConfig, steps: float) -> list[str]:
     """What is switched on and does not act within `steps` optimizer steps, in words."""
     idle = []
-    first = curvature_onset(config)
+    first = max(curvature_onset(config), config.ng_warmup_steps)
     if math.isfinite(first) and first >= steps:
         idle.append(
             f"kfac_update_freq = {config.kfac_update_freq}: preconditioning begins in step {first + 1:g}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from grit.adapters.peft_adapters import adapted_layers, save_lora
+from grit.adapters.peft_adapters import adapted_layers, check_exportable, save_lora
 from grit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def export_adapter(
     """
     if adapter not in (None, handle.adapter):
         raise ConfigError("adapter", adapter, f"this handle trains {handle.adapter!r}")
+    check_exportable(model, handle.adapter)
     handle.finish()
     whole = handle.config.reprojection_mix != 1.0
     gates, ranks = handle.gates(), {} if whole else handle.ranks()

@@ -6,7 +6,8 @@ Global-norm clipping, and a step with a NaN or Inf in its gradients is not taken
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,25 +45,53 @@ def unscale(optimizer: torch.optim.Optimizer) -> None:
 
 
 class EvaluatedClosure:
-    """The closure of `optimizer.step(closure)` (Lightning's loops), evaluated before gradients change.
+    """The closure of `optimizer.step(closure)` (Lightning's loops), evaluated before gradients change."""
 
-    Raises:
-        RuntimeError: on a second call; the optimizer looks at the loss more than once in a step.
-    """
-
-    def __init__(self, closure: Callable[[], Any]) -> None:
+    def __init__(self, closure: Callable[[], Any], parameters: Sequence[torch.nn.Parameter]) -> None:
         with torch.enable_grad():
             self._loss = closure()
-        self._taken = False
+        self._parameters, self._taken = parameters, False
+        self._versions = [parameter._version for parameter in parameters]
 
     def __call__(self) -> Any:
-        """What the closure returned."""
-        if self._taken:
+        """What the closure returned.
+
+        Raises:
+            RuntimeError: the optimizer asks for another gradient: a second time, or of other weights.
+        """
+        moved = [parameter._version for parameter in self._parameters] != self._versions
+        if self._taken or moved or all(parameter.grad is None for parameter in self._parameters):
             raise RuntimeError(
                 "this optimizer evaluates its closure several times a step; GRIT preconditions one gradient"
             )
         self._taken = True
         return self._loss
+
+
+class NestedCalls:
+    """Tells the outermost of calls that lie in each other."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+
+    def enter(self) -> bool:
+        """Whether this call lies in another."""
+        self._depth += 1
+        return self._depth > 1
+
+    def leave(self) -> bool:
+        """Whether the call that ends lies in another."""
+        self._depth = max(0, self._depth - 1)
+        return self._depth > 0
+
+    @contextmanager
+    def left_on_error(self) -> Iterator[None]:
+        """The call has ended if what happens within fails."""
+        try:
+            yield
+        except BaseException:
+            self._depth = 0
+            raise
 
 
 class GradientGuard:

@@ -36,6 +36,7 @@ from grit.geometry.events import (
 from grit.geometry.gradient_guard import (
     EvaluatedClosure,
     GradientGuard,
+    NestedCalls,
     flat_gradient,
     trained_parameters,
     unscale,
@@ -83,7 +84,7 @@ class GritHandle:
         streams = streams_of(model, layout, [layer.name for layer in layers])
         self._state = GeometryState(layers, streams, config)
         self._agreement = Agreement(layers, streams, steps=STEPS if verify else 0)
-        self._held = HeldWeights(layers)
+        self._held, self._nested = HeldWeights(layers), NestedCalls()
         self._totals = SectionTotals(self._state.device)
         self._controller = _controller(optimizer, config)
         self._observer: StepObserver | None = None
@@ -93,7 +94,8 @@ class GritHandle:
             layers,
             layout,
             sink=self._observe,
-            before_pass=self._before_pass,
+            before_pass=self._follow,
+            discard=self._discard,
             watch_loss=self._controller is not None,
         )
         self._capture.verifying = self._verifying
@@ -190,9 +192,11 @@ class GritHandle:
         if not self._refilled(just_done=every):
             yield
             return
+        foreign = self._held.written
         with self._state.truncated(self.step):
             yield
-        self._held.note()
+        if not foreign:
+            self._held.note()
 
     def _refilled(self, *, just_done: tuple[str, ...]) -> bool:
         """Whether the optimizer has had a step to refill discarded directions in."""
@@ -244,31 +248,28 @@ class GritHandle:
         self._state.follow()
         self._restore_place(gates, seconds)
 
-    def _before_pass(self) -> None:
-        self._follow()
-        weights = (weight for layer in self.layers for weight in (layer.down.weight, layer.up.weight))
-        if self._capture.passes and all(weight.grad is None for weight in weights):
-            # Gradients were cleared and no step was taken: a gradient scaler skipped it, and its passes
-            # belong to no step.
-            self._capture.forget_passes()
-            self._state.discard()
-            self._agreement.discard()
+    def _discard(self) -> None:
+        self._state.discard()
+        self._agreement.discard()
 
     def _observe(self, seen: Observation) -> None:
         with self._section("fisher"):
             if self._capture.passes == 1 or self.config.accumulated_statistics:
                 self._state.observe(seen)
-            if self._verifying:
-                self._agreement.observe(seen)
+            self._agreement.observe(seen)
 
     def _before_step(self, _optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """As a hook before the optimizer's step; a closure is evaluated here, and only handed on to it."""
-        closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
-        replaced = None
-        if closure is not None:
-            replaced = (args[:1], {**kwargs, "closure": EvaluatedClosure(closure)})
-        self._held.check_same()
-        self._prepare_step()
+        if self._nested.enter():
+            return None  # a subclass's step calls its parent's, and torch calls hooks at both
+        with self._nested.left_on_error():
+            closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
+            replaced = None
+            if closure is not None:
+                evaluated = EvaluatedClosure(closure, trained_parameters(self._optimizer))
+                replaced = (args[:1], {**kwargs, "closure": evaluated})
+            self._held.check_same()
+            self._prepare_step()
         return replaced
 
     def _prepare_step(self) -> None:
@@ -327,6 +328,8 @@ class GritHandle:
                     self._refresh()
 
     def _after_step(self, *_: Any) -> None:
+        if self._nested.leave():
+            return
         self.step += 1
         self._arm()
         if self.guard.skipped_last:
@@ -381,6 +384,7 @@ class GritHandle:
             "layers": {layer.name: layer.rank for layer in self.layers},
             "step": self.step,
             "to_verify": self._agreement.remaining,
+            "loss_scale": self._capture.loss_scale.state_dict(),
             "events": [event.row() for event in self.events],
             "groups": self._state.state_dict(),
             "gates": self._gates(),
@@ -406,6 +410,7 @@ class GritHandle:
                 raise ConfigError("state", name, f"has rank {there} in this state, and {here} in this model")
         self._agreement.remaining = min(self._agreement.remaining, state.get("to_verify", 0))
         self._capture.verifying = self._verifying
+        self._capture.loss_scale.load_state_dict(state.get("loss_scale"))
         self.step, self.events = state["step"], [event_of(row) for row in state["events"]]
         self._state.load_state_dict(state["groups"])
         self._restore_place(state["gates"], state["seconds"])

@@ -43,7 +43,7 @@ class HandleSummary:
         lines = [
             f"GRIT on {self.layers} layers, after {self.step} steps",
             f"  statistics     over {self.tokens:,} tokens",
-            f"  preconditions  {'yes' if self.preconditions else 'not yet'}",
+            f"  preconditions  {'yes' if self.preconditions else 'no'}",
             f"  reprojections  {self.reprojections}",
             f"  ranks          {low} to {high}",
             f"  parameters     {self.effective_parameters:,} of {self.parameters:,} act",
@@ -65,7 +65,7 @@ def summary_of(
         layers=len(ranks),
         tokens=min(entry.seen_a for entry in factors),
         waiting=waiting,
-        preconditions=refreshed and waiting < len(ranks),
+        preconditions=refreshed and waiting < len(ranks) and step > config.ng_warmup_steps,
         reprojections=acted,
         ranks=(min(ranks.values()), max(ranks.values())),
         parameters=state.parameters(),
@@ -84,8 +84,8 @@ def _notes(
         notes.append(
             f"{waiting} layers wait for kfac_min_samples = {config.kfac_min_samples} (tokens and labels)"
         )
-    first = curvature_onset(config)
-    if not refreshed and first < float("inf"):
+    first = max(curvature_onset(config), config.ng_warmup_steps)
+    if not (refreshed and step > first) and first < float("inf"):
         notes.append(f"preconditioning begins in step {first + 1:g} (kfac_update_freq, ng_warmup_steps)")
     first = reprojection_onset(config)
     if not acted and step <= first < float("inf"):

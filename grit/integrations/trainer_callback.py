@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ class GritCallback(TrainerCallback):
     Args:
         config: the switches; None scales the paper's schedules to the trainer's number of steps.
         labels, adapter, verify: as of `attach`.
+        resume_from: the checkpoint that the trainer resumes from, where it lies outside its `output_dir`.
 
     Attributes:
         handle: of the training that runs or was the last; None before the first.
@@ -46,8 +48,10 @@ class GritCallback(TrainerCallback):
         labels: Layout | None = None,
         adapter: str = "default",
         verify: bool = True,
+        resume_from: Path | str | None = None,
     ) -> None:
         self.handle: GritHandle | None = None
+        self._resume_from = None if resume_from is None else Path(resume_from)
         self._config, self._labels, self._adapter, self._verify = config, labels, adapter, verify
         self._model: Any = None
         self._clipping: float | None = None
@@ -60,6 +64,7 @@ class GritCallback(TrainerCallback):
         Raises:
             ConfigError: the loss is smoothed, or something that `attach` refuses.
             FileNotFoundError: training resumes from a checkpoint without GRIT's state.
+            ValueError: the state is of other weights.
         """
         if args.label_smoothing_factor:
             raise ConfigError(
@@ -70,25 +75,23 @@ class GritCallback(TrainerCallback):
         if self.handle is not None:
             self.handle.detach()
         self._model = given["model"]
+        self._clipping = args.max_grad_norm or self._clipping  # an interrupted training left it here
         self.handle = attach(
             self._model,
             given["optimizer"],
-            self._scheduled(args, state.max_steps),
+            self._scheduled(state.max_steps),
             labels=self._labels,
             adapter=self._adapter,
             verify=self._verify,
             total_steps=state.max_steps,
         )
+        args.max_grad_norm = 0.0
         if state.global_step > 0:
-            self._load(_checkpoint(args, state))
+            self._load(self._resume_from or _checkpoint(args, state))
 
-    def _scheduled(self, args: TrainingArguments, steps: int) -> GritConfig:
+    def _scheduled(self, steps: int) -> GritConfig:
         config = self._config or GritConfig.for_steps(steps)
-        if args.max_grad_norm:
-            self._clipping = args.max_grad_norm
-            config = replace(config, max_grad_norm=config.max_grad_norm or args.max_grad_norm)
-            args.max_grad_norm = 0.0
-        return config
+        return replace(config, max_grad_norm=config.max_grad_norm or self._clipping or None)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -96,7 +99,8 @@ class GritCallback(TrainerCallback):
         """Puts the handle's state beside the model's, in the trainer's checkpoint."""
         folder = _checkpoint(args, state)
         if self.handle is not None and state.is_world_process_zero and folder.is_dir():
-            torch.save(self.handle.state_dict(), folder / STATE_FILE)
+            held = {"handle": self.handle.state_dict(), "weights": _fingerprint(self.handle)}
+            torch.save(held, folder / STATE_FILE)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -109,15 +113,23 @@ class GritCallback(TrainerCallback):
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load(Path(state.best_model_checkpoint))
         self.handle.finish()
+        self.handle.detach()  # what else is done with the model is no training of this callback
 
     def _load(self, checkpoint: Path) -> None:
         file = checkpoint / STATE_FILE
         if not file.is_file():
             raise FileNotFoundError(
-                f"{file}: this checkpoint has no state of GRIT; it was written without GritCallback"
+                f"{file}: no state of GRIT lies there. Where training resumes from a folder outside "
+                "output_dir, say GritCallback(resume_from=...)"
             )
         assert self.handle is not None
-        self.handle.load_state_dict(torch.load(file, map_location="cpu", weights_only=False))
+        held = torch.load(file, map_location="cpu", weights_only=False)
+        if held["weights"] != _fingerprint(self.handle):
+            raise ValueError(
+                f"{file}: it belongs to other weights than the trainer has loaded; say which checkpoint with "
+                "GritCallback(resume_from=...)"
+            )
+        self.handle.load_state_dict(held["handle"])
 
     def export(self, path: Path | str) -> ExportReport:
         """Writes the trained adapter, truncated to its ranks, as a plain PEFT adapter.
@@ -142,10 +154,11 @@ class GritCallback(TrainerCallback):
 
         @functools.wraps(compute)
         def watched(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            parts = parts_in(inputs)  # before the trainer takes labels out
             result = compute(model, inputs, *args, **kwargs)
             if self.handle is not None:
                 loss = result[0] if isinstance(result, tuple) else result
-                self.handle.outside_loss(loss, parts_in(inputs))
+                self.handle.outside_loss(loss, parts)
             return result
 
         trainer.compute_loss = watched
@@ -154,3 +167,12 @@ class GritCallback(TrainerCallback):
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
     """The trainer's folder for the step that it is at."""
     return Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
+
+
+def _fingerprint(handle: GritHandle) -> str:
+    """Of the adapter's weights."""
+    digest = hashlib.sha256()
+    for layer in handle.layers:
+        for weight in (layer.down.weight, layer.up.weight):
+            digest.update(weight.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -109,7 +109,7 @@ def test_a_checkpoint_without_the_state_is_not_resumed_from(tiny_llama, token_ba
     ).train()
     (tmp_path / "checkpoint-2" / STATE_FILE).unlink()
     trainer = _trainer(tiny_llama(), _rows(token_batches), tmp_path, GritCallback(ACTIVE), **saving)
-    with pytest.raises(FileNotFoundError, match="has no state of GRIT"):
+    with pytest.raises(FileNotFoundError, match="no state of GRIT lies there"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
@@ -156,6 +156,52 @@ def test_schedules_fit_the_trainers_steps_or_are_warned_of_by_name(tiny_llama, t
     trainer = _trainer(tiny_llama(), _rows(token_batches), tmp_path, GritCallback(GritConfig()))
     with pytest.warns(UserWarning, match="T = 50: the first reprojection comes in step 50, .* after 4"):
         trainer.train()
+
+
+def test_a_state_of_other_weights_is_not_resumed_from(tiny_llama, token_batches, tmp_path):
+    """The trainer resumes from a folder outside its own, where another training left the same step."""
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    rows, stop = _rows(token_batches), {"max_steps": 2}
+    _trainer(tiny_llama(dropout=0.0), rows, tmp_path / "a", GritCallback(ACTIVE), **saving, **stop).train()
+    other = {**saving, **stop, "learning_rate": 3e-2}
+    _trainer(tiny_llama(dropout=0.0), rows, tmp_path / "b", GritCallback(ACTIVE), **other).train()
+    checkpoint = tmp_path / "a" / "checkpoint-2"
+    astray = _trainer(tiny_llama(dropout=0.0), rows, tmp_path / "b", GritCallback(ACTIVE), **saving)
+    with pytest.raises(ValueError, match=r"belongs to other weights .* GritCallback\(resume_from=\.\.\.\)"):
+        astray.train(resume_from_checkpoint=str(checkpoint))
+    callback = GritCallback(ACTIVE, resume_from=checkpoint)
+    trainer = _trainer(tiny_llama(dropout=0.0), rows, tmp_path / "b", callback, **saving)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert callback.handle.step == 4
+
+
+def test_clipping_survives_an_interrupted_training(tiny_llama, token_batches, tmp_path):
+    from transformers import TrainerCallback
+
+    class Interrupts(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    callback = GritCallback(ACTIVE)
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    trainer = _trainer(tiny_llama(dropout=0.0), _rows(token_batches), tmp_path, callback, **saving)
+    trainer.add_callback(Interrupts)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.remove_callback(Interrupts)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert callback.handle.config.max_grad_norm == 0.05
+    assert trainer.args.max_grad_norm == 0.05
+
+
+def test_nothing_follows_the_model_when_training_is_over(tiny_llama, token_batches, tmp_path):
+    model = tiny_llama(dropout=0.0)
+    _trainer(model, _rows(token_batches), tmp_path, GritCallback(ACTIVE)).train()
+    optimizer = torch.optim.SGD(_parameters(model), lr=0.1)
+    model.train()(input_ids=token_batches()[0]["input_ids"]).logits.sum().backward()
+    optimizer.step()
+    attach(model, optimizer, WATCH)
 
 
 # Losses that are computed from the model's outputs.
@@ -216,6 +262,28 @@ def test_a_loss_outside_the_model_is_a_mean_over_what_is_said(tiny_llama, token_
 
     model = tiny_llama(dropout=0.0)
     handle = _factors(model, token_batches(), loss_of)
+    streams = ["main"] * len(handle.layers)
+    _assert_defined(handle, factors_by_definition(model, handle.layers, token_batches(), "causal", streams))
+
+
+def test_a_loss_over_several_forward_passes_counts_its_parts_once(tiny_llama, token_batches):
+    """As chosen and rejected answers in passes of their own: one mean over both."""
+
+    def joined(handle, model, _batch):
+        losses, count = [], 0
+        for batch in token_batches():
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            targets = batch["labels"][:, 1:].flatten()
+            flat = logits[:, :-1].flatten(0, 1)
+            losses.append(torch.nn.functional.cross_entropy(flat, targets, reduction="sum"))
+            count += int((targets != -100).sum())
+        loss = handle.outside_loss(sum(losses) / count, count)
+        with pytest.raises(RuntimeError, match="have a loss already"):
+            handle.outside_loss(loss, count)
+        return loss
+
+    model = tiny_llama(dropout=0.0)
+    handle = _factors(model, token_batches(count=1), joined)
     streams = ["main"] * len(handle.layers)
     _assert_defined(handle, factors_by_definition(model, handle.layers, token_batches(), "causal", streams))
 

@@ -404,7 +404,7 @@ def test_a_method_that_is_none_is_refused_in_a_study_file(tmp_path, capsys):
     assert _main("--preset", "smoke", "--save-study", str(file)) == 0
     file.write_text(file.read_text().replace("method: null", "method: lroa", 1))
     assert _main("--study", str(file), "--dry-run", "--no-measure") == 2
-    assert "error: method = 'lroa': must be one of lora" in capsys.readouterr().err
+    assert "error: method = 'lroa': did you mean 'lora'? must be one of lora" in capsys.readouterr().err
 
 
 def test_a_search_range_is_finite(capsys):
