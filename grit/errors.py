@@ -35,7 +35,7 @@ def among(value: object, names: Iterable[str], *, reference: str = "") -> str:
         names: what could be.
         reference: where many names are listed.
     """
-    known = [str(name) for name in names]
-    nearest = difflib.get_close_matches(str(value), known, n=1, cutoff=0.6)
-    allowed = f"must be one of {', '.join(known)}" if len(known) <= _LISTED else reference
+    words = [str(name) for name in names]
+    nearest = difflib.get_close_matches(str(value), words, n=1, cutoff=0.6)
+    allowed = f"must be one of {', '.join(words)}" if len(words) <= _LISTED else reference
     return f"did you mean {nearest[0]!r}? {allowed}".strip() if nearest else allowed
