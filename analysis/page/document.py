@@ -5,8 +5,8 @@ Written as HTML and Markdown with its files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from analysis.evidence.study_marks import marks_of
 from analysis.page.figure_spec import FigureSpec
 from analysis.page.render import render
 from analysis.page.table import Table
+from grit.config.sections import Regime
 from grit.io.files import own_folder, write_atomically
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.tracking.marks import StudyMarks
 
 #: Seeds below which the spread over them is hardly known.
 FEW_SEEDS = 3
+#: A page's words on a setting of which too little is known.
+UNDECIDED = ("inconclusive",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,30 +68,56 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenPage:
-    """A page with its figures as SVG, by name, and what the templates show of its studies."""
+    """A page with its figures as SVG, by name, and what the templates show of its studies.
+
+    `verdicts` are the page's words on single settings, by point_id and regime.
+    """
 
     page: Page
     context: dict[str, Any]
     figures: dict[str, str] = field(default_factory=dict)
     records: Sequence[TrialRecord] = ()
+    verdicts: Mapping[tuple[str, Regime], str] = field(default_factory=dict)
 
     def terminal(self) -> str:
         """What stands on the terminal at the end of the study."""
         return self.page.terminal()
 
     def marks(self) -> StudyMarks:
-        """Its settings' means and fronts."""
-        return marks_of(self.records)
+        """Its settings' means, fronts and verdicts."""
+        marks = marks_of(self.records)
+        if not self.verdicts:
+            return marks
+        settings = []
+        for setting in marks.settings:
+            word = self.verdicts.get((setting.point_id, setting.regime))
+            settings.append(replace(setting, verdict=word))
+        undecided = sum(word in UNDECIDED for word in self.verdicts.values())
+        return replace(
+            marks, settings=tuple(settings), decided=len(self.verdicts) - undecided, undecided=undecided
+        )
 
 
-def write_page(page: Page, studies: Sequence[StudyData], folder: Path) -> WrittenPage:
+def write_page(
+    page: Page,
+    studies: Sequence[StudyData],
+    folder: Path,
+    *,
+    verdicts: Mapping[tuple[str, Regime], str] | None = None,
+) -> WrittenPage:
     """Writes `report.html`, `report.md`, `tables/` and `figures/` into `folder`.
 
-    It is the study's own where there is one study.
+    It is the study's own where there is one study. `verdicts` are the page's words on single settings.
     """
     figures = write_parts(page.sections, folder)
     records = [record for data in studies for record in data.records]
-    written = WrittenPage(page=page, context=page_context(page, studies), figures=figures, records=records)
+    written = WrittenPage(
+        page=page,
+        context=page_context(page, studies),
+        figures=figures,
+        records=records,
+        verdicts=verdicts or {},
+    )
     context = {**written.context, "page": page, "figures": figures}
     write_atomically(folder / "report.html", render("page.html.j2", **context))
     write_atomically(folder / "report.md", render("page.md.j2", **context))

@@ -23,6 +23,8 @@ from ray_jobs.tracking.marks import SettingMarks
 CURVE_POINTS = 200
 #: What telemetry has of every step, by its column.
 CURVES = ("loss", "learning_rate", "grad_norm", "mean_rank", "effective_parameters", "ms_step")
+#: Verdicts on whether a setting is safe; a family's pages have other words.
+SAFETY = ("safe", "unsafe", "open", "out of reach")
 #: Characters that MLflow keeps of a parameter.
 PARAM_ROOM = 500
 
@@ -164,7 +166,9 @@ def mark_tags(marks: SettingMarks) -> dict[str, str]:
         "recommended": str(marks.recommended).lower(),
     }
     if marks.verdict is not None:
-        tags |= {"verdict": marks.verdict, "safe": str(marks.verdict == "safe").lower()}
+        tags["verdict"] = marks.verdict
+        if marks.verdict in SAFETY:
+            tags["safe"] = str(marks.verdict == "safe").lower()
     return tags
 
 

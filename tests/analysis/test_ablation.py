@@ -4,6 +4,7 @@ Who is compared with whom, and what is said of it.
 """
 
 import csv
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from analysis.stats.pooled_noise import Contrast
 from analysis.studies.ablation.claims import claim_rows
 from analysis.studies.ablation.family import family_rows
 from analysis.studies.ablation.heatmap import metric_map
+from analysis.studies.ablation.page import build
 from analysis.studies.ablation.switches import switch_rows
 from ray_jobs.design.points import Point
 from ray_jobs.records.study_file import read_study
@@ -69,6 +71,16 @@ def test_switches_are_judged_against_the_default(tmp_path):
     assert set(switches) == {"preconditioner = none", "T = none", "rank = 8"}
     assert switches["preconditioner = none"].verdict == "worse"
     assert switches["rank = 8"].verdict == "changed nothing"
+
+
+def test_settings_are_marked_with_the_pages_words(tmp_path):
+    """What MLflow shows on them."""
+    marks = build(load_study(_folder(tmp_path, _outcome)), tmp_path).marks()
+    by_word = Counter(setting.verdict for setting in marks.settings)
+    assert by_word["the reference"] == 1
+    assert by_word["worse"] >= 2
+    assert by_word["changed nothing"] == 2  # rank, and T = none
+    assert (marks.decided, marks.undecided) == (sum(by_word.values()) - by_word[None], 0)
 
 
 def test_claims_can_be_confirmed(tmp_path):

@@ -74,4 +74,7 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
             *left_out,
         ],
     )
-    return write_page(page, [data], folder)
+    verdicts = {(row.point.point_id, row.point.regime): row.shown_verdict() for row in family}
+    for switch in switches:
+        verdicts.setdefault((switch.point.point_id, switch.point.regime), switch.verdict)
+    return write_page(page, [data], folder, verdicts=verdicts)

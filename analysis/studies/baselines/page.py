@@ -21,6 +21,7 @@ from analysis.studies.baselines.tables import (
 )
 from analysis.studies.baselines.tuning import TunedMethod, is_baseline, tune
 from grit.config.registry import METHODS, Method
+from grit.config.sections import Regime
 
 
 def build(data: StudyData, folder: Path) -> WrittenPage:
@@ -28,12 +29,16 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
     points = summarize_points(data.records)
     sections: list[Section] = []
     answer: list[str] = []
+    verdicts: dict[tuple[str, Regime], str] = {}
     for regime in REGIMES:
         tuned = tune(data, points, regime)
         if tuned:
             rows = reached_rows(data, tuned)
             answer.append(reached_answer(rows, regime, _without_a_rate(data, tuned, regime)))
             sections += _sections(points, tuned, rows, regime)
+            for row in rows:
+                if (word := row.shown_verdict()) is not None:
+                    verdicts[row.point.point_id, regime] = word
     page = Page(
         title="Baselines: each at its own learning rate",
         answer=answer or ["No method has all its trials yet."],
@@ -46,7 +51,7 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
             "size.",
         ],
     )
-    return write_page(page, [data], folder)
+    return write_page(page, [data], folder, verdicts=verdicts)
 
 
 def _without_a_rate(data: StudyData, tuned: Mapping[Method, TunedMethod], regime: str) -> list[str]:
