@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from analysis.evidence.point_summary import of_one_regime, summarize_points
 from analysis.page.document import Page, Section, WrittenPage, write_page
 from analysis.page.figure_spec import FigureSpec
 from analysis.studies.ablation.claims import claim_rows, claim_table
-from analysis.studies.ablation.family import family_answer, family_rows, family_table
+from analysis.studies.ablation.family import FamilyRow, family_answer, family_rows, family_table
 from analysis.studies.ablation.heatmap import draw_metric_map, metric_map
-from analysis.studies.ablation.switches import switch_rows, switch_sentence, switch_table
+from analysis.studies.ablation.switches import SwitchRow, switch_rows, switch_sentence, switch_table
+from grit.config.sections import Regime
 
 
 def build(data: StudyData, folder: Path) -> WrittenPage:
@@ -74,7 +76,14 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
             *left_out,
         ],
     )
-    verdicts = {(row.point.point_id, row.point.regime): row.shown_verdict() for row in family}
+    return write_page(page, [data], folder, verdicts=_verdicts(family, switches))
+
+
+def _verdicts(family: Sequence[FamilyRow], switches: Sequence[SwitchRow]) -> dict[tuple[str, Regime], str]:
+    """By setting; a member of the family that is a switch as well has the family's."""
+    verdicts: dict[tuple[str, Regime], str] = {}
     for switch in switches:
-        verdicts.setdefault((switch.point.point_id, switch.point.regime), switch.verdict)
-    return write_page(page, [data], folder, verdicts=verdicts)
+        verdicts[switch.point.point_id, switch.point.regime] = switch.verdict
+    for member in family:
+        verdicts[member.point.point_id, member.point.regime] = member.shown_verdict()
+    return verdicts
