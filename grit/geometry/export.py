@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -77,7 +78,8 @@ def export_adapter(
 
     Training must be over: the adapter is first projected to its ranks in place (`handle.finish()`), so that
     the file and the model in
-    memory compute the same. It loads with `PeftModel.from_pretrained`.
+    memory compute the same. It loads with `PeftModel.from_pretrained`. Where no reprojection has acted yet, a
+    warning says why.
 
     Raises:
         ConfigError: `adapter` is given, and another than the handle's.
@@ -87,6 +89,10 @@ def export_adapter(
     if adapter not in (None, handle.adapter):
         raise ConfigError("adapter", adapter, f"this handle trains {handle.adapter!r}")
     check_exportable(model, handle.adapter)
+    summary = handle.summary()
+    if handle.config.T is not None and not summary.reprojections:
+        reasons = "; ".join(summary.notes) or "no factor has passed its gate"
+        warnings.warn(f"nothing is truncated, the adapter is written whole: {reasons}", stacklevel=2)
     handle.finish()
     whole = handle.config.reprojection_mix != 1.0
     gates, ranks = handle.gates(), {} if whole else handle.ranks()

@@ -18,7 +18,8 @@ from mlflow.tracking import MlflowClient
 from ray_jobs.records.status import STATUSES
 from ray_jobs.records.study_file import StudyFile
 from ray_jobs.records.trial_record import TrialRecord
-from ray_jobs.tracking.marks import StudyMarks
+from ray_jobs.tracking.growing_front import GrowingFront
+from ray_jobs.tracking.marks import SettingMarks, StudyMarks
 from ray_jobs.tracking.mlflow_store import STORE_ERRORS
 from ray_jobs.tracking.run_contents import (
     MetricPoint,
@@ -64,6 +65,8 @@ class StudyRuns:
         self._client, self._experiment, self._study = client, experiment_id, study
         self._trials: dict[str, Run] = {}
         self._settings: dict[_Setting, str] = {}
+        self._names: dict[_Setting, str] = {}
+        self._fronts: dict[str, GrowingFront] = {}
         self._sent: dict[_Setting, tuple[dict[str, str], int]] = {}
         self._marked: dict[str, dict[str, str]] = {}
         self._own: set[str] = set()
@@ -78,6 +81,7 @@ class StudyRuns:
             tags = run.data.tags
             if tags.get("kind") == "setting":
                 self._settings[tags["point_id"], tags["regime"]] = run.info.run_id
+                self._names[tags["point_id"], tags["regime"]] = run.info.run_name
             elif tags.get("kind") == "trial":
                 self._trials[tags["trial_id"]] = run
                 if run.info.status == "RUNNING":  # of a driver that was killed
@@ -141,6 +145,7 @@ class StudyRuns:
             self._tried.add(key)
             tags = {**setting_tags(self._study, record), "mlflow.parentRunId": self.study_run}
             self._settings[key] = self._create(tags, setting_name(record), setting_params(record))
+        self._names[key] = setting_name(record)
         return self._settings[key]
 
     def begin(self, record: TrialRecord, *, live: bool) -> bool:
@@ -226,6 +231,16 @@ class StudyRuns:
                     self._client.log_batch(run_id, tags=run_tags)
                     self._marked[run_id] = tags
 
+    def show_front(self, regime: str, trials: int, members: Sequence[SettingMarks]) -> None:
+        """Adds a regime's front after so many trials to the study's table `front_<regime>.json`."""
+        front = self._fronts.setdefault(regime, GrowingFront())
+        names = {point_id: name for (point_id, own), name in self._names.items() if own == regime}
+        if not front.add(trials, members, names):
+            return
+        self._client.log_dict(self.study_run, front.table(), f"front_{regime}.json")
+        tables = [{"path": f"front_{each}.json", "type": "table"} for each in self._fronts]
+        self._client.set_tag(self.study_run, "mlflow.loggedArtifacts", json.dumps(tables))
+
     def trial_run(self, trial_id: str) -> str | None:
         """The id of a trial's run."""
         run = self._trials.get(trial_id)
@@ -256,11 +271,17 @@ class StudyRuns:
         self._client.set_terminated(self.study_run, status, end_time=int(1000 * time.time()))
 
     def _compare_links(self) -> str:
-        """Markdown links that open each regime's settings in the compare page, and its trials."""
+        """Markdown links that open each regime's settings in the compare page, and its trials.
+
+        The page opens on the first parameters that differ: beside a control, those that it has none of.
+        """
         lines: list[str] = []
         by_regime = dict[str, list[str]]()
-        for (_, regime), run_id in self._settings.items():
-            by_regime.setdefault(regime, []).append(run_id)
+        tags_of_trials = [run.data.tags for run in self._trials.values()]
+        controls = {tags["point_id"] for tags in tags_of_trials if tags["design"] == "control"}
+        for (point_id, regime), run_id in self._settings.items():
+            if point_id not in controls:
+                by_regime.setdefault(regime, []).append(run_id)
         for regime, ids in by_regime.items():
             lines.append(
                 f"- [compare the {len(ids[-COMPARED:])} {regime}-matched settings]({self._page(ids)})"

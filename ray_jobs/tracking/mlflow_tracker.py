@@ -252,6 +252,7 @@ class MlflowTracker:
             numbers[f"hypervolume_{regime}"] = volume
             on_front = [each for each in marks.settings if each.regime == regime and each.on_front]
             numbers[f"front_{regime}"] = len(on_front)
+            self._runs.show_front(regime, ended, on_front)
         if marks.decided is not None:
             numbers["decided"] = marks.decided
         numbers = {name: value for name, value in numbers.items() if self._shown.get(name) != (ended, value)}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 from builders import ended, planned, study, telemetry_rows
@@ -77,7 +78,8 @@ def test_a_study_is_a_parent_with_one_nested_run_per_trial(uri, tmp_path, monkey
             )
     history = client.get_metric_history(trials[records[2].trial_id].info.run_id, "loss")
     assert sorted({(m.step, m.value) for m in history}) == [(s, 1.0 / s) for s in range(1, 21)]
-    assert [a.path for a in client.list_artifacts(parents[0].info.run_id)] == ["report.md"]
+    paths = {a.path for a in client.list_artifacts(parents[0].info.run_id)}
+    assert paths == {"front_step.json", "front_time.json", "report.md"}
     assert {r.info.status for r in runs} <= {"FINISHED", "FAILED"}
 
 
@@ -113,6 +115,17 @@ def test_settings_aggregate_their_seeds_and_carry_the_marks(uri, tmp_path, monke
     client, runs = all_runs(uri)
     settings = [run for run in runs if run.data.tags["kind"] == "setting"]
     assert len(settings) == len(marks.settings) == 5
+    top = study_run(uri)
+    path = client.download_artifacts(top.info.run_id, "front_step.json", str(tmp_path))
+    table = json.loads(Path(path).read_text())
+    last = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    last = [row for row in last if row["trials"] == len(records)]
+    assert {row["setting"] for row in last} == {
+        run.info.run_name for run in settings if run.data.tags["pareto.step"] == "true"
+    }
+    assert all(row["n"] == 2 for row in last)
+    shown_as = json.loads(top.data.tags["mlflow.loggedArtifacts"])
+    assert shown_as == [{"path": "front_step.json", "type": "table"}]
     for run in settings:
         setting = marks.of(run.data.tags["point_id"], "step")
         quality = setting.objectives["quality"]
@@ -359,7 +372,7 @@ def test_the_study_links_to_its_compare_pages(uri, tmp_path, monkeypatch):
     client, _ = all_runs(uri)
     note = client.get_run(study_run(uri).info.run_id).data.tags["mlflow.note.content"]
     assert note.count("#/compare-runs?runs=") == 4
-    assert "4 step-matched grit trials" in note and "5 step-matched settings" in note
+    assert "4 step-matched grit trials" in note and "4 step-matched settings" in note  # not the control
 
 
 def test_long_curves_are_thinned_and_keep_their_end(uri, tmp_path, monkeypatch):
