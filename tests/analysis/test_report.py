@@ -22,7 +22,7 @@ from grit.errors import ConfigError
 from ray_jobs.records.study_file import Caps
 
 #: What a folder holds before its report is made.
-RECORDED = ("study.json", "trials.jsonl", "telemetry", "events", "predictions", "geometry")
+RECORDED = ("study.json", "trials.jsonl", "telemetry", "events", "predictions", "geometry", "spectra")
 
 
 @pytest.fixture(scope="module")
