@@ -17,6 +17,7 @@ from conftest import ROOT
 from analysis.evidence.load import load_study
 from analysis.report import main, rebuild
 from analysis.studies.sensitivity.figures.all_figures import sensitivity_figures
+from analysis.studies.sensitivity.front_tables import priority_rows
 from analysis.studies.sensitivity.results import analyse
 from grit.errors import ConfigError
 from ray_jobs.records.study_file import Caps
@@ -180,3 +181,28 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, arguments):
 def test_a_folder_without_a_study_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds no study.json"):
         rebuild(tmp_path)
+
+
+def test_what_to_use_if_one_thing_matters_most(tmp_path, undrawn):
+    """The best mean of each, and never a setting that the verdicts exclude."""
+
+    def outcome(record):
+        footprint = {0.9: 0.3, 0.99: 0.8}.get(record.tau, 1.0)
+        quality = 0.2 if record.tau == 0.9 else 0.5
+        return ended(record, quality=quality, forgetting=0.1, footprint=footprint)
+
+    options = {"seeds": (41, 42, 43), "regimes": ("step",)}
+    records = [outcome(record) for record in planned(study(**options))]
+    study_folder(tmp_path, records, **options)
+    result = analyse(load_study(tmp_path))
+    excluded = {s.point_id for s in result.marks().settings if s.verdict == "unsafe"}
+    rows = {row.priority: row for row in priority_rows(result)}
+    assert set(rows) == {"quality", "forgetting", "size"}
+    assert len(excluded) == 1  # tau = 0.9 is smallest, and far worse
+    assert rows["size"].point.tau == 0.99
+    assert all(row.point.point_id not in excluded for row in rows.values())
+    assert rows["quality"].quality.mean == pytest.approx(0.0)
+    assert rows["quality"].shown_lead() == "not told from the next"
+    written = rebuild(tmp_path)
+    assert "if this matters most" in written.terminal()
+    assert "If one thing matters most" in (tmp_path / "report.html").read_text()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.evidence.fronts import Placing, within_caps
-from analysis.evidence.point_summary import PointSummary
+from analysis.evidence.point_summary import PointSummary, control_of
 from analysis.page.columns import (
     ITSELF,
     knob_columns,
@@ -20,6 +20,8 @@ from analysis.page.columns import (
     seeds_column,
 )
 from analysis.page.table import Column, Table
+from analysis.stats.estimates import LEVEL
+from analysis.stats.pooled_noise import Contrast
 from analysis.studies.sensitivity.results import RegimeResult, SensitivityResult
 from grit.config.declared_knobs import KNOBS
 from grit.training.measurements import OBJECTIVES, QUANTITIES
@@ -27,6 +29,8 @@ from ray_jobs.records.describe import changes_in_words
 from ray_jobs.records.study_file import Caps
 from ray_jobs.records.trial_record import TrialRecord
 
+#: What may matter most to somebody, with the measure that says so; less is better of all but quality.
+PRIORITIES = {"quality": "quality", "forgetting": "forgetting", "size": "footprint"}
 #: Settings of each regime that the second table shows.
 CHEAPEST = 5
 
@@ -178,3 +182,82 @@ def _knob_of(name: str) -> Callable[[TrialRecord], float | str | None]:
 
 def _measured(name: str) -> Callable[[TrialRecord], Any]:
     return lambda record: getattr(record.measured, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorityRow:
+    """What to use if one thing matters most.
+
+    Attributes:
+        priority: that thing.
+        point: the setting whose mean is best in it, of those that no verdict excludes.
+        control: the first-order control of its regime.
+        quality, forgetting: the setting's differences from the control, with intervals.
+        lead: its difference in that thing from the next setting; None where there is none.
+    """
+
+    priority: str
+    point: PointSummary
+    control: PointSummary
+    quality: Contrast
+    forgetting: Contrast
+    lead: Contrast | None
+
+    def shown_lead(self) -> str | None:
+        """Whether the choice is more than the best of several alike."""
+        if self.lead is None:
+            return None
+        told = self.lead.p_value <= 1 - LEVEL
+        return "clearly ahead" if told else "not told from the next"
+
+
+def priority_rows(result: SensitivityResult) -> list[PriorityRow]:
+    """Of every regime with a control."""
+    excluded = {(s.point_id, s.regime) for s in result.marks().settings if s.verdict == "unsafe"}
+    rows = []
+    for regime in result.regimes:
+        control = control_of(regime.points, regime.regime)
+        open_to_use = [p for p in regime.points if p.records and p.config.uses_grit]
+        open_to_use = [p for p in open_to_use if (p.point_id, regime.regime) not in excluded]
+        if control is None or not control.records or not open_to_use:
+            continue
+        rows += [_priority_row(regime, open_to_use, control, priority) for priority in PRIORITIES]
+    return rows
+
+
+def _priority_row(
+    regime: RegimeResult, points: list[PointSummary], control: PointSummary, priority: str
+) -> PriorityRow:
+    measure = PRIORITIES[priority]
+    ordered = sorted(points, key=lambda point: point.mean(measure), reverse=measure == "quality")
+    best, noise = ordered[0].point_id, regime.noise
+    models = {"quality": noise.quality, "forgetting": noise.forgetting, "footprint": noise.footprint}
+    lead = models[measure].difference(best, ordered[1].point_id) if len(ordered) > 1 else None
+    return PriorityRow(
+        priority=priority,
+        point=ordered[0],
+        control=control,
+        quality=noise.quality.difference(best, control.point_id),
+        forgetting=noise.forgetting.difference(best, control.point_id),
+        lead=lead,
+    )
+
+
+def priority_table(result: SensitivityResult) -> Table[PriorityRow]:
+    """If quality, forgetting or size matters most."""
+    columns: list[Column[PriorityRow]] = [
+        Column(header="if this matters most", value=lambda row: row.priority, terminal=True),
+        regime_column(terminal=True),
+        *knob_columns(terminal=True),
+        Column(header="quality vs control [95%]", value=lambda row: row.quality, style="+.3f", terminal=True),
+        Column(
+            header="forgetting vs control [95%]",
+            value=lambda row: row.forgetting,
+            style="+.3f",
+            terminal=True,
+        ),
+        mean_column("footprint", terminal=True),
+        Column(header="lead over the next", value=lambda row: row.shown_lead(), terminal=True),
+        seeds_column(terminal=True),
+    ]
+    return Table(name="priorities", columns=columns, rows=priority_rows(result))

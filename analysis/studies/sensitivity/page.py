@@ -22,7 +22,13 @@ from analysis.studies.knob_axes.importance import Importance, importance_table, 
 from analysis.studies.knob_axes.rungs import ladder_table
 from analysis.studies.sensitivity.bands import SettingVerdict
 from analysis.studies.sensitivity.figures.all_figures import sensitivity_figures
-from analysis.studies.sensitivity.front_tables import cheapest_table, front_table, pareto_file, trial_table
+from analysis.studies.sensitivity.front_tables import (
+    cheapest_table,
+    front_table,
+    pareto_file,
+    priority_table,
+    trial_table,
+)
 from analysis.studies.sensitivity.further import further_results
 from analysis.studies.sensitivity.results import SensitivityResult, analyse
 from analysis.studies.sensitivity.strips import strip_rows, strip_table
@@ -55,6 +61,8 @@ class SensitivityPage:
         strips = strip_table(strip_rows(self.result.bands)).terminal()
         legend = "o: the difference, -: its 95% interval, |: the tolerance; right of it is good enough"
         answer = [*lines, "", strips, legend, ""] if strips else [*lines, ""]
+        priorities = priority_table(self.result).terminal()
+        answer += [priorities, ""] if priorities else []
         table = front_table(self.result)
         rows = sorted(table.rows, key=lambda row: (row.point.regime, -row.point.mean("quality")))
         return "\n".join([*answer, Table(name=table.name, columns=table.columns, rows=rows).terminal()])
@@ -67,6 +75,7 @@ def build(data: StudyData, folder: Path, caps: Caps | None = None) -> Sensitivit
     advice = json.dumps(result.recommendation.as_data(), indent=2, ensure_ascii=False)
     write_atomically(folder / "recommendation.json", advice)
     write_table(sensitivity_table(result.bands), folder)
+    write_table(priority_table(result), folder)
     if result.ladders:
         write_table(ladder_table(result.ladders), folder)
     figures = sensitivity_figures(data, result.points, result.bands, result.ladders)
@@ -88,6 +97,7 @@ def _context(result: SensitivityResult) -> dict[str, Any]:
         "counts": dict(Counter(record.status for record in records)),
         "front": front_table(result),
         "cheapest": cheapest_table(result),
+        "priorities": priority_table(result),
         "verdicts": _verdict_table(result),
         "sensitivity": sensitivity_table(result.bands),
         "ladder": ladder_table(result.ladders),
