@@ -207,8 +207,7 @@ class PriorityRow:
         """Whether the choice is more than the best of several alike."""
         if self.lead is None:
             return None
-        told = self.lead.p_value <= 1 - LEVEL
-        return "clearly ahead" if told else "not told from the next"
+        return "clearly ahead" if self.lead.p_value <= 1 - LEVEL else "not told from the next"
 
 
 def priority_rows(result: SensitivityResult) -> list[PriorityRow]:
