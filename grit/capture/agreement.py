@@ -7,6 +7,8 @@ layer that was called twice, a gradient that arrived at another pass: each shows
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -25,6 +27,8 @@ _RELATIVE = {torch.float64: 1e-6, torch.float32: 1e-3}
 _EXCHANGED = 1e-2
 _COARSE, _COARSE_SPACING = 5e-2, 2.0**-9
 _ROUNDINGS = 16.0
+#: A common factor below this is somebody's clipping.
+_CLIPPED = 0.99
 #: Share of a layer's gradient energy that may lie where the inputs say is padding.
 _ON_PADDING = 1e-6
 
@@ -114,6 +118,7 @@ class Agreement:
                     "were not seen. Curvature of other passes would precondition it; attach with "
                     "verify=False to go on without this check"
                 )
+        _warn_of_clipping(factor)
 
     def _pairs(
         self, sums: dict[int, Tensor], gates: Sequence[Tensor | None]
@@ -143,6 +148,17 @@ class Agreement:
                 spacing = _COARSE_SPACING if coarse else torch.finfo(captured.dtype).eps
                 pairs.append((layer, captured, seen, relative * largest + _ROUNDINGS * spacing * size))
         return pairs
+
+
+def _warn_of_clipping(factor: float) -> None:
+    exponent = math.log2(factor)
+    by_scaler = abs(exponent - round(exponent)) < 1e-3  # its factors are powers of two
+    if factor < _CLIPPED and not by_scaler:
+        warnings.warn(
+            f"gradients were multiplied by {factor:.3g} before GRIT saw them (a loop's own clipping?): clip "
+            "by max_grad_norm of GritConfig instead, after preconditioning",
+            stacklevel=2,
+        )
 
 
 def _flat(call: LayerCall) -> tuple[Tensor, Tensor]:

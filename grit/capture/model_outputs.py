@@ -22,7 +22,7 @@ def field_of(output: Any, name: str) -> Any:
     return getattr(output, name, None)
 
 
-def on_gradient(tensor: Tensor, look: Callable[[Tensor], None]) -> None:
+def on_gradient(tensor: Tensor, look: Callable[[Tensor | None], None]) -> None:
     """Calls `look` with what arrives at `tensor`, or at what it is a converted copy of.
 
     Accelerate's mixed precision returns a float32 copy of the outputs, and the loss was made of the original.
@@ -35,8 +35,6 @@ def on_gradient(tensor: Tensor, look: Callable[[Tensor], None]) -> None:
         return
 
     def before(gradients: tuple[Tensor | None, ...]) -> None:
-        arrived = gradients[place]
-        if arrived is not None:
-            look(arrived)
+        look(gradients[place])
 
     node.register_prehook(before)

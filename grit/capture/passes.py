@@ -158,7 +158,8 @@ class Capture:
         if seen.positions is None or (seen.loss_gradient is None and seen.label_weights is None):
             raise RuntimeError(
                 "the loss was not computed by the model: pass `labels` to its forward, so that its scale is "
-                "known, or say what your own loss is a mean over (handle.outside_loss)"
+                "known, or say what your own loss is a mean over (handle.outside_loss; in a Trainer "
+                "GritCallback.watch)"
             )
         seen.loss_weight = self.loss_scale.weight(seen, verify=self.verifying)
         if self.verifying:
@@ -222,7 +223,9 @@ class Capture:
         if self.verifying or self.loss_scale.wants_evidence(current):
             self._watch_logits(current, field_of(output, "logits"))
 
-    def _loss_arrived(self, observation: Observation, gradient: Tensor) -> None:
+    def _loss_arrived(self, observation: Observation, gradient: Tensor | None) -> None:
+        if gradient is None:  # a compiled backward pass calls hooks of what it does not need
+            return
         self._kept.backward_begins()
         # What arrives at the model's loss is the accumulation factor times the AMP scale.
         observation.add_loss_gradient(gradient)
@@ -238,7 +241,9 @@ class Capture:
             return
         scored = labels[:, -values.shape[-1] :] != IGNORED_LABEL
 
-        def hook(gradient: Tensor) -> None:
+        def hook(gradient: Tensor | None) -> None:
+            if gradient is None:
+                return
             self._kept.backward_begins()
             observation.add_label_weights(-gradient.detach()[scored])
             if any(observation is seen for seen in self._open):
@@ -280,7 +285,9 @@ class Capture:
 
         values = logits.detach()  # a hook that held its own tensor would never be freed
 
-        def look(gradient: Tensor) -> None:
+        def look(gradient: Tensor | None) -> None:
+            if gradient is None:  # of a compiled pass that needs none there
+                return
             observation.logits_seen = True
             with torch.no_grad():
                 observation.add_evidence(evidence_at(self._layout, values, labels, gradient.detach()))

@@ -394,6 +394,7 @@ class GritConfig(metaclass=_Aliased):
 
         Statistics 20 times, inverses and reprojections 10 times in all; `settings` are as of `GritConfig`.
         """
+        at_least(1).check("steps", steps)
         tenth = max(1, steps // 10)
         schedule = {"cov_update_freq": max(1, steps // 20), "kfac_update_freq": tenth}
         if not {"T", "reprojection_freq"} & settings.keys():

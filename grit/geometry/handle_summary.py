@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from grit.config.first_effect import curvature_onset, refreshes, reprojection_onset
 from grit.config.method import GritConfig
@@ -74,6 +76,15 @@ def summary_of(
         to_verify=to_verify,
         notes=_notes(config, step, waiting, dropped, acted, refreshed),
     )
+
+
+def warn_of_changes(saved: Mapping[str, Any] | None, config: GritConfig) -> None:
+    """Says by name which settings a state was made with that are others now; None: it does not say."""
+    here = config.to_dict()
+    changed = [name for name, value in (saved or {}).items() if name in here and here[name] != value]
+    if saved and changed:
+        words = ", ".join(f"{name} = {saved[name]} (now {here[name]})" for name in changed)
+        warnings.warn(f"this state was made with {words}", stacklevel=3)
 
 
 def _notes(

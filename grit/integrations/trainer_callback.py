@@ -119,8 +119,9 @@ class GritCallback(TrainerCallback):
         file = checkpoint / STATE_FILE
         if not file.is_file():
             raise FileNotFoundError(
-                f"{file}: no state of GRIT lies there. Where training resumes from a folder outside "
-                "output_dir, say GritCallback(resume_from=...)"
+                f"{file}: no state of GRIT lies there. A checkpoint that was trained without GRIT cannot be "
+                "resumed with it: start from its adapter instead. For a folder outside output_dir, say "
+                "GritCallback(resume_from=...)"
             )
         assert self.handle is not None
         held = torch.load(file, map_location="cpu", weights_only=False)

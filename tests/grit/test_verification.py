@@ -359,3 +359,28 @@ def test_a_warm_up_that_outlasts_training_is_named():
     config = GritConfig(kfac_update_freq=10, ng_warmup_steps=15, T=None)
     assert idle_schedules(config, 12) == ["kfac_update_freq = 10: preconditioning begins in step 16"]
     assert idle_schedules(config, 20) == []
+
+
+def test_a_state_of_another_configuration_is_named(tiny_llama):
+    model = tiny_llama()
+    state = attach(model, _sgd(model), WATCH).state_dict()
+    other = tiny_llama()
+    handle = attach(other, _sgd(other), GritConfig(cov_update_freq=1, preconditioner="none", T=5))
+    with pytest.warns(UserWarning, match=r"made with reprojection_freq = None \(now 5\)"):
+        handle.load_state_dict(state)
+    with pytest.raises(ConfigError, match="^steps = 0: "):
+        GritConfig.for_steps(0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_is_compiled_after_attaching_trains(tiny_llama, token_batches):
+    """Compiled backward passes call hooks of what they do not need, with nothing."""
+    model, micro_batches = tiny_llama(dropout=0.0, dtype=torch.float32), token_batches()[:2]
+    optimizer = _sgd(model)
+    handle = attach(model.train(), optimizer, WATCH)
+    compiled = torch.compile(model, backend="aot_eager")
+    for batch in micro_batches:
+        (compiled(**batch).loss / 2).backward()
+    optimizer.step()
+    _assert_defined(handle, model, micro_batches, "causal")

@@ -34,7 +34,7 @@ def sensitivity_figures(
         name="strips",
         caption="The answer: every setting's difference with its 95% interval, in units of its tolerance; "
         "what lies right of the black line is good enough. Verdicts keep their error rate over all settings "
-        "and all looks, so that they ask for more than one interval does.",
+        "and all looks, so that they ask for more than one interval does; with one seed nothing is decided.",
         compute=partial(strip_figure.strips_of, bands),
         draw=strip_figure.draw_strips,
     )
@@ -71,7 +71,8 @@ def _objectives(data: StudyData, points: Sequence[PointSummary]) -> list[FigureS
     )
     hours = FigureSpec(
         name="quality_hours",
-        caption="F2: quality against hours of training (one worker's; evaluation left out).",
+        caption="F2: quality against time of training by the wall clock (one worker's; evaluation left "
+        "out). On a busy machine it holds what others took.",
         compute=partial(prices.quality_by_hours, points),
         draw=prices.draw_prices,
     )
@@ -174,7 +175,8 @@ def _over_time(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSp
     return [
         FigureSpec(
             name="rank_history",
-            caption="Directions kept and used at every reprojection, mean and range over modules.",
+            caption="Directions kept at every reprojection, and over how many activations' energy is spread: "
+            "mean and range over modules.",
             compute=partial(over_time.rank_history, data, points),
             draw=over_time.draw_rank_history,
         ),
@@ -203,7 +205,8 @@ def _step_times(data: StudyData, points: Sequence[PointSummary]) -> list[FigureS
         ),
         FigureSpec(
             name="step_windows",
-            caption="Step times over training: means and 99th percentiles in equal windows.",
+            caption="Step times over training: means and tails in equal windows, other load of the machine "
+            "included.",
             compute=partial(over_time.step_windows, data, points),
             draw=over_time.draw_step_windows,
         ),

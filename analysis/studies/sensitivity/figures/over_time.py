@@ -127,7 +127,7 @@ def draw_energy_curves(energy: EnergyCurves) -> Figure:
     if energy.tau is not None:
         axis.axhline(energy.tau, color="black", linestyle=":", linewidth=1, label=f"τ = {energy.tau:g}")
     axis.set_xlabel("leading directions")
-    axis.set_ylabel("share of Σ_a's energy (median over modules)")
+    axis.set_ylabel("share of Σ_a's energy (median)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_title(energy.title)
     axis.legend(frameon=False, loc="lower right")
@@ -189,12 +189,16 @@ def draw_module_ranks(history: ModuleRanks) -> Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class StepWindows:
-    """Mean and 99th percentile of step times (ms) in equal windows of training; by method, (windows,)."""
+    """Mean and 99th percentile of step times (ms) in equal windows of training; by method, (windows,).
+
+    `steps` is the number in the shortest window: below a hundred the percentile is the longest of them.
+    """
 
     title: str
     shares: Floats
     mean: dict[str, Floats]
     p99: dict[str, Floats]
+    steps: int
 
 
 def step_windows(data: StudyData, points: Sequence[PointSummary]) -> StepWindows | None:
@@ -204,6 +208,7 @@ def step_windows(data: StudyData, points: Sequence[PointSummary]) -> StepWindows
         return None
     means: dict[str, Floats] = {}
     tails: dict[str, Floats] = {}
+    shortest = 10**9
     for p in reversed(pair):
         parts = []
         for record in p.records:
@@ -211,6 +216,7 @@ def step_windows(data: StudyData, points: Sequence[PointSummary]) -> StepWindows
             if len(times) < 2 * WINDOWS:
                 return None
             parts.append(np.array_split(times, WINDOWS))
+            shortest = min(shortest, len(times) // WINDOWS)
         means[p.method] = np.mean([_means(windows) for windows in parts], axis=0)
         tails[p.method] = np.mean([_tails(windows) for windows in parts], axis=0)
     centre = pair[0]
@@ -219,6 +225,7 @@ def step_windows(data: StudyData, points: Sequence[PointSummary]) -> StepWindows
         shares=(np.arange(WINDOWS) + 0.5) / WINDOWS,
         mean=means,
         p99=tails,
+        steps=shortest,
     )
 
 
@@ -232,11 +239,14 @@ def _tails(windows: Sequence[Floats]) -> Floats:
 
 def draw_step_windows(windows: StepWindows) -> Figure:
     """Solid: means; dotted: 99th percentiles."""
+    tail_name = "P99" if windows.steps >= 100 else f"longest of {windows.steps}"
     figure, (axis,) = new_figure(1, width=4.6, height=3.0)
     for (method, mean), colour in zip(windows.mean.items(), SHADES, strict=False):
         axis.plot(windows.shares, mean, color=colour, marker="o", label=f"{method}, mean")
         tail = windows.p99[method]
-        axis.plot(windows.shares, tail, color=colour, linestyle=":", marker="^", label=f"{method}, P99")
+        axis.plot(
+            windows.shares, tail, color=colour, linestyle=":", marker="^", label=f"{method}, {tail_name}"
+        )
     axis.set_xlabel("share of training")
     axis.set_ylabel("step time (ms)")
     axis.set_ylim(bottom=0)

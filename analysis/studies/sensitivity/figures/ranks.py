@@ -149,7 +149,7 @@ def draw_rank_map(ranks: RankMap) -> Figure:
     """Two maps."""
     figure, (left, right) = new_figure(2, width=3.7, height=3.0)
     _draw_grid(figure, left, ranks.kept, "directions kept")
-    _draw_grid(figure, right, ranks.effective, "effective rank of the update, exp(entropy)")
+    _draw_grid(figure, right, ranks.effective, "effective rank of the update")
     figure.suptitle(ranks.title, fontsize=8)
     return figure
 
