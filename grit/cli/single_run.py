@@ -21,7 +21,7 @@ from grit.config.sections import AdapterConfig
 from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
 from grit.evaluation.scores import Scores
-from grit.geometry.export import ExportReport, export_adapter, export_lora
+from grit.geometry.export import ExportReport, export_lora, export_quietly
 from grit.io.files import read_object, write_atomically, write_table
 from grit.io.provenance import provenance
 from grit.io.validation import refusal
@@ -289,7 +289,7 @@ def export_run(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> Exp
         return (
             export_lora(model, adapter)
             if state.handle is None
-            else export_adapter(model, state.handle, adapter)
+            else export_quietly(model, state.handle, adapter)
         )
 
     written = on_finished(config, bench, work)

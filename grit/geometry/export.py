@@ -93,6 +93,12 @@ def export_adapter(
     if handle.config.T is not None and not summary.reprojections:
         reasons = "; ".join(summary.notes) or "no factor has passed its gate"
         warnings.warn(f"nothing is truncated, the adapter is written whole: {reasons}", stacklevel=2)
+    return export_quietly(model, handle, path)
+
+
+def export_quietly(model: nn.Module, handle: GritHandle, path: Path | str) -> ExportReport:
+    """`export_adapter` without its warning: for runs whose records say what has acted."""
+    check_exportable(model, handle.adapter)
     handle.finish()
     whole = handle.config.reprojection_mix != 1.0
     gates, ranks = handle.gates(), {} if whole else handle.ranks()
@@ -121,7 +127,7 @@ def export_adapter(
 def exported_bytes(model: nn.Module, handle: GritHandle | None) -> int:
     """Bytes of the weights file that an export of the adapter writes."""
     with tempfile.TemporaryDirectory() as folder:
-        return (export_lora(model, folder) if handle is None else export_adapter(model, handle, folder)).bytes
+        return (export_lora(model, folder) if handle is None else export_quietly(model, handle, folder)).bytes
 
 
 def export_lora(model: nn.Module, path: Path | str, *, adapter: str = "default") -> ExportReport:

@@ -41,7 +41,7 @@ from grit.geometry.gradient_guard import (
     trained_parameters,
     unscale,
 )
-from grit.geometry.handle_summary import HandleSummary, summary_of, warn_of_changes
+from grit.geometry.handle_summary import HandleSummary, summary_of
 from grit.geometry.reprojector import Reprojector
 from grit.geometry.state import GeometryState, ModuleFactors
 from grit.rank_space.regularizers import ramp
@@ -409,7 +409,6 @@ class GritHandle:
             if own.get(name) != saved.get(name):
                 there, here = saved.get(name, "none"), own.get(name, "none")
                 raise ConfigError("state", name, f"has rank {there} in this state, and {here} in this model")
-        warn_of_changes(state.get("config"), self.config)
         self._agreement.remaining = min(self._agreement.remaining, state.get("to_verify", 0))
         self._capture.verifying = self._verifying
         self._capture.loss_scale.load_state_dict(state.get("loss_scale"))

@@ -78,11 +78,11 @@ def summary_of(
     )
 
 
-def warn_of_changes(saved: Mapping[str, Any] | None, config: GritConfig) -> None:
-    """Says by name which settings a state was made with that are others now; None: it does not say."""
+def warn_of_changes(saved: Mapping[str, Any], config: GritConfig) -> None:
+    """Says by name which settings a state was made with that are others now."""
     here = config.to_dict()
-    changed = [name for name, value in (saved or {}).items() if name in here and here[name] != value]
-    if saved and changed:
+    changed = [name for name, value in saved.items() if name in here and here[name] != value]
+    if changed:
         words = ", ".join(f"{name} = {saved[name]} (now {here[name]})" for name in changed)
         warnings.warn(f"this state was made with {words}", stacklevel=3)
 

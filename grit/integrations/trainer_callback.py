@@ -18,6 +18,7 @@ from grit.errors import ConfigError
 from grit.geometry.attach import attach
 from grit.geometry.export import ExportReport, export_adapter
 from grit.geometry.handle import GritHandle
+from grit.geometry.handle_summary import warn_of_changes
 
 #: The handle's state, in every checkpoint of the trainer.
 STATE_FILE = "grit_state.pt"
@@ -130,6 +131,7 @@ class GritCallback(TrainerCallback):
                 f"{file}: it belongs to other weights than the trainer has loaded; say which checkpoint with "
                 "GritCallback(resume_from=...)"
             )
+        warn_of_changes(held["handle"]["config"], self.handle.config)
         self.handle.load_state_dict(held["handle"])
 
     def export(self, path: Path | str) -> ExportReport:

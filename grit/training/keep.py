@@ -18,7 +18,7 @@ from grit.adapters.peft_adapters import reload_adapter, remove_lora, save_other_
 from grit.config.run_config import RunConfig
 from grit.data.encode import encode, micro_batches
 from grit.errors import ConfigError
-from grit.geometry.export import export_adapter, export_lora
+from grit.geometry.export import export_lora, export_quietly
 from grit.training.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def write_adapter(state: RunState, folder: Path) -> WrittenAdapter:
     model = state.model
     try:
         if state.handle is not None:
-            export_adapter(model, state.handle, folder)
+            export_quietly(model, state.handle, folder)
         elif state.config.spec.factors:
             export_lora(model, folder)
         else:
