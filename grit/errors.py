@@ -36,6 +36,11 @@ def among(value: object, names: Iterable[str], *, reference: str = "") -> str:
         reference: where many names are listed.
     """
     words = [str(name) for name in names]
-    nearest = difflib.get_close_matches(str(value), words, n=1, cutoff=0.6)
+    meant = nearest(str(value), words)
     allowed = f"must be one of {', '.join(words)}" if len(words) <= _LISTED else reference
-    return f"did you mean {nearest[0]!r}? {allowed}".strip() if nearest else allowed
+    return allowed if meant is None else f"did you mean {meant!r}? {allowed}".strip()
+
+
+def nearest(word: str, words: list[str]) -> str | None:
+    """The one that `word` may have been meant for; None where none is near."""
+    return next(iter(difflib.get_close_matches(word, words, n=1)), None)

@@ -107,6 +107,15 @@ def factors_by_definition(model, layers, micro_batches, layout, streams):
     )
 
 
+def assert_factors(handle, expected, *, rtol, atol):
+    """What a handle has gathered is what `factors_by_definition` says; `atol` times the largest entry."""
+    expected_a, expected_g, tokens, labelled = expected
+    for index, (name, entry) in enumerate(handle.factors().items()):
+        assert (entry.seen_a, entry.seen_g) == (tokens[index], labelled), name
+        for own, exact in ((entry.sigma_a, expected_a[index]), (entry.sigma_g, expected_g[index])):
+            torch.testing.assert_close(own.double(), exact, rtol=rtol, atol=atol * float(exact.abs().max()))
+
+
 def _keeps_input(entries):
     return lambda _module, inputs, _output: entries.append([inputs[0].detach(), None])
 

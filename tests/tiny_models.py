@@ -149,3 +149,16 @@ def token_batches():
         return batches
 
     return make
+
+
+class SequenceFirst(nn.Module):
+    """Reads (sequence, batch), as older attention does, and scores every position."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(20, 8), nn.Linear(8, 20)
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None):
+        logits = self.layer(self.embedding(input_ids.T)).transpose(0, 1)
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+        return SimpleNamespace(loss=loss, logits=logits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,7 +81,8 @@ class SpectraLog:
 
     def look(self, handle: GritHandle) -> None:
         """Adds the modules' rows where the step that was just taken reprojected."""
-        if not any(event.step == handle.step for event in reprojections(handle.events[-4:])):
+        latest = takewhile(lambda event: event.step == handle.step, reversed(handle.events))
+        if not reprojections(list(latest)):
             return
         if self._seen % self._stride == 0:
             self.rows += spectrum_rows(handle)

@@ -66,8 +66,8 @@ class Observation:
         unlabelled: every real token, where the inputs had no labels.
         labels: as they were given to the model. items: `num_items_in_batch`, where it was given.
         loss_gradient: what arrived at the model's own loss, added over backward passes.
-        parts: what the mean of a loss outside is over, in all passes that it was made of together.
-        outside: whether the loss is computed outside the model, and somebody said what it is a mean over.
+        parts: what the mean of a loss outside the model is over, in all passes that it was made of together;
+            None for the model's own loss.
         label_weights: what arrived at log-probabilities that the model returned instead of a loss, negated:
             what each label's loss counts (labels); added over backward passes.
         logits_seen: whether a gradient arrived at the logits, where somebody looked.
@@ -83,13 +83,17 @@ class Observation:
     labels: Tensor | None = None
     items: Tensor | int | None = None
     loss_gradient: Tensor | None = None
-    outside: bool = False
     parts: Tensor | None = None
     label_weights: Tensor | None = None
     logits_seen: bool = False
     evidence: LogitsEvidence | None = None
     loss_weight: Tensor | None = None
     handed_on: bool = False
+
+    @property
+    def outside(self) -> bool:
+        """Whether the loss is computed outside the model, and somebody said what it is a mean over."""
+        return self.parts is not None
 
     def add_gradient(self, index: int, call: LayerCall, gradient: Tensor) -> None:
         """Notes what arrived at one call of layer `index`.

@@ -44,11 +44,11 @@ class Capture:
         sink: takes every observed pass once its backward is over.
         before_pass: called before every observed forward pass, when earlier ones have been handed on.
         discard: called when the passes handed on so far turn out to belong to no step.
+        verifying: whether the gradient at the logits is to be looked at as well, asked at every pass.
         watch_loss: keep the model's own losses, armed or not, for `take_losses`.
 
     Attributes:
         armed: whether passes are observed.
-        verifying: whether the gradient at the logits is looked at as well.
         passes: backward passes handed on since the last `close`.
     """
 
@@ -61,9 +61,11 @@ class Capture:
         sink: Callable[[Observation], None],
         before_pass: Callable[[], None] = lambda: None,
         discard: Callable[[], None] = lambda: None,
+        verifying: Callable[[], bool] = lambda: False,
         watch_loss: bool = False,
     ) -> None:
-        self.armed, self.verifying, self.passes = False, False, 0
+        self.armed, self.passes = False, 0
+        self._verifying = verifying
         self._layers, self._layout, self._sink = layers, layout, sink
         self.loss_scale = LossScale(layout)
         self._discard = discard
@@ -161,8 +163,8 @@ class Capture:
                 "known, or say what your own loss is a mean over (handle.outside_loss; in a Trainer "
                 "GritCallback.watch)"
             )
-        seen.loss_weight = self.loss_scale.weight(seen, verify=self.verifying)
-        if self.verifying:
+        seen.loss_weight = self.loss_scale.weight(seen, verify=self._verifying())
+        if self._verifying():
             self.loss_scale.check(seen)
 
     def _layer_hook(self, index: int) -> OwnHook:
@@ -215,22 +217,28 @@ class Capture:
         loss.register_hook(
             lambda gradient: None if current.outside else self._loss_arrived(current, gradient)
         )
-        if self.verifying and isinstance(field_of(output, "aux_loss"), Tensor):
+        if self._verifying() and isinstance(field_of(output, "aux_loss"), Tensor):
             warnings.warn(
                 "the model adds an auxiliary loss (a router's): Sigma_g holds its gradient as well",
                 stacklevel=2,
             )
-        if self.verifying or self.loss_scale.wants_evidence(current):
+        if self._verifying() or self.loss_scale.wants_evidence(current):
             self._watch_logits(current, field_of(output, "logits"))
 
     def _loss_arrived(self, observation: Observation, gradient: Tensor | None) -> None:
         if gradient is None:  # a compiled backward pass calls hooks of what it does not need
             return
-        self._kept.backward_begins()
+        self._backward_reached(observation)
         # What arrives at the model's loss is the accumulation factor times the AMP scale.
         observation.add_loss_gradient(gradient)
-        # Re-entrant checkpointing runs the layers again during the backward pass that now begins: what they
-        # show belongs to this forward pass, whichever came last.
+
+    def _backward_reached(self, observation: Observation) -> None:
+        """A backward pass is at that forward pass's outputs.
+
+        Re-entrant checkpointing now runs the layers again: what they show belongs to this forward pass,
+        whichever came last.
+        """
+        self._kept.backward_begins()
         if any(observation is seen for seen in self._open):
             self._current = observation
 
@@ -244,10 +252,8 @@ class Capture:
         def hook(gradient: Tensor | None) -> None:
             if gradient is None:
                 return
-            self._kept.backward_begins()
+            self._backward_reached(observation)
             observation.add_label_weights(-gradient.detach()[scored])
-            if any(observation is seen for seen in self._open):
-                self._current = observation
 
         values.register_hook(hook)
 
@@ -275,7 +281,7 @@ class Capture:
             total = torch.as_tensor(count, device=located.label_count.device)
             # What the mean is over counts once, however many passes it was made of.
             seen.positions = replace(located, label_count=total if first else torch.zeros_like(total))
-            seen.items, seen.outside, seen.parts, first = None, True, total, False
+            seen.items, seen.parts, first = None, total, False
             loss.register_hook(partial(self._loss_arrived, seen))
 
     def _watch_logits(self, observation: Observation, logits: Any) -> None:

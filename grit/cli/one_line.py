@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from typing import NoReturn
+
+from grit.errors import nearest
 
 
 class OneLineErrors(argparse.ArgumentParser):
@@ -18,5 +19,5 @@ class OneLineErrors(argparse.ArgumentParser):
         """The option that an unknown one may have been meant for."""
         unknown = message.partition("unrecognized arguments: ")[2].split()
         options = [name for name in self._option_string_actions if name.startswith("--")]
-        nearest = difflib.get_close_matches(unknown[0].partition("=")[0], options, n=1) if unknown else []
-        return f"; did you mean {nearest[0]}?" if nearest else ""
+        meant = nearest(unknown[0].partition("=")[0], options) if unknown else None
+        return "" if meant is None else f"; did you mean {meant}?"

@@ -22,7 +22,7 @@ from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
 from grit.evaluation.scores import Scores
 from grit.geometry.export import ExportReport, export_lora, export_quietly
-from grit.io.files import read_object, write_atomically, write_table
+from grit.io.files import PRIVATE, read_object, write_atomically, write_table
 from grit.io.provenance import provenance
 from grit.io.validation import refusal
 from grit.io.versions import SCHEMA_VERSION, upgraded
@@ -38,8 +38,6 @@ from grit.training.workbench import Workbench
 
 #: What scoring a trained adapter again leaves.
 EVALUATION_FILE, PREDICTIONS_FILE = "eval.json", "eval-predictions.parquet"
-#: Of a new run's folder: its user's alone.
-PRIVATE = 0o700
 #: In a run's folder: what it is, its last state, and its adapter as plain PEFT reads it.
 RUN_FILE, STATE, ADAPTER = "run.json", "state", "adapter"
 ROOT = Path(__file__).resolve().parents[2]

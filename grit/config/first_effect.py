@@ -47,6 +47,11 @@ def curvature_onset(config: GritConfig) -> float:
     return step
 
 
+def preconditioning_onset(config: GritConfig) -> float:
+    """Steps after which no gradient has been preconditioned yet: inverses exist, and the warm-up is over."""
+    return max(curvature_onset(config), config.ng_warmup_steps)
+
+
 def reprojection_onset(config: GritConfig) -> float:
     """Steps after which `REPROJECTION_FIELDS` have not acted yet; infinite when they never do."""
     if config.reprojection_freq is None:
@@ -58,7 +63,7 @@ def reprojection_onset(config: GritConfig) -> float:
 def idle_schedules(config: GritConfig, steps: float) -> list[str]:
     """What is switched on and does not act within `steps` optimizer steps, in words."""
     idle = []
-    first = max(curvature_onset(config), config.ng_warmup_steps)
+    first = preconditioning_onset(config)
     if math.isfinite(first) and first >= steps:
         idle.append(
             f"kfac_update_freq = {config.kfac_update_freq}: preconditioning begins in step {first + 1:g}"

@@ -88,12 +88,12 @@ def export_adapter(
     """
     if adapter not in (None, handle.adapter):
         raise ConfigError("adapter", adapter, f"this handle trains {handle.adapter!r}")
-    check_exportable(model, handle.adapter)
+    report = export_quietly(model, handle, path)
     summary = handle.summary()
     if handle.config.T is not None and not summary.reprojections:
         reasons = "; ".join(summary.notes) or "no factor has passed its gate"
         warnings.warn(f"nothing is truncated, the adapter is written whole: {reasons}", stacklevel=2)
-    return export_quietly(model, handle, path)
+    return report
 
 
 def export_quietly(model: nn.Module, handle: GritHandle, path: Path | str) -> ExportReport:

@@ -96,9 +96,9 @@ class GritHandle:
             sink=self._observe,
             before_pass=self._follow,
             discard=self._discard,
+            verifying=lambda: self._verifying,
             watch_loss=self._controller is not None,
         )
-        self._capture.verifying = self._verifying
         self._reprojector = Reprojector(config, self._state, self._capture, optimizer, self._section)
         self._arm()
         self._hooks = [
@@ -280,7 +280,6 @@ class GritHandle:
             self._record(PassWithoutBackward(passes=unused), step=self.step + 1)
         if self._verifying:
             self._agreement.check(self._gates())
-            self._capture.verifying = self._verifying
         unscale(self._optimizer)
         losses = self._capture.take_losses()
         with self._section("fisher"):
@@ -410,7 +409,6 @@ class GritHandle:
                 there, here = saved.get(name, "none"), own.get(name, "none")
                 raise ConfigError("state", name, f"has rank {there} in this state, and {here} in this model")
         self._agreement.remaining = min(self._agreement.remaining, state.get("to_verify", 0))
-        self._capture.verifying = self._verifying
         self._capture.loss_scale.load_state_dict(state.get("loss_scale"))
         self.step, self.events = state["step"], [event_of(row) for row in state["events"]]
         self._state.load_state_dict(state["groups"])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grit.config.first_effect import curvature_onset, refreshes, reprojection_onset
+from grit.config.first_effect import preconditioning_onset, reprojection_onset
 from grit.config.method import GritConfig
 from grit.geometry.events import Event, NonfiniteGradient, reprojections
 from grit.geometry.state import GeometryState
@@ -61,20 +61,19 @@ def summary_of(
     factors = state.factors().values()
     waiting = state.waiting()
     dropped = sum(isinstance(event, NonfiniteGradient) for event in events)
-    refreshed = any(refreshes(config, past, config.kfac_update_freq) for past in range(step))
     return HandleSummary(
         step=step,
         layers=len(ranks),
         tokens=min(entry.seen_a for entry in factors),
         waiting=waiting,
-        preconditions=refreshed and waiting < len(ranks) and step > config.ng_warmup_steps,
+        preconditions=state.has_inverses and step > config.ng_warmup_steps,
         reprojections=acted,
         ranks=(min(ranks.values()), max(ranks.values())),
         parameters=state.parameters(),
         effective_parameters=state.effective_parameters(),
         dropped_steps=dropped,
         to_verify=to_verify,
-        notes=_notes(config, step, waiting, dropped, acted, refreshed),
+        notes=_notes(config, step, waiting=waiting, dropped=dropped, acted=acted),
     )
 
 
@@ -87,16 +86,14 @@ def warn_of_changes(saved: Mapping[str, Any], config: GritConfig) -> None:
         warnings.warn(f"this state was made with {words}", stacklevel=3)
 
 
-def _notes(
-    config: GritConfig, step: int, waiting: int, dropped: int, acted: int, refreshed: bool
-) -> tuple[str, ...]:
+def _notes(config: GritConfig, step: int, *, waiting: int, dropped: int, acted: int) -> tuple[str, ...]:
     notes = []
     if waiting:
         notes.append(
             f"{waiting} layers wait for kfac_min_samples = {config.kfac_min_samples} (tokens and labels)"
         )
-    first = max(curvature_onset(config), config.ng_warmup_steps)
-    if not (refreshed and step > first) and first < float("inf"):
+    first = preconditioning_onset(config)
+    if step <= first < float("inf"):
         notes.append(f"preconditioning begins in step {first + 1:g} (kfac_update_freq, ng_warmup_steps)")
     first = reprojection_onset(config)
     if not acted and step <= first < float("inf"):

@@ -172,6 +172,11 @@ class GeometryState:
         """Sum over modules of r (d_in + d_out)."""
         return sum(layer.rank * layer.width for layer in self._layers)
 
+    @property
+    def has_inverses(self) -> bool:
+        """Whether a module has inverses to precondition by."""
+        return any(group.curvature.applied is not None for group in self.groups)
+
     def waiting(self) -> int:
         """Modules of which a factor has not passed its gates yet."""
         count = 0

@@ -33,6 +33,10 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
     return value
 
 
+#: Mode of a new run's or study's folder: what it holds is its user's alone, until the user says otherwise.
+PRIVATE = 0o700
+
+
 def own_folder(folder: Path, name: str) -> Path:
     """A folder of that name inside `folder`, made if need be; never one that a link leads out to.
 

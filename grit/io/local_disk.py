@@ -31,6 +31,11 @@ def network_file_system(path: Path, mounts: Path = _MOUNTS) -> str | None:
     return kind if kind in NETWORK else None
 
 
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite address; None for another kind of address."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
 def check_sqlite(option: str, uri: str, instead: str) -> None:
     """Refuses an SQLite file on a network file system.
 
@@ -42,9 +47,10 @@ def check_sqlite(option: str, uri: str, instead: str) -> None:
     Raises:
         ConfigError: it lies on one.
     """
-    if not uri.startswith("sqlite:///"):
+    path = sqlite_file(uri)
+    if path is None:
         return
-    kind = network_file_system(Path(uri.removeprefix("sqlite:///")))
+    kind = network_file_system(path)
     if kind is not None:
         raise ConfigError(
             option, uri, f"lies on a network file system ({kind}), where SQLite breaks: {instead}"

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from grit.errors import ConfigError
+from grit.io.files import PRIVATE
 from grit.io.provenance import PACKAGES
 from ray_jobs.records.kept_adapters import copy_adapter
 from ray_jobs.records.study_file import STUDY_FILE, Call, StudyFile, read_study
@@ -26,8 +27,6 @@ from ray_jobs.records.trunk_record import TrunkOutcome, TrunkRecord, read_trunks
 #: Whose versions a study notes.
 STUDY_PACKAGES = (*PACKAGES, "ray", "optuna", "mlflow")
 LOCK_FILE = ".lock"
-#: Of a new study's folder: what it holds is its user's alone, until the user says otherwise.
-PRIVATE = 0o700
 
 
 class StudyStore:

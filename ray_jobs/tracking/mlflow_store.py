@@ -15,7 +15,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
 from grit.errors import ConfigError
-from grit.io.local_disk import check_sqlite
+from grit.io.local_disk import check_sqlite, sqlite_file
 
 #: What a store raises when it does not answer, or refuses.
 STORE_ERRORS = (MlflowException, OSError, ValueError, TypeError)
@@ -29,8 +29,8 @@ _KIND = {"mlflow.experimentKind": "custom_model_development"}
 @contextlib.contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """One process at a time: several that open a fresh SQLite file at once break its migration."""
-    path = uri.removeprefix("sqlite:///")
-    if path == uri:
+    path = sqlite_file(uri)
+    if path is None:
         yield
         return
     with Path(f"{path}.lock").open("w") as handle:
@@ -43,25 +43,22 @@ def _create_whole(uri: str) -> None:
 
     A process that is killed in mid-migration would otherwise leave a file that no later call can open.
     """
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
+    path = sqlite_file(uri)
+    if path is None or path.exists():
         return
     for left in path.parent.glob(f".{path.name}.new*"):
         left.unlink()
     new = path.with_name(f".{path.name}.new")
-    root = _beside(uri)
-    assert root is not None
     store: Any = SqlAlchemyStore(  # type: ignore[no-untyped-call]  # MLflow has no types here
-        f"sqlite:///{new}", root.as_uri()
+        f"sqlite:///{new}", _artifacts_beside(path).as_uri()
     )
     store.engine.dispose()
     new.replace(path)
 
 
-def _beside(uri: str) -> Path | None:
+def _artifacts_beside(database: Path) -> Path:
     """Where the artifacts of a SQLite store go: MLflow's own choice is the folder of whoever asks."""
-    path = uri.removeprefix("sqlite:///")
-    return None if path == uri else (Path(path).parent / "mlartifacts").absolute()
+    return (database.parent / "mlartifacts").absolute()
 
 
 def open_experiment(uri: str, name: str, artifacts: Path | None) -> tuple[MlflowClient, str]:
@@ -88,8 +85,10 @@ def open_experiment(uri: str, name: str, artifacts: Path | None) -> tuple[Mlflow
             existing = client.get_experiment_by_name(name)
             if existing is not None:
                 return client, existing.experiment_id
-            root = artifacts or _beside(uri)
-            location = None if root is None else root.absolute().as_uri()
+            database = sqlite_file(uri)
+            if artifacts is None and database is not None:
+                artifacts = _artifacts_beside(database)
+            location = None if artifacts is None else artifacts.absolute().as_uri()
             return client, client.create_experiment(name, location, tags=_KIND)
     except (MlflowException, OSError) as error:
         raise refused(uri, error) from error

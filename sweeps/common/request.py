@@ -171,7 +171,7 @@ def _seeds(design: DesignOptions, asked: Preset, sequential: SequentialDesign | 
 def _listed(texts: Sequence[str]) -> Overrides:
     """One setting that was named: `field=value`, one after the other."""
     for text in texts:
-        first, comma, rest = text.partition(",")
+        _, comma, rest = text.partition(",")
         if comma and "=" in rest and "[" not in text:
             apart = " ".join(part.strip() for part in text.split(","))
             raise ConfigError("point", text, f"its settings are separated by blanks: --point {apart}")

@@ -1,9 +1,14 @@
+import copy
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import PeftModel
+from attached import ACTIVE as REFRESHING
+from attached import WATCH, adapted, moving, reloaded, take_step
+from peft import LoraConfig, PeftModel
+from torch import nn
 
 from grit.adapters.peft_adapters import quiet_peft
 from grit.config.method import GritConfig
@@ -174,3 +179,88 @@ def test_truncation_is_the_best_approximation_and_tells_its_loss():
     assert lost == pytest.approx(float(values[2:].square().sum() / values.square().sum()))
     torch.testing.assert_close(down.norm(), up.norm())
     assert truncated(a, torch.zeros(7, 4, dtype=torch.float64), None, 2)[2] == 0.0
+
+
+# Adapters that are not the usual one.
+
+
+def test_an_adapter_of_another_name_is_exported_under_its_own_configuration(
+    tiny_llama, token_batches, tmp_path
+):
+    backbone = tiny_llama(dropout=0.0).unload()
+    model = adapted(backbone, r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = model.double()
+    model.add_adapter(
+        "second", LoraConfig(r=6, target_modules=["v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    )
+    model.set_adapter("second")
+    optimizer = moving(model)
+    handle = attach(model.double().train(), optimizer, REFRESHING, adapter="second")
+    for batch in token_batches():
+        take_step(model, optimizer, batch)
+    with pytest.raises(ConfigError, match="^adapter = 'default': this handle trains 'second'"):
+        export_adapter(model, handle, tmp_path, adapter="default")
+    assert export_adapter(model, handle, tmp_path).parameters == 2 * 6 * (32 + 16)
+    expected = model.eval()(**token_batches()[0]).logits
+    loaded = reloaded(tiny_llama(dropout=0.0).unload(), tmp_path)
+    torch.testing.assert_close(loaded(**token_batches()[0]).logits, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_an_adapter_of_transformers_itself_loads_as_a_peft_adapter(tiny_llama, token_batches, tmp_path):
+    model = tiny_llama(dropout=0.0).unload()
+    with quiet_peft():
+        model.add_adapter(LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
+    optimizer = moving(model.double())
+    handle = attach(model.train(), optimizer, REFRESHING)
+    for batch in token_batches():
+        take_step(model, optimizer, batch)
+    assert export_adapter(model, handle, tmp_path).effective_parameters < 2 * 4 * 64
+    expected = model.eval()(**token_batches()[0]).logits
+    loaded = reloaded(tiny_llama(dropout=0.0).unload(), tmp_path)
+    torch.testing.assert_close(loaded(**token_batches()[0]).logits, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_layers_narrower_than_their_rank_are_exported_at_their_width(tiny_llama, token_batches, tmp_path):
+    model = adapted(tiny_llama().unload(), r=40, target_modules=["k_proj"], task_type="CAUSAL_LM").double()
+    optimizer = moving(model)
+    handle = attach(model.train(), optimizer, WATCH)
+    take_step(model, optimizer, token_batches(count=1)[0])
+    report = export_adapter(model, handle, tmp_path)
+    assert set(report.ranks.values()) == {16}  # two key heads of eight
+    assert report.effective_parameters == 2 * 16 * (32 + 16) < report.parameters
+    expected = model.eval()(**token_batches()[0]).logits
+    loaded = reloaded(tiny_llama().unload(), tmp_path)
+    torch.testing.assert_close(loaded(**token_batches()[0]).logits, expected, rtol=1e-6, atol=1e-7)
+
+
+class _Nested(nn.Module):
+    """Two layers of the same last name, one path an ending of the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.block = nn.Linear(8, 8), nn.ModuleDict({"q": nn.Linear(8, 8)})
+
+    def forward(self, inputs_embeds=None, labels=None):
+        logits = self.block["q"](torch.tanh(self.q(inputs_embeds)))
+        return SimpleNamespace(
+            loss=nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()), logits=logits
+        )
+
+
+def test_ranks_of_paths_that_end_alike_do_not_mix(tmp_path):
+    from grit.adapters.peft_adapters import adapted_layers, save_lora
+
+    torch.manual_seed(0)
+    backbone = _Nested()
+    model = adapted(copy.deepcopy(backbone), r=4, target_modules=["q"])
+    factors = {}
+    for layer, rank in zip(adapted_layers(model), (1, 3), strict=True):
+        factors[layer.name] = (layer.down.weight.detach()[:rank], layer.up.weight.detach()[:, :rank])
+        layer.down.weight.data[rank:] = 0
+    save_lora(
+        model, {layer.name: layer.scaling for layer in adapted_layers(model)}, factors, tmp_path, "default"
+    )
+    loaded = reloaded(backbone, tmp_path).float()
+    x, labels = torch.randn(2, 5, 8), torch.zeros(2, 5, dtype=torch.int64)
+    expected = model.eval()(inputs_embeds=x, labels=labels).logits
+    torch.testing.assert_close(loaded(inputs_embeds=x, labels=labels).logits, expected)

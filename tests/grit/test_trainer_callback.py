@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from oracles import factors_by_definition
+from oracles import assert_factors, factors_by_definition
 from peft import PeftModel
 
 from grit.adapters.peft_adapters import adapted_layers, quiet_peft
+from grit.capture.passes import is_attached
 from grit.config.method import GritConfig
 from grit.errors import ConfigError
 from grit.geometry.attach import attach
@@ -196,11 +197,13 @@ def test_clipping_survives_an_interrupted_training(tiny_llama, token_batches, tm
 
 
 def test_nothing_follows_the_model_when_training_is_over(tiny_llama, token_batches, tmp_path):
-    model = tiny_llama(dropout=0.0)
-    _trainer(model, _rows(token_batches), tmp_path, GritCallback(ACTIVE)).train()
+    model, callback = tiny_llama(dropout=0.0), GritCallback(ACTIVE)
+    _trainer(model, _rows(token_batches), tmp_path, callback).train()
     optimizer = torch.optim.SGD(_parameters(model), lr=0.1)
     model.train()(input_ids=token_batches()[0]["input_ids"]).logits.sum().backward()
     optimizer.step()
+    assert callback.handle.step == 4
+    assert not any(is_attached(layer.down) for layer in callback.handle.layers)
     attach(model, optimizer, WATCH)
 
 
@@ -215,14 +218,6 @@ def _factors(model, batches, loss_of):
     optimizer.step()
     handle.detach()
     return handle
-
-
-def _assert_defined(handle, expected):
-    expected_a, expected_g, tokens, labelled = expected
-    for index, entry in enumerate(handle.factors().values()):
-        assert (entry.seen_a, entry.seen_g) == (tokens[index], labelled)
-        for own, exact in ((entry.sigma_a, expected_a[index]), (entry.sigma_g, expected_g[index])):
-            torch.testing.assert_close(own, exact, rtol=1e-5, atol=1e-6 * float(exact.abs().max()))
 
 
 def test_log_probabilities_in_place_of_a_loss_tell_what_a_label_counts(tiny_llama, token_batches):
@@ -243,7 +238,7 @@ def test_log_probabilities_in_place_of_a_loss_tell_what_a_label_counts(tiny_llam
     plain = tiny_llama(dropout=0.0)
     layers = adapted_layers(plain)
     expected = factors_by_definition(plain, layers, token_batches(), "causal", ["main"] * len(layers))
-    _assert_defined(handle, expected)
+    assert_factors(handle, expected, rtol=1e-5, atol=1e-6)
 
 
 def _parameters(model):
@@ -263,7 +258,12 @@ def test_a_loss_outside_the_model_is_a_mean_over_what_is_said(tiny_llama, token_
     model = tiny_llama(dropout=0.0)
     handle = _factors(model, token_batches(), loss_of)
     streams = ["main"] * len(handle.layers)
-    _assert_defined(handle, factors_by_definition(model, handle.layers, token_batches(), "causal", streams))
+    assert_factors(
+        handle,
+        factors_by_definition(model, handle.layers, token_batches(), "causal", streams),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_a_loss_over_several_forward_passes_counts_its_parts_once(tiny_llama, token_batches):
@@ -285,7 +285,12 @@ def test_a_loss_over_several_forward_passes_counts_its_parts_once(tiny_llama, to
     model = tiny_llama(dropout=0.0)
     handle = _factors(model, token_batches(count=1), joined)
     streams = ["main"] * len(handle.layers)
-    _assert_defined(handle, factors_by_definition(model, handle.layers, token_batches(), "causal", streams))
+    assert_factors(
+        handle,
+        factors_by_definition(model, handle.layers, token_batches(), "causal", streams),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_labels_that_count_differently_are_refused_until_their_mean_is_said(tiny_llama, token_batches):

@@ -14,6 +14,7 @@ from analysis.evidence.point_summary import PointSummary
 from analysis.page.bars import shown_seeds
 from analysis.page.style import SEQUENTIAL, SHADES, STROKES, new_figure
 from analysis.stats.arrays import Floats
+from analysis.studies.sensitivity.figures.ranks import first_trial_title
 from analysis.studies.sensitivity.one_at_a_time import default_and_control
 from grit.io.files import Row
 
@@ -49,10 +50,8 @@ def default_spectra(data: StudyData, points: Sequence[PointSummary]) -> tuple[Po
     return (pair[0], rows) if rows else None
 
 
-def _where(center: PointSummary, rows: Sequence[Row]) -> str:
-    modules = len({row["module"] for row in rows})
-    setting = f"{center.method} at its default, {center.regime}-matched"
-    return f"{setting}, seed {center.seeds[0]} (n = 1), {modules} modules"
+def _title(center: PointSummary, rows: Sequence[Row]) -> str:
+    return first_trial_title(center, len({row["module"] for row in rows}))
 
 
 def rank_history(data: StudyData, points: Sequence[PointSummary]) -> RankHistory | None:
@@ -66,7 +65,7 @@ def rank_history(data: StudyData, points: Sequence[PointSummary]) -> RankHistory
     for name, label in RANK_MEASURES.items():
         values = _by_step(rows, name, steps)
         measures[label] = (values.mean(axis=1), values.min(axis=1), values.max(axis=1))
-    return RankHistory(title=_where(center, rows), steps=tuple(steps), measures=measures)
+    return RankHistory(title=_title(center, rows), steps=tuple(steps), measures=measures)
 
 
 def _by_step(rows: Sequence[Row], name: str, steps: Sequence[int]) -> Floats:
@@ -115,7 +114,7 @@ def energy_curves(data: StudyData, points: Sequence[PointSummary]) -> EnergyCurv
         values = np.array([row["fisher_a"] for row in rows if row["step"] == step])
         totals = np.maximum(values.sum(axis=1, keepdims=True), np.finfo(float).tiny)
         curves[step] = np.median(np.cumsum(values, axis=1) / totals, axis=0)
-    return EnergyCurves(title=_where(center, rows), tau=center.tau, curves=curves)
+    return EnergyCurves(title=_title(center, rows), tau=center.tau, curves=curves)
 
 
 def draw_energy_curves(energy: EnergyCurves) -> Figure:
@@ -156,7 +155,7 @@ def module_ranks(data: StudyData, points: Sequence[PointSummary]) -> ModuleRanks
     for row in rows:
         ranks[modules.index(row["module"]), steps.index(row["step"])] = row["rank"]
     return ModuleRanks(
-        title=_where(center, rows),
+        title=_title(center, rows),
         modules=tuple(_short(name) for name in modules),
         steps=tuple(steps),
         ranks=ranks,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from analysis.evidence.load import StudyData
@@ -148,19 +149,29 @@ def rank_map(data: StudyData, points: Sequence[PointSummary]) -> RankMap | None:
 def draw_rank_map(ranks: RankMap) -> Figure:
     """Two maps."""
     figure, (left, right) = new_figure(2, width=3.7, height=3.0)
-    _draw_grid(figure, left, ranks.kept, "directions kept")
-    _draw_grid(figure, right, ranks.effective, "effective rank of the update")
+    kept, effective = draw_grid(left, ranks.kept), draw_grid(right, ranks.effective)
+    figure.colorbar(kept, ax=left, label="directions kept")
+    figure.colorbar(effective, ax=right, label="effective rank of the update")
     figure.suptitle(ranks.title, fontsize=8)
     return figure
 
 
-def _draw_grid(figure: Figure, axis: Axes, grid: LayerGrid, label: str) -> None:
-    image = axis.imshow(grid.values, cmap=SEQUENTIAL, aspect="auto", origin="lower")
+def draw_grid(
+    axis: Axes, grid: LayerGrid, *, low: float | None = None, high: float | None = None
+) -> AxesImage:
+    """Layers upwards, kinds of module across; colours from `low` to `high`, or over the grid's own range."""
+    image = axis.imshow(grid.values, cmap=SEQUENTIAL, aspect="auto", origin="lower", vmin=low, vmax=high)
     axis.set_xticks(range(len(grid.kinds)), grid.kinds, rotation=60, ha="right")
     axis.set_yticks(range(len(grid.layers)), grid.layers)
     axis.set_ylabel("layer")
     axis.grid(False)
-    figure.colorbar(image, ax=axis, label=label)
+    return image
+
+
+def first_trial_title(point: PointSummary, modules: int) -> str:
+    """Of a figure that shows the first trial of the default setting."""
+    where = f"{point.regime}-matched, seed {point.seeds[0]} (n = 1), {modules} modules"
+    return f"{point.method} at its default, {where}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +193,8 @@ def spectra_of(data: StudyData, points: Sequence[PointSummary]) -> Spectra | Non
     lengths = {len(row["fisher_a"] or ()) for row in rows}
     if len(lengths) != 1 or 0 in lengths:
         return None
-    where = f"{center.regime}-matched, seed {center.seeds[0]} (n = 1), {len(rows)} modules"
     return Spectra(
-        title=f"{center.method} at its default, {where}",
+        title=first_trial_title(center, len(rows)),
         activation=_shares(np.array([row["fisher_a"] for row in rows])),
         gradient=_shares(np.array([row["fisher_g"] for row in rows])),
     )

@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.bars import shown_seeds
-from analysis.page.style import COLOURS, SEQUENTIAL, new_figure
+from analysis.page.style import COLOURS, new_figure
 from analysis.stats.arrays import Floats
-from analysis.studies.sensitivity.figures.ranks import LayerGrid, mean_grid
+from analysis.studies.sensitivity.figures.ranks import LayerGrid, draw_grid, first_trial_title, mean_grid
 from analysis.studies.sensitivity.one_at_a_time import default_and_control
 
 
@@ -46,15 +46,9 @@ def draw_update_map(update: UpdateMap) -> Figure:
     """Two maps, one colour bar."""
     figure, axes = new_figure(len(update.grids), width=3.4, height=3.0)
     highest = max(float(np.nanmax(grid.values)) for grid in update.grids.values())
-    image = None
     for axis, (method, grid) in zip(axes, update.grids.items(), strict=True):
-        image = axis.imshow(grid.values, cmap=SEQUENTIAL, aspect="auto", origin="lower", vmin=0, vmax=highest)
-        axis.set_xticks(range(len(grid.kinds)), grid.kinds, rotation=60, ha="right")
-        axis.set_yticks(range(len(grid.layers)), grid.layers)
-        axis.set_ylabel("layer")
+        image = draw_grid(axis, grid, low=0, high=highest)
         axis.set_title(method)
-        axis.grid(False)
-    assert image is not None
     figure.colorbar(image, ax=axes, label="update norm |ΔW| (Frobenius)")
     figure.suptitle(update.title, fontsize=8)
     return figure
@@ -78,8 +72,7 @@ def update_energy(data: StudyData, points: Sequence[PointSummary]) -> UpdateEner
     energies = [row.get("update_energy") for row in rows]
     if len({len(shares or ()) for shares in energies}) != 1 or not energies[0]:
         return None
-    where = f"{center.regime}-matched, seed {center.seeds[0]} (n = 1), {len(rows)} modules"
-    return UpdateEnergy(title=f"{center.method} at its default, {where}", shares=np.array(energies))
+    return UpdateEnergy(title=first_trial_title(center, len(rows)), shares=np.array(energies))
 
 
 def draw_update_energy(energy: UpdateEnergy) -> Figure:
