@@ -51,6 +51,7 @@ _LABELS = {**_SIZES, "num_labels": 3, "max_position_embeddings": 64}
 _ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 _LLAMA = [*_ATTENTION, "gate_proj", "up_proj", "down_proj"]
 _BERT = ["query", "key", "value", "dense"]
+_BART_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     _entry(
         "causal",
         "OPTForCausalLM",
-        ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+        _BART_LAYERS,
         hidden_size=32,
         ffn_dim=48,
         num_hidden_layers=2,
@@ -267,24 +268,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         decoder_start_token_id=0,
         pad_token_id=0,
     ),
-    _entry(
-        "seq2seq",
-        "BartForConditionalGeneration",
-        ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
-        **_BART,
-    ),
-    _entry(
-        "seq2seq",
-        "M2M100ForConditionalGeneration",
-        ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
-        **_BART,
-    ),
-    _entry(
-        "seq2seq",
-        "PegasusForConditionalGeneration",
-        ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
-        **_BART,
-    ),
+    _entry("seq2seq", "BartForConditionalGeneration", _BART_LAYERS, **_BART),
+    _entry("seq2seq", "M2M100ForConditionalGeneration", _BART_LAYERS, **_BART),
+    _entry("seq2seq", "PegasusForConditionalGeneration", _BART_LAYERS, **_BART),
     _entry(
         "seq2seq",
         "NllbMoeForConditionalGeneration",

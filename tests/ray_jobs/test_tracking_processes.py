@@ -1,13 +1,8 @@
 """MLflow's mirror with real servers and other processes: killed, away, racing for a fresh database."""
 
-import contextlib
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from functools import partial
 
 import pytest
@@ -15,6 +10,7 @@ from builders import ended, planned, study, telemetry_rows
 from conftest import ROOT
 from mirrored import all_runs, ended_trials, named, open_tracker, trials_of
 from mlflow.tracking import MlflowClient
+from mlflow_server import MlflowServer
 
 from analysis.evidence.study_marks import marks_of
 from grit.errors import ConfigError
@@ -25,67 +21,9 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-class Server:
-    """A real `mlflow server` on a database, in a process group of its own.
-
-    May be killed and started again on the same port.
-    """
-
-    def __init__(self, folder, *options, environment=None):
-        self._options, self._environment = options, {**os.environ, **(environment or {})}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri, self._folder, self._process = f"http://127.0.0.1:{self.port}", folder, None
-
-    def start(self):
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--workers",
-            "1",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-            "--backend-store-uri",
-            f"sqlite:///{self._folder / 'server.db'}",
-            "--default-artifact-root",
-            str(self._folder / "artifacts"),
-            *self._options,
-        ]
-        with (self._folder / "server.log").open("a") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd=self._folder,
-                env=self._environment,
-            )
-        deadline = time.time() + 90
-        while time.time() < deadline:
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer,
-            ):
-                if answer.status == 200:
-                    return self
-            time.sleep(0.2)
-        raise TimeoutError((self._folder / "server.log").read_text())
-
-    def kill(self):
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
 @pytest.fixture
 def server(tmp_path):
-    made = Server(tmp_path)
+    made = MlflowServer(tmp_path)
     yield made.start()
     made.kill()
 
@@ -99,7 +37,7 @@ def guarded(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD", raising=False)
     secrets = {"MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD, "MLFLOW_FLASK_SERVER_SECRET_KEY": "x" * 32}
-    made = Server(tmp_path, "--app-name", "basic-auth", environment=secrets)
+    made = MlflowServer(tmp_path, "--app-name", "basic-auth", environment=secrets)
     yield made.start()
     made.kill()
 
@@ -126,7 +64,8 @@ def test_a_server_with_basic_auth_is_written_to_and_tells_no_password(guarded, t
     for run in runs:
         assert PASSWORD not in str(run.to_dictionary())
     (top,) = [run for run in runs if run.data.tags["kind"] == "study"]
-    assert [item.path for item in client.list_artifacts(top.info.run_id)] == ["report.html"]
+    paths = [item.path for item in client.list_artifacts(top.info.run_id)]
+    assert paths == ["front_step.json", "front_time.json", "report.html"]
 
 
 @pytest.mark.slow

@@ -6,12 +6,7 @@ Screenshots go to $GRIT_SCREENSHOTS.
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,6 +14,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from launching import FIVE, runs, start
+from mlflow_server import MlflowServer
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 FLAGS = (
@@ -46,35 +42,9 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ui(study):
     """A real `mlflow server` on the study's database."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--workers",
-        "1",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--backend-store-uri",
-        f"sqlite:///{study / 'mlflow.db'}",
-    ]
-    with (study / "server.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=study)
-    deadline = time.time() + 90
-    while time.time() < deadline:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-            break
-        except OSError:
-            time.sleep(0.5)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
+    server = MlflowServer(study, store="mlflow.db")
+    yield server.start().uri
+    server.kill()
 
 
 @pytest.fixture
