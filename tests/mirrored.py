@@ -39,9 +39,9 @@ def ended_trials(uri):
     return [run for run in runs if run.data.tags["kind"] == "trial" and run.info.status != "RUNNING"]
 
 
-def wait_for(look, seconds=30):
+def wait_for(look, seconds=120):
     deadline = time.time() + seconds
     while not (seen := look()):
-        assert time.time() < deadline
+        assert time.time() < deadline, f"nothing came within {seconds} s"
         time.sleep(0.05)
     return seen

@@ -20,6 +20,7 @@ from grit.presets.run_presets import configuration
 from grit.training.side_by_side import train
 from grit.training.workbench import Workbench
 from ray_jobs.design.points import Point
+from ray_jobs.tracking import mlflow_tracker
 from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.mlflow_tracker import MlflowTracker
 from ray_jobs.tracking.run_contents import CURVE_POINTS
@@ -41,6 +42,13 @@ def empty_store(tmp_path_factory):
 def uri(empty_store, tmp_path):
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture(autouse=True)
+def shows_at_once(monkeypatch):
+    """What runs is shown without a wait, whatever the last look cost (else fifty times as long)."""
+    monkeypatch.setattr(mlflow_tracker, "LIVE_SECONDS", 0.05)
+    monkeypatch.setattr(mlflow_tracker, "LIVE_SHARE", 1.0)
 
 
 def test_a_study_is_a_parent_with_one_nested_run_per_trial(uri, tmp_path, monkeypatch):
@@ -119,7 +127,7 @@ def test_settings_aggregate_their_seeds_and_carry_the_marks(uri, tmp_path, monke
     path = client.download_artifacts(top.info.run_id, "front_step.json", str(tmp_path))
     table = json.loads(Path(path).read_text())
     last = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    last = [row for row in last if row["trials"] == len(records)]
+    last = [row for row in last if row["trials"] == last[-1]["trials"]]  # it grows when the front changes
     assert {row["setting"] for row in last} == {
         run.info.run_name for run in settings if run.data.tags["pareto.step"] == "true"
     }
@@ -145,9 +153,6 @@ def test_settings_aggregate_their_seeds_and_carry_the_marks(uri, tmp_path, monke
 
 
 def test_a_running_trial_is_there_with_its_curve_and_ends_with_each_step_once(uri, tmp_path, monkeypatch):
-    from ray_jobs.tracking import mlflow_tracker as tracking
-
-    monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.05)
     monkeypatch.chdir(tmp_path)
     record = planned(study(seeds=(41,)))[2]
     tracker = open_tracker(uri)
@@ -168,9 +173,6 @@ def test_a_running_trial_is_there_with_its_curve_and_ends_with_each_step_once(ur
 
 
 def test_a_trial_that_is_cut_off_is_not_left_running_and_begins_anew(uri, tmp_path, monkeypatch):
-    from ray_jobs.tracking import mlflow_tracker as tracking
-
-    monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.05)
     monkeypatch.chdir(tmp_path)
     record = planned(study(seeds=(41,)))[2]
     first = open_tracker(uri)
@@ -234,9 +236,6 @@ def test_an_adapter_is_a_model_that_answers_elsewhere(uri, tmp_path, monkeypatch
 
 
 def test_another_attempt_takes_the_place_of_what_a_lost_one_has_shown(uri, tmp_path, monkeypatch):
-    from ray_jobs.tracking import mlflow_tracker as tracking
-
-    monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.05)
     monkeypatch.chdir(tmp_path)
     record = planned(study(seeds=(41,)))[2]
     tracker = open_tracker(uri)
@@ -286,9 +285,6 @@ def test_runs_of_an_earlier_layout_and_of_a_killed_driver_are_not_doubled(uri, t
 
 
 def test_an_analysis_that_fails_costs_no_trial(uri, tmp_path, monkeypatch):
-    from ray_jobs.tracking import mlflow_tracker as tracking
-
-    monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.05)
     monkeypatch.chdir(tmp_path)
     asked = []
 
