@@ -70,7 +70,8 @@ def points(request: StudyRequest) -> list[Point]:
     for value in rates:
         for method in methods:
             regime: Regime | None = "step" if METHODS[method].scheduled else None
-            designed.append(Point.of("baseline", {"learning_rate": value}, method, regime=regime))
+            rate = value * METHODS[method].rate_multiple
+            designed.append(Point.of("baseline", {"learning_rate": rate}, method, regime=regime))
     memory = {"memory": True, "evaluations": 1, "quality": "answer_logprob"}
     share = max(MEMORY_BUDGET, MEMORY_STEPS / request.budget_steps)
     probes = [Point.of("memory", memory, method, budget=share, regime="step", seeds=1) for method in methods]

@@ -15,6 +15,8 @@ from grit.config.run_config import RunConfig
 #: Shampoo's first preconditioned step, and the steps between computations of its roots: they cost more than
 #: the rest of a step.
 SHAMPOO_START, SHAMPOO_EVERY = 10, 10
+#: Of heavy-ball SGD.
+SGD_MOMENTUM = 0.9
 #: Dimensions above which Shampoo would leave a side alone: none of ours (its blocks bound the cost).
 SHAMPOO_LARGEST = 1 << 20
 
@@ -27,9 +29,10 @@ def build_optimizer(config: RunConfig, model: Any) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if kind == "shampoo":
         return _shampoo(parameters, config)
-    return torch.optim.AdamW(
-        parameters, lr=config.optimization.learning_rate, weight_decay=config.optimization.weight_decay
-    )
+    rate, decay = config.optimization.learning_rate, config.optimization.weight_decay
+    if config.optimization.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=SGD_MOMENTUM, weight_decay=decay)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
 
 
 def _shampoo(parameters: list[torch.nn.Parameter], config: RunConfig) -> torch.optim.Optimizer:

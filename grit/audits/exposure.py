@@ -13,14 +13,12 @@ exists for every method with a dW beside an unchanged weight.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers
-from grit.data.encode import IGNORED_LABEL
+from grit.capture.untuned_passes import untuned_passes
 
 #: Documents that are looked at: the same first ones for every run.
 EXPOSURE_DOCUMENTS = 16
@@ -71,22 +69,9 @@ def exposures(
         batches: general text, with `attention_mask` and `labels`; tokens are weighted alike.
         gates: per module (r, r), what is applied between the factors.
     """
-    layers, labels = adapted_layers(model), 0
+    layers = adapted_layers(model)
     sums = _Sums(layers, gates or {})
-    with ExitStack() as undo:
-        undo.enter_context(torch.enable_grad())
-        undo.enter_context(model.disable_adapter())
-        embeddings = model.get_input_embeddings()
-        # Nothing is trained here: without this no gradient would reach a layer.
-        handles = [embeddings.register_forward_hook(lambda _m, _i, output: output.requires_grad_(True))]
-        handles += [layer.base.register_forward_hook(sums.hook(layer)) for layer in layers]
-        for handle in handles:
-            undo.callback(handle.remove)
-        for batch in batches:
-            sums.mask = batch["attention_mask"] > 0
-            count = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
-            (model(**batch).loss * count).backward()
-            labels += count
+    labels = untuned_passes(model, layers, batches, sums)
     exposed = {}
     for name in sums.squares:
         exposed[name] = Exposure(sums.squares[name] / labels, sums.slopes[name] / labels)

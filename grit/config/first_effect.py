@@ -30,7 +30,8 @@ def refreshes(config: GritConfig, step: int, period: int) -> bool:
     Every `period` steps, but not while nothing would use them before the next refresh: that is what a warm-up
     is for.
     """
-    due = (step + 1) % period == 0 and step + period > config.ng_warmup_steps
+    warmup = 0 if config.preconditioner == "soap" else config.ng_warmup_steps
+    due = (step + 1) % period == 0 and step + period > warmup
     return due and config.preconditioner != "none"
 
 
@@ -49,7 +50,8 @@ def curvature_onset(config: GritConfig) -> float:
 
 def preconditioning_onset(config: GritConfig) -> float:
     """Steps after which no gradient has been preconditioned yet: inverses exist, and the warm-up is over."""
-    return max(curvature_onset(config), config.ng_warmup_steps)
+    first = curvature_onset(config)
+    return first if config.preconditioner == "soap" else max(first, config.ng_warmup_steps)
 
 
 def reprojection_onset(config: GritConfig) -> float:

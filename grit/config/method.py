@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from grit.config.contradictions import check_fit
 from grit.config.declared_knobs import ALIASES
 from grit.config.earlier_methods import of_this_method
 from grit.config.settings import (
@@ -26,7 +27,7 @@ from grit.errors import ConfigError
 #: differently.
 METHOD_VERSION = 3
 
-Preconditioner = Literal["paper", "kfac", "none"]
+Preconditioner = Literal["paper", "kfac", "soap", "none"]
 DampingScale = Literal["absolute", "relative"]
 Basis = Literal["fisher", "balanced"]
 Suppression = Literal["project", "gate"]
@@ -40,6 +41,7 @@ GradientTokens = Literal["real", "labelled"]
 _GATE: tuple[Moment, Moment] = ("refresh", "reprojection")
 #: Beside which values of other settings a switch acts.
 _PRECONDITIONED: dict[str, tuple[Any, ...]] = {"preconditioner": ("paper", "kfac")}
+_REFRESHED: dict[str, tuple[Any, ...]] = {"preconditioner": ("paper", "kfac", "soap")}
 _BY_SPECTRUM: dict[str, tuple[Any, ...]] = {"rank_adaptation": (True,)}
 _BY_COVERAGE: dict[str, tuple[Any, ...]] = {**_BY_SPECTRUM, "rank_policy": ("coverage",)}
 _ADAPTIVE: dict[str, tuple[Any, ...]] = {"cadence": ("adaptive",)}
@@ -75,8 +77,8 @@ class GritConfig(metaclass=_Aliased):
         "paper",
         "`paper` scales grad A by the activation factor and grad B by the gradient factor, as the paper "
         "states it; "
-        "`kfac` pairs them as K-FAC does (grad A lives in the space of u, grad B in that of z); `none` "
-        "leaves gradients alone",
+        "`kfac` pairs them as K-FAC does (grad A lives in the space of u, grad B in that of z); `soap` lets "
+        "the optimizer work in the factors' eigenbases, paired like that; `none` leaves gradients alone",
         waits_for="refresh",
     )
     damping_scale: DampingScale = setting(
@@ -104,10 +106,10 @@ class GritConfig(metaclass=_Aliased):
     )
     kfac_update_freq: int = setting(
         50,
-        "steps between refreshes of the inverses",
+        "steps between refreshes of the inverses, or of the eigenbases",
         allowed=at_least(1),
         waits_for="refresh",
-        acts_with=_PRECONDITIONED,
+        acts_with=_REFRESHED,
     )
     kfac_min_samples: int = setting(
         64,
@@ -309,6 +311,35 @@ class GritConfig(metaclass=_Aliased):
     share_statistics: Sharing = setting(
         "none", "`projection` pools the statistics of layers with the same name (all q_proj, ...)"
     )
+    trust_region: float | None = setting(
+        None,
+        "bound on the divergence that a step may cause, nats per token, by the curvature that preconditions "
+        "it; none: no bound (docs/reference/method.md, 3)",
+        allowed=POSITIVE,
+        waits_for="refresh",
+        identity="changed",
+        acts_with=_PRECONDITIONED,
+    )
+    source_weight: float = setting(
+        0.0,
+        "how much a direction's share of general text's curvature counts against its share of the task's "
+        "when directions are kept (docs/reference/method.md, 6)",
+        allowed=SHARE,
+        waits_for="reprojection",
+        identity="changed",
+    )
+    source_penalty: float = setting(
+        0.0,
+        "weight of the forgetting that general text's curvature predicts: nats of training loss per nat",
+        allowed=NOT_NEGATIVE,
+        identity="changed",
+    )
+    source_tokens: int = setting(
+        256,
+        "tokens of general text that stand for it in both, taken once before training",
+        allowed=at_least(1),
+        identity="changed",
+    )
     max_grad_norm: float | None = setting(
         None,
         "clip after preconditioning (the trust region); none leaves clipping to the caller",
@@ -323,70 +354,7 @@ class GritConfig(metaclass=_Aliased):
     def __post_init__(self) -> None:
         """Raises ConfigError with the name, the value and what is allowed."""
         check_settings(self)
-        self._check_reprojection()
-        self._check_ranks()
-        if self.preconditioner == "none" and self.cadence == "adaptive":
-            raise ConfigError(
-                "cadence",
-                self.cadence,
-                "must be fixed with preconditioner = 'none': there are no inverses to refresh",
-            )
-
-    def _check_reprojection(self) -> None:
-        if self.suppression == "gate" and self.reprojection_mix != 1.0:
-            raise ConfigError(
-                "reprojection_mix",
-                self.reprojection_mix,
-                "must be 1 with suppression = 'gate', which mixes nothing",
-            )
-        if self.basis == "balanced" and not self.two_sided:
-            raise ConfigError(
-                "two_sided",
-                self.two_sided,
-                "must be true with basis = 'balanced', which is made of both sides",
-            )
-        if self.reprojection_freq is not None:
-            return
-        if self.reprojection_trigger == "adaptive":
-            raise ConfigError(
-                "reprojection_trigger",
-                self.reprojection_trigger,
-                "must be fixed with T = none: an adaptive trigger looks every T steps",
-            )
-        if self.lambda_r > 0:
-            raise ConfigError(
-                "lambda_r",
-                self.lambda_r,
-                "must be 0 with T = none: without reprojection there is no projector",
-            )
-        if self.subspace_mixing > 0:
-            raise ConfigError(
-                "subspace_mixing", self.subspace_mixing, "must be 0 with T = none: it acts at reprojections"
-            )
-
-    def _check_ranks(self) -> None:
-        if not self.rank_adaptation and self.rank_policy != "coverage":
-            raise ConfigError(
-                "rank_policy",
-                self.rank_policy,
-                "must be coverage with rank_adaptation = false, which keeps reprojection_k directions",
-            )
-        if self.rank_hysteresis == 0:
-            return
-        if self.rank_policy == "growth":
-            raise ConfigError(
-                "rank_hysteresis",
-                self.rank_hysteresis,
-                "must be 0 with rank_policy = 'growth', which never shrinks",
-            )
-        if self.rank_adaptation_threshold + self.rank_hysteresis >= 1:
-            raise ConfigError(
-                "rank_hysteresis",
-                self.rank_hysteresis,
-                f"must be below 1 - tau = {1 - self.rank_adaptation_threshold:g}: a band that reaches 1 "
-                "would keep "
-                "every direction for ever",
-            )
+        check_fit(self)
 
     @classmethod
     def for_steps(cls, steps: int, **settings: Any) -> GritConfig:
@@ -400,6 +368,16 @@ class GritConfig(metaclass=_Aliased):
         if not {"T", "reprojection_freq"} & settings.keys():
             schedule["reprojection_freq"] = tenth
         return cls(**{**schedule, **settings})
+
+    @property
+    def bound(self) -> float | None:
+        """The trust region that acts."""
+        return self.trust_region if self.preconditioner in ("paper", "kfac") else None
+
+    @property
+    def knows_source(self) -> bool:
+        """Whether general text is looked at before training."""
+        return self.source_weight > 0 or self.source_penalty > 0
 
     @property
     def tau(self) -> float:

@@ -3,8 +3,8 @@
 How its adapter is made, which optimizer trains it, what it needs. Pure data, without torch.
 
 `lora`, `qlora`, `grit` and `qgrit` are what this project is about; the others are what GRIT is compared with:
-the paper's own baselines (Tables 2 and 8) and its neighbours in PEFT. `grit/adapters/peft_adapters.py` and
-`grit/adapters/optimizers.py` carry the declarations out.
+the paper's own baselines (Tables 2 and 8), its neighbours in PEFT, and further attempts to make geometry win.
+`grit/adapters/peft_adapters.py` and `grit/adapters/optimizers.py` carry the declarations out.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class MethodSpec:
         inexact: untrained, the model is the backbone up to rounding only.
         kinds: adapt only layers with these names where the model has any; published placement rather than all
             linear layers. Empty: all.
+        switches: settings that make it this method, whatever a preset has there.
+        rate_multiple: what a grid of rates for AdamW is multiplied by: other optimizers have others.
         scheduled: needs to know the number of steps in advance, so that it has no time-matched form.
     """
 
@@ -59,6 +61,8 @@ class MethodSpec:
     moves_backbone: bool = False
     inexact: bool = False
     kinds: tuple[str, ...] = ()
+    switches: Mapping[str, Any] = field(default_factory=dict)
+    rate_multiple: float = 1.0
     scheduled: bool = False
 
 
@@ -129,6 +133,37 @@ METHODS: dict[Method, MethodSpec] = {
     ),
     "vera": MethodSpec(title="VeRA", source="Kopiczko et al., 2023", adapter="VeraConfig", factors=False),
     "lora_plus": MethodSpec(title="LoRA+", source="Hayou et al., 2024", optimizer="lora_plus"),
+    "grit_soap": MethodSpec(
+        title="GRIT-SOAP",
+        source="ours, after Vyas et al., 2024",
+        geometry=True,
+        switches={"preconditioner": "soap"},
+    ),
+    "grit_trust": MethodSpec(
+        title="GRIT-SGD",
+        source="ours, after Martens and Grosse, 2015",
+        geometry=True,
+        switches={
+            "preconditioner": "kfac",
+            "damping_scale": "relative",
+            "kfac_damping": 0.1,
+            "optimizer": "sgd",
+            "trust_region": 1e-3,
+        },
+        rate_multiple=300.0,
+    ),
+    "grit_source": MethodSpec(
+        title="GRIT, source-aware",
+        source="ours, after Ritter et al., 2018",
+        geometry=True,
+        switches={"source_weight": 0.2, "source_penalty": 30.0},
+    ),
+    "lora_ewc": MethodSpec(
+        title="LoRA + EWC",
+        source="Kirkpatrick et al., 2017",
+        geometry=True,
+        switches={"preconditioner": "none", "reprojection_freq": None, "source_penalty": 30.0},
+    ),
     "lora_fa": MethodSpec(title="LoRA-FA", source="Zhang et al., 2023", optimizer="lora_fa"),
 }
 

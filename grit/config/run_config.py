@@ -54,7 +54,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError where sections do not fit each other."""
-        method_spec(self.method)
+        for name, value in method_spec(self.method).switches.items():
+            section = section_of(name)
+            object.__setattr__(self, section, replace(getattr(self, section), **{name: value}))
         at_least(0).check("seed", self.seed)
         self._check_method()
         self._check_audits()
@@ -71,6 +73,8 @@ class RunConfig:
                 self.budget.amount,
                 f"must be at least 3 for {spec.title}, which allocates ranks on the way",
             )
+        if spec.optimizer != "adamw" and self.optimization.optimizer != "adamw":
+            raise ConfigError("optimizer", self.optimization.optimizer, f"{spec.title} has one of its own")
         if self.method == "orthogonal" and any(rank % 2 for rank in adapter.layer_ranks or (adapter.rank,)):
             raise ConfigError("rank", adapter.rank, "must be even for an orthogonal initialization")
         if adapter.layer_ranks is not None and not (spec.ranked and spec.adapter == "LoraConfig"):

@@ -26,6 +26,7 @@ QualityMetric = Literal["primary", "answer_logprob"]
 Placement = Literal["all", "attention", "mlp", "auto"]
 LabelScoring = Literal["likelihood", "generate"]
 LossOn = Literal["answer", "text"]
+ElementwiseOptimizer = Literal["adamw", "sgd"]
 
 #: Every linear layer of the backbone but its output head, whatever they are called.
 EVERY_LINEAR = ("auto",)
@@ -167,7 +168,12 @@ class OptimizationConfig:
     """How it is trained: AdamW or what the method has, linear warm-up, cosine to zero, global-norm clip."""
 
     learning_rate: float = setting(1e-4, "at its highest", allowed=POSITIVE)
-    weight_decay: float = setting(0.0, "of AdamW", allowed=NOT_NEGATIVE)
+    optimizer: ElementwiseOptimizer = setting(
+        "adamw",
+        "of methods without one of their own: AdamW, or SGD with momentum 0.9 (its rate is another one)",
+        identity="changed",
+    )
+    weight_decay: float = setting(0.0, "of the optimizer", allowed=NOT_NEGATIVE)
     warmup_fraction: float = setting(
         0.05, "share of the budget over which the rate rises", allowed=within(0, 1)
     )

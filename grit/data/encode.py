@@ -36,6 +36,14 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return tokens[:-1] if tokens and tokens[-1] == tokenizer.eos_token_id else tokens
 
 
+def encode_documents(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> list[Encoded]:
+    """General text as tokens, each but the first with a label; over-long ones keep their beginning."""
+    rows = [tuple(tokenizer(text)["input_ids"][:max_length]) for text in texts]
+    return [Encoded(tokens=row, first_label=1, truncated=False) for row in rows]
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,

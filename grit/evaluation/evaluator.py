@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grit.config.run_config import RunConfig
 from grit.config.sections import QualityMetric
-from grit.data.encode import IGNORED_LABEL, Encoded, collate, encode, prompt_tokens
+from grit.data.encode import IGNORED_LABEL, Encoded, collate, encode, encode_documents, prompt_tokens
 from grit.evaluation.generation import Bar, Sampling, generate
 from grit.evaluation.scores import DocumentLoss, Measured, Prediction, ProbeAnswer
 from grit.tasks.base import Example, Task
@@ -173,17 +173,12 @@ class Evaluator:
             for probe in self._config.evaluation.probes
         }
 
-    def encoded_documents(self, texts: Sequence[str]) -> list[Encoded]:
-        """As tokens, each but the first with a label; over-long ones keep their first `max_length`."""
-        rows = [tuple(self._tokenizer(text)["input_ids"][: self._max_length]) for text in texts]
-        return [Encoded(tokens=row, first_label=1, truncated=False) for row in rows]
-
     def documents(self, texts: Sequence[str]) -> list[DocumentLoss]:
         """Loss of each document on its own, every token but the first.
 
         Over-long ones keep their first `max_length` tokens.
         """
-        losses = self.losses(self.encoded_documents(texts))
+        losses = self.losses(encode_documents(self._tokenizer, texts, self._max_length))
         return [
             DocumentLoss(document_id=str(i), loss=total / max(count, 1), tokens=count)
             for i, (total, count) in enumerate(losses)

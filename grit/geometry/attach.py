@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers, check_acts, task_type
 from grit.adapters.quantization import is_quantized
 from grit.capture.attachable import bare_optimizer, check_bare, check_layout, check_reads_text, check_trained
 from grit.capture.label_positions import Layout, layout_of
+from grit.capture.source_samples import TokenSamples, source_samples
 from grit.config.first_effect import idle_schedules
 from grit.config.method import GritConfig
 from grit.errors import ConfigError
@@ -29,6 +31,7 @@ def attach(
     adapter: str = "default",
     verify: bool = True,
     total_steps: int | None = None,
+    source: Sequence[Mapping[str, Tensor]] = (),
 ) -> GritHandle:
     """Makes `optimizer` train `model`'s LoRA adapter with GRIT; the training loop needs no other change.
 
@@ -48,9 +51,10 @@ def attach(
         verify: in the first two steps that show anything, hold what is captured against autograd's own
             gradients and the loss's scale against the gradient at the logits; a difference raises
             RuntimeError in that step. docs/reference/architectures.md says what it costs.
-
         total_steps: optimizer steps of the whole training, where known: what would not act within them is
             warned of by name (`GritConfig.for_steps` scales the schedules).
+        source: batches of general text with `attention_mask` and `labels`, on which nothing is measured, for
+            `source_weight` and `source_penalty`; the untuned model reads them once, now.
 
     Raises:
         ConfigError: the model has no plain LoRA adapter of that name that acts, the optimizer does not train
@@ -65,22 +69,41 @@ def attach(
     check_trained(layers, optimizer)
     check_reads_text(model, layers)
     _check_quantized(layers, config)
-    if total_steps is not None:
-        _warn_of_idle(config, total_steps)
+    _warn_of_idle(config, total_steps)
+    layout = labels or layout_of(model, task_type(model, adapter))
     return GritHandle(
         model,
         optimizer,
         config,
         layers=layers,
-        layout=labels or layout_of(model, task_type(model, adapter)),
+        layout=layout,
+        source=_samples(model, layers, config, layout, source),
         clock=clock or NoClock(),
         adapter=adapter,
         verify=verify,
     )
 
 
-def _warn_of_idle(config: GritConfig, total_steps: int) -> None:
-    for idle in idle_schedules(config, total_steps):
+def _samples(
+    model: Any,
+    layers: tuple[AdaptedLayer, ...],
+    config: GritConfig,
+    layout: Layout,
+    source: Sequence[Mapping[str, Tensor]],
+) -> Sequence[TokenSamples]:
+    if not config.knows_source:
+        return ()
+    name = "source_weight" if config.source_weight > 0 else "source_penalty"
+    value = getattr(config, name)
+    if layout != "causal":
+        raise ConfigError(name, value, f"needs a causal language model, and this one's layout is {layout!r}")
+    if not source:
+        raise ConfigError(name, value, "needs general text: give attach(..., source=batches)")
+    return source_samples(model, layers, source, config.source_tokens)
+
+
+def _warn_of_idle(config: GritConfig, total_steps: int | None) -> None:
+    for idle in [] if total_steps is None else idle_schedules(config, total_steps):
         warnings.warn(
             f"{idle}, and training ends after {total_steps}: see GritConfig.for_steps", stacklevel=3
         )

@@ -17,8 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from grit.config.method import GritConfig
 from grit.geometry.events import CadenceLook
-from grit.geometry.gradient_guard import gradient_or_zero
+from grit.stepping.gradient_guard import gradient_or_zero
 
 CadenceVerdict = Literal["stable", "neutral", "unstable"]
 
@@ -80,6 +81,15 @@ class CadenceController:
         self._norms: list[float] = []
         self._losses: list[Tensor] = []
         self._cosines: list[Tensor] = []
+
+    @classmethod
+    def asked_by(
+        cls, config: GritConfig, parameters: Sequence[torch.nn.Parameter]
+    ) -> CadenceController | None:
+        """The controller of a configuration; None where its cadence is fixed."""
+        if config.cadence == "fixed":
+            return None
+        return cls(config.cadence_window, config.cadence_max_stretch, parameters)
 
     @torch.no_grad()
     def update(self, norm: float, loss: Tensor, reduce_mean: Any) -> tuple[CadenceVerdict, Indicators] | None:

@@ -18,6 +18,7 @@ from grit.capture.held_weights import HeldWeights
 from grit.capture.label_positions import Layout, streams_of
 from grit.capture.observation import Observation
 from grit.capture.passes import Capture
+from grit.capture.source_samples import TokenSamples
 from grit.capture.step_observer import StepObserver
 from grit.config.first_effect import refreshes
 from grit.config.method import GritConfig
@@ -33,14 +34,6 @@ from grit.geometry.events import (
     ReprojectionHeld,
     event_of,
 )
-from grit.geometry.gradient_guard import (
-    EvaluatedClosure,
-    GradientGuard,
-    NestedCalls,
-    flat_gradient,
-    trained_parameters,
-    unscale,
-)
 from grit.geometry.handle_summary import HandleSummary, summary_of
 from grit.geometry.reprojector import Reprojector
 from grit.geometry.state import GeometryState, ModuleFactors
@@ -48,6 +41,15 @@ from grit.rank_space.regularizers import ramp
 from grit.runtime.clock import SectionTotals, StepClock
 from grit.runtime.step_sections import GEOMETRY_SECTIONS
 from grit.runtime.workers import reduce_mean
+from grit.stepping.gradient_guard import (
+    EvaluatedClosure,
+    GradientGuard,
+    NestedCalls,
+    flat_gradient,
+    trained_parameters,
+    unscale,
+)
+from grit.stepping.trust_region import TrustRegion
 
 
 class GritHandle:
@@ -76,6 +78,7 @@ class GritHandle:
         clock: StepClock,
         adapter: str = "default",
         verify: bool = True,
+        source: Sequence[TokenSamples],
     ) -> None:
         self.config, self.layers, self.adapter, self.step = config, layers, adapter, 0
         self.events: list[Event] = []
@@ -83,10 +86,12 @@ class GritHandle:
         self._optimizer, self._clock = optimizer, clock
         streams = streams_of(model, layout, [layer.name for layer in layers])
         self._state = GeometryState(layers, streams, config)
+        self._state.take_source(source)
         self._agreement = Agreement(layers, streams, steps=STEPS if verify else 0)
         self._held, self._nested = HeldWeights(layers), NestedCalls()
         self._totals = SectionTotals(self._state.device)
-        self._controller = _controller(optimizer, config)
+        self._controller = CadenceController.asked_by(config, trained_parameters(optimizer))
+        self._trust = TrustRegion(optimizer, layers, config.bound)
         self._observer: StepObserver | None = None
         self._capture_next = False
         self._capture = Capture(
@@ -215,6 +220,7 @@ class GritHandle:
                 weight = layer.down.weight
                 weight.data.copy_(gate.to(weight.dtype) @ weight.data)
                 self._capture.set_gate(index, None)
+        self._state.leave_eigenbasis(self._optimizer)
         self._capture.remove()
         for hook in self._hooks:
             hook.remove()
@@ -288,7 +294,7 @@ class GritHandle:
             if refreshes(config, self.step, self._every(config.kfac_update_freq)):
                 self._refresh()
         raw = None if self._observer is None else flat_gradient(self.layers)
-        with self._section("fisher"):
+        with self._section("fisher"), self._trust:
             self._state.transform_gradients(
                 precondition=self.step >= config.ng_warmup_steps,
                 regularization=ramp(self.step, config.regularizer_warmup_steps),
@@ -296,8 +302,10 @@ class GritHandle:
         if self._observer is not None and raw is not None:
             self._observer.gradients(self.step + 1, raw, flat_gradient(self.layers))
         self.guard()
-        if self._controller is not None:
-            self._control(self._controller, losses)
+        with self._section("fisher"):
+            if self._controller is not None:
+                self._control(self._controller, losses)
+            self._state.turn()
 
     def _commit(self, passes: int) -> None:
         if passes == 0:
@@ -314,21 +322,22 @@ class GritHandle:
             self._record(NonfiniteFactor(factors=lost), step=self.step + 1)
 
     def _refresh(self) -> None:
-        for event in self._state.refresh():
+        for event in self._state.refresh(self._optimizer):
             self._record(event, step=self.step + 1)
 
     def _control(self, controller: CadenceController, losses: Sequence[Tensor]) -> None:
-        with self._section("fisher"):
-            look = controller.look(self.guard.norm, losses, reduce_mean)
-            if look is not None:
-                self._record(look, step=self.step + 1)
-                if look.verdict == "unstable":
-                    self._capture_next = True
-                    self._refresh()
+        look = controller.look(self.guard.norm, losses, reduce_mean)
+        if look is not None:
+            self._record(look, step=self.step + 1)
+            if look.verdict == "unstable":
+                self._capture_next = True
+                self._refresh()
 
     def _after_step(self, *_: Any) -> None:
         if self._nested.leave():
             return
+        with self._section("fisher"):
+            self._state.turn_back()
         self.step += 1
         self._arm()
         if self.guard.skipped_last:
@@ -419,9 +428,3 @@ class GritHandle:
         self._capture_next = state["capture_next"]
         self._arm()
         self._held.note()
-
-
-def _controller(optimizer: torch.optim.Optimizer, config: GritConfig) -> CadenceController | None:
-    if config.cadence == "fixed":
-        return None
-    return CadenceController(config.cadence_window, config.cadence_max_stretch, trained_parameters(optimizer))

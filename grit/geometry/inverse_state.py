@@ -51,6 +51,21 @@ class Curvature:
         reference, batch = self._config.damping_reference_batch, self._statistics.batch
         return 1.0 if reference is None or batch == 0 else max(1.0, reference / batch)
 
+    def ready(self) -> Tensor:
+        """Which modules (M,) have passed the gates of both sides."""
+        statistics = self._statistics
+        return statistics.gate(statistics.moment_a) & statistics.gate(statistics.moment_g)
+
+    def factors(self, between: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Both factors in float64, of the spaces in which the preconditioner acts (see `refresh`)."""
+        sigma_a, sigma_g = (
+            moment.mean().double() for moment in (self._statistics.moment_a, self._statistics.moment_g)
+        )
+        if between is None or self._config.preconditioner not in ("kfac", "soap"):
+            return sigma_a, sigma_g
+        gate = between.to(sigma_a)
+        return symmetrize(gate @ sigma_a @ gate.mT), symmetrize(gate.mT @ sigma_g @ gate)
+
     def refresh(self, between: Tensor | None = None) -> list[Event]:
         """Recomputes the damped inverses of the modules whose gates are passed.
 
@@ -64,15 +79,10 @@ class Curvature:
                 moments of G z and G^T u, where the gradients live; the paper's is not defined by what
                 gradients live in, and stays.
         """
-        statistics, config = self._statistics, self._config
-        ready = statistics.gate(statistics.moment_a) & statistics.gate(statistics.moment_g)
+        config, ready = self._config, self.ready()
         self.multiple = self.batch_multiple()
         previous, fresh, worst, failed = self._inverses, [], 1.0, torch.zeros_like(ready)
-        for side, moment in enumerate((statistics.moment_a, statistics.moment_g)):
-            factors = moment.mean().double()
-            if between is not None and config.preconditioner == "kfac":
-                gate = (between if side == 0 else between.mT).to(factors)
-                factors = symmetrize(gate @ factors @ gate.mT)
+        for side, factors in enumerate(self.factors(between)):
             if config.inversion_device == "cpu":
                 factors = factors.cpu()
             damping = damping_of(factors, config.kfac_damping, config.damping_scale) * self.multiple

@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.adapters.quantization import noise_to_signal
 from grit.capture.label_positions import Stream
+from grit.capture.source_samples import TokenSamples
 from grit.config.method import GritConfig
-from grit.geometry.events import Event
+from grit.geometry.events import Event, RefreshWaits
 from grit.geometry.factor_state import Statistics
 from grit.geometry.inverse_state import Curvature
 from grit.geometry.shape_batches import Side
 from grit.geometry.subspace_state import Projection, Subspace
 from grit.rank_space.projectors import update_energy
 from grit.rank_space.regularizers import penalty_matrices
+from grit.stepping.eigenbasis import Eigenbasis
+from grit.stepping.source_pull import SourcePull
 
 
 class RankGroup:
@@ -51,20 +54,63 @@ class RankGroup:
             layers, self.statistics, config, damping_factors=factors, device=self.device, dtype=dtype
         )
         self.subspace = Subspace(layers, self.statistics, config, device=self.device, dtype=dtype)
+        self.source: SourcePull | None = None
+        self.eigenbasis = Eigenbasis(self.subspace.home, dtype)
         self._widths = torch.tensor([layer.width for layer in layers])
         self._side_a = Side([_parameter(layer.down) for layer in layers], from_left=True, dtype=dtype)
         self._side_b = Side([_parameter(layer.up) for layer in layers], from_left=False, dtype=dtype)
 
-    def refresh(self) -> list[Event]:
-        """Recomputes the damped inverses; returns events."""
+    def take_source(self, samples: Sequence[TokenSamples]) -> None:
+        """From now on general text is known by these tokens, one entry per layer."""
+        self.source = SourcePull(self.layers, samples, self._side_a.dtype)
+        if self.config.source_weight > 0:
+            self.subspace.source = self.source.factors
+
+    @property
+    def _between(self) -> Tensor | None:
+        """What is applied between the factors."""
         last = self.subspace.last
-        return self.curvature.refresh(
-            last.between if last is not None and self.config.suppression == "gate" else None
-        )
+        return last.between if last is not None and self.config.suppression == "gate" else None
+
+    def refresh(self, optimizer: torch.optim.Optimizer) -> list[Event]:
+        """Recomputes the damped inverses, or the eigenbases and the optimizer's moments in them."""
+        if self.config.preconditioner != "soap":
+            return self.curvature.refresh(self._between)
+        ready = self.curvature.ready()
+        if bool(ready.any()):
+            turns = self.eigenbasis.refresh(*self.curvature.factors(self._between), ready)
+            self._turn_moments(turns, optimizer)
+        return [] if bool(ready.all()) else [RefreshWaits(modules=int((~ready).sum()))]
+
+    def _turn_moments(self, turns: tuple[Tensor, Tensor], optimizer: torch.optim.Optimizer) -> None:
+        for side, turn in zip((self._side_a, self._side_b), turns, strict=True):
+            side.turn_moments(turn, optimizer)
+
+    def turn(self) -> None:
+        """Weights and gradients into the eigenbases, for the optimizer's own step; nothing without them."""
+        self.turn_back()  # a step that failed has left them turned
+        if self.eigenbasis.sides is not None:
+            for side, bases in zip((self._side_a, self._side_b), self.eigenbasis.sides, strict=True):
+                side.turn(bases)
+
+    def turn_back(self) -> None:
+        """Undoes `turn`, after the step."""
+        if self.eigenbasis.sides is not None:
+            for side, bases in zip((self._side_a, self._side_b), self.eigenbasis.sides, strict=True):
+                if side.is_turned:
+                    side.turn_back(bases)
+
+    def leave_eigenbasis(self, optimizer: torch.optim.Optimizer) -> None:
+        """The optimizer's moments as they are without a basis."""
+        if self.eigenbasis.sides is not None:
+            self._turn_moments(self.eigenbasis.sides, optimizer)
+            self.eigenbasis.sides = None
 
     def transform_gradients(self, *, precondition: bool, regularization: float) -> None:
         """Adds the regularizers' gradients, times `regularization`, and preconditions, in place."""
         config = self.config
+        if self.source is not None and regularization * config.source_penalty > 0:
+            self.source.add_gradients(regularization * config.source_penalty, self._between)
         sides = self.curvature.applied if precondition else None
         penalties: tuple[Tensor, Tensor] | None = None
         if regularization > 0 and (config.lambda_k > 0 or config.lambda_r > 0):
@@ -106,13 +152,18 @@ class RankGroup:
         Returns:
             False where the optimizer keeps a state in which no first moment is known.
         """
+        mix, bases = self.config.reprojection_mix, self.eigenbasis.sides
         moments = optimizer if self.config.project_momentum else None
-        all_projected = self._side_a.project(projection.side_a, self.config.reprojection_mix, moments)
-        if projection.side_b is not None:
-            all_projected = (
-                self._side_b.project(projection.side_b, self.config.reprojection_mix, moments)
-                and all_projected
-            )
+        all_projected = True
+        sides = ((self._side_a, projection.side_a), (self._side_b, projection.side_b))
+        for number, (side, matrices) in enumerate(sides):
+            if matrices is None:
+                continue
+            side.project(matrices, mix)
+            if moments is not None:
+                # Moments live in the eigenbasis Q, where P is Q^T P Q.
+                turned = matrices if bases is None else bases[number].mT @ matrices @ bases[number]
+                all_projected = side.project_moments(turned, mix, moments) and all_projected
         return all_projected
 
     def effective_parameters(self) -> int:
@@ -134,6 +185,7 @@ class RankGroup:
             "statistics": self.statistics.state_dict(),
             "curvature": self.curvature.state_dict(),
             "subspace": self.subspace.state_dict(),
+            "eigenbasis": self.eigenbasis.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -141,6 +193,8 @@ class RankGroup:
         self.statistics.load_state_dict(state["statistics"])
         self.curvature.load_state_dict(state["curvature"])
         self.subspace.load_state_dict(state["subspace"])
+        if "eigenbasis" in state:  # states of version 0.1 have none
+            self.eigenbasis.load_state_dict(state["eigenbasis"], self.device)
 
 
 def _parameter(module: nn.Module) -> nn.Parameter:

@@ -12,6 +12,7 @@ from torch import Tensor
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.capture.label_positions import Stream
 from grit.capture.observation import Observation
+from grit.capture.source_samples import TokenSamples
 from grit.config.method import GritConfig
 from grit.geometry.events import Event
 from grit.geometry.rank_group import RankGroup
@@ -40,6 +41,7 @@ class GeometryState:
     ) -> None:
         self._layers, self._streams, self._config = layers, tuple(streams), config
         self._keep_estimates = False
+        self._source: Sequence[TokenSamples] = ()
         self._ranks: dict[str, int] | None = None
         self._build()
 
@@ -54,6 +56,13 @@ class GeometryState:
             self.groups.append(RankGroup(layers, rows, own_streams, config=self._config))
         for group in self.groups:
             group.statistics.keep_estimate = self._keep_estimates
+        self.take_source(self._source)
+
+    def take_source(self, samples: Sequence[TokenSamples]) -> None:
+        """From now on general text is known by these tokens, one entry per layer."""
+        self._source = [entry.to(self.device) for entry in samples]
+        for group in self.groups if self._source else ():
+            group.take_source([self._source[index] for index in group.indices])
 
     @property
     def misplaced(self) -> bool:
@@ -89,9 +98,25 @@ class GeometryState:
         """
         return sum(group.statistics.commit(reduce_sum) for group in self.groups)
 
-    def refresh(self) -> list[Event]:
-        """Recomputes the damped inverses; returns events."""
-        return [event for group in self.groups for event in group.refresh()]
+    def refresh(self, optimizer: torch.optim.Optimizer) -> list[Event]:
+        """Recomputes the damped inverses, or the eigenbases and `optimizer`'s moments in them."""
+        return [event for group in self.groups for event in group.refresh(optimizer)]
+
+    def turn(self) -> None:
+        """Weights and gradients into the eigenbases, where there are any, for the optimizer's own step."""
+        for group in self.groups:
+            group.turn()
+
+    def turn_back(self) -> None:
+        """Undoes `turn`."""
+        for group in self.groups:
+            group.turn_back()
+
+    def leave_eigenbasis(self, optimizer: torch.optim.Optimizer) -> None:
+        """The optimizer's moments as they are without a basis."""
+        self.turn_back()
+        for group in self.groups:
+            group.leave_eigenbasis(optimizer)
 
     def transform_gradients(self, *, precondition: bool, regularization: float) -> None:
         """Adds the regularizers' gradients, times `regularization`, and preconditions, in place."""
@@ -174,8 +199,9 @@ class GeometryState:
 
     @property
     def has_inverses(self) -> bool:
-        """Whether a module has inverses to precondition by."""
-        return any(group.curvature.applied is not None for group in self.groups)
+        """Whether a module has inverses, or an eigenbasis, to precondition by."""
+        acting = [(group.curvature.applied, group.eigenbasis.sides) for group in self.groups]
+        return any(each is not None for pair in acting for each in pair)
 
     def waiting(self) -> int:
         """Modules of which a factor has not passed its gates yet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +13,17 @@ from grit.adapters.peft_adapters import AdaptedLayer
 from grit.config.method import GritConfig
 from grit.geometry.factor_state import Statistics
 from grit.rank_space.mitigations import mixed_selection, with_entropy_floor
-from grit.rank_space.projectors import balanced_basis, leading, projector, spectrum, update_energy
+from grit.rank_space.projectors import (
+    BalancedBasis,
+    Spectrum,
+    balanced_basis,
+    leading,
+    projector,
+    spectrum,
+    update_energy,
+)
 from grit.rank_space.rank import growth_rank, with_hysteresis
+from grit.rank_space.source_curvature import SourceFactors, energy_along, weighed
 
 
 class Projection(NamedTuple):
@@ -51,6 +60,8 @@ class Subspace:
     Attributes:
         ranks: (M,), directions kept in each module.
         last: the last projection, or None before the first.
+        home: where spectra are decomposed.
+        source: general text's factors, for `source_weight`; None where that is 0.
         energies: (M, r), the exponential mean of normalized spectra that `rank_energy_ema` asks for, or None.
     """
 
@@ -70,9 +81,10 @@ class Subspace:
             device,
             dtype,
         )
-        self._home = torch.device("cpu") if config.inversion_device == "cpu" else device
+        self.home = torch.device("cpu") if config.inversion_device == "cpu" else device
         self._names = [layer.name for layer in layers]
         self.ranks = torch.full((len(layers),), self._rank)
+        self.source: Callable[[], SourceFactors] | None = None
         self.last: Projection | None = None
         self.energies: Tensor | None = None
         self._share: Tensor | None = None
@@ -99,29 +111,46 @@ class Subspace:
         if not bool(ready.any()):
             return None
         sigma_a, sigma_g = (
-            statistics.moment_a.mean().to(self._home),
-            statistics.moment_g.mean().to(self._home),
+            statistics.moment_a.mean().to(self.home),
+            statistics.moment_g.mean().to(self.home),
         )
-        ready, ready_g = ready.to(self._home), ready_g.to(self._home)
+        ready, ready_g = ready.to(self.home), ready_g.to(self.home)
         if config.basis == "balanced":
-            balanced = balanced_basis(sigma_a, sigma_g)
+            balanced = self._weighed_pairs(balanced_basis(sigma_a, sigma_g))
             kept = self._take_ranks(balanced.values, ready, step, adapt_rank=adapt_rank, mix=mix)
             between = self._where_ready(balanced.projector(kept), kept, ready, "between")
             projection = Projection(between, None, between, two_sided=True)
         else:
-            basis_a = spectrum(sigma_a)
+            basis_a = self._weighed(spectrum(sigma_a), side=0)
             kept = self._take_ranks(basis_a.values, ready, step, adapt_rank=adapt_rank, mix=mix)
             side_a = self._where_ready(projector(basis_a.vectors, kept), kept, ready, "side_a")
             two_sided = ready_g if config.two_sided else torch.zeros_like(ready_g)
             side_b = side_a
             if bool(two_sided.any()):
-                own = projector(spectrum(sigma_g).vectors, kept)
+                own = projector(self._weighed(spectrum(sigma_g), side=1).vectors, kept)
                 side_b = torch.where(two_sided[:, None, None], own, side_a)
             side_b = self._where_ready(side_b, kept, ready, "side_b")
             projection = Projection(side_a, side_b, side_b @ side_a, two_sided=bool(two_sided.all()))
         self.last = projection.to(self._device)
         self._share = self.kept_share() if config.reprojection_trigger == "adaptive" else None
         return self.last
+
+    def _weighed(self, task: Spectrum, *, side: int) -> Spectrum:
+        """One factor's directions, weighed against general text's energy along them (side 0: z, 1: u)."""
+        if self.source is None:
+            return task
+        energy = energy_along(task.vectors, self.source()[side].to(task.vectors))
+        return weighed(task, energy, self._config.source_weight)
+
+    def _weighed_pairs(self, task: BalancedBasis) -> BalancedBasis:
+        """The same of balanced directions: general text's energy along one is the product of both sides'."""
+        if self.source is None:
+            return task
+        inputs, gradients = (factor.to(task.vectors) for factor in self.source())
+        energy = energy_along(task.root_inverse @ task.vectors, inputs)
+        energy = energy * energy_along(task.root @ task.vectors, gradients)
+        left = weighed(Spectrum(task.values, task.vectors), energy, self._config.source_weight)
+        return task._replace(values=left.values, vectors=left.vectors)
 
     def _where_ready(self, matrices: Tensor, kept: Tensor, ready: Tensor, side: str) -> Tensor:
         """`matrices`, exactly the identity where all directions are kept.

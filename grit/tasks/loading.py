@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from grit.backbone import world
@@ -20,6 +21,8 @@ from grit.tasks.task_files import read_rows, to_examples
 NAMES = (*embedded.NAMES, *CATALOG)
 #: Embedded held-out documents on offer; a run measures on the first `retention_documents` of them.
 EMBEDDED_DOCUMENTS = 1000
+#: Of the documents after those, so many stand for general text in training, where a run asks for it.
+SOURCE_DOCUMENTS = 16
 #: Where a dataset has no evaluation split, this many examples are held out from training, and at most this
 #: share.
 HELD_OUT, HELD_OUT_SHARE = 1000, 0.1
@@ -122,6 +125,24 @@ def hold_out(examples: tuple[Example, ...]) -> tuple[tuple[Example, ...], tuple[
         tuple(e for e in examples if e.prompt not in prompts),
         tuple(examples[i] for i in sorted(order[:count])),
     )
+
+
+def source_documents(config: RunConfig, documents: Sequence[str]) -> list[str]:
+    """The documents that stand for general text in training: the first after those that are measured on.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    measured = config.evaluation.retention_documents
+    spare = list(documents[measured : measured + SOURCE_DOCUMENTS])
+    if not spare:
+        raise ConfigError(
+            "retention-file",
+            config.task.retention_file,
+            f"has {len(documents)} documents, and the first {measured} are measured on: source_weight and "
+            "source_penalty need others (or a smaller retention_documents)",
+        )
+    return spare
 
 
 def load_documents(source: TaskSource) -> list[str]:

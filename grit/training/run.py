@@ -23,7 +23,6 @@ from grit.data.encode import TrainingOrder
 from grit.errors import ConfigError
 from grit.evaluation.scores import Scores, example_quality, mean_quality, nats_per_token
 from grit.geometry.attach import attach
-from grit.geometry.gradient_guard import GradientGuard
 from grit.geometry.handle import GritHandle
 from grit.io.files import Row
 from grit.runtime import checkpoint
@@ -32,6 +31,7 @@ from grit.runtime.energy import EnergyMeter
 from grit.runtime.memory import MemoryPeak
 from grit.runtime.step_sections import GEOMETRY_SECTIONS
 from grit.runtime.workers import Workers
+from grit.stepping.gradient_guard import GradientGuard
 from grit.training.divergence import DivergenceRule
 from grit.training.hooks import Interim
 from grit.training.score_rows import short_rows
@@ -72,7 +72,10 @@ class RunState:
             grit = replace(
                 config.grit, max_grad_norm=config.optimization.max_grad_norm, mixing_seed=config.seed
             )
-            self.handle = attach(model, self.optimizer, grit, clock=self.clock)
+            began = time.perf_counter()
+            source = bench.source_batches(config) if grit.knows_source else ()
+            self.handle = attach(model, self.optimizer, grit, clock=self.clock, source=source)
+            bench.adapter_seconds += time.perf_counter() - began
         self.guard = (
             GradientGuard(self.optimizer, config.optimization.max_grad_norm)
             if self.handle is None

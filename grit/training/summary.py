@@ -15,7 +15,6 @@ from grit.audits.exposure import EXPOSURE_DOCUMENTS
 from grit.audits.update_geometry import geometry_rows
 from grit.config.run_config import RunConfig
 from grit.config.sections import ExecutionConfig
-from grit.data.encode import micro_batches
 from grit.evaluation.scores import ProbeAnswer, Scores, mean_quality, mean_score, nats_per_token, quality_name
 from grit.geometry.events import Event, RankChange, reprojections
 from grit.geometry.export import exported_bytes
@@ -100,11 +99,8 @@ def general_text(run: Run) -> list[dict[str, Tensor]]:
     """
     if run.config.spec.moves_backbone:
         return []
-    tokenizer = run.bench.tokenizer(run.config)
-    evaluator = run.bench.evaluator(run.state.model, run.config)
-    rows = evaluator.encoded_documents(run.bench.documents(run.config)[:EXPOSURE_DOCUMENTS])
-    size = run.config.optimization.micro_batch  # a backward pass of as much as training has room for
-    return micro_batches(rows, size, tokenizer.pad_token_id, run.bench.device)
+    documents = run.bench.documents(run.config)[:EXPOSURE_DOCUMENTS]
+    return run.bench.text_batches(run.config, documents)
 
 
 def _measurements(run: Run) -> Measurements:

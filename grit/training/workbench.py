@@ -23,13 +23,13 @@ from grit.adapters.placement import importance_scores, matching, place
 from grit.backbone import resolve
 from grit.config.run_config import RunConfig
 from grit.config.sections import TaskSource
-from grit.data.encode import Encoded, encode, micro_batches, moved
+from grit.data.encode import Encoded, encode, encode_documents, micro_batches, moved
 from grit.data.packing import Pack, check_separation, collate_packs, pack
 from grit.evaluation.evaluator import EvaluationBar, Evaluator
 from grit.evaluation.scores import Scores
 from grit.io.hashing import digest
 from grit.tasks.base import Example, Task
-from grit.tasks.loading import content_hashes, load_documents, load_task
+from grit.tasks.loading import content_hashes, load_documents, load_task, source_documents
 
 #: Training examples that are looked at before training: by `placement = auto`, and by initializations that
 #: need data.
@@ -111,6 +111,16 @@ class Workbench:
     def documents(self, config: RunConfig) -> list[str]:
         """The fixed held-out documents."""
         return self._source(config)[1][: config.evaluation.retention_documents]
+
+    def source_batches(self, config: RunConfig) -> list[dict[str, torch.Tensor]]:
+        """General text for `source_weight` and `source_penalty`: documents that nothing is measured on."""
+        return self.text_batches(config, source_documents(config, self._source(config)[1]))
+
+    def text_batches(self, config: RunConfig, documents: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+        """Documents in batches of as much as a training step has room for, every token with its label."""
+        tokenizer = self.tokenizer(config)
+        rows = encode_documents(tokenizer, documents, config.optimization.max_length)
+        return micro_batches(rows, config.optimization.micro_batch, tokenizer.pad_token_id, self.device)
 
     def _source(self, config: RunConfig) -> tuple[Task, list[str]]:
         if config.task not in self._tasks:

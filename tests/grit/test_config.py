@@ -16,7 +16,7 @@ from grit.errors import ConfigError
         ("kfac_damping", 0.0, "lambda .* above 0"),
         ("kfac_damping", float("nan"), "lambda .* finite"),
         ("kfac_damping", -1e-3, "lambda"),
-        ("preconditioner", "adam", "paper, kfac, none"),
+        ("preconditioner", "adam", "paper, kfac, soap, none"),
         ("basis", "svd", "fisher, balanced"),
         ("two_sided", "yes", "true or false"),
         ("ema_decay", 1.0, "running mean"),

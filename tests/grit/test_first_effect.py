@@ -36,6 +36,7 @@ CHANGED = {
     "entropy_floor": 0.9,
     "min_lora_rank": 2,
     "quantization_damping": 0.5,
+    "trust_region": 1e-4,
 }
 CONDITIONAL = {item.name: declaration for item, declaration in declared(GritConfig) if declaration.acts_with}
 

@@ -9,6 +9,7 @@ import torch
 from killing import Killed, killed_at
 
 from grit.config.method import GritConfig
+from grit.config.overrides import with_overrides
 from grit.config.registry import METHODS
 from grit.config.sections import Budget
 from grit.errors import ConfigError
@@ -16,6 +17,7 @@ from grit.training.hooks import Hooks
 from grit.training.run import Run
 from grit.training.trainer import adapted, take_steps, train
 
+MADE_OF_SWITCHES = [name for name in METHODS if METHODS[name].switches]
 OTHERS = [name for name in METHODS if not METHODS[name].geometry and not METHODS[name].quantized]
 
 
@@ -31,7 +33,7 @@ def method_run(short_run):
     return lambda method, **changes: base.changed(method=method, **changes)
 
 
-@pytest.mark.parametrize("method", OTHERS)
+@pytest.mark.parametrize("method", [*OTHERS, *MADE_OF_SWITCHES])
 def test_a_method_trains_and_leaves_the_backbone_as_it_was(bench, method_run, method):
     config = method_run(method)
     backbone = bench.backbone(config)
@@ -67,6 +69,18 @@ def test_interrupted_equals_uninterrupted(bench, method_run, tmp_path, method):
     assert [r["loss"] for r in resumed.telemetry] == [r["loss"] for r in whole.telemetry]
     assert resumed.measured.quality == whole.measured.quality
     assert resumed.measured.forgetting == whole.measured.forgetting
+
+
+@pytest.mark.parametrize("method", MADE_OF_SWITCHES)
+def test_a_method_has_the_switches_that_it_is_made_of(method_run, method):
+    """Whatever the preset has there; and nobody may set them otherwise."""
+    config = method_run(method)
+    for name, value in METHODS[method].switches.items():
+        assert config.setting(name) == value != method_run("grit").setting(name)
+        assert with_overrides(config, {name: value}) == config
+    name, value = next(iter(METHODS[method].switches.items()))
+    with pytest.raises(ConfigError, match=f"{name} = .*: is {value} in method {method}"):
+        with_overrides(config, {name: method_run("grit").setting(name)})
 
 
 def test_only_what_a_method_trains_is_counted(bench, method_run):

@@ -327,6 +327,10 @@ def test_on_the_way_too_what_is_scored_is_what_is_counted(bench, short_run):
         {"share_statistics": "projection"},
         {"cadence": "adaptive", "cadence_window": 4},
         {"gradient_tokens": "labelled"},
+        {"preconditioner": "soap"},
+        {"trust_region": 1e-4},
+        {"source_weight": 0.5},
+        {"source_penalty": 30.0},
     ],
 )
 def test_every_switch_acts_and_trains(bench, reference, short_run, changes):
@@ -362,6 +366,8 @@ def test_every_switch_acts_and_trains(bench, reference, short_run, changes):
             "rank_energy_ema": 0.5,
             "subspace_mixing": 0.3,
         },
+        {"preconditioner": "soap", "reprojection_freq": 2},
+        {"source_weight": 0.5, "source_penalty": 30.0, "trust_region": 1e-4},
     ],
 )
 def test_runs_with_more_state_resume_bit_for_bit(bench, short_run, tmp_path, changes):

@@ -1,0 +1,79 @@
+"""Tokens of general text as the untuned model sees them: what an adapter is held against, taken once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from grit.adapters.peft_adapters import AdaptedLayer
+from grit.capture.untuned_passes import untuned_passes
+from grit.errors import ConfigError
+
+
+class TokenSamples(NamedTuple):
+    """Of one layer: inputs x (n, d_in), and gradients g (n, d_out) of the summed loss at its output.
+
+    Gradients are scaled so that G^T G / n is the sum over tokens of g g^T per label, as Sigma_g is.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+
+    def to(self, device: torch.device) -> TokenSamples:
+        """The same on `device`."""
+        return TokenSamples(self.inputs.to(device), self.gradients.to(device))
+
+
+class _Collected:
+    """What passes through the layers in one pass, token by token."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, list[Tensor]] = {}
+        self.gradients: dict[str, list[Tensor]] = {}
+        self.mask: Tensor | None = None
+
+    def hook(self, layer: AdaptedLayer) -> Callable[..., None]:
+        """A forward hook on the layer under the adapter."""
+        name = layer.name
+
+        def forward(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            assert self.mask is not None
+            self.inputs.setdefault(name, []).append(inputs[0].detach()[self.mask])
+            output.register_hook(lambda gradient: self._add(name, gradient))
+
+        return forward
+
+    def _add(self, name: str, gradient: Tensor) -> None:
+        assert self.mask is not None
+        self.gradients.setdefault(name, []).append(gradient.detach()[self.mask])
+
+
+def source_samples(
+    model: Any, layers: Sequence[AdaptedLayer], batches: Sequence[Mapping[str, Tensor]], tokens: int
+) -> list[TokenSamples]:
+    """Of every layer, in order, at the same evenly spaced real tokens.
+
+    Args:
+        model: a causal language model with its adapter, which is switched off meanwhile; left as it was.
+        layers: its adapted layers.
+        batches: general text that nothing is measured on, with `attention_mask` and `labels`.
+        tokens: how many are kept.
+
+    Raises:
+        ConfigError: the text has no labels.
+    """
+    collected, was_training = _Collected(), model.training
+    labels = untuned_passes(model.eval(), layers, batches, collected)
+    model.train(was_training)
+    if labels == 0:
+        raise ConfigError("source", f"{len(batches)} batches", "must be general text with labels")
+    samples = []
+    for layer in layers:
+        inputs, gradients = (torch.cat(seen[layer.name]) for seen in (collected.inputs, collected.gradients))
+        kept = torch.linspace(0, len(inputs) - 1, min(tokens, len(inputs)), device=inputs.device).long()
+        per_label = (len(inputs) / labels) ** 0.5
+        samples.append(TokenSamples(inputs[kept], gradients[kept] * per_label))
+    return samples

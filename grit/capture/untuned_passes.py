@@ -1,0 +1,58 @@
+"""Passes of general text through the model under the adapter, watched layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from grit.adapters.peft_adapters import AdaptedLayer
+from grit.data.encode import IGNORED_LABEL
+
+
+class LayerWatcher(Protocol):
+    """What looks at a layer's inputs and outputs.
+
+    Attributes:
+        mask: (batch, length), which positions of the present batch are real; set before each pass.
+    """
+
+    mask: Tensor | None
+
+    def hook(self, layer: AdaptedLayer) -> Callable[..., None]:
+        """A forward hook on the layer under the adapter."""
+
+
+def untuned_passes(
+    model: Any, layers: Sequence[AdaptedLayer], batches: Sequence[Mapping[str, Tensor]], watcher: LayerWatcher
+) -> int:
+    """Forward and backward passes with the adapter switched off; the loss is the sum over a batch's labels.
+
+    Args:
+        model: a PEFT model, in the mode in which it is to be seen; left as it was.
+        layers: which are watched.
+        batches: with `attention_mask` and `labels`.
+        watcher: what watches them.
+
+    Returns:
+        How many labels the batches have.
+    """
+    labels = 0
+    with ExitStack() as undo:
+        undo.enter_context(torch.enable_grad())
+        undo.enter_context(model.disable_adapter())
+        embeddings = model.get_input_embeddings()
+        # Nothing is trained here: without this no gradient would reach a layer.
+        hooks = [embeddings.register_forward_hook(lambda _m, _i, output: output.requires_grad_(True))]
+        hooks += [layer.base.register_forward_hook(watcher.hook(layer)) for layer in layers]
+        for hook in hooks:
+            undo.callback(hook.remove)
+        for batch in batches:
+            watcher.mask = batch["attention_mask"] > 0
+            count = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
+            (model(**batch).loss * count).backward()
+            labels += count
+    return labels
