@@ -44,8 +44,7 @@ def attach(
             wrapped for data parallelism.
         optimizer: any torch optimizer that trains it, or what Accelerate made of one.
         config: the switches.
-        labels: how labels line up with positions; None finds it from the adapter's task type or the model's
-            class.
+        labels: how labels line up with positions; None asks the adapter's task type or the model's class.
         clock: charged with the time GRIT takes, for loops that keep one.
         adapter: the adapter's name.
         verify: in the first two steps that show anything, hold what is captured against autograd's own
