@@ -21,7 +21,7 @@ from grit.config.registry import METHODS  # noqa: E402
 from grit.tasks.metrics import METRICS  # noqa: E402
 from grit.training.measurements import OBJECTIVES, QUANTITIES  # noqa: E402
 from grit.training.result import TABLES  # noqa: E402
-from ray_jobs.records.status import STATUSES  # noqa: E402
+from ray_jobs.records.trial_status import STATUSES  # noqa: E402
 from ray_jobs.schedule.search import SAMPLERS  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "vocabulary.md"

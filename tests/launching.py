@@ -20,9 +20,10 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
-from ray_jobs.records.status import STATUSES
 from ray_jobs.records.study_file import read_study
+from ray_jobs.records.trial_status import STATUSES
 from ray_jobs.records.trials_file import read_trials
+from sweeps.common.study_status import StudyStatus, study_status
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, str(ROOT / "sweeps" / "tau_T_lambda.py")]
@@ -110,8 +111,8 @@ def by_id(study):
 class Interrupted:
     """A study at each of its ends: by Ctrl-C, by SIGKILL to its driver, by itself.
 
-    Records by trial id; `said` and `errors` are of the last call; `lingering` are Ray's processes that
-    outlived the killed driver.
+    Records by trial id; `lost` is what the study's status said after the kill; `said` and `errors` are of the
+    last call; `lingering` are Ray's processes that outlived the killed driver.
     """
 
     uri: str
@@ -120,6 +121,7 @@ class Interrupted:
     parting: str
     after_ctrl_c: dict
     after_kill: dict
+    lost: StudyStatus
     finished: dict
     said: str
     errors: str
@@ -143,7 +145,7 @@ def interrupted(tmp_path_factory):
         below = descendants(second.pid)
         os.kill(second.pid, signal.SIGKILL)
         second.communicate()
-        after_kill = by_id(study)
+        after_kill, lost = by_id(study), study_status(study)
 
         third = launch(*SHORT)
         said, errors = third.communicate(timeout=300)
@@ -159,6 +161,7 @@ def interrupted(tmp_path_factory):
         parting=parting,
         after_ctrl_c=after_ctrl_c,
         after_kill=after_kill,
+        lost=lost,
         finished=by_id(study),
         said=said,
         errors=errors,

@@ -32,7 +32,7 @@ OWNERS = {
     },
     "optuna": {"ray_jobs/schedule/search.py"},
     "yaml": {"ray_jobs/design/study_spec.py"},
-    "tabulate": {"analysis/page/table.py", "sweeps/common/terminal_tables.py", "grit/cli/main.py"},
+    "tabulate": {"analysis/page/table.py", "sweeps/common/terminal_tables.py", "grit/cli/show.py"},
     "ray": {
         f"ray_jobs/execution/{name}.py"
         for name in (

@@ -138,9 +138,9 @@ class PointSummary:
 
     def label(self) -> str:
         """The setting in one phrase."""
-        if not self.config.uses_grit:
-            return self.method
-        return ", ".join(f"{name}={text}" for name, text in zip(KNOBS, self.knob_texts(), strict=True))
+        knobs = [f"{name}={text}" for name, text in zip(KNOBS, self.knob_texts(), strict=True)]
+        own = knobs if self.config.uses_grit else [self.method]
+        return ", ".join([*own, *(f"{name}={text}" for name, text in self.other_changes().items())])
 
     def overrides_label(self) -> str:
         """What it changes against the study's base, in one phrase; empty where that is nothing."""
@@ -216,28 +216,32 @@ def forgetting_estimate(data: StudyData, point: PointSummary) -> Estimate:
     return estimate(*forgetting_matrix(data, point))
 
 
-def paired_quality(data: StudyData, point: PointSummary, reference: PointSummary) -> Estimate | None:
+def paired_quality(
+    data: StudyData, point: PointSummary, reference: PointSummary, *, other: StudyData | None = None
+) -> Estimate | None:
     """Quality of `point` minus that of `reference` on the same seeds and examples.
 
-    None without a common seed.
+    None without a common seed. `other` is the reference's study, where that is another one.
     """
     pairs = _common_seeds(point, reference)
     if not pairs:
         return None
-    own, other = quality_matrix(data, point), quality_matrix(data, reference)
-    return estimate(np.stack([own[a] - other[b] for a, b in pairs]))
+    own, its = quality_matrix(data, point), quality_matrix(other or data, reference)
+    return estimate(np.stack([own[a] - its[b] for a, b in pairs]))
 
 
-def paired_forgetting(data: StudyData, point: PointSummary, reference: PointSummary) -> Estimate | None:
+def paired_forgetting(
+    data: StudyData, point: PointSummary, reference: PointSummary, *, other: StudyData | None = None
+) -> Estimate | None:
     """Forgetting of `point` minus that of `reference`, in nats per token (positive: forgets more).
 
-    None without a common seed.
+    None without a common seed. `other` is the reference's study, where that is another one.
     """
     pairs = _common_seeds(point, reference)
     if not pairs:
         return None
-    (own, weights), (other, _) = forgetting_matrix(data, point), forgetting_matrix(data, reference)
-    return estimate(np.stack([own[a] - other[b] for a, b in pairs]), weights)
+    (own, weights), (its, _) = forgetting_matrix(data, point), forgetting_matrix(other or data, reference)
+    return estimate(np.stack([own[a] - its[b] for a, b in pairs]), weights)
 
 
 def _common_seeds(point: PointSummary, reference: PointSummary) -> list[tuple[int, int]]:

@@ -10,9 +10,9 @@ from analysis.evidence.study_marks import kept_trials
 from analysis.page.table import Column, Table
 from ray_jobs.records.describe import describe
 from ray_jobs.records.kept_adapters import ADAPTERS, Keep, why_missing
-from ray_jobs.records.status import STATUSES
 from ray_jobs.records.study_file import StudyFile
 from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trial_status import STATUSES
 from ray_jobs.tracking.marks import StudyMarks
 
 

@@ -5,13 +5,15 @@ Knobs and measured quantities of a row's setting, with labels and formats as the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.table import Column, Spread
 from grit.config.declared_knobs import KNOBS
+from grit.config.run_config import section_of
 from grit.training.measurements import QUANTITIES
+from ray_jobs.records.describe import shown_value
 
 PointOf = Callable[[Any], PointSummary]
 
@@ -46,6 +48,37 @@ def _knob_column(name: str, point: PointOf, terminal: bool) -> Column[Any]:
         return "none" if held is None else held
 
     return Column(header=name, value=value, style=knob.style, terminal=terminal)
+
+
+def setting_columns(
+    points: Sequence[PointSummary], *, point: PointOf = _own_point, terminal: bool = False
+) -> list[Column[Any]]:
+    """The knobs, and every other setting that differs between `points`: what is not shown would be pooled."""
+    return [*knob_columns(point=point, terminal=terminal), *_varying(points, point, terminal)]
+
+
+def _varying(points: Sequence[PointSummary], point: PointOf, terminal: bool) -> list[Column[Any]]:
+    names = dict.fromkeys(name for each in points for name in each.other_changes())
+    varying = [name for name in names if _differs(points, name)]
+    return [
+        Column(header=name, value=_setting_named(name, point), terminal=terminal, spare=True)
+        for name in varying
+    ]
+
+
+def _differs(points: Sequence[PointSummary], name: str) -> bool:
+    return len({_shown(point, name) for point in points} - {None}) > 1
+
+
+def _setting_named(name: str, point: PointOf) -> Callable[[Any], str | None]:
+    return lambda row: _shown(point(row), name)
+
+
+def _shown(point: PointSummary, name: str) -> str | None:
+    """As people write it; None where it is a switch of GRIT, and the method is another."""
+    if section_of(name) == "grit" and not point.config.uses_grit:
+        return None
+    return shown_value(point.config.setting(name))
 
 
 def mean_column(
@@ -87,7 +120,7 @@ def spread_of(point: PointSummary, name: str) -> Spread:
 
 def seeds_column(*, point: PointOf = _own_point, terminal: bool = False) -> Column[Any]:
     """How many seeds."""
-    return Column(header="n", value=lambda row: len(point(row).seeds), terminal=terminal)
+    return Column(header="n", value=lambda row: len(point(row).seeds), terminal=terminal, spare=True)
 
 
 def regime_column(*, point: PointOf = _own_point, terminal: bool = False) -> Column[Any]:

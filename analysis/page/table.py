@@ -13,6 +13,8 @@ import csv
 import html
 import io
 import math
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -24,6 +26,8 @@ from analysis.stats.pooled_noise import Contrast
 
 RowT = TypeVar("RowT")
 
+#: What stands between two columns on the terminal, and the least that one of them may have there.
+_BETWEEN, LEAST_WIDTH = "  ", 8
 #: Stands where there is no value.
 NOTHING = "-"
 
@@ -72,6 +76,7 @@ class Column(Generic[RowT]):
         style: format of its numbers.
         show: overrules `style`, for what a style cannot say.
         terminal: whether it stands on the terminal, which is narrow.
+        spare: whether it goes where the terminal is narrower still.
         wide: its text may be long, and wraps.
     """
 
@@ -80,6 +85,7 @@ class Column(Generic[RowT]):
     style: str = ""
     show: Callable[[Any], str] | None = None
     terminal: bool = False
+    spare: bool = False
     wide: bool = False
 
     def cell(self, row: RowT) -> str:
@@ -93,6 +99,15 @@ def column(
 ) -> Column[Any]:
     """A column, in fewer words."""
     return Column(header=header, value=value, style=style, terminal=terminal, **more)
+
+
+def terminal_width() -> int | None:
+    """Characters of a line on standard output; None where it is no terminal."""
+    return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
+
+
+def _is_too_wide(text: str, width: int | None) -> bool:
+    return width is not None and max(map(len, text.splitlines())) > width
 
 
 def _cells(row: RowT, columns: Sequence[Column[RowT]]) -> list[str]:
@@ -158,14 +173,37 @@ class Table(Generic[RowT]):
             writer.writerow([cell for _, rows in spans for cell in rows[number]])
         return out.getvalue()
 
-    def terminal(self) -> str:
-        """The columns that stand on the terminal; empty where none does, or there are no rows."""
+    def terminal(self, width: int | None = None) -> str:
+        """The columns that stand on the terminal; empty where none does, or there are no rows.
+
+        Args:
+            width: of the terminal; None asks it, and where there is none, nothing is too wide. Where a row
+                does not fit, columns that can be spared go, from the right; then cells break into lines.
+        """
         columns = [column for column in self.columns if column.terminal]
         if not columns or not self.rows:
             return ""
+        most = terminal_width() if width is None else width
+        text = self._plain(columns)
+        for spare in [column for column in reversed(columns) if column.spare]:
+            if not _is_too_wide(text, most):
+                break
+            columns.remove(spare)
+            text = self._plain(columns)
+        if most is None or not _is_too_wide(text, most):
+            return text
+        return self._plain(columns, each=max(LEAST_WIDTH, most // len(columns) - len(_BETWEEN)))
+
+    def _plain(self, columns: Sequence[Column[RowT]], each: int | None = None) -> str:
+        """As text, with columns of at most `each` characters."""
         rows = [_cells(row, columns) for row in self.rows]
         headers = [column.header for column in columns]
-        return str(tabulate(rows, headers=headers, disable_numparse=True))
+        widths = None if each is None else [each] * len(columns)
+        return str(
+            tabulate(
+                rows, headers=headers, disable_numparse=True, maxcolwidths=widths, maxheadercolwidths=widths
+            )
+        )
 
     def files(self) -> dict[str, str]:
         """File names with the table in each form that a paper or a notebook takes."""

@@ -6,15 +6,17 @@ What differs in their settings, and how the settings that both measured compare.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from analysis.evidence.load import StudyData, load_study
-from analysis.evidence.point_summary import PointSummary, summarize_points
-from analysis.page.columns import knob_columns, regime_column
+from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality, summarize_points
+from analysis.page.columns import regime_column, setting_columns
 from analysis.page.render import render
 from analysis.page.table import Column, Table
+from analysis.stats.estimates import Estimate
+from grit.config.declared_knobs import KNOBS
 from grit.errors import ConfigError
 from grit.io.files import write_atomically
 from grit.training.measurements import OBJECTIVES
@@ -22,6 +24,10 @@ from ray_jobs.records.study_file import StudyFile
 
 #: What says when and where a study ran, rather than what it is.
 NOT_COMPARED = {"calls", "study_id", "fingerprint", "schema_version"}
+#: The method whose setting is the same on a backbone that is not quantized.
+UNQUANTIZED = {"qlora": "lora", "qgrit": "grit"}
+#: Knobs by the field that they are.
+_KNOB_OF = {knob.field: name for name, knob in KNOBS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +41,16 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class SharedSetting:
-    """A setting that both studies measured."""
+    """A setting that both studies measured.
+
+    `quality` and `forgetting` are the second's less the first's, on the seeds and examples that both have;
+    None where they have none in common.
+    """
 
     point: PointSummary
     other: PointSummary
+    quality: Estimate | None = None
+    forgetting: Estimate | None = None
 
     def methods(self) -> str:
         """The method, or both."""
@@ -58,27 +70,45 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str
         if isinstance(one, Mapping) and isinstance(two, Mapping):
             differing += differences(one, two, f"{prefix}{name}.")
         elif one != two:
-            differing.append(Difference(name=f"{prefix}{name}", first=str(one), second=str(two)))
+            differing.append(Difference(name=_called(prefix, name), first=str(one), second=str(two)))
     return differing
 
 
+def _called(prefix: str, name: str) -> str:
+    """A setting by its own name, or its knob's: those of a run's sections are unique."""
+    if prefix.count(".") == 2:
+        return _KNOB_OF.get(name, name)
+    return f"{prefix.removeprefix('config.')}{name}"
+
+
 def shared_settings(first: StudyData, second: StudyData) -> list[SharedSetting]:
-    """One per setting (method and knobs) and regime."""
+    """One per setting (method, knobs and whatever else is changed) and regime."""
     ones, others = _by_setting(first), _by_setting(second)
-    return [SharedSetting(point=ones[key], other=others[key]) for key in ones if key in others]
+    shared = [SharedSetting(point=ones[key], other=others[key]) for key in ones if key in others]
+    same = first.study.content == second.study.content and first.study.sizes == second.study.sizes
+    if not same:
+        return shared
+    return [_paired(first, second, setting) for setting in shared]
+
+
+def _paired(first: StudyData, second: StudyData, setting: SharedSetting) -> SharedSetting:
+    point, other = setting.point, setting.other
+    return replace(
+        setting,
+        quality=paired_quality(second, other, point, other=first),
+        forgetting=paired_forgetting(second, other, point, other=first),
+    )
 
 
 def _by_setting(data: StudyData) -> dict[tuple[Any, ...], PointSummary]:
-    """The first of each.
-
-    A setting that a study measured at several batch sizes counts as its design has it.
-    """
     settings: dict[tuple[Any, ...], PointSummary] = {}
     for p in summarize_points(data.records):
-        if p.records and "small-batch" not in p.designs:
+        if p.records:
             # Q-GRIT is compared with GRIT, and QLoRA with LoRA: the backbone's form is among the differences
             # that the page lists.
-            settings.setdefault((p.regime, p.is_control, *p.knob_values()), p)
+            method = UNQUANTIZED.get(p.method, p.method)
+            others = tuple(sorted(p.other_changes().items()))
+            settings.setdefault((p.regime, method, *p.knob_values(), *others), p)
     return settings
 
 
@@ -87,7 +117,7 @@ def comparison_table(settings: list[SharedSetting], metric: str) -> Table[Shared
     columns: list[Column[SharedSetting]] = [
         regime_column(),
         Column(header="method", value=lambda row: row.methods()),
-        *knob_columns(),
+        *setting_columns([row.point for row in settings]),
         Column(header="n", value=lambda row: f"{len(row.point.seeds)}, {len(row.other.seeds)}"),
     ]
     for name, objective in OBJECTIVES.items():
@@ -97,7 +127,11 @@ def comparison_table(settings: list[SharedSetting], metric: str) -> Table[Shared
             Column(header=f"{label} 2", value=_mean_of_second(name), style=objective.style),
             Column(header=f"{label} 2 - 1", value=_change_of(name), style=f"+{objective.style}"),
         ]
-    return Table(name="comparison", columns=columns, rows=settings)
+    paired: list[Column[SharedSetting]] = [
+        Column(header=f"{metric}, paired [95%]", value=lambda row: row.quality, style="+.3f"),
+        Column(header="forgetting, paired [95%]", value=lambda row: row.forgetting, style="+.3f"),
+    ]
+    return Table(name="comparison", columns=[*columns, *paired], rows=settings)
 
 
 def _mean_of_first(name: str) -> Callable[[SharedSetting], float]:
@@ -110,6 +144,24 @@ def _mean_of_second(name: str) -> Callable[[SharedSetting], float]:
 
 def _change_of(name: str) -> Callable[[SharedSetting], float]:
     return lambda row: row.change(name)
+
+
+def caveats(first: StudyFile, second: StudyFile) -> list[str]:
+    """Why the studies' values are not those of settings alone, a sentence each."""
+    pairs = {
+        "task": (first.config.task.name, second.config.task.name),
+        "model": (first.config.backbone.model, second.config.backbone.model),
+    }
+    sentences = []
+    for regime in dict.fromkeys([*first.budgets, *second.budgets]):
+        unit = "steps" if regime == "step" else "seconds"
+        amounts = [study.budgets.get(regime) for study in (first, second)]
+        if None not in amounts and amounts[0] != amounts[1]:
+            pairs[f"{regime} budget"] = (f"{amounts[0]:g} {unit}", f"{amounts[1]:g} {unit}")
+    for name, (one, two) in pairs.items():
+        if one != two:
+            sentences.append(f"They differ in their {name} ({one}; {two}): no row compares a setting alone.")
+    return sentences
 
 
 def difference_table(rows: list[Difference]) -> Table[Difference]:
@@ -141,6 +193,7 @@ def build(first: Path, second: Path, page: Path) -> Path:
         "metric": metric,
         "settings": comparison_table(shared_settings(one, two), metric),
         "differences": difference_table(differences(_compared(one.study), _compared(two.study))),
+        "caveats": caveats(one.study, two.study),
         "same_content": one.study.content == two.study.content,
     }
     write_atomically(page, render("compare.html.j2", **context))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from grit.adapters.kept_adapter import read_kept_adapter
@@ -27,14 +28,18 @@ class Answering:
         self._tokenizer = bench.tokenizer(self._config)
         self._model = reload_adapter(bench.backbone(self._config), folder)
 
-    def answers(self, prompts: Sequence[str]) -> list[str]:
-        """One greedy answer per prompt, without the prompt; as long as the run's evaluation let them be."""
+    def answers(self, prompts: Sequence[str], *, tuned: bool = True) -> list[str]:
+        """One greedy answer per prompt, without the prompt; as long as the run's evaluation let them be.
+
+        Without `tuned` they are the backbone's own.
+        """
         evaluation = self._config.evaluation
-        return generate(
-            self._model,
-            self._tokenizer,
-            [prompt_tokens(self._tokenizer, prompt) for prompt in prompts],
-            prompts,
-            Sampling(max_new_tokens=evaluation.max_new_tokens or ANSWER_TOKENS),
-            batch_size=evaluation.eval_batch,
-        )
+        with nullcontext() if tuned else self._model.disable_adapter():
+            return generate(
+                self._model,
+                self._tokenizer,
+                [prompt_tokens(self._tokenizer, prompt) for prompt in prompts],
+                prompts,
+                Sampling(max_new_tokens=evaluation.max_new_tokens or ANSWER_TOKENS),
+                batch_size=evaluation.eval_batch,
+            )

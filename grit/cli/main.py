@@ -1,29 +1,26 @@
-"""One run without a study: `python -m grit train | eval | export | push` (see `--help` of each)."""
+"""One run without a study: `python -m grit train | show | eval | export | push` (see `--help` of each)."""
 
 from __future__ import annotations
 
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-from tqdm import tqdm
-
 from grit.cli.fields import HelpFields
 from grit.cli.options import DataOptions, ModelOptions, with_data_options
 from grit.cli.parser import OneLineParser, flag, taken
+from grit.cli.pasted import pasted
+from grit.cli.phases import passing
 from grit.config.overrides import parse_cadence, with_overrides
 from grit.config.registry import METHODS
 from grit.config.run_config import RunConfig
 from grit.config.sections import Budget
 from grit.errors import ConfigError
 from grit.presets.run_presets import CONFIGURATIONS, configuration
-from grit.training.measurements import Measurements
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
@@ -50,8 +47,18 @@ class TrainOptions:
     T: str | None = flag(None, "reprojection cadence in steps, or `none`", metavar="V")
     lambda_: float | None = flag(None, "damping", metavar="V")
     seed: int | None = flag(None, "of initialization, order and dropout", metavar="N")
+    live: bool = flag(False, "a line every second: step, loss, mean rank")
     budget_steps: int | None = flag(None, "optimizer steps", metavar="N")
     budget_seconds: float | None = flag(None, "training seconds (evaluation excluded)", metavar="S")
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """What is shown of a trained run."""
+
+    _argument_group_name = "what is shown"
+
+    examples: int = flag(3, "evaluation examples that are answered, before and after", metavar="N")
 
 
 @dataclass(frozen=True)
@@ -75,9 +82,9 @@ class PushOptions:
 
 
 def parser() -> OneLineParser:
-    """The four commands."""
+    """The five commands."""
     p = OneLineParser(prog="python -m grit", description=__doc__)
-    commands = p.add_subparsers(dest="command", required=True, metavar="train | eval | export | push")
+    commands = p.add_subparsers(dest="command", required=True, metavar="train | show | eval | export | push")
     train = commands.add_parser(
         "train",
         help="train one adapter into a folder",
@@ -86,6 +93,11 @@ def parser() -> OneLineParser:
     train.add_argument("--help-fields", action=HelpFields)
     evaluate = commands.add_parser(
         "eval", help="score a trained run, on its own data or on others", dataclass_types=[DataOptions]
+    )
+    show = commands.add_parser(
+        "show",
+        help="a trained run at a glance: numbers, geometry, answers before and after",
+        dataclass_types=[ShowOptions],
     )
     export = commands.add_parser(
         "export",
@@ -97,7 +109,7 @@ def parser() -> OneLineParser:
         help="upload a kept adapter with its model card to a model hub (HF_ENDPOINT, HF_TOKEN)",
         dataclass_types=[PushOptions],
     )
-    for command in (evaluate, export, push):
+    for command in (show, evaluate, export, push):
         command.add_argument(
             "place",
             metavar="DIR",
@@ -138,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 the run diverged, 2 bad input, 130 interrupted."""
     arguments = parser().parse_args(argv)
     try:
-        commands = {"train": _train, "eval": _evaluate, "export": _export, "push": _push}
+        commands = {"train": _train, "show": _show, "eval": _evaluate, "export": _export, "push": _push}
         return commands[arguments.command](arguments)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -148,47 +160,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-@contextmanager
-def _bar(what: str, count: int) -> Iterator[Any]:
-    with tqdm(total=count, desc=what, file=sys.stderr, leave=False, disable=not sys.stderr.isatty()) as bar:
-        yield bar.update
-
-
 def _train(arguments: Namespace) -> int:
+    from grit.cli.show import measures_table
     from grit.cli.single_run import open_run, train_into
+    from grit.cli.watching import RunDisplay, evaluation_bar
     from grit.runtime.allocator import keep_freed_memory
-    from grit.training.hooks import Hooks
     from grit.training.workbench import Workbench
 
-    config = run_configuration(arguments)
-    record = open_run(arguments.output, config, resume=arguments.resume)
+    with passing("checking the task and the model"):
+        config = run_configuration(arguments)
+        record = open_run(arguments.output, config, resume=arguments.resume)
     if record.status == "planned":
         keep_freed_memory()
         signal.signal(signal.SIGTERM, _interrupt)
-        with tqdm(
-            total=100,
-            desc=config.method,
-            unit="%",
-            file=sys.stderr,
-            disable=not sys.stderr.isatty(),
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-        ) as bar:
-
-            def progress(step: int, share: float, loss: float, rank: float) -> None:
-                bar.n = round(100 * share, 1)
-                bar.set_postfix_str(f"step {step}, loss {loss:.3f}, rank {rank:.1f}")
-
-            record = train_into(arguments.output, record, Workbench(progress=_bar), Hooks(progress=progress))
+        display = RunDisplay(config.method, live=arguments.live)
+        try:
+            record = train_into(arguments.output, record, Workbench(progress=evaluation_bar), display.hooks())
+        finally:
+            display.close()
     measured = record.measured
-    print(_table(measured))
+    print(measures_table(measured))
     print(
         f"{record.status} after {measured.steps} steps, {measured.train_seconds:.1f} s of training; "
         f"footprint {_share(measured.footprint)}, overhead {_share(measured.overhead)}; "
         f"{measured.truncated_examples} training examples were truncated"
         + (f"; {record.reason}" if record.reason else "")
     )
-    print(f"export it:  python -m grit export {arguments.output}")
+    for what, command in (("look at it", "show"), ("export it", "export")):
+        print(f"{what + ':':12}{pasted(sys.executable, '-m', 'grit', command, arguments.output)}")
     return 0 if record.status == "completed" else 1
+
+
+def _show(arguments: Namespace) -> int:
+    from grit.cli.kept_run import adapter_at, is_kept
+    from grit.cli.show import shown_adapter, shown_run
+
+    with adapter_at(arguments.place) as folder:
+        shown = shown_adapter if is_kept(folder) else shown_run
+        print(shown(folder, arguments.examples))
+    return 0
 
 
 def _interrupt(_number: int, _frame: Any) -> None:
@@ -202,10 +212,12 @@ def _share(value: float | None) -> str:
 
 def _evaluate(arguments: Namespace) -> int:
     from grit.cli.kept_run import MODELS, adapter_at, evaluate_kept, is_kept
+    from grit.cli.show import measures_table
     from grit.cli.single_run import PREDICTIONS_FILE, evaluate_run, with_config
+    from grit.cli.watching import evaluation_bar
     from grit.training.workbench import Workbench
 
-    data, bench = taken(DataOptions, arguments), Workbench(progress=_bar, training=False)
+    data, bench = taken(DataOptions, arguments), Workbench(progress=evaluation_bar, training=False)
     with adapter_at(arguments.place) as folder:
         config = with_config(lambda trained: with_data_options(trained, data), folder)
         to = Path() if arguments.place.startswith(MODELS) else folder
@@ -213,7 +225,7 @@ def _evaluate(arguments: Namespace) -> int:
             measured = evaluate_kept(folder, config, bench, to)
         else:
             measured = evaluate_run(folder, config, bench)
-    print(_table(measured))
+    print(measures_table(measured))
     print(f"per example: {to / PREDICTIONS_FILE}")
     return 0
 
@@ -245,21 +257,3 @@ def _push(arguments: Namespace) -> int:
         adapter = folder if is_kept(folder) else folder / ADAPTER
         print(push_kept(adapter, arguments.to, private=arguments.private))
     return 0
-
-
-def _table(measured: Measurements) -> str:
-    """Every measure before and after training; what could not be computed says why."""
-    base_loss, forgetting = measured.base_retention_loss, measured.forgetting
-    general = None if forgetting is None or base_loss is None else base_loss + forgetting
-    rows: list[list[Any]] = [
-        [measured.quality_metric, measured.base_quality, measured.quality, ""],
-        ["answer loss (nats/token)", measured.base_answer_loss, measured.answer_loss, ""],
-        ["general loss (nats/token)", base_loss, general, ""],
-        ["retention", 1.0, measured.retention, ""],
-    ]
-    for name, item in (measured.metrics or {}).items():
-        rows.append([name, item["base_value"], item["value"], item["problem"] or ""])
-    for name, item in (measured.probes or {}).items():
-        label = f"probe {name} (n = {item['items']})"
-        rows.append([label, item["base_accuracy"], item["accuracy"], ""])
-    return str(tabulate(rows, headers=["", "untuned", "trained", ""], floatfmt=".4f", missingval="-"))

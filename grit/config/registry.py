@@ -156,13 +156,13 @@ METHODS: dict[Method, MethodSpec] = {
         title="GRIT, source-aware",
         source="ours, after Ritter et al., 2018",
         geometry=True,
-        switches={"source_weight": 0.2, "source_penalty": 30.0},
+        switches={"source_weight": 0.2, "source_penalty": 300.0},
     ),
     "lora_ewc": MethodSpec(
         title="LoRA + EWC",
         source="Kirkpatrick et al., 2017",
         geometry=True,
-        switches={"preconditioner": "none", "reprojection_freq": None, "source_penalty": 30.0},
+        switches={"preconditioner": "none", "reprojection_freq": None, "source_penalty": 300.0},
     ),
     "lora_fa": MethodSpec(title="LoRA-FA", source="Zhang et al., 2023", optimizer="lora_fa"),
 }

@@ -60,6 +60,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     partial.replace(path)
 
 
+def read_table(path: Path) -> list[Row]:
+    """The rows of a Parquet table."""
+    rows: list[Row] = pq.read_table(path).to_pylist()
+    return rows
+
+
 def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes rows as Parquet; a key that a row lacks is null there.
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from grit.cli.phases import stamped
+from grit.training.measurements import QUANTITIES
 from ray_jobs.records.describe import describe, duration, outcome
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.schedule.scheduler import StudyScheduler
@@ -20,6 +22,8 @@ from ray_jobs.schedule.scheduler import StudyScheduler
 #: Seconds between looks at the board, and between plain lines about running trials where there is no
 #: terminal.
 REFRESH_SECONDS, PLAIN_SECONDS = 1.0, 60.0
+#: Longest description of the best trial so far, in characters.
+POSTFIX = 60
 
 #: Told of every running job's progress, by its id.
 Heard = Callable[[Mapping[str, Mapping[str, Any]]], None]
@@ -38,6 +42,7 @@ class StudyDisplay:
             initial=scheduler.ended,
             unit="trial",
             desc="starting workers",
+            smoothing=0,
             file=sys.stderr,
             disable=not self._terminal,
             dynamic_ncols=True,
@@ -56,11 +61,11 @@ class StudyDisplay:
         ]
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        if not self._terminal:
-            self._say(
-                f"{scheduler.expected} trials, {scheduler.expected - scheduler.ended} to run; starting "
-                "workers"
-            )
+        self._slots, self._ready, self._phases = slots, 0, set[str]()
+        self._best: TrialRecord | None = None
+        left = scheduler.expected - scheduler.ended
+        workers = "1 worker loads" if slots == 1 else f"{slots} workers load"
+        self._say(stamped(f"{scheduler.expected} trials, {left} to run: {workers} torch and the model"))
 
     def _say(self, line: str) -> None:
         if self._terminal:
@@ -83,9 +88,10 @@ class StudyDisplay:
             except (ray.exceptions.RayError, TimeoutError):
                 continue
             heard(seen["running"])
+            self._tell_once(seen)
             running = [running_line(name, progress) for name, progress in seen["running"].items()]
             if self._terminal:
-                self._bar.set_description_str(f"{seen['ready']} workers")
+                self._bar.set_description_str(self._workers(seen["ready"]))
                 for line, text in zip(self._lines, [*running, *[""] * len(self._lines)], strict=False):
                     line.set_description_str(text)
             elif time.monotonic() - last_line >= PLAIN_SECONDS:
@@ -93,13 +99,48 @@ class StudyDisplay:
                 for text in running:
                     self._say(text)
 
+    def _workers(self, ready: int) -> str:
+        """Ray's own engine has no slots that become ready, only workers that train."""
+        return f"{ready} of {self._slots} workers ready" if ready < self._slots else f"{ready} workers"
+
+    def _tell_once(self, seen: Mapping[str, Any]) -> None:
+        """Workers that have become ready, and what the first trials do before they train, as it comes."""
+        if self._ready < seen["ready"] <= self._slots:
+            self._ready = seen["ready"]
+            self._say(stamped(f"{self._ready} of {self._slots} workers are ready"))
+        for progress in seen["running"].values():
+            phase = progress.get("phase")
+            if phase is not None and phase not in self._phases:
+                self._phases.add(phase)
+                self._say(stamped(f"first trials: {phase}"))
+
     def ended(self, record: TrialRecord) -> None:
         """A trial has ended."""
         self._bar.total = self._scheduler.expected
         self._bar.update(1)
-        if record.status != "completed" or not self._terminal:
-            count = f"[{self._scheduler.ended}/{self._scheduler.expected}]"
-            self._say(f"{count} {describe(record)}  {outcome(record)}")
+        count = f"[{self._scheduler.ended}/{self._scheduler.expected}]"
+        self._say(f"{count} {describe(record)}  {outcome(record)}")
+        if self._is_best(record):
+            self._best = record
+            quality = QUANTITIES["quality"].shown(record.measured.quality)
+            self._bar.set_postfix_str(f"best trial {quality}: {describe(record)}"[:POSTFIX])
+
+    def _is_best(self, record: TrialRecord) -> bool:
+        quality = record.measured.quality
+        if record.status != "completed" or quality is None:
+            return False
+        best = None if self._best is None else self._best.measured.quality
+        return best is None or quality > best
+
+    def interrupted(self) -> None:
+        """Says so at once, and where things stand."""
+        ended, expected = self._scheduler.ended, self._scheduler.expected
+        self._say(
+            stamped(
+                f"interrupted: no further trial is started; {ended} of {expected} have ended and are kept "
+                "(once more ends at once)"
+            )
+        )
 
     def close(self) -> None:
         """Ends the display."""

@@ -6,6 +6,8 @@ Knows nothing of Ray.
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -84,6 +86,7 @@ class _Watch:
         self._job, self._listener = job, listener
         self._stepped, self._phase = place.stepped, place.phase
         self._began, self._sent = time.monotonic(), 0.0
+        self._since, self._place = time.time(), f"{platform.node()}, process {os.getpid()}"
         self.setup_seconds: float | None = None
 
     def progress(self, step: int, share: float, loss: float, mean_rank: float) -> None:
@@ -109,7 +112,7 @@ class _Watch:
         assert self._listener is not None
         config = self._job.config
         who = {"method": config.method, "seed": config.seed, "regime": config.budget.regime}
-        self._listener.report({**who, **where})
+        self._listener.report({**who, "since": self._since, "place": self._place, **where})
 
     def evaluated(self, interim: Interim) -> bool:
         """Tells where the job stands; True where it should stop."""

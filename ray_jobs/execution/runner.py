@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from grit.cli.phases import phase
 from grit.config.sections import Budget
 from grit.io.files import write_atomically
 from ray_jobs.design.plan import Study
@@ -22,10 +23,11 @@ from ray_jobs.design.search_space import Search
 from ray_jobs.execution.cluster import check_resources
 from ray_jobs.execution.display import StudyDisplay
 from ray_jobs.execution.engines import EngineName, job_files, start_engine
+from ray_jobs.execution.interrupts import ended_in_order
 from ray_jobs.execution.outcome import Collected, JobOutcome, filled
 from ray_jobs.execution.per_trial.storage import below
 from ray_jobs.execution.quiet import chatter, connected
-from ray_jobs.execution.sigterm import ended_by_sigterm
+from ray_jobs.execution.running_file import RunningWriter
 from ray_jobs.records.alike_failures import AlikeFailures
 from ray_jobs.records.kept_adapters import Keep, default_point_id, has_adapter
 from ray_jobs.records.reuse import Neighbours
@@ -101,6 +103,7 @@ class StudyRunner:
         self._broken: str | None = None
         self._alike = AlikeFailures()
         self._optuna: Any = None
+        self._running = RunningWriter(store.folder)
         self._default_point = default_point_id(trial.record for trial in study.trials)
         earlier = list(store.records.values())
         elsewhere = Elsewhere(
@@ -164,6 +167,8 @@ class StudyRunner:
         if self._scheduler.finished:
             return self._outcome(began)
         log = self._store.folder / "ray" / "driver.log"
+        self._running.write(self._scheduler.ended, self._scheduler.expected, {})
+        phase("starting Ray" if options.address is None else f"connecting to Ray at {options.address}")
         with chatter(log, keep=options.verbose), connected(options.address, verbose=options.verbose):
             check_resources(
                 options.concurrent * options.workers, options.resources, may_grow=options.may_grow
@@ -171,10 +176,11 @@ class StudyRunner:
             display = StudyDisplay(self._scheduler, options.concurrent)
             try:
                 # Ray, once connected, has a handler of its own, which this one replaces.
-                with ended_by_sigterm(self._tracker.interrupted):
+                with ended_in_order(display.interrupted, self._tracker.interrupted):
                     self._execute(display)
             finally:
                 display.close()
+                self._running.remove()
                 self._scheduler.close()
         return self._outcome(began)
 
@@ -259,6 +265,7 @@ class StudyRunner:
 
     def _heard(self, running: Mapping[str, Mapping[str, Any]]) -> None:
         """Where running jobs are; trunks have no record of their own."""
+        self._running.write(self._scheduler.ended, self._scheduler.expected, running)
         for job_id, progress in running.items():
             record = self._scheduler.records.get(job_id)
             if record is not None and not record.ended:

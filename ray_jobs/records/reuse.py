@@ -6,9 +6,9 @@ import contextlib
 from pathlib import Path
 
 from grit.errors import ConfigError
-from ray_jobs.records.status import STATUSES
 from ray_jobs.records.study_file import STUDY_FILE, Call, read_study
 from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trial_status import STATUSES
 from ray_jobs.records.trials_file import read_trials
 
 

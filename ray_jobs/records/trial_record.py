@@ -17,7 +17,7 @@ from grit.config.sections import Regime
 from grit.io.versions import SCHEMA_VERSION
 from grit.training.measurements import OBJECTIVES, Measurements
 from ray_jobs.records.faults import FaultKind
-from ray_jobs.records.status import STATUSES, TrialStatus
+from ray_jobs.records.trial_status import STATUSES, TrialStatus
 
 #: Trials and trunks are named by hashes, which are safe as names of files.
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"

@@ -14,8 +14,8 @@ from grit.config.sections import Budget, Regime
 from ray_jobs.design.plan import Study, TrialSpec, added_trial, searched_trials
 from ray_jobs.design.search_space import Search
 from ray_jobs.design.trunk_plan import plan_trunks
-from ray_jobs.records.status import STATUSES
 from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trial_status import STATUSES
 from ray_jobs.records.trunk_record import TrunkOutcome, TrunkRecord
 from ray_jobs.schedule.job import Job
 from ray_jobs.schedule.search import OptunaSearch

@@ -15,9 +15,9 @@ from urllib.parse import quote
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 
-from ray_jobs.records.status import STATUSES
 from ray_jobs.records.study_file import StudyFile
 from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trial_status import STATUSES
 from ray_jobs.tracking.growing_front import GrowingFront
 from ray_jobs.tracking.marks import SettingMarks, StudyMarks
 from ray_jobs.tracking.mlflow_store import STORE_ERRORS

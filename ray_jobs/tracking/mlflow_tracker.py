@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grit.cli.pasted import pasted
 from grit.secrets import without_secrets
 from ray_jobs.records.study_file import StudyFile
 from ray_jobs.records.trial_record import TrialRecord
@@ -105,9 +106,10 @@ class MlflowTracker:
         """
         if self.uri.startswith("http"):
             return [f"{without_secrets(self.uri)}/{self.page()}"]
-        command = Path(sys.executable).parent / "mlflow"
+        server = Path(sys.executable).parent / "mlflow"
+        uri = without_secrets(self.uri)
         return [
-            f"{command} ui --workers 1 --backend-store-uri {without_secrets(self.uri)}",
+            pasted(server, "ui", "--workers", "1", "--backend-store-uri", uri),
             f"then open http://127.0.0.1:5000/{self.page()}",
         ]
 

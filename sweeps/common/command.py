@@ -10,10 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from grit.adapters.check_model import check_model
 from grit.backbone import resolve as model_folder
+from grit.cli.pasted import pasted
+from grit.cli.phases import passing
 from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
@@ -34,7 +37,7 @@ from ray_jobs.schedule.scheduler import Decisions
 from ray_jobs.schedule.search import open_storage
 from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.tracker import Tracker
-from sweeps.common.conclusion import conclude
+from sweeps.common.conclusion import address_lines, conclude
 from sweeps.common.foresight import foresight
 from sweeps.common.local_costs import budget_seconds, forecast_here
 from sweeps.common.request import StudyRequest
@@ -71,9 +74,10 @@ def run_study(
     """
     base, resources, costs = _basis(request, spec)
     resources = replace(resources, accelerator=execution.accelerator or resources.accelerator)
-    options = run_options(base, resources, costs, execution)
-    content = content_of(base, ask_hub=not execution.dry_run)
-    memory = _memory_line(base, resources, options)
+    with passing("checking the task, the model and the plan"):
+        options = run_options(base, resources, costs, execution)
+        content = content_of(base, ask_hub=not execution.dry_run)
+        memory = _memory_line(base, resources, options)
     launches = not (execution.dry_run or execution.save_study)
     if spec is not None:
         study = spec.study(content.hashes)
@@ -262,6 +266,8 @@ def _execute(
     except ConfigError:
         store.withdraw()
         raise
+    own_search = study.search is not None and search.optuna_storage is None
+    _say_where(store.folder, tracker, searches=own_search)
     try:
         neighbours = Neighbours(store.folder, call) if execution.reuse else None
         decisions = _decisions(study, store.folder, options)
@@ -277,6 +283,15 @@ def _execute(
     except BaseException:
         tracker.finish(StudyMarks(), [], interrupted=True)
         raise
+
+
+def _say_where(folder: Path, tracker: Tracker, *, searches: bool) -> None:
+    """Where the study can be looked at while it runs."""
+    status = pasted(sys.executable, "-m", "sweeps.status", folder, "--watch")
+    print(f"watch:   {status}\n{address_lines(tracker)}", file=sys.stderr)
+    if searches and find_spec("optuna_dashboard") is not None:
+        shown = pasted(Path(sys.executable).parent / "optuna-dashboard", f"sqlite:///{folder / 'optuna.db'}")
+        print(f"search:  {shown}", file=sys.stderr)
 
 
 def _decisions(study: Study, folder: Path, options: RunOptions) -> Decisions:

@@ -11,13 +11,15 @@ from analysis.evidence.model_cards import card_of_trial
 from analysis.evidence.study_marks import kept_trials
 from grit.adapters.kept_adapter import read_kept_adapter
 from grit.cli.model_card import write_card
+from grit.cli.pasted import pasted
+from grit.cli.phases import phase
 from grit.errors import ConfigError
 from grit.secrets import without_secrets
 from ray_jobs.execution.runner import StudyOutcome, StudyRunner
 from ray_jobs.records.kept_adapters import ADAPTERS, INDEX_FILE, adapter_folder, has_adapter, write_index
-from ray_jobs.records.status import STATUSES
 from ray_jobs.records.study_file import read_study
 from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trial_status import STATUSES
 from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.tracker import Tracker
 
@@ -67,12 +69,14 @@ def conclude(
     marks, kept = StudyMarks(), dict[str, tuple[str, ...]]()
     if completed:
         # under the caps of this call, which study.json holds
+        phase("writing the report")
         report = rebuild(output, records=outcome.records)
         marks = report.marks()
         print("\n" + report.terminal())
     # what is still owed may change which setting is recommended
     if not any(STATUSES[record.status].runs_again for record in outcome.records):
         kept = _keep(output, outcome.records, runner, marks)
+    phase("completing MLflow's record")
     artifacts = [output / name for name in ARTIFACTS if (output / name).exists()]
     tracker.finish(marks, artifacts, interrupted=outcome.interrupted)
     registered = _log_adapters(output, kept, outcome.records, tracker, register)
@@ -83,15 +87,24 @@ def conclude(
             file=sys.stderr,
         )
     counts = Counter(record.status for record in outcome.records)
-    words = ", ".join(f"{count} {status}" for status, count in counts.items())
+    words = ", ".join(f"{count} {_in_words(status)}" for status, count in counts.items())
     reused = f"; {outcome.reused} reused" if outcome.reused else ""
     print(f"\n{words} in {outcome.seconds:.0f} s{reused}")
     if completed:
-        print(f"report:  xdg-open {output / 'report.html'}")
-        first, *rest = tracker.address()
-        print("\n         ".join([f"MLflow:  {first}", *rest]))
+        print(f"report:  {pasted('xdg-open', output / 'report.html')}")
+        print(address_lines(tracker))
         _print_adapters(output, kept, registered)
     return _exit_code(output, outcome, counts["failed"])
+
+
+def address_lines(tracker: Tracker) -> str:
+    """How to look at the study in MLflow."""
+    first, *rest = tracker.address()
+    return "\n         ".join([f"MLflow:  {first}", *rest])
+
+
+def _in_words(status: str) -> str:
+    return "not run yet" if status == "planned" else status
 
 
 def _exit_code(output: Path, outcome: StudyOutcome, lost: int) -> int:

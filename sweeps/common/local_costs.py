@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
+from grit.cli.phases import phase
 from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from ray_jobs.design.resources import Costs
@@ -40,7 +40,7 @@ def forecast_here(base: RunConfig, guess: Costs, options: RunOptions, *, measure
 
         if not torch.cuda.is_available():
             return Forecast(costs=guess, source="guessed by the preset: no GPU here to measure on")
-    _say(f"measuring a step and an evaluation here, {options.concurrent} at once ...")
+    phase(f"measuring a step and an evaluation here, {options.concurrent} at once ...")
     here = measured_costs(base, options.concurrent)
     costs = Costs(
         step_seconds=here.step,
@@ -70,11 +70,7 @@ def budget_seconds(request: StudyRequest, options: RunOptions) -> float:
         raise ConfigError(
             "budget-seconds", None, f"must be given: how long {steps} steps of this take there is not known"
         )
-    _say(f"measuring how long {steps} first-order steps take here, for the time budget ...")
+    phase(f"measuring how long {steps} first-order steps take here, for the time budget ...")
     seconds = seconds_for(request.base, steps, options.concurrent)
-    _say(f"time budget: {seconds:g} s (set --budget-seconds to choose it)")
+    phase(f"time budget: {seconds:g} s (set --budget-seconds to choose it)")
     return seconds
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

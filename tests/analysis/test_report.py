@@ -164,8 +164,10 @@ def test_two_studies_side_by_side(reported, tmp_path, capsys):
     assert main(["compare", str(reported), str(tmp_path / "two"), "--output", str(tmp_path / "c.html")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "c.html")
     page = (tmp_path / "c.html").read_text()
-    assert "config.adapter.rank" in page
+    assert '<td class="text">rank</td>' in page and "config." not in page
     assert page.count("<tr>") > 10
+    assert page.count("paired [95%]") == 2
+    assert "They differ in" not in page
     assert main(["compare", str(reported)]) == 2
 
 

@@ -187,7 +187,8 @@ def test_dry_run_prints_every_trial_and_launches_nothing(tmp_path):
     assert told == ["quality", "forgetting"]
     assert lines[-1].startswith("memory: ") and lines[-1].endswith("measured here")
     assert list(tmp_path.iterdir()) == []
-    assert done.stderr.splitlines() in ([], ["measuring a step and an evaluation here, 2 at once ..."])
+    told = [line.partition("s  ")[2] for line in done.stderr.splitlines()]
+    assert told in ([], ["measuring a step and an evaluation here, 2 at once ..."])
 
 
 def test_the_coarse_grid_shares_its_trials_with_the_sweeps(capsys, monkeypatch):
@@ -404,7 +405,7 @@ def test_a_method_that_is_none_is_refused_in_a_study_file(tmp_path, capsys):
     assert _main("--preset", "smoke", "--save-study", str(file)) == 0
     file.write_text(file.read_text().replace("method: null", "method: lroa", 1))
     assert _main("--study", str(file), "--dry-run", "--no-measure") == 2
-    assert "error: method = 'lroa': did you mean 'lora'? must be one of lora" in capsys.readouterr().err
+    assert "error: method = 'lroa': did you mean 'lora'?" in capsys.readouterr().err
 
 
 def test_a_search_range_is_finite(capsys):

@@ -136,6 +136,8 @@ def test_ctrl_c_leaves_valid_records_and_says_how_to_go_on(interrupted):
 
 def test_a_driver_that_is_killed_loses_no_finished_trial(interrupted):
     """SIGKILL: its Ray dies with it, and its workers notice and end by themselves."""
+    assert interrupted.lost.state == "lost" and "was last heard of" in interrupted.lost.note
+    assert interrupted.lost.running == ()
     done = _ended(interrupted.after_kill)
     assert len(done) >= 6
     assert all(interrupted.finished[trial_id] == record for trial_id, record in done.items())

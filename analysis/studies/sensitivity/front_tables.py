@@ -13,11 +13,11 @@ from analysis.evidence.fronts import Placing, within_caps
 from analysis.evidence.point_summary import PointSummary, control_of
 from analysis.page.columns import (
     ITSELF,
-    knob_columns,
     mean_column,
     method_column,
     regime_column,
     seeds_column,
+    setting_columns,
 )
 from analysis.page.table import Column, Table
 from analysis.stats.estimates import LEVEL
@@ -33,6 +33,8 @@ from ray_jobs.records.trial_record import TrialRecord
 PRIORITIES = {"quality": "quality", "forgetting": "forgetting", "size": "footprint"}
 #: Settings of each regime that the second table shows.
 CHEAPEST = 5
+#: Of the objectives, so many stand on a terminal however narrow: quality and retention.
+ALWAYS_SHOWN = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +79,19 @@ def _front_row(result: RegimeResult, point: PointSummary, caps: Caps) -> FrontRo
 
 def front_table(result: SensitivityResult) -> Table[FrontRow]:
     """The page's first table."""
-    objectives = [mean_column(name, header=_header(name, result), terminal=True) for name in OBJECTIVES]
+    objectives = [
+        mean_column(name, header=_header(name, result), terminal=True, spare=number >= ALWAYS_SHOWN)
+        for number, name in enumerate(OBJECTIVES)
+    ]
     forgetting = mean_column("forgetting", header="forgetting")
+    points = [row.point for row in front_rows(result)]
     columns: list[Column[FrontRow]] = [
         regime_column(terminal=True),
         method_column(terminal=True),
-        *knob_columns(terminal=True),
-        *objectives[:2],
+        *setting_columns(points, terminal=True),
+        *objectives[:ALWAYS_SHOWN],
         forgetting,
-        *objectives[2:],
+        *objectives[ALWAYS_SHOWN:],
         mean_column("steps", header="steps"),
         seeds_column(terminal=True),
         Column(header="P(on front)", value=lambda row: row.probability, style=".0%"),
@@ -110,7 +116,7 @@ def pareto_file(result: SensitivityResult) -> Table[FrontRow]:
         "designs": lambda row: "+".join(sorted(row.point.designs)),
     }
     columns = [Column(header=header, value=value) for header, value in named.items()]
-    columns += knob_columns()
+    columns += setting_columns([row.point for row in front_rows(result)])
     columns += [
         Column(header="n_seeds", value=lambda row: len(row.point.seeds)),
         Column(header="quality_metric", value=lambda row: row.point.quality_metric),
@@ -132,16 +138,16 @@ def cheapest_table(result: SensitivityResult) -> Table[PointSummary]:
 
     The cheapest of each regime that none beats in the first two.
     """
+    rows = [point for regime in result.regimes for point in regime.cheapest[:CHEAPEST]]
     columns: list[Column[PointSummary]] = [
         regime_column(point=ITSELF),
         method_column(point=ITSELF),
-        *knob_columns(point=ITSELF),
+        *setting_columns(rows, point=ITSELF),
         mean_column("quality", point=ITSELF, header=result.metric),
         mean_column("retention", point=ITSELF),
         mean_column("footprint", point=ITSELF),
         mean_column("overhead", point=ITSELF),
     ]
-    rows = [point for regime in result.regimes for point in regime.cheapest[:CHEAPEST]]
     return Table(name="cheapest", columns=columns, rows=rows)
 
 
@@ -244,10 +250,11 @@ def _priority_row(
 
 def priority_table(result: SensitivityResult) -> Table[PriorityRow]:
     """If quality, forgetting or size matters most."""
+    rows = priority_rows(result)
     columns: list[Column[PriorityRow]] = [
         Column(header="if this matters most", value=lambda row: row.priority, terminal=True),
         regime_column(terminal=True),
-        *knob_columns(terminal=True),
+        *setting_columns([row.point for row in rows], terminal=True),
         Column(header="quality vs control [95%]", value=lambda row: row.quality, style="+.3f", terminal=True),
         Column(
             header="forgetting vs control [95%]",
@@ -255,8 +262,8 @@ def priority_table(result: SensitivityResult) -> Table[PriorityRow]:
             style="+.3f",
             terminal=True,
         ),
-        mean_column("footprint", terminal=True),
-        Column(header="lead over the next", value=lambda row: row.shown_lead(), terminal=True),
+        mean_column("footprint", terminal=True, spare=True),
+        Column(header="lead over the next", value=lambda row: row.shown_lead(), terminal=True, spare=True),
         seeds_column(terminal=True),
     ]
-    return Table(name="priorities", columns=columns, rows=priority_rows(result))
+    return Table(name="priorities", columns=columns, rows=rows)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from analysis.evidence.point_summary import PointSummary
-from analysis.page.columns import ITSELF, knob_columns
+from analysis.page.columns import ITSELF, setting_columns
 from analysis.page.table import Column, Table
 from ray_jobs.records.trial_record import TrialRecord
 
@@ -48,9 +48,10 @@ class FurtherResults:
 
     def table(self) -> Table[FurtherValues]:
         """One column per metric and probe."""
+        measured = [row.point for row in self.rows if row.point is not None]
         knobs = [
             Column(header=column.header, value=_of_setting(column.value), style=column.style)
-            for column in knob_columns(point=ITSELF)
+            for column in setting_columns(measured, point=ITSELF)
         ]
         columns: list[Column[FurtherValues]] = [
             Column(header="regime", value=lambda row: "untuned" if row.point is None else row.point.regime),

@@ -31,7 +31,7 @@ from analysis.studies.sensitivity.front_tables import (
 )
 from analysis.studies.sensitivity.further import further_results
 from analysis.studies.sensitivity.results import SensitivityResult, analyse
-from analysis.studies.sensitivity.strips import strip_rows, strip_table
+from analysis.studies.sensitivity.strips import TOLERANCE, strip_rows, strip_table
 from analysis.studies.sensitivity.tables import SensitivityRow, sensitivity_rows, sensitivity_table
 from grit.io.files import write_atomically
 from ray_jobs.records.study_file import Caps
@@ -59,8 +59,12 @@ class SensitivityPage:
         lines += [f"{one.knob} = {one.shown()}: {one.confidence}" for one in advice.knobs]
         lines += advice.openings()
         strips = strip_table(strip_rows(self.result.bands)).terminal()
-        legend = "o: the difference, -: its 95% interval, |: the tolerance; right of it is good enough"
-        answer = [*lines, "", strips, legend, ""] if strips else [*lines, ""]
+        answer = [*lines, "", strips] if strips else lines
+        if TOLERANCE in strips:  # a narrow terminal has the verdicts alone
+            answer.append(
+                "o: the difference, -: its 95% interval, |: the tolerance; right of it is good enough"
+            )
+        answer.append("")
         priorities = priority_table(self.result).terminal()
         answer += [priorities, ""] if priorities else []
         table = front_table(self.result)

@@ -21,6 +21,8 @@ from grit.config.sections import Regime
 SHOWN = {"quality": NEAR_BEST, "retention": RETENTION}
 #: The terminal's strip: its ends in tolerances, and how many characters it has.
 LOW, HIGH, WIDTH = -3.0, 2.0, 26
+#: Where the tolerance is, on the strip.
+TOLERANCE = "|"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class Bar:
         cells = ["."] * WIDTH
         for place in range(_cell(self.low), _cell(self.high) + 1):
             cells[place] = "-"
-        cells[_cell(-1.0)] = "|"
+        cells[_cell(-1.0)] = TOLERANCE
         cells[_cell(self.mean)] = "o"
         if self.low < LOW:
             cells[0] = "<"
@@ -111,17 +113,19 @@ def strip_table(rows: Sequence[StripRow]) -> Table[StripRow]:
         Column(header="knob", value=lambda row: row.knob, terminal=True),
         Column(header="setting", value=lambda row: row.value, terminal=True),
         Column(header="regime", value=lambda row: row.regime, terminal=True),
-        Column(header="n", value=lambda row: row.seeds, terminal=True),
+        Column(header="n", value=lambda row: row.seeds, terminal=True, spare=True),
         Column(header="verdict", value=lambda row: row.word, terminal=True),
         Column(
             header="quality vs rival".ljust(WIDTH),
             value=lambda row: None if row.quality is None else row.quality.text(),
             terminal=True,
+            spare=True,
         ),
         Column(
             header="retention vs default".ljust(WIDTH),
             value=lambda row: None if row.retention is None else row.retention.text(),
             terminal=True,
+            spare=True,
         ),
         Column(header="why", value=lambda row: row.reason or None, terminal=True),
     ]

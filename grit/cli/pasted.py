@@ -1,0 +1,18 @@
+"""Commands as they can be pasted into a shell, and where that is."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+
+def pasted(*words: str | Path) -> str:
+    """One command, quoted where a word has blanks or a shell's own characters.
+
+    The program's path is as short as it can be from where this process was started.
+    """
+    program, *rest = (str(word) for word in words)
+    here = Path.cwd()
+    if Path(program).is_relative_to(here):
+        program = str(Path(program).relative_to(here))
+    return shlex.join([program, *rest])

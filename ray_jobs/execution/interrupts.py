@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM end a study in order: `ray job stop` sends the latter, and kills after three seconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def ended_in_order(acknowledge: Callable[[], None], at_once: Callable[[], None]) -> Iterator[None]:
+    """Within the block the first Ctrl-C, or SIGTERM, lets Tune end its loop; a second one ends everything.
+
+    Args:
+        acknowledge: says so, at once.
+        at_once: what is done beside on SIGTERM: there may be no time for more.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        threading.Thread(target=acknowledge, daemon=True).start()
+        if number == signal.SIGTERM:
+            threading.Thread(target=at_once, daemon=True).start()
+        if callable(signal.getsignal(signal.SIGUSR1)):  # Tune's loop runs: this is how it is asked to end
+            signal.raise_signal(signal.SIGUSR1)
+        else:
+            raise KeyboardInterrupt
+
+    # Tune would take Ctrl-C for itself, and be silent about it.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    asked = signal.getsignal(signal.SIGUSR1)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.signal(signal.SIGUSR1, asked)
