@@ -54,7 +54,7 @@ def test_a_first_study_in_a_narrow_terminal(open_terminal, tmp_path):
     shell = open_terminal(
         [*COMMAND, "--preset", "smoke", *THREE, "--output", str(place)], columns=NARROW, cwd=tmp_path
     )
-    shell.until("[1/3]")
+    shell.until("starting Ray")
     code, said, _ = status(place, "--json")
     seen = json.loads(said)
     assert code == 0 and seen["state"] == "running" and seen["expected"] == 3

@@ -33,8 +33,8 @@ from ray_jobs.records.trial_record import TrialRecord
 PRIORITIES = {"quality": "quality", "forgetting": "forgetting", "size": "footprint"}
 #: Settings of each regime that the second table shows.
 CHEAPEST = 5
-#: Of the objectives, so many stand on a terminal however narrow: quality and retention.
-ALWAYS_SHOWN = 2
+#: Forgetting has its column behind so many of the objectives: quality and retention.
+FORGETTING_AFTER = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def _front_row(result: RegimeResult, point: PointSummary, caps: Caps) -> FrontRo
 def front_table(result: SensitivityResult) -> Table[FrontRow]:
     """The page's first table."""
     objectives = [
-        mean_column(name, header=_header(name, result), terminal=True, spare=number >= ALWAYS_SHOWN)
+        mean_column(name, header=_header(name, result), terminal=True, spare=number > 0)
         for number, name in enumerate(OBJECTIVES)
     ]
     forgetting = mean_column("forgetting", header="forgetting")
@@ -89,9 +89,9 @@ def front_table(result: SensitivityResult) -> Table[FrontRow]:
         regime_column(terminal=True),
         method_column(terminal=True),
         *setting_columns(points, terminal=True),
-        *objectives[:ALWAYS_SHOWN],
+        *objectives[:FORGETTING_AFTER],
         forgetting,
-        *objectives[ALWAYS_SHOWN:],
+        *objectives[FORGETTING_AFTER:],
         mean_column("steps", header="steps"),
         seeds_column(terminal=True),
         Column(header="P(on front)", value=lambda row: row.probability, style=".0%"),
@@ -261,6 +261,7 @@ def priority_table(result: SensitivityResult) -> Table[PriorityRow]:
             value=lambda row: row.forgetting,
             style="+.3f",
             terminal=True,
+            spare=True,
         ),
         mean_column("footprint", terminal=True, spare=True),
         Column(header="lead over the next", value=lambda row: row.shown_lead(), terminal=True, spare=True),
