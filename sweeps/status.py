@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read has enough
+        sys.stdout = None
+        return 0
 
 
 def _show(status: StudyStatus, *, as_json: bool, watching: bool) -> None:
