@@ -27,6 +27,12 @@ STUDIES = ("tau_T_lambda", "ablation", "portability", "baselines", "compression"
 ELSEWHERE = {
     "ray get-auth-token --generate": "tests/sweeps/test_clusters.py",
     "export RAY_AUTH_MODE=token": "tests/sweeps/test_clusters.py",
+    "export PATH=$PWD/.venv/bin:$PATH RAY_AUTH_MODE=token": "tests/sweeps/test_clusters.py",
+    "ray start --head --dashboard-host=127.0.0.1 --num-cpus=2 --disable-usage-stats": (
+        "tests/sweeps/test_clusters.py"
+    ),
+    "ray stop": "would stop others' Ray",
+    "python -m sweeps.status results/submitted": "tests/sweeps/test_status.py",
     "ray up cluster.yaml": "tests/ray_jobs/test_cluster.py: the file, against Ray's own schema",
     "ray dashboard cluster.yaml &": "needs the cloud",
     ".venv/bin/python -m pip install --constraint constraints.txt pre-commit": "changes the environment",

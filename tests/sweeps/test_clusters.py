@@ -3,6 +3,7 @@
 A job submitted to a head with token authentication, a node that dies, nodes that come and go.
 """
 
+import json
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 from conftest import ROOT
 from launching import assert_nothing_lies, run_script
 
+from ray_jobs.records.study_file import read_study
+
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.filterwarnings(
@@ -22,6 +25,8 @@ pytestmark = [
     ),
 ]
 
+#: What a submitted job is told of its commit: Ray leaves `.git` behind.
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 #: A namespace of processes: what is started inside ends with it, whatever happens, and nobody else's Ray can
 #: be seen or stopped from there.
 ISOLATED = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child=KILL"]
@@ -85,7 +90,9 @@ def test_a_job_submitted_as_the_readme_says(tmp_path):
         agent=_port(),
         out=tmp_path,
         root=ROOT,
-        excludes='{"excludes":[".git",".venv","results"]}',
+        excludes=json.dumps(
+            {"excludes": [".git", ".venv", "results"], "env_vars": {"GRIT_COMMIT": f"{COMMIT}-dirty"}}
+        ),
     )
     home = tmp_path / "home"
     home.mkdir()
@@ -98,6 +105,8 @@ def test_a_job_submitted_as_the_readme_says(tmp_path):
     assert_nothing_lies(
         tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 3
     )
+    call = read_study(tmp_path / "study").made_by
+    assert (call.git_commit, call.git_dirty) == (COMMIT, True)
     assert "report.html" in job
     assert "succeeded" in job
     assert (tmp_path / "bad.rc").read_text().strip() != "0"
