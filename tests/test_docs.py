@@ -15,6 +15,7 @@ from conftest import ROOT
 from analysis.report import main as report
 from grit.backbone.__main__ import main as backbone
 from grit.cli.main import main as grit
+from sweeps.status import main as status
 
 sys.path.insert(0, str(ROOT / "docs"))
 import draw_architecture
@@ -123,6 +124,8 @@ def _run(words):
         return backbone([*words[2:], "--steps", "1"])
     if words[:2] == ["-m", "analysis.report"]:
         return report(words[2:])
+    if words[:2] == ["-m", "sweeps.status"]:
+        return status(words[2:])
     script = Path(words[0])
     assert (ROOT / script).exists()
     if script.parts[0] == "sweeps":
