@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from analysis.page.glossary import TERMS  # noqa: E402
 from grit.audits.audit_specs import AUDITS  # noqa: E402
 from grit.cli.fields import listed_settings  # noqa: E402
 from grit.config.registry import METHODS  # noqa: E402
@@ -96,6 +97,10 @@ def _tables() -> list[str]:
     return _table(("folder", "a row is", "asked for by", "columns that readers rely on"), rows)
 
 
+def _terms() -> list[str]:
+    return _table(("term", "what it means"), [(name, words) for name, words in TERMS.items()])
+
+
 INTRODUCTION = (
     "Everything that is declared, read off the declarations by `python docs/write_vocabulary.py`. Any "
     "setting can be given as `--set name=value` for all trials, or in a `--point`."
@@ -112,6 +117,7 @@ def page() -> str:
     lines += ["## Statuses of a trial", "", *_statuses()]
     lines += ["## Samplers", "", *_samplers()]
     lines += ["## Tables of a trial", "", *_tables()]
+    lines += ["## Terms of reports", "", "As headings explain themselves when pointed at.", "", *_terms()]
     return "\n".join(lines).rstrip() + "\n"
 
 

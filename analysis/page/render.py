@@ -12,11 +12,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from analysis.page.glossary import heading
 from analysis.page.table import Table, markdown_text, shown
 
 
 def _html_table(table: Table[Any]) -> Markup:
     return Markup(table.html())  # escaped by the table itself
+
+
+def _heading(text: str) -> Markup:
+    return Markup(heading(text))  # escaped there
 
 
 @cache
@@ -30,6 +35,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["shown"] = shown
     environment.filters["table"] = _html_table
+    environment.filters["heading"] = _heading
     environment.filters["md"] = markdown_text
     return environment
 

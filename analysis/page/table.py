@@ -21,6 +21,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from tabulate import tabulate
 
+from analysis.page.glossary import heading
 from analysis.stats.estimates import Interval
 from analysis.stats.pooled_noise import Contrast
 
@@ -141,11 +142,11 @@ class Table(Generic[RowT]):
 
     def html(self) -> str:
         """A table element; everything in it is escaped."""
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.header)
-        lines = ["<table>", f"<tr>{head}</tr>"]
+        head = "".join(map(heading, self.header))
+        lines = ["<table>", f"<thead><tr>{head}</tr></thead>", "<tbody>"]
         for row in self.rows:
             lines.append(f"<tr>{''.join(_html_cell(column, row) for column in self.columns)}</tr>")
-        return "\n".join([*lines, "</table>"])
+        return "\n".join([*lines, "</tbody>", "</table>"])
 
     def markdown(self) -> str:
         """A pipe table; what means something to Markdown or HTML is escaped."""
@@ -186,7 +187,7 @@ class Table(Generic[RowT]):
         most = terminal_width() if width is None else width
         text = self._plain(columns)
         for spare in [column for column in reversed(columns) if column.spare]:
-            if not _is_too_wide(text, most):
+            if len(columns) == 1 or not _is_too_wide(text, most):
                 break
             columns.remove(spare)
             text = self._plain(columns)

@@ -65,9 +65,12 @@ def source_samples(
     Raises:
         ConfigError: the text has no labels.
     """
-    collected, was_training = _Collected(), model.training
-    labels = untuned_passes(model.eval(), layers, batches, collected)
-    model.train(was_training)
+    collected, modes = _Collected(), [(module, module.training) for module in model.modules()]
+    try:
+        labels = untuned_passes(model.eval(), layers, batches, collected)
+    finally:
+        for module, training in modes:
+            module.training = training
     if labels == 0:
         raise ConfigError("source", f"{len(batches)} batches", "must be general text with labels")
     samples = []

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.data.encode import IGNORED_LABEL
+from grit.errors import ConfigError
 
 
 class LayerWatcher(Protocol):
@@ -39,12 +40,21 @@ def untuned_passes(
 
     Returns:
         How many labels the batches have.
+
+    Raises:
+        ConfigError: the model has no input embeddings.
     """
     labels = 0
     with ExitStack() as undo:
         undo.enter_context(torch.enable_grad())
         undo.enter_context(model.disable_adapter())
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # a norm that is trained beside the adapter
+                parameter.requires_grad_(False)
+                undo.callback(parameter.requires_grad_, True)
         embeddings = model.get_input_embeddings()
+        if embeddings is None:
+            raise ConfigError("model", type(model).__name__, "has no input embeddings to watch text from")
         # Nothing is trained here: without this no gradient would reach a layer.
         hooks = [embeddings.register_forward_hook(lambda _m, _i, output: output.requires_grad_(True))]
         hooks += [layer.base.register_forward_hook(watcher.hook(layer)) for layer in layers]

@@ -19,6 +19,7 @@ from grit.config.overrides import parse_cadence, with_overrides
 from grit.config.registry import METHODS
 from grit.config.run_config import RunConfig
 from grit.config.sections import Budget
+from grit.config.settings import at_least
 from grit.errors import ConfigError
 from grit.presets.run_presets import CONFIGURATIONS, configuration
 
@@ -39,7 +40,7 @@ class TrainOptions:
     method: str = flag(
         "grit",
         "grit, qgrit (in 4-bit NF4), or what they are compared with: "
-        + ", ".join(name for name in METHODS if not METHODS[name].geometry),
+        + ", ".join(name for name in METHODS if name not in ("grit", "qgrit")),
         choices=tuple(METHODS),
         metavar="NAME",
     )
@@ -195,6 +196,7 @@ def _show(arguments: Namespace) -> int:
     from grit.cli.kept_run import adapter_at, is_kept
     from grit.cli.show import shown_adapter, shown_run
 
+    at_least(0).check("examples", arguments.examples)
     with adapter_at(arguments.place) as folder:
         shown = shown_adapter if is_kept(folder) else shown_run
         print(shown(folder, arguments.examples))

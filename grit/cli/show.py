@@ -14,7 +14,7 @@ from grit.cli.model_card import ranks_in_words
 from grit.cli.single_run import ADAPTER, RunFile, read_run
 from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
-from grit.io.files import read_table
+from grit.io.files import Row, read_table
 from grit.tasks.base import Example
 from grit.tasks.loading import load_task
 from grit.training.measurements import Measurements
@@ -40,6 +40,8 @@ def shown_run(folder: Path, examples: int) -> str:
     if run.status == "planned":
         raise ConfigError("DIR", str(folder), "holds a run that has not ended; continue it with --resume")
     parts = [_headline(run), measures_table(run.measured), *_geometry(folder, run)]
+    if examples == 0:
+        return "\n\n".join(parts)
     if run.config.why_no_adapter is None and (folder / ADAPTER).is_dir():
         parts.append(shown_answers(folder / ADAPTER, examples))
     else:
@@ -49,8 +51,8 @@ def shown_run(folder: Path, examples: int) -> str:
 
 def shown_adapter(folder: Path, examples: int) -> str:
     """The same of a kept adapter, whose numbers stand on its card."""
-    config = read_kept_adapter(folder).config
-    return f"{_what(config)}; its numbers: {folder / CARD_FILE}\n\n{shown_answers(folder, examples)}"
+    what = f"{_what(read_kept_adapter(folder).config)}; its numbers: {folder / CARD_FILE}"
+    return f"{what}\n\n{shown_answers(folder, examples)}" if examples else what
 
 
 def shown_answers(adapter: Path, examples: int) -> str:
@@ -81,6 +83,13 @@ def measures_table(measured: Measurements) -> str:
     return str(tabulate(rows, headers=["", "untuned", "trained", ""], floatfmt=".4f", missingval="-"))
 
 
+def _rows_of(path: Path) -> list[Row]:
+    try:
+        return read_table(path)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        raise ConfigError("DIR", str(path), f"cannot be read: {error}") from error
+
+
 def _what(config: RunConfig) -> str:
     return f"{config.spec.title} on {config.task.name}, model {config.backbone.model}, seed {config.seed}"
 
@@ -102,12 +111,12 @@ def _geometry(folder: Path, run: RunFile) -> list[str]:
             f"footprint     {measured.footprint:.1%} of the adapter; overhead {measured.overhead:.1%}"
         )
     if (folder / _EVENTS).exists():
-        events = read_table(folder / _EVENTS)
+        events = _rows_of(folder / _EVENTS)
         kept = [row["retained_mass"] for row in events if row["kind"] == "reprojection"]
         held = "" if not kept else f", each keeping {min(kept):.1%} of the update or more"
         lines.append(f"reprojections {len(kept)}{held}")
     if (folder / _GEOMETRY).exists():
-        modules = read_table(folder / _GEOMETRY)
+        modules = _rows_of(folder / _GEOMETRY)
         least = sorted(modules, key=lambda row: row["rank"])[:NAMED]
         named = [f"{_short(row['module'])} ({row['rank']})" for row in least]
         lines.append(f"least kept    {', '.join(named)}")

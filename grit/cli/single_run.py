@@ -27,7 +27,7 @@ from grit.io.provenance import provenance
 from grit.io.validation import refusal
 from grit.io.versions import SCHEMA_VERSION, upgraded
 from grit.runtime import checkpoint
-from grit.tasks.loading import content_hashes, load_documents, load_task
+from grit.tasks.loading import content_hashes, load_documents, load_task, source_documents
 from grit.training.hooks import Hooks
 from grit.training.measurements import QUANTITIES, Measurements, finite
 from grit.training.run import RunState
@@ -106,7 +106,10 @@ def check_content(config: RunConfig, *, training: bool = True) -> dict[str, str]
     check_probes(config.evaluation.probes)
     task = load_task(config.task, training=training)
     check_model(config, task)
-    return content_hashes(task, load_documents(config.task), config, resolve(config.backbone.model))
+    documents = load_documents(config.task)
+    if config.uses_grit and config.grit.knows_source:
+        source_documents(config, documents)
+    return content_hashes(task, documents, config, resolve(config.backbone.model))
 
 
 def open_run(folder: Path, config: RunConfig, *, resume: bool) -> RunFile:

@@ -133,6 +133,9 @@ def _idle(base: RunConfig, changed: RunConfig, name: str) -> str | None:
         if base.setting(other) not in values and changed.setting(other) not in values:
             words = " or ".join(str(value) for value in values)
             return f"{name} acts only with {other} = {words}, and that is {changed.setting(other)} here"
+    needed = _declaration(name).acts_if
+    if needed is not None and not (getattr(base.grit, needed) or getattr(changed.grit, needed)):
+        return f"{name} acts only beside source_weight or source_penalty, which are 0 here"
     moments = [(onset, what) for fields, onset, what in _ONSETS if name in fields]
     if base.budget.regime == "time" or not moments:
         return None

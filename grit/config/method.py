@@ -313,12 +313,12 @@ class GritConfig(metaclass=_Aliased):
     )
     trust_region: float | None = setting(
         None,
-        "bound on the divergence that a step may cause, nats per token, by the curvature that preconditions "
-        "it; none: no bound (docs/reference/method.md, 3)",
+        "bound on a step in the metric of its preconditioner, rate^2 / 2 <F^-1 g, g>; none: no bound "
+        "(docs/reference/method.md, 3)",
         allowed=POSITIVE,
         waits_for="refresh",
         identity="changed",
-        acts_with=_PRECONDITIONED,
+        acts_with={"preconditioner": ("kfac",)},
     )
     source_weight: float = setting(
         0.0,
@@ -339,6 +339,7 @@ class GritConfig(metaclass=_Aliased):
         "tokens of general text that stand for it in both, taken once before training",
         allowed=at_least(1),
         identity="changed",
+        acts_if="knows_source",
     )
     max_grad_norm: float | None = setting(
         None,
@@ -368,11 +369,6 @@ class GritConfig(metaclass=_Aliased):
         if not {"T", "reprojection_freq"} & settings.keys():
             schedule["reprojection_freq"] = tenth
         return cls(**{**schedule, **settings})
-
-    @property
-    def bound(self) -> float | None:
-        """The trust region that acts."""
-        return self.trust_region if self.preconditioner in ("paper", "kfac") else None
 
     @property
     def knows_source(self) -> bool:

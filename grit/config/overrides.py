@@ -24,11 +24,10 @@ def with_overrides(config: RunConfig, overrides: Overrides) -> RunConfig:
     """
     for name in overrides:
         section_of(name)  # a run's own fields (seed, budget, method) are no settings
-    for name, value in config.spec.switches.items():
-        if overrides.get(name, value) != value:
-            raise ConfigError(
-                name, overrides[name], f"is {value} in method {config.method}, which is made of it"
-            )
+    for name, value in overrides.items():
+        held = config.spec.switches.get(ALIASES.get(name, name), value)
+        if held != value:
+            raise ConfigError(name, value, f"is {held} in method {config.method}, which is made of it")
     changed = config.changed(**overrides)
     moved = {ALIASES.get(name, name) for name in overrides}
     if changed.grit.rank_policy != "growth" or ALIASES["tau"] not in moved or _GROWTH in moved:

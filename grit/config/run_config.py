@@ -151,6 +151,12 @@ class RunConfig:
         Raises:
             ConfigError: an unknown name, or a value that its field does not allow.
         """
+        if self.spec.switches and values.get("method", self.method) != self.method:
+            raise ConfigError(
+                "method",
+                values["method"],
+                f"cannot take the place of {self.method}, whose settings would stay: start from another",
+            )
         own: dict[str, Any] = {}
         inside: dict[str, dict[str, Any]] = {}
         for name, value in values.items():

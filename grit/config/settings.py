@@ -82,6 +82,7 @@ class Setting:
         needs_statistics: it asks for what only a method with GRIT's statistics has.
         acts_with: other settings of its class, each with the values beside which this one acts; beside any
             other value it changes nothing.
+        acts_if: a property of its class without which it changes nothing.
     """
 
     help: str
@@ -92,6 +93,7 @@ class Setting:
     scores_untuned: bool = False
     needs_statistics: bool = False
     acts_with: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    acts_if: str | None = None
 
 
 def setting(
@@ -105,6 +107,7 @@ def setting(
     scores_untuned: bool = False,
     needs_statistics: bool = False,
     acts_with: Mapping[str, tuple[Any, ...]] | None = None,
+    acts_if: str | None = None,
 ) -> Any:
     """A dataclass field with its `Setting`."""
     moments = (waits_for,) if isinstance(waits_for, str) else waits_for
@@ -117,6 +120,7 @@ def setting(
         scores_untuned=scores_untuned,
         needs_statistics=needs_statistics,
         acts_with=acts_with or {},
+        acts_if=acts_if,
     )
     return field(default=default, metadata={"setting": declaration})
 

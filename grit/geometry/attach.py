@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from grit.errors import ConfigError
 from grit.geometry.handle import GritHandle
 from grit.runtime.clock import NoClock, StepClock
 
+#: Optimizers that can work in a basis that changes: elementwise, with a first and a second moment at most.
+TURNED = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.SGD)
+
 
 def attach(
     model: nn.Module,
@@ -31,7 +34,7 @@ def attach(
     adapter: str = "default",
     verify: bool = True,
     total_steps: int | None = None,
-    source: Sequence[Mapping[str, Tensor]] = (),
+    source: Iterable[Mapping[str, Tensor]] = (),
 ) -> GritHandle:
     """Makes `optimizer` train `model`'s LoRA adapter with GRIT; the training loop needs no other change.
 
@@ -67,7 +70,7 @@ def attach(
     check_acts(model, adapter)
     check_trained(layers, optimizer)
     check_reads_text(model, layers)
-    _check_quantized(layers, config)
+    _check_fit(layers, optimizer, config)
     _warn_of_idle(config, total_steps)
     layout = labels or layout_of(model, task_type(model, adapter))
     return GritHandle(
@@ -88,7 +91,7 @@ def _samples(
     layers: tuple[AdaptedLayer, ...],
     config: GritConfig,
     layout: Layout,
-    source: Sequence[Mapping[str, Tensor]],
+    source: Iterable[Mapping[str, Tensor]],
 ) -> Sequence[TokenSamples]:
     if not config.knows_source:
         return ()
@@ -96,15 +99,40 @@ def _samples(
     value = getattr(config, name)
     if layout != "causal":
         raise ConfigError(name, value, f"needs a causal language model, and this one's layout is {layout!r}")
-    if not source:
+    batches = list(source)
+    if not batches:
         raise ConfigError(name, value, "needs general text: give attach(..., source=batches)")
-    return source_samples(model, layers, source, config.source_tokens)
+    for batch in batches:
+        for key in ("attention_mask", "labels"):
+            if not isinstance(batch, Mapping) or key not in batch:
+                raise ConfigError("source", f"a batch without {key}", "must have attention_mask and labels")
+    return source_samples(model, layers, batches, config.source_tokens)
 
 
 def _warn_of_idle(config: GritConfig, total_steps: int | None) -> None:
     for idle in [] if total_steps is None else idle_schedules(config, total_steps):
         warnings.warn(
             f"{idle}, and training ends after {total_steps}: see GritConfig.for_steps", stacklevel=3
+        )
+
+
+def _check_fit(
+    layers: tuple[AdaptedLayer, ...], optimizer: torch.optim.Optimizer, config: GritConfig
+) -> None:
+    _check_quantized(layers, config)
+    _check_turns(optimizer, config)
+
+
+def _check_turns(optimizer: torch.optim.Optimizer, config: GritConfig) -> None:
+    """Moments follow the basis: an optimizer must be elementwise, and keep none but those we turn."""
+    turned = isinstance(optimizer, TURNED) and not any(g.get("amsgrad") for g in optimizer.param_groups)
+    if config.preconditioner == "soap" and not turned:
+        names = ", ".join(kind.__name__ for kind in TURNED)
+        raise ConfigError(
+            "preconditioner",
+            config.preconditioner,
+            f"needs an optimizer whose moments can be turned ({names}, without amsgrad), and this is "
+            f"{type(optimizer).__name__}",
         )
 
 

@@ -44,8 +44,8 @@ from grit.runtime.workers import reduce_mean
 from grit.stepping.gradient_guard import (
     EvaluatedClosure,
     GradientGuard,
-    NestedCalls,
     flat_gradient,
+    is_outermost_step,
     trained_parameters,
     unscale,
 )
@@ -88,10 +88,10 @@ class GritHandle:
         self._state = GeometryState(layers, streams, config)
         self._state.take_source(source)
         self._agreement = Agreement(layers, streams, steps=STEPS if verify else 0)
-        self._held, self._nested = HeldWeights(layers), NestedCalls()
+        self._held = HeldWeights(layers)
         self._totals = SectionTotals(self._state.device)
         self._controller = CadenceController.asked_by(config, trained_parameters(optimizer))
-        self._trust = TrustRegion(optimizer, layers, config.bound)
+        self._trust = TrustRegion(optimizer, config.trust_region)
         self._observer: StepObserver | None = None
         self._capture_next = False
         self._capture = Capture(
@@ -109,6 +109,7 @@ class GritHandle:
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
+            model.register_forward_pre_hook(lambda *_: self._state.turn_back()),  # a step that failed
         ]
 
     # What people read.
@@ -214,13 +215,13 @@ class GritHandle:
 
         The adapter keeps its weights; a `gate` is folded into A, so that the function stays the same.
         """
+        self._state.leave_eigenbasis(self._optimizer)
         for index, layer in enumerate(self.layers):
             gate = self._capture.gate(index)
             if gate is not None:
                 weight = layer.down.weight
                 weight.data.copy_(gate.to(weight.dtype) @ weight.data)
                 self._capture.set_gate(index, None)
-        self._state.leave_eigenbasis(self._optimizer)
         self._capture.remove()
         for hook in self._hooks:
             hook.remove()
@@ -266,16 +267,15 @@ class GritHandle:
 
     def _before_step(self, _optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """As a hook before the optimizer's step; a closure is evaluated here, and only handed on to it."""
-        if self._nested.enter():
-            return None  # a subclass's step calls its parent's, and torch calls hooks at both
-        with self._nested.left_on_error():
-            closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
-            replaced = None
-            if closure is not None:
-                evaluated = EvaluatedClosure(closure, trained_parameters(self._optimizer))
-                replaced = (args[:1], {**kwargs, "closure": evaluated})
-            self._held.check_same()
-            self._prepare_step()
+        if not is_outermost_step(self._optimizer):
+            return None
+        closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
+        replaced = None
+        if closure is not None:
+            evaluated = EvaluatedClosure(closure, trained_parameters(self._optimizer))
+            replaced = (args[:1], {**kwargs, "closure": evaluated})
+        self._held.check_same()
+        self._prepare_step()
         return replaced
 
     def _prepare_step(self) -> None:
@@ -294,11 +294,11 @@ class GritHandle:
             if refreshes(config, self.step, self._every(config.kfac_update_freq)):
                 self._refresh()
         raw = None if self._observer is None else flat_gradient(self.layers)
-        with self._section("fisher"), self._trust:
-            self._state.transform_gradients(
-                precondition=self.step >= config.ng_warmup_steps,
-                regularization=ramp(self.step, config.regularizer_warmup_steps),
-            )
+        with self._section("fisher"):
+            self._state.add_penalties(ramp(self.step, config.regularizer_warmup_steps))
+            if self.step >= config.ng_warmup_steps:
+                with self._trust.within(self._state.preconditioned):
+                    self._state.precondition()
         if self._observer is not None and raw is not None:
             self._observer.gradients(self.step + 1, raw, flat_gradient(self.layers))
         self.guard()
@@ -334,7 +334,7 @@ class GritHandle:
                 self._refresh()
 
     def _after_step(self, *_: Any) -> None:
-        if self._nested.leave():
+        if not is_outermost_step(self._optimizer):
             return
         with self._section("fisher"):
             self._state.turn_back()

@@ -66,7 +66,7 @@ def summary_of(
         layers=len(ranks),
         tokens=min(entry.seen_a for entry in factors),
         waiting=waiting,
-        preconditions=state.has_inverses and step > config.ng_warmup_steps,
+        preconditions=state.has_inverses and step > preconditioning_onset(config),
         reprojections=acted,
         ranks=(min(ranks.values()), max(ranks.values())),
         parameters=state.parameters(),

@@ -22,6 +22,7 @@ class Curvature:
     Attributes:
         damping_factors: (M,), what lambda is multiplied by for each module's quantization noise.
         multiple: what the last refresh multiplied lambda by for the size of the batch.
+        has_inverse: (M,), which modules have one.
         applied: (left of grad A, right of grad B), each (M, r, r); None while no module has an inverse.
     """
 
@@ -40,7 +41,7 @@ class Curvature:
         self._rank = layers[0].rank
         self.damping_factors, self.multiple = damping_factors.double(), 1.0
         self._inverses: tuple[Tensor, Tensor] | None = None
-        self._has_inverse = torch.zeros(len(layers), dtype=torch.bool, device=device)
+        self.has_inverse = torch.zeros(len(layers), dtype=torch.bool, device=device)
         self.applied: tuple[Tensor, Tensor] | None = None
 
     def batch_multiple(self) -> float:
@@ -97,7 +98,7 @@ class Curvature:
             failed |= lost
             worst = max(worst, float(result.multiple.max()))
         self._inverses = (fresh[0], fresh[1])
-        self._has_inverse |= ready & ~failed
+        self.has_inverse |= ready & ~failed
         self._prepare()
         events: list[Event] = []
         if worst > 1.0 or bool((failed & ready).any()):
@@ -113,20 +114,20 @@ class Curvature:
         A module that never had an inverse keeps its gradient.
         """
         self.applied = None
-        if self._inverses is not None and bool(self._has_inverse.any()):
+        if self._inverses is not None and bool(self.has_inverse.any()):
             eye = torch.eye(self._rank, device=self._device, dtype=self._dtype)
             sides = left_right(self._config.preconditioner, *self._inverses)
-            left, right = (torch.where(self._has_inverse[:, None, None], side, eye) for side in sides)
+            left, right = (torch.where(self.has_inverse[:, None, None], side, eye) for side in sides)
             self.applied = (left, right)
 
     def state_dict(self) -> dict[str, Any]:
         """The exact state, for a checkpoint."""
         inverses = self._inverses and tuple(side.clone() for side in self._inverses)
-        return {"inverses": inverses, "has_inverse": self._has_inverse.clone(), "multiple": self.multiple}
+        return {"inverses": inverses, "has_inverse": self.has_inverse.clone(), "multiple": self.multiple}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`."""
-        self._has_inverse, self.multiple = state["has_inverse"].to(self._device, copy=True), state["multiple"]
+        self.has_inverse, self.multiple = state["has_inverse"].to(self._device, copy=True), state["multiple"]
         inverses = state["inverses"]
         self._inverses = (
             None

@@ -106,30 +106,37 @@ class RankGroup:
             self._turn_moments(self.eigenbasis.sides, optimizer)
             self.eigenbasis.sides = None
 
-    def transform_gradients(self, *, precondition: bool, regularization: float) -> None:
-        """Adds the regularizers' gradients, times `regularization`, and preconditions, in place."""
-        config = self.config
-        if self.source is not None and regularization * config.source_penalty > 0:
-            self.source.add_gradients(regularization * config.source_penalty, self._between)
-        sides = self.curvature.applied if precondition else None
-        penalties: tuple[Tensor, Tensor] | None = None
-        if regularization > 0 and (config.lambda_k > 0 or config.lambda_r > 0):
-            last = self.subspace.last
-            statistics = self.statistics
-            penalties = penalty_matrices(
-                statistics.moment_a.mean(),
-                statistics.moment_g.mean(),
-                last and last.side_a,
-                last and (last.side_a if last.side_b is None else last.side_b),
-                regularization * config.lambda_k,
-                regularization * config.lambda_r,
-            )
-        if sides is None and penalties is None:
+    def add_penalties(self, regularization: float) -> None:
+        """Adds the regularizers' gradients, times `regularization`, in place."""
+        config, statistics, last = self.config, self.statistics, self.subspace.last
+        if regularization == 0:
             return
-        for number, side in enumerate((self._side_a, self._side_b)):
-            side.transform_gradients(
-                None if sides is None else sides[number], None if penalties is None else penalties[number]
-            )
+        if self.source is not None and config.source_penalty > 0:
+            self.source.add_gradients(regularization * config.source_penalty, self._between)
+        if config.lambda_k == 0 and config.lambda_r == 0:
+            return
+        penalties = penalty_matrices(
+            statistics.moment_a.mean(),
+            statistics.moment_g.mean(),
+            last and last.side_a,
+            last and (last.side_a if last.side_b is None else last.side_b),
+            regularization * config.lambda_k,
+            regularization * config.lambda_r,
+        )
+        for side, matrices in zip((self._side_a, self._side_b), penalties, strict=True):
+            side.transform_gradients(None, matrices)
+
+    def precondition(self) -> None:
+        """Preconditions gradients, in place, where there are inverses."""
+        if self.curvature.applied is not None:
+            for side, matrices in zip((self._side_a, self._side_b), self.curvature.applied, strict=True):
+                side.transform_gradients(matrices, None)
+
+    def preconditioned(self) -> list[nn.Parameter]:
+        """Weights of the modules that have inverses."""
+        has = self.curvature.has_inverse.tolist()
+        layers = [layer for layer, inverted in zip(self.layers, has, strict=True) if inverted]
+        return [weight for layer in layers for weight in (_parameter(layer.down), _parameter(layer.up))]
 
     def retained_mass(self, projection: Projection) -> Tensor:
         """|B P A|^2 / |B A|^2 per module (M,) with the weights as they are.
@@ -193,7 +200,9 @@ class RankGroup:
         self.statistics.load_state_dict(state["statistics"])
         self.curvature.load_state_dict(state["curvature"])
         self.subspace.load_state_dict(state["subspace"])
-        if "eigenbasis" in state:  # states of version 0.1 have none
+        for side in (self._side_a, self._side_b):
+            side.forget_turn()
+        if self.config.preconditioner == "soap" and "eigenbasis" in state:  # earlier states have none
             self.eigenbasis.load_state_dict(state["eigenbasis"], self.device)
 
 

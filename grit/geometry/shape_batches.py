@@ -120,6 +120,10 @@ class Side:
             torch._foreach_copy_([p.data for p in batch.parameters], list(weights))
         self._turned = []
 
+    def forget_turn(self) -> None:
+        """What was turned has been written since: there is nothing to undo."""
+        self._turned = []
+
     @property
     def is_turned(self) -> bool:
         """Whether `turn` is still to be undone."""

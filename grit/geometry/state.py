@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.capture.label_positions import Stream
@@ -108,9 +108,10 @@ class GeometryState:
             group.turn()
 
     def turn_back(self) -> None:
-        """Undoes `turn`."""
-        for group in self.groups:
-            group.turn_back()
+        """Undoes `turn`, where that is still to be done."""
+        with torch.no_grad():
+            for group in self.groups:
+                group.turn_back()
 
     def leave_eigenbasis(self, optimizer: torch.optim.Optimizer) -> None:
         """The optimizer's moments as they are without a basis."""
@@ -118,10 +119,19 @@ class GeometryState:
         for group in self.groups:
             group.leave_eigenbasis(optimizer)
 
-    def transform_gradients(self, *, precondition: bool, regularization: float) -> None:
-        """Adds the regularizers' gradients, times `regularization`, and preconditions, in place."""
+    def add_penalties(self, regularization: float) -> None:
+        """Adds the regularizers' gradients, times `regularization`, in place."""
         for group in self.groups:
-            group.transform_gradients(precondition=precondition, regularization=regularization)
+            group.add_penalties(regularization)
+
+    def precondition(self) -> None:
+        """Preconditions gradients, in place, where there are inverses."""
+        for group in self.groups:
+            group.precondition()
+
+    def preconditioned(self) -> list[nn.Parameter]:
+        """Weights of the modules that have inverses."""
+        return [weight for group in self.groups for weight in group.preconditioned()]
 
     def largest_shift(self) -> float | None:
         """How far the kept share of energy has moved in the module where it moved most.

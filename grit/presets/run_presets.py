@@ -44,7 +44,9 @@ def configuration(
         raise ConfigError("preset", name, among(name, CONFIGURATIONS))
     if task is not None and task not in NAMES:
         raise ConfigError("task", task, among(task, NAMES))
-    return CONFIGURATIONS[name](method, task, steps)
+    made = CONFIGURATIONS[name](method, task, steps)
+    rate = made.optimization.learning_rate * made.spec.rate_multiple
+    return made.changed(learning_rate=rate) if made.spec.rate_multiple != 1 else made
 
 
 def departures(name: str) -> list[list[str]]:

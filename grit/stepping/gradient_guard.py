@@ -6,13 +6,16 @@ Global-norm clipping, and a step with a NaN or Inf in its gradients is not taken
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from grit.adapters.peft_adapters import AdaptedLayer
+
+#: Where torch wraps every optimizer's `step`, to call hooks around it.
+_WRAPPED_IN = torch.optim.Optimizer.profile_hook_step.__code__.co_filename
 
 
 def gradient_or_zero(parameter: torch.Tensor) -> torch.Tensor:
@@ -68,30 +71,19 @@ class EvaluatedClosure:
         return self._loss
 
 
-class NestedCalls:
-    """Tells the outermost of calls that lie in each other."""
+def is_outermost_step(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether no other `step` of this optimizer is under way around the one that calls hooks now.
 
-    def __init__(self) -> None:
-        self._depth = 0
-
-    def enter(self) -> bool:
-        """Whether this call lies in another."""
-        self._depth += 1
-        return self._depth > 1
-
-    def leave(self) -> bool:
-        """Whether the call that ends lies in another."""
-        self._depth = max(0, self._depth - 1)
-        return self._depth > 0
-
-    @contextmanager
-    def left_on_error(self) -> Iterator[None]:
-        """The call has ended if what happens within fails."""
-        try:
-            yield
-        except BaseException:
-            self._depth = 0
-            raise
+    A subclass's step calls its parent's, and torch calls hooks at both. Read off the stack of calls, so that
+    a step that failed leaves nothing behind.
+    """
+    frame, steps = sys._getframe(), 0
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "wrapper" and code.co_filename == _WRAPPED_IN:
+            steps += frame.f_locals.get("self") is optimizer
+        frame = frame.f_back  # type: ignore[assignment]  # None at the outermost
+    return steps <= 1
 
 
 class GradientGuard:

@@ -163,11 +163,17 @@ class StudyRunner:
         Ctrl-C ends it cleanly: what has finished is on disk, the rest stays `planned`.
         """
         began = time.time()
-        options = self._options
         if self._scheduler.finished:
             return self._outcome(began)
-        log = self._store.folder / "ray" / "driver.log"
         self._running.write(self._scheduler.ended, self._scheduler.expected, {})
+        try:
+            self._connected_run()
+        finally:
+            self._running.remove()
+        return self._outcome(began)
+
+    def _connected_run(self) -> None:
+        options, log = self._options, self._store.folder / "ray" / "driver.log"
         phase("starting Ray" if options.address is None else f"connecting to Ray at {options.address}")
         with chatter(log, keep=options.verbose), connected(options.address, verbose=options.verbose):
             check_resources(
@@ -180,9 +186,7 @@ class StudyRunner:
                     self._execute(display)
             finally:
                 display.close()
-                self._running.remove()
                 self._scheduler.close()
-        return self._outcome(began)
 
     @property
     def keeps(self) -> Keep:

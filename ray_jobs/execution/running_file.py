@@ -20,7 +20,7 @@ from grit.io.files import write_atomically
 
 RUNNING_FILE = "running.json"
 #: Seconds between writings, and after how many without one the driver counts as gone.
-WRITE_SECONDS, GONE_SECONDS = 2.0, 60.0
+WRITE_SECONDS, GONE_SECONDS = 2.0, 180.0
 
 
 class RunningTrial(BaseModel):
@@ -70,8 +70,9 @@ class RunningFile(BaseModel):
     @property
     def is_fresh(self) -> bool:
         """Whether its driver is there still."""
-        gone = self.host == platform.node() and not Path(f"/proc/{self.pid}").exists()
-        return not gone and time.time() - self.written < GONE_SECONDS
+        if self.host == platform.node():
+            return _is_there(self.pid)
+        return time.time() - self.written < GONE_SECONDS
 
 
 class RunningWriter:
@@ -103,6 +104,16 @@ class RunningWriter:
         """The driver ends."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 def read_running(folder: Path) -> RunningFile | None:

@@ -23,7 +23,7 @@ from grit.evaluation.probes import check_probes
 from grit.io.local_disk import check_sqlite
 from grit.io.provenance import provenance
 from grit.presets.run_presets import departures
-from grit.tasks.loading import content_hashes, load_documents, load_task
+from grit.tasks.loading import content_hashes, load_documents, load_task, source_documents
 from ray_jobs.design.forecast import check_memory, machine_memory, shape_of
 from ray_jobs.design.plan import Study
 from ray_jobs.design.resources import Costs, TrialResources
@@ -149,8 +149,11 @@ def _check_trials(study: Study, options: RunOptions) -> None:
     """Refuses trials that could not run as this call would run them, whatever the study's base allows."""
     model = study.base.backbone.model
     shape = shape_of(model, model_folder(model))
+    documents = load_documents(study.base.task)
     for trial in study.trials:
         config, beside = trial.config, trial.config.audits.beside
+        if config.uses_grit and config.grit.knows_source:
+            source_documents(config, documents)
         accumulation = config.optimization.accumulation
         if accumulation % options.workers:
             raise ConfigError(

@@ -15,6 +15,7 @@ from builders import ended, planned, study, study_folder, without_drawing
 from conftest import ROOT
 
 from analysis.evidence.load import load_study
+from analysis.page.glossary import explanation
 from analysis.report import main, rebuild
 from analysis.studies.sensitivity.figures.all_figures import sensitivity_figures
 from analysis.studies.sensitivity.front_tables import priority_rows
@@ -169,6 +170,18 @@ def test_two_studies_side_by_side(reported, tmp_path, capsys):
     assert page.count("paired [95%]") == 2
     assert "They differ in" not in page
     assert main(["compare", str(reported)]) == 2
+
+
+def test_every_heading_explains_itself(reported, tmp_path):
+    """A tooltip on each, in the report and in a comparison; and a term that is none has none."""
+    study_folder(tmp_path / "two", rank=8)
+    assert main(["compare", str(reported), str(tmp_path / "two"), "--output", str(tmp_path / "c.html")]) == 0
+    for page in (reported / "report.html", tmp_path / "c.html"):
+        text = page.read_text()
+        assert re.findall(r"<th>(.*?)</th>", text) == []
+        assert len(re.findall(r'<th title="[^"]{5,}">', text)) > 8
+    assert explanation("no such heading") is None
+    assert explanation("log-likelihood (nats/token) 2 - 1") == explanation("log-likelihood (nats/token)")
 
 
 @pytest.mark.parametrize("arguments", [["none"], ["a", "b"], ["compare"]])

@@ -328,7 +328,7 @@ def test_on_the_way_too_what_is_scored_is_what_is_counted(bench, short_run):
         {"cadence": "adaptive", "cadence_window": 4},
         {"gradient_tokens": "labelled"},
         {"preconditioner": "soap"},
-        {"trust_region": 1e-4},
+        {"preconditioner": "kfac", "trust_region": 1e-6},
         {"source_weight": 0.5},
         {"source_penalty": 30.0},
     ],
@@ -367,7 +367,7 @@ def test_every_switch_acts_and_trains(bench, reference, short_run, changes):
             "subspace_mixing": 0.3,
         },
         {"preconditioner": "soap", "reprojection_freq": 2},
-        {"source_weight": 0.5, "source_penalty": 30.0, "trust_region": 1e-4},
+        {"preconditioner": "kfac", "source_weight": 0.5, "source_penalty": 30.0, "trust_region": 1e-6},
     ],
 )
 def test_runs_with_more_state_resume_bit_for_bit(bench, short_run, tmp_path, changes):
