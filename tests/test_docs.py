@@ -40,6 +40,11 @@ ELSEWHERE = {
     ".venv/bin/pre-commit install": "changes the reader's own checkout",
     ".venv/bin/python sweeps/tau_T_lambda.py --preset smollm2-135m --regimes step --task boolq "
     "--train-file ... --eval-file ... --retention-file ...": "tests/grit/test_smollm2.py, where it is cached",
+    ".venv/bin/python sweeps/baselines.py --preset smollm2-135m --budget-steps 60 --task boolq "
+    "--train-file ... --eval-file ... --retention-file ... "
+    "--methods lora grit grit_soap grit_source lora_ewc --learning-rates 2.5e-4 5e-4 1e-3 --seeds 41 42": (
+        "an hour on SmolLM2"
+    ),
     ".venv/bin/python sweeps/tau_T_lambda.py --preset peft-metamath --regimes step "
     "--retention-file finewiki100.jsonl --dry-run": "tests/sweeps/test_command_line.py, with files",
     ".venv/bin/python -m grit eval results/.../adapters/TRIAL": "tests/grit/test_push.py",
@@ -73,7 +78,7 @@ def _commands():
         text = page.read_text(encoding="utf8")
         for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
             lines = block.replace("\\\n", " ").splitlines()
-            found |= {line.split(" #")[0].strip(): page.name for line in lines if line.strip()}
+            found |= {" ".join(line.split(" #")[0].split()): page.name for line in lines if line.strip()}
         prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
         inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
         found |= {code: page.name for code in inline if re.match(r"(python|make) \S", code)}
