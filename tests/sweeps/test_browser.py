@@ -3,6 +3,7 @@
 Screenshots go to $GRIT_SCREENSHOTS.
 """
 
+import json
 import os
 import re
 import shutil
@@ -56,10 +57,11 @@ def look(tmp_path):
     screenshots = Path(os.environ.get("GRIT_SCREENSHOTS", tmp_path))
     screenshots.mkdir(exist_ok=True)
 
-    def go(name, url):
+    def go(name, url, *flags):
         command = [
             chromium,
             *FLAGS,
+            *flags,
             f"--user-data-dir={tmp_path / name}",
             "--window-size=1500,1100",
             "--virtual-time-budget=25000",
@@ -101,3 +103,26 @@ def test_the_report_stands_alone(study, look):
     assert "What this does not show" in document
     assert "<svg" in document
     assert not re.search(r"ERR_|not found", document)
+
+
+#: Shows a page as wide as a phone, and says how wide it becomes and how many headings explain themselves.
+PHONE = """<iframe id="phone" src="{page}" style="width:390px;height:1200px"></iframe><script>
+phone.onload = () => {{
+    const seen = phone.contentDocument;
+    const headings = [...seen.querySelectorAll("th")];
+    document.body.append(JSON.stringify({{
+        width: seen.documentElement.scrollWidth,
+        headings: headings.length,
+        explained: headings.filter(each => each.title).length,
+    }}));
+}};
+</script>"""
+
+
+def test_the_report_fits_a_phone_and_its_headings_explain_themselves(study, look, tmp_path):
+    page = tmp_path / "phone.html"
+    page.write_text(PHONE.format(page=(study / "study" / "report.html").as_uri()))
+    document = look("phone", page.as_uri(), "--allow-file-access-from-files", "--disable-web-security")
+    seen = json.loads(re.search(r'\{"width".*?\}', document).group())
+    assert seen["width"] <= 390
+    assert seen["headings"] == seen["explained"] > 20
