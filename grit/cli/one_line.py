@@ -3,21 +3,47 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from grit.errors import nearest
+
+_UNKNOWN = "unrecognized arguments: "
 
 
 class OneLineErrors(argparse.ArgumentParser):
     """Says what is wrong in one line, and exits with 2."""
 
+    _words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, which names what is missing before it looks at what is misspelt."""
+        self._words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Ends the process."""
+        if message.startswith("the following arguments are required"):
+            misspelt = [word for word in self._words if self._is_unknown(word)]
+            message = _UNKNOWN + " ".join(misspelt) if misspelt else message
         self.exit(2, f"error: {message}{self._meant(message)} (see --help)\n")
+
+    def _is_unknown(self, word: str) -> bool:
+        return word.startswith("--") and word.partition("=")[0] not in self._options()
+
+    def _options(self) -> list[str]:
+        """Of this parser, and of the commands below it."""
+        return [name for parser in (self, *self._commands()) for name in parser._option_string_actions]
+
+    def _commands(self) -> Iterator[argparse.ArgumentParser]:
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                yield from action.choices.values()
 
     def _meant(self, message: str) -> str:
         """The option that an unknown one may have been meant for."""
-        unknown = message.partition("unrecognized arguments: ")[2].split()
-        options = [name for name in self._option_string_actions if name.startswith("--")]
+        unknown = message.partition(_UNKNOWN)[2].split()
+        options = [name for name in self._options() if name.startswith("--")]
         meant = nearest(unknown[0].partition("=")[0], options) if unknown else None
         return "" if meant is None else f"; did you mean {meant}?"

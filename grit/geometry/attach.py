@@ -106,7 +106,9 @@ def _samples(
         for key in ("attention_mask", "labels"):
             if not isinstance(batch, Mapping) or key not in batch:
                 raise ConfigError("source", f"a batch without {key}", "must have attention_mask and labels")
-    return source_samples(model, layers, batches, config.source_tokens)
+    device = layers[0].down.weight.device
+    here = [{key: value.to(device) for key, value in batch.items()} for batch in batches]
+    return source_samples(model, layers, here, config.source_tokens)
 
 
 def _warn_of_idle(config: GritConfig, total_steps: int | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class GritCallback(TrainerCallback):
 
     Args:
         config: the switches; None scales the paper's schedules to the trainer's number of steps.
-        labels, adapter, verify: as of `attach`.
+        labels, adapter, verify, source: as of `attach`.
         resume_from: the checkpoint that the trainer resumes from, where it lies outside its `output_dir`.
 
     Attributes:
@@ -50,11 +50,13 @@ class GritCallback(TrainerCallback):
         adapter: str = "default",
         verify: bool = True,
         resume_from: Path | str | None = None,
+        source: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.handle: GritHandle | None = None
         self._resume_from = None if resume_from is None else Path(resume_from)
         self._config, self._labels, self._adapter, self._verify = config, labels, adapter, verify
         self._model: Any = None
+        self._source = list(source)
         self._clipping: float | None = None
 
     def on_train_begin(
@@ -85,6 +87,7 @@ class GritCallback(TrainerCallback):
             adapter=self._adapter,
             verify=self._verify,
             total_steps=state.max_steps,
+            source=self._source,
         )
         args.max_grad_norm = 0.0
         if state.global_step > 0:

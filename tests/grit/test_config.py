@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 
 from grit.config.method import GritConfig
@@ -93,3 +95,9 @@ def test_identity_counts_what_decides_and_nothing_else(short_run):
     assert short_run(method="lora", grit=GritConfig()).identity(content) == short_run(method="lora").identity(
         content
     )
+
+
+def test_a_misspelt_setting_is_answered_with_the_nearest():
+    for make in (GritConfig, partial(GritConfig.for_steps, 100)):
+        with pytest.raises(TypeError, match="has no setting 'taau': did you mean 'tau'?"):
+            make(taau=0.9)

@@ -239,3 +239,14 @@ def test_options_become_the_configuration():
         "time",
         3,
     )
+
+
+@pytest.mark.parametrize("rest", [(), ("--output", "there")])
+def test_a_misspelt_option_comes_before_a_missing_one(rest, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--tuo", "0.9", *rest])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: unrecognized arguments: --tuo")
+    with pytest.raises(SystemExit):
+        main(["train", "--tua", "0.9"])
+    assert "did you mean --tau?" in capsys.readouterr().err

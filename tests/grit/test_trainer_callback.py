@@ -339,3 +339,29 @@ def test_a_summary_says_what_waits_and_why(tiny_llama, token_batches):
     )
     assert "note: the first reprojection" in str(summary)
     assert repr(handle) == "<GritHandle on 14 layers, step 3>"
+
+
+def test_a_callback_takes_general_text_as_attach_does(tiny_llama, token_batches, tmp_path):
+    """The recommended configuration through the callback: the same steps as in a loop of one's own."""
+    config = GritConfig.recommended(4, cov_update_freq=1, kfac_min_samples=1, max_grad_norm=1.0)
+    assert config.knows_source and config.T == 1
+    source, ended = token_batches("left"), []
+    callback, model = GritCallback(config, source=source), tiny_llama(dropout=0.0)
+    _trainer(model, _rows(token_batches), tmp_path, callback, max_grad_norm=1.0).train()
+    ended.append(_weights(model))
+    plain = tiny_llama(dropout=0.0)
+    optimizer = torch.optim.AdamW(
+        [p for p in plain.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0
+    )
+    handle = attach(plain.train(), optimizer, config, source=source)
+    for batch in token_batches():
+        items = int((batch["labels"][:, 1:] != -100).sum())
+        plain(**batch, num_items_in_batch=items).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    handle.finish()
+    ended.append(_weights(plain))
+    for one, other in zip(*ended, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+    with pytest.raises(ConfigError, match="needs general text"):
+        _trainer(tiny_llama(), _rows(token_batches), tmp_path, GritCallback(config)).train()
