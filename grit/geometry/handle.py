@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.capture.agreement import STEPS, Agreement
+from grit.capture.copied_hooks import OwnHook
 from grit.capture.held_weights import HeldWeights
 from grit.capture.label_positions import Layout, streams_of
 from grit.capture.observation import Observation
@@ -109,7 +110,7 @@ class GritHandle:
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
-            model.register_forward_pre_hook(lambda *_: self._state.turn_back()),  # a step that failed
+            model.register_forward_pre_hook(OwnHook(lambda *_: self._state.turn_back())),  # a failed step
         ]
 
     # What people read.
@@ -171,8 +172,6 @@ class GritHandle:
     def modules_by_stack(self) -> dict[str, list[str]]:
         """Names of the modules in each stack that an observer sees, in order, by the stack's number."""
         return self._state.modules_by_stack()
-
-    # What ends it.
 
     def finish(self) -> None:
         """Truncates the adapter to its ranks at the end of training.

@@ -128,10 +128,13 @@ def test_a_late_field_does_nothing_before_its_onset(reference, short_run, field)
         "rank_policy": "growth",
         "rank_energy_ema": 0.5,
         "rank_hysteresis": 0.005,
+        "trust_region": 1e-6,
     }
     grit = replace(
         short_run().grit, kfac_update_freq=6, ng_warmup_steps=7, reprojection_freq=8, min_lora_rank=2
     )
+    if field == "trust_region":
+        grit = replace(grit, preconditioner="kfac")
     changed = replace(grit, **{field: values[field] if field in values else _another(getattr(grit, field))})
     if field == "quantization_damping":
         pytest.skip("needs a 4-bit backbone: tests/grit/test_trainer.py")

@@ -27,7 +27,7 @@ SCRIPTS = {
 
 @pytest.mark.parametrize(
     "name, trials",
-    [("baselines", 234), ("compression", 129), ("overhead", 36), ("small_batch", 88), ("forgetting_law", 58)],
+    [("baselines", 286), ("compression", 129), ("overhead", 36), ("small_batch", 88), ("forgetting_law", 58)],
 )
 def test_the_embedded_plan_launches_nothing(capsys, name, trials):
     assert SCRIPTS[name](["--dry-run", "--no-measure"]) == 0
@@ -41,7 +41,7 @@ def test_every_preset_has_a_plan(capsys, tmp_path, name, preset):
     (tmp_path / "rows.jsonl").write_text(
         "".join(json.dumps({"question": f"q{i}", "answer": f"so #### {i}"}) + "\n" for i in range(20))
     )
-    (tmp_path / "text.txt").write_text("one text\n\nanother text")
+    (tmp_path / "text.txt").write_text("\n\n".join(f"text {n}" for n in range(520)))
     files = [f"--{kind}-file={tmp_path / 'rows.jsonl'}" for kind in ("train", "eval")] + [
         f"--retention-file={tmp_path / 'text.txt'}"
     ]
