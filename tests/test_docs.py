@@ -33,6 +33,7 @@ ELSEWHERE = {
         "tests/sweeps/test_clusters.py"
     ),
     "ray stop": "would stop others' Ray",
+    "python -m grit show RUN": "tests/first_hour/test_walk.py",
     "python -m sweeps.status results/submitted": "tests/sweeps/test_status.py",
     "ray up cluster.yaml": "tests/ray_jobs/test_cluster.py: the file, against Ray's own schema",
     "ray dashboard cluster.yaml &": "needs the cloud",

@@ -5,7 +5,7 @@ Tokens, labels on what carries loss, and an order that depends on the seed alone
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,7 +92,7 @@ def micro_batches(rows: Sequence[Encoded], size: int, pad_token: int, device: st
     return [moved(part, device) for part in parts]
 
 
-def moved(batch: dict[str, Tensor], device: str) -> dict[str, Tensor]:
+def moved(batch: Mapping[str, Tensor], device: str | torch.device) -> dict[str, Tensor]:
     """A batch on `device`."""
     return {name: tensor.to(device) for name, tensor in batch.items()}
 

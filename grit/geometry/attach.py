@@ -16,6 +16,7 @@ from grit.capture.label_positions import Layout, layout_of
 from grit.capture.source_samples import TokenSamples, source_samples
 from grit.config.first_effect import idle_schedules
 from grit.config.method import GritConfig
+from grit.data.encode import moved
 from grit.errors import ConfigError
 from grit.geometry.handle import GritHandle
 from grit.runtime.clock import NoClock, StepClock
@@ -106,8 +107,7 @@ def _samples(
         for key in ("attention_mask", "labels"):
             if not isinstance(batch, Mapping) or key not in batch:
                 raise ConfigError("source", f"a batch without {key}", "must have attention_mask and labels")
-    device = layers[0].down.weight.device
-    here = [{key: value.to(device) for key, value in batch.items()} for batch in batches]
+    here = [moved(batch, layers[0].down.weight.device) for batch in batches]
     return source_samples(model, layers, here, config.source_tokens)
 
 
