@@ -92,7 +92,8 @@ class GritHandle:
         self._held = HeldWeights(layers)
         self._totals = SectionTotals(self._state.device)
         self._controller = CadenceController.asked_by(config, trained_parameters(optimizer))
-        self._trust = TrustRegion(optimizer, config.trust_region)
+        kappa = config.trust_region if config.preconditioner == "kfac" else None
+        self._trust = TrustRegion(optimizer, kappa)
         self._observer: StepObserver | None = None
         self._capture_next = False
         self._capture = Capture(

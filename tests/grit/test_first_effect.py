@@ -10,7 +10,7 @@ from grit.config.settings import declared
 
 #: Values of a setting, one of which keeps those that need another one from acting.
 VALUES = {
-    "preconditioner": ("none",),
+    "preconditioner": ("none", "paper"),
     "rank_adaptation": (False, True),
     "cadence": ("fixed",),
     "reprojection_trigger": ("fixed",),
