@@ -48,6 +48,7 @@ def in_order(text, *words):
     return True
 
 
+@pytest.mark.slow
 def test_a_first_study_in_a_narrow_terminal(open_terminal, tmp_path):
     """Each phase is named when it begins; meanwhile another shell sees the trials; the end can be pasted."""
     place = tmp_path / "my first study"
