@@ -1,4 +1,4 @@
-"""What headings and terms mean, each in a sentence: tooltips of tables, and the page `glossary.md`."""
+"""What headings and terms mean, each in a sentence: tooltips of tables, and a part of `vocabulary.md`."""
 
 from __future__ import annotations
 

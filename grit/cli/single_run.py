@@ -107,7 +107,7 @@ def check_content(config: RunConfig, *, training: bool = True) -> dict[str, str]
     task = load_task(config.task, training=training)
     check_model(config, task)
     documents = load_documents(config.task)
-    if config.uses_grit and config.grit.knows_source:
+    if training and config.reads_source:
         source_documents(config, documents)
     return content_hashes(task, documents, config, resolve(config.backbone.model))
 

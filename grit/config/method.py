@@ -54,7 +54,7 @@ class _Aliased(type):
     def __call__(cls, **values: Any) -> Any:
         """Raises ConfigError where a field and its alias are both given, TypeError for what is no field."""
         fields: dict[str, Any] = {}
-        settings = list(getattr(cls, "__dataclass_fields__", ()))
+        settings: dict[str, Any] = getattr(cls, "__dataclass_fields__", {})
         for name, value in values.items():
             field = ALIASES.get(name, name)
             if field not in settings:

@@ -119,6 +119,11 @@ class RunConfig:
         return METHODS[self.method]
 
     @property
+    def reads_source(self) -> bool:
+        """Whether general text is looked at before training."""
+        return self.uses_grit and self.grit.knows_source
+
+    @property
     def uses_grit(self) -> bool:
         """Whether the method is GRIT or Q-GRIT rather than one it is compared with."""
         return self.spec.geometry

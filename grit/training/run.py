@@ -73,7 +73,7 @@ class RunState:
                 config.grit, max_grad_norm=config.optimization.max_grad_norm, mixing_seed=config.seed
             )
             began = time.perf_counter()
-            source = bench.source_batches(config) if grit.knows_source else ()
+            source = bench.source_batches(config) if config.reads_source else ()
             self.handle = attach(model, self.optimizer, grit, clock=self.clock, source=source)
             bench.adapter_seconds += time.perf_counter() - began
         self.guard = (

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from grit.cli.phases import stamped
 from grit.training.measurements import QUANTITIES
-from ray_jobs.records.describe import describe, duration, outcome
+from ray_jobs.execution.running_file import RunningTrial
+from ray_jobs.records.describe import describe, outcome
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.schedule.scheduler import StudyScheduler
 
@@ -152,13 +153,7 @@ class StudyDisplay:
         self._bar.close()
 
 
-def running_line(trial_id: str, progress: dict[str, Any]) -> str:
-    """One running trial: its phase, or step, share of the budget, what is left of it, loss and mean rank."""
-    who = f"  {trial_id[:14]} {progress['method']} {progress['regime']} seed {progress['seed']}"
-    if progress["loss"] is None:
-        return f"{who}: {progress['phase']}"
-    left = "" if progress["left"] is None else f", {duration(progress['left'])} left"
-    return (
-        f"{who}: step {progress['step']} "
-        f"({progress['share']:.0%}{left}), loss {progress['loss']:.3f}, rank {progress['mean_rank']:.1f}"
-    )
+def running_line(trial_id: str, progress: Mapping[str, Any]) -> str:
+    """One running trial: who it is, and where it stands."""
+    trial = RunningTrial(trial_id=trial_id, **progress)
+    return f"  {trial_id[:14]} {trial.method} {trial.regime} seed {trial.seed}: {trial.standing()}"

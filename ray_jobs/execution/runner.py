@@ -165,7 +165,7 @@ class StudyRunner:
         began = time.time()
         if self._scheduler.finished:
             return self._outcome(began)
-        self._running.write(self._scheduler.ended, self._scheduler.expected, {})
+        self._running.write(self._scheduler.expected, {})
         try:
             self._connected_run()
         finally:
@@ -269,7 +269,7 @@ class StudyRunner:
 
     def _heard(self, running: Mapping[str, Mapping[str, Any]]) -> None:
         """Where running jobs are; trunks have no record of their own."""
-        self._running.write(self._scheduler.ended, self._scheduler.expected, running)
+        self._running.write(self._scheduler.expected, running)
         for job_id, progress in running.items():
             record = self._scheduler.records.get(job_id)
             if record is not None and not record.ended:

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from grit.io.files import write_atomically
+from ray_jobs.records.describe import duration
 
 RUNNING_FILE = "running.json"
 #: Seconds between writings, and after how many without one the driver counts as gone.
@@ -47,23 +48,29 @@ class RunningTrial(BaseModel):
     since: float | None = None
     place: str | None = None
 
+    def standing(self) -> str:
+        """Its phase, or step, share of the budget, what is left of it, loss and mean rank."""
+        if self.loss is None or self.share is None:
+            return self.phase or "starting"
+        left = "" if self.left is None else f", {duration(self.left)} left"
+        rank = "" if self.mean_rank is None else f", rank {self.mean_rank:.1f}"
+        return f"step {self.step} ({self.share:.0%}{left}), loss {self.loss:.3f}{rank}"
+
 
 class RunningFile(BaseModel):
     """What the driver saw.
 
     Attributes:
-        written: seconds since the epoch. began: of this call.
+        written: seconds since the epoch.
         pid, host: the driver's.
-        ended, expected: trials.
+        expected: trials, as far as they are planned.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     written: float
-    began: float
     pid: int
     host: str
-    ended: int
     expected: int
     trials: tuple[RunningTrial, ...] = ()
 
@@ -79,9 +86,9 @@ class RunningWriter:
     """Writes the file now and then; what a full disk does not take is left out."""
 
     def __init__(self, folder: Path) -> None:
-        self._path, self._began, self._latest = folder / RUNNING_FILE, time.time(), 0.0
+        self._path, self._latest = folder / RUNNING_FILE, 0.0
 
-    def write(self, ended: int, expected: int, running: Mapping[str, Mapping[str, Any]]) -> None:
+    def write(self, expected: int, running: Mapping[str, Mapping[str, Any]]) -> None:
         """What runs now, by job, unless that was written a moment ago."""
         now = time.time()
         if now - self._latest < WRITE_SECONDS:
@@ -89,13 +96,7 @@ class RunningWriter:
         self._latest = now
         trials = [RunningTrial(trial_id=job_id, **progress) for job_id, progress in running.items()]
         seen = RunningFile(
-            written=now,
-            began=self._began,
-            pid=os.getpid(),
-            host=platform.node(),
-            ended=ended,
-            expected=expected,
-            trials=tuple(trials),
+            written=now, pid=os.getpid(), host=platform.node(), expected=expected, trials=tuple(trials)
         )
         with contextlib.suppress(OSError):
             write_atomically(self._path, seen.model_dump_json(indent=2))

@@ -51,11 +51,12 @@ MakeStudy = Callable[[StudyRequest, dict[str, str], float], Study]
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What the names in a configuration stand for: hashes, the task's metric, and sizes of the data."""
+    """What the names in a configuration stand for: hashes, the task's metric, sizes, and general text."""
 
     hashes: dict[str, str]
     metric: str
     sizes: dict[str, int]
+    documents: list[str]
 
 
 def run_study(
@@ -86,7 +87,7 @@ def run_study(
         guess = costs.step_seconds * request.budget_steps
         seconds = budget_seconds(request, options) if launches else request.budget_seconds or guess
         study = make(request, content.hashes, seconds)
-    _check_trials(study, options)
+    _check_trials(study, options, content.documents)
     spec = spec or StudySpec.of(study, preset=preset_name, resources=resources, costs=costs)
     if execution.save_study is not None:
         spec.write(execution.save_study)
@@ -142,17 +143,16 @@ def content_of(base: RunConfig, *, ask_hub: bool) -> Content:
         "retention_documents": min(len(documents), base.evaluation.retention_documents),
     }
     hashes = content_hashes(task, documents, base, folder, ask_hub=ask_hub)
-    return Content(hashes=hashes, metric=task.metric, sizes=sizes)
+    return Content(hashes=hashes, metric=task.metric, sizes=sizes, documents=documents)
 
 
-def _check_trials(study: Study, options: RunOptions) -> None:
+def _check_trials(study: Study, options: RunOptions, documents: list[str]) -> None:
     """Refuses trials that could not run as this call would run them, whatever the study's base allows."""
     model = study.base.backbone.model
     shape = shape_of(model, model_folder(model))
-    documents = load_documents(study.base.task)
     for trial in study.trials:
         config, beside = trial.config, trial.config.audits.beside
-        if config.uses_grit and config.grit.knows_source:
+        if config.reads_source:
             source_documents(config, documents)
         accumulation = config.optimization.accumulation
         if accumulation % options.workers:

@@ -104,7 +104,7 @@ def address_lines(tracker: Tracker) -> str:
 
 
 def _in_words(status: str) -> str:
-    return "not run yet" if status == "planned" else status
+    return status if STATUSES[status].ended else STATUSES[status].meaning
 
 
 def _exit_code(output: Path, outcome: StudyOutcome, lost: int) -> int:

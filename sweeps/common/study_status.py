@@ -166,15 +166,7 @@ def _running_now(trial: RunningTrial, record: TrialRecord | None) -> RunningNow:
     what = f"a trunk of {trial.method}, seed {trial.seed}" if record is None else describe(record)
     return RunningNow(
         trial=" ".join(what.split()),
-        standing=_standing(trial),
+        standing=trial.standing(),
         place=trial.place,
         seconds=None if trial.since is None else time.time() - trial.since,
     )
-
-
-def _standing(trial: RunningTrial) -> str:
-    if trial.loss is None or trial.share is None:
-        return trial.phase or "starting"
-    left = "" if trial.left is None else f", {duration(trial.left)} left"
-    rank = "" if trial.mean_rank is None else f", rank {trial.mean_rank:.1f}"
-    return f"step {trial.step} ({trial.share:.0%}{left}), loss {trial.loss:.3f}{rank}"

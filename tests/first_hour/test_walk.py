@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from launching import COMMAND, THREE, environment
+from launching import COMMAND, ROOT, THREE, environment
 from terminal import Terminal
 
 from sweeps.common.study_status import study_status
@@ -34,7 +34,7 @@ def open_terminal():
 def status(folder, *more):
     """What another shell is told meanwhile."""
     command = [sys.executable, "-m", "sweeps.status", str(folder), *more]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=COMMAND[1].rsplit("/sweeps", 1)[0])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -104,14 +104,13 @@ def test_one_run_through_a_pipe_says_what_it_does_and_can_be_looked_at(tmp_path)
     """No terminal: phases with their time, a line for each tenth; then what it answers, before and after."""
     place = tmp_path / "my run"
     command = [sys.executable, "-m", "grit", "train", "--preset", "smoke", "--output", str(place)]
-    root = COMMAND[1].rsplit("/sweeps", 1)[0]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
     assert done.returncode == 0, done.stderr
     assert in_order(done.stderr, "scoring the untuned", "training", "evaluation")
     assert len(re.findall(r"s +\d+%  step \d+, loss \d", done.stderr)) == 11
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("look at it:")]
     shown = subprocess.run(
-        line.removeprefix("look at it:"), shell=True, capture_output=True, text=True, cwd=root
+        line.removeprefix("look at it:"), shell=True, capture_output=True, text=True, cwd=ROOT
     )
     assert shown.returncode == 0, shown.stderr
     assert in_order(

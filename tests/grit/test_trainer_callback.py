@@ -60,23 +60,29 @@ def _weights(model):
     return [p.detach().clone() for p in model.parameters() if p.requires_grad]
 
 
+def _in_a_loop(model, batches, config, **more):
+    """What the callback is held against: the same steps in a loop of one's own."""
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0
+    )
+    handle = attach(model.train(), optimizer, config, **more)
+    for batch in batches:
+        items = int((batch["labels"][:, 1:] != -100).sum())
+        model(**batch, num_items_in_batch=items).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    handle.finish()
+    return handle
+
+
 def test_a_callback_is_the_loop_with_clipping_behind_preconditioning(tiny_llama, token_batches, tmp_path):
     callback, model = GritCallback(ACTIVE), tiny_llama(dropout=0.0)
     trainer = _trainer(model, _rows(token_batches), tmp_path, callback)
     trainer.train()
     assert trainer.args.max_grad_norm == 0.05  # as it was before
     plain = tiny_llama(dropout=0.0)
-    optimizer = torch.optim.AdamW(
-        [p for p in plain.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0
-    )
     config = GritConfig(**{**ACTIVE.to_dict(), "max_grad_norm": 0.05})
-    handle = attach(plain.train(), optimizer, config)
-    for batch in token_batches():
-        items = int((batch["labels"][:, 1:] != -100).sum())
-        plain(**batch, num_items_in_batch=items).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    handle.finish()
+    handle = _in_a_loop(plain, token_batches(), config)
     assert callback.handle.guard.norm == pytest.approx(handle.guard.norm, rel=1e-9)
     assert callback.handle.ranks() == handle.ranks()
     for ours, theirs in zip(_weights(model), _weights(plain), strict=True):
@@ -350,16 +356,7 @@ def test_a_callback_takes_general_text_as_attach_does(tiny_llama, token_batches,
     _trainer(model, _rows(token_batches), tmp_path, callback, max_grad_norm=1.0).train()
     ended.append(_weights(model))
     plain = tiny_llama(dropout=0.0)
-    optimizer = torch.optim.AdamW(
-        [p for p in plain.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0
-    )
-    handle = attach(plain.train(), optimizer, config, source=source)
-    for batch in token_batches():
-        items = int((batch["labels"][:, 1:] != -100).sum())
-        plain(**batch, num_items_in_batch=items).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    handle.finish()
+    _in_a_loop(plain, token_batches(), config, source=source)
     ended.append(_weights(plain))
     for one, other in zip(*ended, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)

@@ -35,7 +35,7 @@ def test_running_trials_are_there_with_their_standing_and_place(half, capsys):
         begins.trial_id: progress(begins, phase="scoring the untuned model", loss=None),
         "a-trunk": progress(begins, step=1, share=0.1, left=None, loss=1.0, mean_rank=8.0),
     }
-    RunningWriter(folder).write(6, len(records) + 2, running)
+    RunningWriter(folder).write(len(records) + 2, running)
     stands = study_status(folder)
     assert stands.state == "running" and stands.expected == len(records) + 2
     assert stands.trials == {"completed": 6, "planned": len(records) - 6}
@@ -59,7 +59,7 @@ def test_a_driver_that_is_gone_is_said_to_be(half):
     """By its process, on its own host; by its silence, on another."""
     folder, _ = half
     writer = RunningWriter(folder)
-    writer.write(6, 10, {})
+    writer.write(10, {})
     file = folder / RUNNING_FILE
     fresh = json.loads(file.read_text())
     process = subprocess.Popen(["true"])

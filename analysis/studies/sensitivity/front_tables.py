@@ -84,11 +84,11 @@ def front_table(result: SensitivityResult) -> Table[FrontRow]:
         for number, name in enumerate(OBJECTIVES)
     ]
     forgetting = mean_column("forgetting", header="forgetting")
-    points = [row.point for row in front_rows(result)]
+    rows = front_rows(result)
     columns: list[Column[FrontRow]] = [
         regime_column(terminal=True),
         method_column(terminal=True),
-        *setting_columns(points, terminal=True),
+        *setting_columns([row.point for row in rows], terminal=True),
         *objectives[:FORGETTING_AFTER],
         forgetting,
         *objectives[FORGETTING_AFTER:],
@@ -97,7 +97,7 @@ def front_table(result: SensitivityResult) -> Table[FrontRow]:
         Column(header="P(on front)", value=lambda row: row.probability, style=".0%"),
         Column(header="remarks", value=lambda row: row.remarks(), wide=True),
     ]
-    return Table(name="front", columns=columns, rows=front_rows(result))
+    return Table(name="front", columns=columns, rows=rows)
 
 
 def _header(name: str, result: SensitivityResult) -> str:
@@ -115,8 +115,9 @@ def pareto_file(result: SensitivityResult) -> Table[FrontRow]:
         "method": lambda row: row.point.method,
         "designs": lambda row: "+".join(sorted(row.point.designs)),
     }
+    rows = front_rows(result)
     columns = [Column(header=header, value=value) for header, value in named.items()]
-    columns += setting_columns([row.point for row in front_rows(result)])
+    columns += setting_columns([row.point for row in rows])
     columns += [
         Column(header="n_seeds", value=lambda row: len(row.point.seeds)),
         Column(header="quality_metric", value=lambda row: row.point.quality_metric),
@@ -130,7 +131,7 @@ def pareto_file(result: SensitivityResult) -> Table[FrontRow]:
         Column(header="front_probability", value=lambda row: row.probability),
         Column(header="trial_ids", value=lambda row: " ".join(r.trial_id for r in row.point.records)),
     ]
-    return Table(name="pareto", columns=columns, rows=front_rows(result))
+    return Table(name="pareto", columns=columns, rows=rows)
 
 
 def cheapest_table(result: SensitivityResult) -> Table[PointSummary]:
