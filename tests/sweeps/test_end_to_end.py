@@ -4,6 +4,7 @@ Small, isolated, cleaned up.
 """
 
 import json
+import re
 
 import pytest
 from launching import runs as runs_of
@@ -67,7 +68,16 @@ def test_one_command_leaves_the_whole_contract(interrupted):
     assert "report.html" in said
     assert "mlflow" in said
     assert "Traceback" not in errors
-    assert len(errors.splitlines()) <= 16, errors
+    _check_only_progress(errors)
+
+
+# Where a study stands, a phase after so many seconds, a finished trial: nothing else, however long the
+# machine takes. No library's warning reaches a user.
+PROGRESS = re.compile(r"continuing the study in |watch: |MLflow: | {9}\S| +\d+ s  |\[\d+/12\] ")
+
+
+def _check_only_progress(errors):
+    assert [line for line in errors.splitlines() if not PROGRESS.match(line)] == []
 
 
 def _check_adapters(output, records, said):
