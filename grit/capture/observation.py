@@ -64,7 +64,8 @@ class Observation:
         calls: per layer, its calls through which a gradient came; more than one where layers share weights.
         positions: what the pass's inputs said; None without labels.
         unlabelled: every real token, where the inputs had no labels.
-        labels: as they were given to the model. items: `num_items_in_batch`, where it was given.
+        labels: as they were given to the model. shifted: the labels that its logits are scored against one by
+            one, where they were given (`shift_labels`). items: `num_items_in_batch`, where it was given.
         loss_gradient: what arrived at the model's own loss, added over backward passes.
         parts: what the mean of a loss outside the model is over, in all passes that it was made of together;
             None for the model's own loss.
@@ -81,6 +82,7 @@ class Observation:
     positions: Positions | None = None
     unlabelled: Positions | None = None
     labels: Tensor | None = None
+    shifted: Tensor | None = None
     items: Tensor | int | None = None
     loss_gradient: Tensor | None = None
     parts: Tensor | None = None

@@ -200,6 +200,7 @@ class Capture:
                 positions=labelled,
                 unlabelled=unlabelled_positions(self._layout, inputs) if labelled is None else None,
                 labels=inputs.get("labels"),
+                shifted=inputs.get("shift_labels"),
                 items=inputs.get("num_items_in_batch"),
             )
             self._open.append(self._current)
@@ -285,7 +286,9 @@ class Capture:
             loss.register_hook(partial(self._loss_arrived, seen))
 
     def _watch_logits(self, observation: Observation, logits: Any) -> None:
-        labels = observation.labels
+        labels, layout = observation.labels, self._layout
+        if observation.shifted is not None:
+            labels, layout = observation.shifted, "aligned"
         if labels is None or not isinstance(logits, Tensor) or not logits.requires_grad:
             return
 
@@ -296,6 +299,6 @@ class Capture:
                 return
             observation.logits_seen = True
             with torch.no_grad():
-                observation.add_evidence(evidence_at(self._layout, values, labels, gradient.detach()))
+                observation.add_evidence(evidence_at(layout, values, labels, gradient.detach()))
 
         on_gradient(logits, look)

@@ -37,7 +37,8 @@ def pack(encoded: Sequence[Encoded], max_length: int) -> list[Pack]:
     return [tuple(map(encoded.__getitem__, sorted(members))) for members in sorted(packs, key=min)]
 
 
-def _tokens(members: Pack) -> int:
+def count_tokens(members: Pack) -> int:
+    """Of all its examples."""
     return sum(len(item.tokens) for item in members)
 
 
@@ -50,7 +51,7 @@ def collate_packs(packs: Sequence[Pack], pad_token: int) -> dict[str, Tensor]:
     token at position 0, which GRIT
     counts as padding (grit/capture/label_positions.py).
     """
-    length = max(map(_tokens, packs))
+    length = max(map(count_tokens, packs))
     batch = {
         "input_ids": torch.full((len(packs), length), pad_token),
         "labels": torch.full((len(packs), length), IGNORED_LABEL),

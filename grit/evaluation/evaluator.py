@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
+from grit.adapters.lean_pass import lean_pass, scored_labels
 from grit.config.run_config import RunConfig
 from grit.config.sections import QualityMetric
 from grit.data.encode import IGNORED_LABEL, Encoded, collate, encode, encode_documents, prompt_tokens
@@ -28,16 +29,17 @@ EvaluationBar = Callable[[str, int], AbstractContextManager[Bar | None]]
 
 def token_losses(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Summed loss (nats) and number of scored tokens of each row, both (batch,)."""
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-    labels = batch["labels"][:, 1:]
-    # Row by row, scored positions only: a large vocabulary in float32 for a whole batch would be most of a
-    # GPU's memory.
-    scored = labels != IGNORED_LABEL
-    sums = [
-        cross_entropy(row[kept].float(), label[kept], reduction="sum")
-        for row, label, kept in zip(logits, labels, scored, strict=True)
-    ]
-    return torch.stack(sums), scored.sum(-1)
+    targets = scored_labels(batch["labels"])
+    scored = targets != IGNORED_LABEL
+    counts = scored.sum(-1)
+    with lean_pass(model, batch) as inputs:
+        logits = model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+        ).logits
+    chosen = logits[0] if "shift_labels" in inputs else logits[scored]
+    # Row by row: a large vocabulary in float32 for a whole batch would be most of a GPU's memory.
+    parts = zip(chosen.split(counts.tolist()), targets[scored].split(counts.tolist()), strict=True)
+    return torch.stack([cross_entropy(row.float(), label, reduction="sum") for row, label in parts]), counts
 
 
 def _score(task: Task, text: str | None, example: Example) -> float | None:

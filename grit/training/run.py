@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from grit.adapters.lean_pass import lean_pass
 from grit.adapters.optimizers import build_optimizer, follow_parameters
 from grit.adapters.peft_methods import after_step, extra_state, load_extra_state, penalty
 from grit.audits.audit_specs import AUDITS, Trained
@@ -294,8 +295,8 @@ class Run:
             # Dropout depends on the micro-batch alone: not on what was drawn before it, nor on which worker
             # it falls to.
             torch.manual_seed(((config.seed * 1_000_003 + state.step) * 1_009 + number) % 2**63)
-            with state.clock.section("forward"):
-                part = state.model(**batch, num_items_in_batch=labels, use_cache=False).loss
+            with state.clock.section("forward"), lean_pass(state.model, batch) as inputs:
+                part = state.model(**inputs, num_items_in_batch=labels, use_cache=False).loss
             with state.clock.section("backward"):
                 part.backward()
             loss += part.detach() - penalty(state.model)

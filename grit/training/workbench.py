@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grit.adapters.backbones import count_parameters, load_backbone, load_tokenizer
+from grit.adapters.lean_pass import lean_pass
 from grit.adapters.peft_adapters import remove_lora
 from grit.adapters.peft_methods import add_adapter
 from grit.adapters.placement import importance_scores, matching, place
@@ -24,7 +25,7 @@ from grit.backbone import resolve
 from grit.config.run_config import RunConfig
 from grit.config.sections import TaskSource
 from grit.data.encode import Encoded, encode, encode_documents, micro_batches, moved
-from grit.data.packing import Pack, check_separation, collate_packs, pack
+from grit.data.packing import Pack, check_separation, collate_packs, count_tokens, pack
 from grit.evaluation.evaluator import EvaluationBar, Evaluator
 from grit.evaluation.scores import Scores
 from grit.io.hashing import digest
@@ -160,7 +161,12 @@ class Workbench:
         return self._packs[key]
 
     def micro_batches(self, config: RunConfig, packs: Sequence[Pack]) -> list[dict[str, torch.Tensor]]:
-        """`packs` in parts of at most `micro_batch`, as tensors on the device."""
+        """`packs` in parts of at most `micro_batch`, as tensors on the device.
+
+        Longest first, so that what stands together is of one length and little is padded; which of them make
+        up a step is not touched.
+        """
+        packs = sorted(packs, key=count_tokens, reverse=True)
         pad, size = self.tokenizer(config).pad_token_id, config.optimization.micro_batch
         if not config.optimization.packing:
             return micro_batches([row for members in packs for row in members], size, pad, self.device)
@@ -227,7 +233,8 @@ class Workbench:
         ):
             check_separation(model.eval(), shared[0], self.tokenizer(config).pad_token_id, self.device)
         model.train()
-        model(**batch, use_cache=False).loss.backward()
+        with lean_pass(model, batch) as inputs:
+            model(**inputs, use_cache=False).loss.backward()
         model.zero_grad(set_to_none=True)
         eye = torch.eye(config.adapter.rank, device=self.device)[None]
         torch.linalg.cholesky_ex(eye)
