@@ -52,7 +52,8 @@ def main() -> None:
     config = _asked()
     costs = measured_costs(config, concurrent=1)
     count, evaluations = int(config.budget.amount), config.evaluation.evaluations
-    seconds = count * costs.step + (1 + evaluations) * costs.evaluation  # the untuned model's own is one more
+    untuned = costs.evaluation
+    seconds = count * costs.step + untuned + costs.evaluations(evaluations)
     keep_freed_memory()
     measured = train(config, Workbench()).measured
     assert measured.train_seconds is not None and measured.eval_seconds is not None

@@ -25,6 +25,8 @@ from grit.data.encode import IGNORED_LABEL
 _TRIED: weakref.WeakKeyDictionary[nn.Module, tuple[bool, bool]] = weakref.WeakKeyDictionary()
 #: How far the two ways may differ, as a share of the logits' standard deviation: what bf16 rounds is less.
 _TOLERANCE = 0.05
+#: Tokens of a row that shows something: its second half is padded, and half of the first is a prompt.
+_FEWEST = 4
 
 
 def scored_labels(labels: Tensor) -> Tensor:
@@ -78,7 +80,10 @@ def _what_may_go(model: Any, batch: Mapping[str, Tensor]) -> tuple[bool, bool]:
     """Whether logits may be chosen, and the mask left out; tried once per backbone."""
     backbone = _backbone(model)
     if backbone not in _TRIED:
-        _TRIED[backbone] = _try(model, batch["input_ids"][0])
+        tokens = batch["input_ids"][0]
+        if len(tokens) < _FEWEST:
+            return False, False
+        _TRIED[backbone] = _try(model, tokens)
     logits_may, mask_may = _TRIED[backbone]
     # An adapted head is watched at every token, labelled or not.
     return logits_may and not list(model.get_output_embeddings().children()), mask_may
@@ -87,8 +92,6 @@ def _what_may_go(model: Any, batch: Mapping[str, Tensor]) -> tuple[bool, bool]:
 @torch.no_grad()
 def _try(model: Any, tokens: Tensor) -> tuple[bool, bool]:
     """Both ways on a whole row and half of it padded to its length."""
-    if len(tokens) < 4:
-        return False, False
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -66,6 +66,11 @@ def trained_modules(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
 
 
+def tuned_layers(model: nn.Module) -> list[Any]:
+    """Those layers themselves."""
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+
+
 def effective_parameters(model: nn.Module, parameters: int) -> int:
     """Trained parameters that act: all of them, but for AdaLoRA, whose directions may be switched off."""
     svd_layers = [module for module in model.modules() if hasattr(module, "lora_E")]

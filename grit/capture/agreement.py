@@ -104,9 +104,11 @@ class Agreement:
             return
         if not all(bool(torch.isfinite(pair[2]).all()) for pair in pairs):
             return  # the guard drops such a step
-        self.remaining -= 1
         across = sum(float((pair[1] * pair[2]).sum()) for pair in pairs)
         own = sum(float(pair[1].square().sum()) for pair in pairs)
+        if not (math.isfinite(across) and math.isfinite(own)):
+            return  # a run that diverges: what overflows on the way to a finite gradient shows nothing
+        self.remaining -= 1
         factor = across / own if own > 0 else 0.0
         for layer, captured, gradient, allowed in pairs:
             off = float(torch.linalg.norm(gradient - factor * captured))

@@ -68,7 +68,7 @@ def evaluate_kept(folder: Path, config: RunConfig, bench: Workbench, to: Path) -
     base = bench.base_scores(config, backbone.eval())
     model = reload_adapter(backbone, folder)
     try:
-        scores = bench.score(model, config, last=True)
+        scores = bench.score_fully(model, config)
     finally:
         remove_lora(model)
     return write_evaluation(to, config, content, scores, base, bench)

@@ -245,7 +245,7 @@ def evaluate_run(folder: Path, config: RunConfig, bench: Workbench) -> Measureme
 
     def work(state: RunState) -> Measurements:
         base = bench.base_scores(config, state.untrained())
-        scores = bench.score(state.restored(folder / STATE), config, last=True)
+        scores = bench.score_fully(state.restored(folder / STATE), config)
         return write_evaluation(folder, config, content, scores, base, bench)
 
     return on_finished(trained, bench, work)

@@ -23,6 +23,7 @@ Regime = Literal["step", "time"]
 Clock = Literal["wall", "cpu"]
 Dtype = Literal["float32", "bfloat16"]
 QualityMetric = Literal["primary", "answer_logprob"]
+InterimQuality = Literal["answer_logprob", "quality"]
 Placement = Literal["all", "attention", "mlp", "auto"]
 LabelScoring = Literal["likelihood", "generate"]
 LossOn = Literal["answer", "text"]
@@ -217,6 +218,12 @@ class EvaluationConfig:
     retention_documents: int = setting(
         100, "held-out documents on which forgetting is measured", allowed=at_least(1), scores_untuned=True
     )
+    interim_quality: InterimQuality = setting(
+        "answer_logprob",
+        "what evaluations before the last measure: `answer_logprob`, for which no text is generated, or "
+        "`quality`, as the last does",
+        identity="never",
+    )
     evaluations: int = setting(
         1,
         "how often quality and retention are measured, evenly over the budget, the last time at its end",
@@ -256,6 +263,16 @@ class EvaluationConfig:
         """Raises ConfigError."""
         check_settings(self)
         check_names("probes", self.probes, 'names, e.g. ["hellaswag", "winogrande=FILE"]')
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the last evaluation asks for the model's own answers."""
+        return self.quality == "primary" or self.task_metric
+
+    @property
+    def interim_metric(self) -> QualityMetric:
+        """What quality is at evaluations before the last."""
+        return self.quality if self.interim_quality == "quality" else "answer_logprob"
 
 
 @dataclass(frozen=True, kw_only=True)

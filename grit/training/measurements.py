@@ -63,8 +63,9 @@ class Measurements(BaseModel):
     tenth, at most 5, is warm-up), `components_ms` the mean of each section. `metrics` holds further metrics
     of the task, each {value, base_value, problem}: a value that could not be computed is None, and `problem`
     says why. `numerics` holds what torch had in force: `deterministic` kernels, `tf32`. `probes` holds
-    {accuracy, base_accuracy, items} of each zero-shot probe. `curve` has quality, forgetting and retention at
-    each evaluation, the untrained adapter first.
+    {accuracy, base_accuracy, items} of each zero-shot probe. `curve` has quality (None where only the
+    answers' likelihood, beside it, was measured), forgetting and retention at each evaluation, the untrained
+    adapter first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

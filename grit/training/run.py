@@ -330,18 +330,30 @@ class Run:
         state = self.state
         # What is scored is what is counted: on the way, too, the directions that were given up are left out.
         with nullcontext() if state.handle is None else state.handle.as_counted():
-            self._scores = self._timed(lambda: self.bench.score(state.model.eval(), self.config, last=last))
+            self._scores = self._timed(partial(self._look, last=last))
         if not state.curve:
             self._add_to_curve(0, 0.0, self.base)
         self._add_to_curve(state.step, state.train_seconds, self._scores)
 
+    def _look(self, *, last: bool) -> Scores:
+        model = self.state.model.eval()
+        if last:
+            return self.bench.score_fully(model, self.config)
+        return self.bench.score(model, self.config, self.config.evaluation.interim_metric)
+
     def _add_to_curve(self, step: int, seconds: float, scores: Scores) -> None:
         forgetting = nats_per_token(scores.documents) - nats_per_token(self.base.documents)
+        metric, predictions = self.config.evaluation.quality, scores.predictions
+        likelihood, has_quality = None, True
+        if metric == "primary":
+            likelihood = mean_quality(predictions, "answer_logprob")
+            has_quality = predictions[0].score is not None
         self.state.curve.append(
             {
                 "step": step,
                 "train_seconds": seconds,
-                "quality": mean_quality(scores.predictions, self.config.evaluation.quality),
+                "quality": mean_quality(predictions, metric) if has_quality else None,
+                "answer_logprob": likelihood,
                 "forgetting": forgetting,
                 "retention": math.exp(-forgetting),
             }
@@ -373,8 +385,8 @@ class Run:
 
     def _rows(self) -> list[Row]:
         """The model as it is now, scored."""
-        scores = self.bench.score(self.state.model.eval(), self.config, last=False)
-        return short_rows(scores, self.base, self.config.evaluation.quality)
+        metric = self.config.evaluation.quality
+        return short_rows(self.bench.score(self.state.model.eval(), self.config, metric), self.base, metric)
 
     def unique_tokens(self) -> int:
         """Tokens of the distinct training examples seen so far."""
@@ -384,7 +396,7 @@ class Run:
 
     def interim(self) -> Interim:
         """Where the run stands at its last evaluation."""
-        state, quality = self.state, self.config.evaluation.quality
+        state, quality = self.state, self.config.evaluation.interim_metric
         footprint, spent = 1.0, 0.0
         if state.handle is not None:
             timings = state.handle.timings()

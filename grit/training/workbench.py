@@ -18,13 +18,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grit.adapters.backbones import count_parameters, load_backbone, load_tokenizer
 from grit.adapters.lean_pass import lean_pass
+from grit.adapters.merged_while import merged_while
 from grit.adapters.peft_adapters import remove_lora
 from grit.adapters.peft_methods import add_adapter
 from grit.adapters.placement import importance_scores, matching, place
 from grit.backbone import resolve
 from grit.config.run_config import RunConfig
-from grit.config.sections import TaskSource
-from grit.data.encode import Encoded, encode, encode_documents, micro_batches, moved
+from grit.config.sections import QualityMetric, TaskSource
+from grit.data.encode import Encoded, encode, encode_documents, micro_batches, moved, prompt_tokens
 from grit.data.packing import Pack, check_separation, collate_packs, count_tokens, pack
 from grit.evaluation.evaluator import EvaluationBar, Evaluator
 from grit.evaluation.scores import Scores
@@ -285,22 +286,23 @@ class Workbench:
         """An evaluator of `model` as the run wants it."""
         return Evaluator(model, self.tokenizer(config), config, progress=self._progress)
 
-    def score(self, model: Any, config: RunConfig, *, last: bool) -> Scores:
-        """`model` on the run's examples and documents.
+    def score(self, model: Any, config: RunConfig, metric: QualityMetric) -> Scores:
+        """`model` on the run's examples and documents: what `metric` needs, and no more."""
+        return self._scored(model, config, predict=metric == "primary", last=False)
 
-        With `last`, the task's further metrics and the probes as well.
-        """
+    def score_fully(self, model: Any, config: RunConfig) -> Scores:
+        """The same with all that the run asks for: the task's own and further metrics, and the probes."""
+        return self._scored(model, config, predict=config.evaluation.predicts, last=True)
+
+    def _scored(self, model: Any, config: RunConfig, *, predict: bool, last: bool) -> Scores:
         evaluator, task = self.evaluator(model, config), self.task(config)
-        predictions = evaluator.task(task, self.eval_examples(config), config.evaluation.quality)
-        documents = evaluator.documents(self.documents(config))
-        if not last:
-            return Scores(predictions=predictions, documents=documents)
-        return Scores(
-            predictions=predictions,
-            documents=documents,
-            measured=evaluator.measure(task, predictions),
-            probes=evaluator.probes(),
-        )
+        examples = self.eval_examples(config)
+        with merged_while(model, prompt_tokens(self.tokenizer(config), examples[0].prompt)):
+            predictions = evaluator.task(task, examples, predict=predict)
+            documents = evaluator.documents(self.documents(config))
+            probes = evaluator.probes() if last else {}
+        measured = evaluator.measure(task, predictions) if last else {}
+        return Scores(predictions=predictions, documents=documents, measured=measured, probes=probes)
 
     def base_scores(self, config: RunConfig, model: Any) -> Scores:
         """The scores of `model` with its adapter still zero, computed once per backbone and data."""
@@ -311,7 +313,7 @@ class Workbench:
             if kept is not None and kept.exists():
                 self._base[key] = Scores.from_dict(json.loads(kept.read_text(encoding="utf8")))
             else:
-                self._base[key] = self.score(model, config, last=True)
+                self._base[key] = self.score_fully(model, config)
                 if kept is not None:
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     partial = kept.with_suffix(f".{os.getpid()}.partial")

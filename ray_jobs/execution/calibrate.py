@@ -40,7 +40,7 @@ class MeasuredCosts:
     Attributes:
         step: one optimizer step of the study's method, on the wall clock.
         control_step: one of the first-order control, by the clock of the budget.
-        evaluation: one evaluation of a trial.
+        evaluation: the last evaluation of a trial. interim: one on the way.
         start: until a fresh process has a model with an adapter.
         memory: bytes at the peak of a process.
     """
@@ -48,8 +48,13 @@ class MeasuredCosts:
     step: float
     control_step: float
     evaluation: float
+    interim: float
     start: float
     memory: float
+
+    def evaluations(self, count: int) -> float:
+        """Seconds of all evaluations of a trial that has `count`."""
+        return (count - 1) * self.interim + self.evaluation
 
 
 def seconds_for(base: RunConfig, steps: int, concurrent: int) -> float:
@@ -139,13 +144,20 @@ def measure(config: RunConfig) -> MeasuredCosts:
         run = Run(control, bench, model, checkpoints=None)
         wall, cpu = _steps(run)
         control_step = cpu if config.execution.clock == "cpu" else wall
-        evaluation = _evaluation(config, bench, model.eval())
+        evaluation = _evaluation(config, bench, model.eval(), predict=config.evaluation.predicts)
+        by_likelihood = config.evaluation.interim_metric == "answer_logprob"
+        interim = _evaluation(config, bench, model, predict=False) if by_likelihood else evaluation
     with adapted(config, bench) as model:
         run = Run(config, bench, model, checkpoints=None)
         step, _ = _steps(run)
         memory = run.state.memory.bytes if bench.device == "cuda" else high_water()
     return MeasuredCosts(
-        step=step, control_step=control_step, evaluation=evaluation, start=start, memory=float(memory)
+        step=step,
+        control_step=control_step,
+        evaluation=evaluation,
+        interim=interim,
+        start=start,
+        memory=float(memory),
     )
 
 
@@ -161,12 +173,12 @@ def _steps(run: Any) -> tuple[float, float]:
     return statistics.median(wall[1:]), statistics.fmean(cpu[1:])
 
 
-def _evaluation(config: RunConfig, bench: Any, model: Any) -> float:
+def _evaluation(config: RunConfig, bench: Any, model: Any, *, predict: bool) -> float:
     """Seconds of a whole evaluation, from one batch of each kind: of the first examples and documents."""
     evaluator, task = bench.evaluator(model, config), bench.task(config)
     seconds = 0.0
     kinds = (
-        (bench.eval_examples(config), lambda part: evaluator.task(task, part, config.evaluation.quality)),
+        (bench.eval_examples(config), lambda part: evaluator.task(task, part, predict=predict)),
         (bench.documents(config), evaluator.documents),
     )
     for items, score in kinds:

@@ -215,7 +215,7 @@ def ending_points(
     ]
     on_the_way = [point for point in measured.curve or [] if point["step"] < end]
     thinned = [*telemetry[:: max(1, -(-len(telemetry) // CURVE_POINTS))], *telemetry[-1:]]
-    for rows, names in ((on_the_way, ("quality", "retention")), (thinned, CURVES)):
+    for rows, names in ((on_the_way, ("quality", "answer_logprob", "retention")), (thinned, CURVES)):
         for row in rows:
             at = start + int(1000 * row["train_seconds"])
             points += row_points(row, names, at)

@@ -125,9 +125,9 @@ def test_classification_by_likelihood_and_by_generation(bench, short_run):
     model = bench.adapted(config)
     try:
         tokenizer, examples = bench.tokenizer(config), task.evaluation[:12]
-        chosen = Evaluator(model.eval(), tokenizer, config).task(task, examples, "primary")
+        chosen = Evaluator(model.eval(), tokenizer, config).task(task, examples, predict=True)
         written = Evaluator(model, tokenizer, config.changed(label_scoring="generate")).task(
-            task, examples, "primary"
+            task, examples, predict=True
         )
         assert {p.prediction for p in chosen} <= {" yes", " no"}
         assert {p.prediction for p in written} <= {" yes", " no", ""}

@@ -38,7 +38,7 @@ def test_what_peft_reloads_computes_what_was_scored(bench, tmp_path, method):
     assert kept.reloaded.agrees and kept.reloaded.tokens > 20
     with quiet_peft():
         model = PeftModel.from_pretrained(bench.backbone(config), str(tmp_path / "adapter")).eval()
-    scores = bench.score(model, config, last=False)
+    scores = bench.score(model, config, config.evaluation.quality)
     remove_lora(model)
     recorded = [row["loss"] for row in result.predictions if row["kind"] == "task"]
     assert [each.answer_loss for each in scores.predictions] == pytest.approx(recorded, abs=1e-4)

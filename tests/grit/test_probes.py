@@ -88,8 +88,8 @@ def test_a_run_reports_probes_and_keeps_the_base_models_answers(short_run, files
     assert len(kept) == 1
     again = Workbench(base_cache=tmp_path / "base")
     scored = []
-    original = again.score
-    monkeypatch.setattr(again, "score", lambda *a, **k: scored.append(1) or original(*a, **k))
+    original = again.score_fully
+    monkeypatch.setattr(again, "score_fully", lambda *a, **k: scored.append(1) or original(*a, **k))
     second = train(config, again)
     assert (
         len(scored) == 1 and second.predictions == first.predictions

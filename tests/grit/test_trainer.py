@@ -269,21 +269,28 @@ def test_on_the_way_too_what_is_scored_is_what_is_counted(bench, short_run):
     """T = 4, looked at after step 5: scored as if training had ended there, and trained on as if not."""
     changes = {"rank_adaptation_threshold": 0.8, "min_lora_rank": 2}
     config = short_run(grit=replace(short_run().grit, **changes), evaluations=2, micro_batch=2)
-    ranks, scored = {}, bench.score
+    ranks, scored, fully = {}, bench.score, bench.score_fully
 
-    def look(model, config, *, last):
+    def look(model):
         for layer in adapted_layers(model):
             update = layer.up.weight.detach().double() @ layer.down.weight.detach().double()
             largest = torch.linalg.matrix_norm(update, 2)
             kept = int((torch.linalg.svdvals(update) > 1e-6 * largest).sum())
             ranks.setdefault(layer.name, []).append(kept)
-        return scored(model, config, last=last)
 
-    bench.score = look
+    def score(model, config, metric):
+        look(model)
+        return scored(model, config, metric)
+
+    def score_fully(model, config):
+        look(model)
+        return fully(model, config)
+
+    bench.score, bench.score_fully = score, score_fully
     try:
         looked_at = train(config, bench)
     finally:
-        del bench.score
+        del bench.score, bench.score_fully
     assert [point["step"] for point in looked_at.measured.curve] == [0, 5, 10]
     assert all(kept[0] < 8 for kept in ranks.values())
     unwatched = train(config.changed(evaluations=1), bench)

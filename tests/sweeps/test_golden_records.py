@@ -21,7 +21,14 @@ ELSEWHERE = 2e-2
 #: The default study of version 0.1.
 OF_VERSION_1 = (
     *("--preset", "embedded", "--budget-steps", "100", "--clock", "wall", "--seeds", "41", "42", "43"),
-    *("--set", "learning_rate=2e-3", "quality=primary", "task_metric=false", "evaluations=2"),
+    *(
+        "--set",
+        "learning_rate=2e-3",
+        "quality=primary",
+        "task_metric=false",
+        "evaluations=2",
+        "interim_quality=quality",
+    ),
     *("lambda=1e-3", "gradient_tokens=labelled", "--lambda", "1e-4", "1e-1"),
 )
 
