@@ -74,7 +74,8 @@ def timed(work: Callable[[], Returned]) -> tuple[Returned, float]:
 def texts_before(model: Any, config: RunConfig, bench: Workbench) -> list[str]:
     """As transformers generates them: greedily, a batch of similar lengths at a time."""
     tokenizer, task = bench.tokenizer(config), bench.task(config)
-    prompts = [prompt_tokens(tokenizer, e.prompt) for e in bench.eval_examples(config)]
+    longest = config.optimization.max_length
+    prompts = [prompt_tokens(tokenizer, e.prompt)[-longest:] for e in bench.eval_examples(config)]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     settings = GenerationConfig(
         do_sample=False,

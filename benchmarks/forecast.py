@@ -51,9 +51,9 @@ def main() -> None:
     """Forecasts, trains, compares."""
     config = _asked()
     costs = measured_costs(config, concurrent=1)
-    count, evaluations = int(config.budget.amount), config.evaluation.evaluations
+    count = int(config.budget.amount)
     untuned = costs.evaluation
-    seconds = count * costs.step + untuned + costs.evaluations(evaluations)
+    seconds = count * costs.step + untuned + costs.evaluations(config.evaluation)
     keep_freed_memory()
     measured = train(config, Workbench()).measured
     assert measured.train_seconds is not None and measured.eval_seconds is not None

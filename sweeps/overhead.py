@@ -55,13 +55,14 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
     """
     if preset(name, method).small:
         usual = preset(name, method, steps or STEPS.get(name, 60), task)
-        base = usual.base.changed(evaluations=4)
+        base = usual.base.changed(evaluations=4, interim_quality="quality")
         return replace(usual, base=base, seeds=usual.seeds[:2], budget_seconds=usual.budget_seconds * SECONDS)
     usual = preset(name, method, steps, task)
     held = usual.base.optimization
     # Several models at once: half the micro-batch, the same effective batch.
     halved = {"micro_batch": max(1, held.micro_batch // 2), "accumulation": held.accumulation * 2}
-    return replace(usual, base=usual.base.changed(evaluations=4, **halved), seeds=usual.seeds[:1])
+    base = usual.base.changed(evaluations=4, interim_quality="quality", **halved)
+    return replace(usual, base=base, seeds=usual.seeds[:1])
 
 
 def fitting(base: RunConfig, shape: ModelShape | None, *, gpu: bool) -> tuple[Method, ...]:

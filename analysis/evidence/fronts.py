@@ -7,7 +7,6 @@ front point are all on the front.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from analysis.stats.arrays import Floats
 from analysis.stats.decisions import ERROR_RATE
 from analysis.stats.estimates import Resampling
 from analysis.stats.pareto import DOMINANCE_SHARE, dominance_share, hypervolume, non_dominated
+from analysis.stats.pooled_noise import NoiseModel
 from grit.training.measurements import OBJECTIVES
 from ray_jobs.records.study_file import Caps
 
@@ -155,23 +155,45 @@ def dominated_beyond_noise(points: Sequence[PointSummary], noise: RegimeNoise) -
     objectives, and worse in none of their means. Of several, the one with the smallest p-value.
     """
     measured = [point for point in points if point.records]
+    if len(measured) < 2:
+        return {}
     costly = (noise.forgetting, noise.overhead, noise.footprint)  # lower is better
     models = [(noise.quality, True), *((model, False) for model in costly)]
-    tests = len(measured) * (len(measured) - 1) * len(models)
-    means = dict(zip((p.point_id for p in measured), costs(measured), strict=True))
-    strongest: dict[str, tuple[float, PointSummary]] = {}
-    for point, rival in itertools.permutations(measured, 2):
-        if (means[rival.point_id] > means[point.point_id]).any():
-            continue
-        smallest = 1.0
-        for model, higher_is_better in models:
-            better, worse = (rival, point) if higher_is_better else (point, rival)
-            gain = model.difference(better.point_id, worse.point_id)
-            if gain.over_seeds:  # one seed shows no noise of its timings to be beyond
-                smallest = min(smallest, gain.p_above(0.0))
-        if smallest * tests <= ERROR_RATE and smallest < strongest.get(point.point_id, (2.0, rival))[0]:
-            strongest[point.point_id] = (smallest, rival)
-    return {name: rival for name, (_, rival) in strongest.items()}
+    # One seed shows no noise of its timings to be beyond.
+    models = [(model, higher) for model, higher in models if model.several_seeds]
+    level = ERROR_RATE / (len(measured) * (len(measured) - 1) * (1 + len(costly)))
+    least, means = _least_p_values(measured, models), costs(measured)
+    dominated = {}
+    for place, point in enumerate(measured):
+        smallest, strongest = level, None
+        for number in np.argsort(least[place], kind="stable"):
+            if least[place, number] > level or (strongest is not None and least[place, number] >= smallest):
+                break  # nor can one of those that follow have a smaller one
+            rival = measured[number]
+            if number == place or (means[number] > means[place]).any():
+                continue
+            p_value = min(_p_better(model, rival, point, higher) for model, higher in models)
+            if p_value <= level if strongest is None else p_value < smallest:
+                smallest, strongest = p_value, rival
+        if strongest is not None:
+            dominated[point.point_id] = strongest
+    return dominated
+
+
+def _p_better(model: NoiseModel, rival: PointSummary, point: PointSummary, higher_is_better: bool) -> float:
+    """One-sided, of a rival that is no better."""
+    better, worse = (rival, point) if higher_is_better else (point, rival)
+    return model.difference(better.point_id, worse.point_id).p_above(0.0)
+
+
+def _least_p_values(points: Sequence[PointSummary], models: Sequence[tuple[NoiseModel, bool]]) -> Floats:
+    """(point, rival): no p-value of that rival's being better, in any objective, is smaller."""
+    least = np.full((len(points), len(points)), np.inf)
+    for model, higher_is_better in models:
+        places = [model.names.index(point.point_id) for point in points]
+        of_pairs = model.least_p_above()[np.ix_(places, places)]
+        least = np.minimum(least, of_pairs.T if higher_is_better else of_pairs)
+    return least
 
 
 def placings(replicated: ReplicatedCosts, dominated: Mapping[str, PointSummary]) -> dict[str, Placing]:

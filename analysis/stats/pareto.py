@@ -17,10 +17,18 @@ def non_dominated(cost: Floats) -> NDArray[np.bool_]:
     A row with a NaN is never on the front and dominates nothing.
     """
     valid = np.asarray(~np.isnan(cost).any(axis=1), dtype=bool)
-    no_worse = (cost[:, None, :] <= cost[None, :, :]).all(axis=2)
-    better = (cost[:, None, :] < cost[None, :, :]).any(axis=2)
-    dominated = (no_worse & better & valid[:, None]).any(axis=0)
+    dominated = (_dominates(cost) & valid[:, None]).any(axis=0)
     return np.asarray(valid & ~dominated, dtype=bool)
+
+
+def _dominates(cost: Floats) -> NDArray[np.bool_]:
+    """(n, n): whether row i of (n, d) dominates row j; one objective at a time, which keeps arrays small."""
+    no_worse = np.ones((len(cost), len(cost)), dtype=bool)
+    better = np.zeros_like(no_worse)
+    for column in cost.T:
+        no_worse &= column[:, None] <= column[None, :]
+        better |= column[:, None] < column[None, :]
+    return no_worse & better
 
 
 def hypervolume(cost: Floats, reference: Floats) -> float:
@@ -65,8 +73,7 @@ def knee(cost: Floats) -> int | None:
 
 def dominance_share(draws: Floats) -> Floats:
     """(n, n): in which share of replicates (b, n, d) row i dominates column j."""
-    shares = np.zeros((draws.shape[1], draws.shape[1]))
-    for i in range(draws.shape[1]):
-        own = draws[:, i : i + 1, :]
-        shares[i] = ((own <= draws).all(axis=2) & (own < draws).any(axis=2)).mean(axis=0)
-    return shares
+    counts = np.zeros((draws.shape[1], draws.shape[1]))
+    for replicate in draws:
+        counts += _dominates(replicate)
+    return counts / len(draws)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import t
+from scipy.stats import norm, t
 
 from analysis.stats.arrays import Floats
 from analysis.stats.estimates import LEVEL, Verdict
@@ -238,6 +238,25 @@ class NoiseModel:
         own, other = (self._estimator[self.names.index(each)] for each in (name, reference))
         reach = self.bounds[1] - self.bounds[0]
         return self._contrast(own - other, (-reach, reach), [name, reference])
+
+    def least_p_above(self) -> Floats:
+        """(settings, settings): no p-value of `difference(i, j).p_above(0)` is smaller.
+
+        That of a normal whose error is what seeds alone cause, for all pairs at once: with hundreds
+        of settings few differences need a closer look.
+        """
+        own = np.sqrt(self._of_setting @ self.variances.variances)
+        by_seed = np.sqrt(self.seed_variance) * (self._estimator @ self._of_seed)
+        parts = np.concatenate([self._estimator * own, by_seed], axis=1)
+        size = (parts**2).sum(axis=1)
+        variance = size[:, None] + size[None, :] - 2 * parts @ parts.T
+        rounding = 1e-9 * size.max()
+        error = np.sqrt(np.maximum(variance - rounding, 0.0))
+        means = self._estimator @ self._means
+        gain = means[:, None] - means[None, :] + self._rounding
+        with np.errstate(divide="ignore", invalid="ignore"):
+            distance = np.where(error > 0, gain / error, np.where(gain > 0, np.inf, -np.inf))
+        return np.asarray(norm.sf(distance))
 
     def deviation(self, name: str) -> tuple[float, float]:
         """Standard deviation of seed x setting of a setting, and its degrees of freedom; 0 with one seed."""

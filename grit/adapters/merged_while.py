@@ -16,39 +16,45 @@ from torch import Tensor
 
 from grit.adapters.peft_adapters import tuned_layers
 
-#: How far merged and unmerged logits may lie apart, as a share of their standard deviation.
-_TOLERANCE = 1e-3
+#: How far merged and unmerged logits may lie apart, as a share of their standard deviation: by rounding.
+_TOLERANCE = 1e-4
+#: Tokens of the prompt on which they are compared.
+_COMPARED = 64
 
 
 @contextmanager
 def merged_while(model: Any, tokens: Sequence[int]) -> Iterator[bool]:
-    """Adds the adapter to the weights within the block, and leaves every weight as it was, bit for bit.
+    """Adds the adapter to the weights within the block, and leaves every parameter as it was, bit for bit.
 
     Nothing is merged where that would change what the model says: weights in half precision, which would
-    round the adapter away, weights in 4 bits, layers that cannot be merged, or a gate between the factors,
-    which PEFT does not know of. The last is not asked but seen: the logits after `tokens` are compared.
+    round the adapter away, weights in 4 bits, layers that cannot be merged, or whatever else shows in the
+    logits of `tokens`, which are compared. (A gate between GRIT's factors, of which PEFT does not know, shows
+    there only where it does much: callers leave such an adapter beside its weights.)
+
+    The weights are held twice meanwhile; a GPU's second copy lies in the host's memory.
 
     Args:
         model: in evaluation mode, with a PEFT adapter or without.
-        tokens: a prompt, at least one token.
+        tokens: a prompt; without any nothing is merged.
 
     Yields:
         Whether the adapter is merged.
     """
     layers = tuned_layers(model)
-    if not all(map(_is_whole, layers)) or not layers:
+    if not (layers and tokens and all(map(_is_whole, layers))):
         yield False
         return
-    weights: list[Tensor] = [layer.get_base_layer().weight for layer in layers]
-    before = [weight.detach().clone() for weight in weights]
-    adapted = _last_logits(model, tokens)
-    merged = _merge(model) and _agree(adapted, _last_logits(model, tokens))
+    prompt = list(tokens[-_COMPARED:])
+    adapted = _logits(model, prompt)
+    parameters = [parameter for layer in layers for parameter in layer.get_base_layer().parameters()]
+    before = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
     try:
+        merged = _merge(model) and _agree(adapted, _logits(model, prompt))
         if not merged:
-            _put_back(layers, weights, before)
+            _put_back(layers, parameters, before)
         yield merged
     finally:
-        _put_back(layers, weights, before)
+        _put_back(layers, parameters, before)
 
 
 def _is_whole(layer: Any) -> bool:
@@ -65,21 +71,22 @@ def _merge(model: Any) -> bool:
     return True
 
 
-def _put_back(layers: Sequence[Any], weights: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+def _put_back(layers: Sequence[Any], parameters: Sequence[Tensor], before: Sequence[Tensor]) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is inexact: the weights are put back below
+        warnings.simplefilter("ignore")  # that it is inexact: the parameters are put back below
         for layer in layers:
             if layer.merged:
                 layer.unmerge()
+                layer.merged_adapters.clear()  # OSF's would stay merged
     with torch.no_grad():
-        for weight, value in zip(weights, before, strict=True):
-            weight.copy_(value)
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.copy_(value)
 
 
 @torch.no_grad()
-def _last_logits(model: Any, tokens: Sequence[int]) -> Tensor:
-    inputs = torch.tensor([list(tokens)], device=model.device)
-    logits: Tensor = model(input_ids=inputs, use_cache=False).logits[0, -1].float()
+def _logits(model: Any, tokens: Sequence[int]) -> Tensor:
+    inputs = torch.tensor([tokens], device=model.device)
+    logits: Tensor = model(input_ids=inputs, use_cache=False).logits[0].float()
     return logits
 
 

@@ -222,7 +222,7 @@ class EvaluationConfig:
         "answer_logprob",
         "what evaluations before the last measure: `answer_logprob`, for which no text is generated, or "
         "`quality`, as the last does",
-        identity="never",
+        identity="changed",
     )
     evaluations: int = setting(
         1,

@@ -37,8 +37,18 @@ def pack(encoded: Sequence[Encoded], max_length: int) -> list[Pack]:
     return [tuple(map(encoded.__getitem__, sorted(members))) for members in sorted(packs, key=min)]
 
 
-def count_tokens(members: Pack) -> int:
-    """Of all its examples."""
+def by_length(packs: Sequence[Pack], size: int) -> list[list[Pack]]:
+    """Parts of at most `size`, each of similar length.
+
+    They stand in the order of their first members in `packs`: where that is random, so is the length of the
+    first part, which is all that a method sees that looks at one pass of a step.
+    """
+    order = sorted(range(len(packs)), key=lambda i: (-_tokens(packs[i]), i))
+    parts = [sorted(order[start : start + size]) for start in range(0, len(order), size)]
+    return [list(map(packs.__getitem__, part)) for part in sorted(parts)]
+
+
+def _tokens(members: Pack) -> int:
     return sum(len(item.tokens) for item in members)
 
 
@@ -51,7 +61,7 @@ def collate_packs(packs: Sequence[Pack], pad_token: int) -> dict[str, Tensor]:
     token at position 0, which GRIT
     counts as padding (grit/capture/label_positions.py).
     """
-    length = max(map(count_tokens, packs))
+    length = max(map(_tokens, packs))
     batch = {
         "input_ids": torch.full((len(packs), length), pad_token),
         "labels": torch.full((len(packs), length), IGNORED_LABEL),

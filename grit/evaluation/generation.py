@@ -186,15 +186,15 @@ class Continuation:
             self.rows[place] = row
         self._keep((new != self._end).all(dim=1).nonzero().flatten())
 
-    def _keep(self, still: Tensor) -> None:
-        """Only these of the rows that are running go on."""
+    def _keep(self, still: Any) -> None:
+        """Only these of the rows that are running, by number (a LongTensor), go on."""
         if len(still) == len(self.running):
             return
         kept = still.tolist()
         self.running = [self.running[row] for row in kept]
         self._ids, self._mask = self._ids[still], self._mask[still]
         if self._cache is not None and kept:
-            self._cache.batch_select_indices(still)
+            self._cache.reorder_cache(still)
         if self._noise is not None:
             self._noise.keep(kept)
 

@@ -9,7 +9,9 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ from grit.adapters.placement import importance_scores, matching, place
 from grit.backbone import resolve
 from grit.config.run_config import RunConfig
 from grit.config.sections import QualityMetric, TaskSource
-from grit.data.encode import Encoded, encode, encode_documents, micro_batches, moved, prompt_tokens
-from grit.data.packing import Pack, check_separation, collate_packs, count_tokens, pack
+from grit.data.encode import Encoded, collate, encode, encode_documents, micro_batches, moved, prompt_tokens
+from grit.data.packing import Pack, by_length, check_separation, collate_packs, pack
 from grit.evaluation.evaluator import EvaluationBar, Evaluator
 from grit.evaluation.scores import Scores
 from grit.io.hashing import digest
@@ -164,15 +166,13 @@ class Workbench:
     def micro_batches(self, config: RunConfig, packs: Sequence[Pack]) -> list[dict[str, torch.Tensor]]:
         """`packs` in parts of at most `micro_batch`, as tensors on the device.
 
-        Longest first, so that what stands together is of one length and little is padded; which of them make
-        up a step is not touched.
+        Those of similar length stand together, so that little is padded; which of them make up a step is not
+        touched.
         """
-        packs = sorted(packs, key=count_tokens, reverse=True)
-        pad, size = self.tokenizer(config).pad_token_id, config.optimization.micro_batch
-        if not config.optimization.packing:
-            return micro_batches([row for members in packs for row in members], size, pad, self.device)
-        parts = [collate_packs(packs[start : start + size], pad) for start in range(0, len(packs), size)]
-        return [moved(part, self.device) for part in parts]
+        pad, parts = self.tokenizer(config).pad_token_id, by_length(packs, config.optimization.micro_batch)
+        if config.optimization.packing:
+            return [moved(collate_packs(part, pad), self.device) for part in parts]
+        return [moved(collate(list(chain.from_iterable(part)), pad), self.device) for part in parts]
 
     def adapted(self, config: RunConfig) -> Any:
         """The backbone with a fresh adapter; give it back with `release` before the next call."""
@@ -297,12 +297,21 @@ class Workbench:
     def _scored(self, model: Any, config: RunConfig, *, predict: bool, last: bool) -> Scores:
         evaluator, task = self.evaluator(model, config), self.task(config)
         examples = self.eval_examples(config)
-        with merged_while(model, prompt_tokens(self.tokenizer(config), examples[0].prompt)):
+        with self.merged(model, config):
             predictions = evaluator.task(task, examples, predict=predict)
             documents = evaluator.documents(self.documents(config))
             probes = evaluator.probes() if last else {}
         measured = evaluator.measure(task, predictions) if last else {}
         return Scores(predictions=predictions, documents=documents, measured=measured, probes=probes)
+
+    def merged(self, model: Any, config: RunConfig) -> AbstractContextManager[bool]:
+        """`model` as it is scored: its adapter in the weights, where that changes nothing."""
+        examples = self.eval_examples(config)
+        prompt: list[int] = []  # nothing is merged: PEFT does not know of a gate between the factors
+        if examples and not (config.uses_grit and config.grit.suppression == "gate"):
+            length = config.optimization.max_length
+            prompt = prompt_tokens(self.tokenizer(config), examples[0].prompt)[-length:]
+        return merged_while(model, prompt)
 
     def base_scores(self, config: RunConfig, model: Any) -> Scores:
         """The scores of `model` with its adapter still zero, computed once per backbone and data."""

@@ -26,9 +26,11 @@ class TrialResources:
 class Costs:
     """Seconds of one optimizer step, of everything else in a trial, and once until the first trial trains.
 
-    Predictions, not promises.
+    `rung_seconds` are those of one evaluation by the study's own quality; None: an even share of everything
+    else. Predictions, not promises.
     """
 
     step_seconds: float
     other_seconds: float
     startup_seconds: float = 30.0
+    rung_seconds: float | None = None

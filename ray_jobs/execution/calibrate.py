@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from grit.config.run_config import RunConfig
-from grit.config.sections import AuditConfig, Budget
+from grit.config.sections import AuditConfig, Budget, EvaluationConfig, QualityMetric
 from grit.errors import ConfigError
 from grit.io.cache import cache_folder
 from grit.io.files import write_atomically
@@ -40,7 +40,8 @@ class MeasuredCosts:
     Attributes:
         step: one optimizer step of the study's method, on the wall clock.
         control_step: one of the first-order control, by the clock of the budget.
-        evaluation: the last evaluation of a trial. interim: one on the way.
+        evaluation: the last evaluation of a trial. likelihood: one by the likelihood of
+            answers and documents alone.
         start: until a fresh process has a model with an adapter.
         memory: bytes at the peak of a process.
     """
@@ -48,13 +49,18 @@ class MeasuredCosts:
     step: float
     control_step: float
     evaluation: float
-    interim: float
+    likelihood: float
     start: float
     memory: float
 
-    def evaluations(self, count: int) -> float:
-        """Seconds of all evaluations of a trial that has `count`."""
-        return (count - 1) * self.interim + self.evaluation
+    def evaluations(self, config: EvaluationConfig) -> float:
+        """Seconds of all evaluations of a trial."""
+        interim = self.by(config.interim_metric)
+        return (config.evaluations - 1) * interim + self.evaluation
+
+    def by(self, metric: QualityMetric) -> float:
+        """Seconds of an evaluation that measures no more than `metric`."""
+        return self.evaluation if metric == "primary" else self.likelihood
 
 
 def seconds_for(base: RunConfig, steps: int, concurrent: int) -> float:
@@ -145,8 +151,9 @@ def measure(config: RunConfig) -> MeasuredCosts:
         wall, cpu = _steps(run)
         control_step = cpu if config.execution.clock == "cpu" else wall
         evaluation = _evaluation(config, bench, model.eval(), predict=config.evaluation.predicts)
-        by_likelihood = config.evaluation.interim_metric == "answer_logprob"
-        interim = _evaluation(config, bench, model, predict=False) if by_likelihood else evaluation
+        likelihood = evaluation
+        if config.evaluation.predicts:
+            likelihood = _evaluation(config, bench, model, predict=False)
     with adapted(config, bench) as model:
         run = Run(config, bench, model, checkpoints=None)
         step, _ = _steps(run)
@@ -155,7 +162,7 @@ def measure(config: RunConfig) -> MeasuredCosts:
         step=step,
         control_step=control_step,
         evaluation=evaluation,
-        interim=interim,
+        likelihood=likelihood,
         start=start,
         memory=float(memory),
     )
@@ -184,7 +191,8 @@ def _evaluation(config: RunConfig, bench: Any, model: Any, *, predict: bool) -> 
     for items, score in kinds:
         part = items[: config.evaluation.eval_batch]
         began = time.perf_counter()
-        score(part)
+        with bench.merged(model, config):
+            score(part)
         seconds += (time.perf_counter() - began) * len(items) / max(1, len(part))
     return seconds
 

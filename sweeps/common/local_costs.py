@@ -44,7 +44,8 @@ def forecast_here(base: RunConfig, guess: Costs, options: RunOptions, *, measure
     here = measured_costs(base, options.concurrent)
     costs = Costs(
         step_seconds=here.step,
-        other_seconds=here.evaluations(base.evaluation.evaluations),
+        other_seconds=here.evaluations(base.evaluation),
+        rung_seconds=here.by(base.evaluation.quality),
         # Ray and its workers, the model, and the untuned model's own scores.
         startup_seconds=guess.startup_seconds + here.start + here.evaluation,
     )

@@ -107,6 +107,8 @@ def resolve(
     if design.clock is not None:
         base = base.changed(clock=design.clock)
     named_grids = _named_grids(design)
+    if line.search.stop_dominated and base.evaluation.quality == "primary":
+        base = base.changed(interim_quality="quality")  # who may end a trial judges it by what the study asks
     oat = {**asked_preset.oat, **named_grids}
     _check_values(base, oat)
     reasons = {knob: _all_idle(base, knob, oat[knob]) for knob in oat if knob not in named_grids}

@@ -110,7 +110,10 @@ def predicted_seconds(config: RunConfig, base: RunConfig, costs: Costs) -> float
     training = config.budget.amount * step if config.budget.regime == "step" else config.budget.amount
     probes = PROBE_SECONDS * runs if config.audits.memory else 0.0
     further = TRUNCATION_SHARE * len(config.audits.truncations) + len(config.audits.ladder)
-    return training + probes + costs.other_seconds * (1 + further / config.evaluation.evaluations)
+    rung = costs.rung_seconds
+    if rung is None:
+        rung = costs.other_seconds / config.evaluation.evaluations
+    return training + probes + costs.other_seconds + further * rung
 
 
 def foresight_table(rows: Sequence[Sequence[str]], *, first: int, most: int) -> str:

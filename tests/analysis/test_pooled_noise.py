@@ -1,5 +1,7 @@
 """The model of all settings' noise, against closed forms and simulated studies with a known truth."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.special import digamma
@@ -155,3 +157,21 @@ def test_moderation_recovers_its_own_prior():
     strength = 8 + 3  # a chi-square's logarithm has a mean of its own
     error = np.log(fitted.variances / true).mean()
     assert error == pytest.approx(digamma(strength / 2) - np.log(strength / 2), abs=0.04)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_the_least_p_values_are_never_above_the_exact_ones(spread):
+    """Settings that differ by much and by little, with equal and unequal variances."""
+    generator = np.random.default_rng(5)
+    for _ in range(5):
+        drawn = _drawn(generator, seeds=3, items=40, spread=spread, more=1)
+        shifted = {
+            name: SettingScores(seeds=scores.seeds, values=scores.values + 0.05 * int(name) ** 2)
+            for name, scores in drawn.scores.items()
+        }
+        model = NoiseModel(scores=shifted, weights=drawn.weights)
+        least = model.least_p_above()
+        for first, second in itertools.permutations(range(SETTINGS), 2):
+            exact = model.difference(str(first), str(second)).p_above(0.0)
+            assert least[first, second] <= exact * (1 + 1e-9)
+        assert (least < 1e-3).any() and (least > 0.5).any()

@@ -1,14 +1,17 @@
 """Conclusions that were wrong once, each with a study that drew it."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from builders import ended, planned, prediction_rows, study, study_folder
 
-from analysis.evidence.fronts import replicated_costs
+from analysis.evidence.fronts import costs, dominated_beyond_noise, replicated_costs
 from analysis.evidence.load import load_study
+from analysis.evidence.noise import regime_noise
 from analysis.evidence.point_summary import summarize_points
+from analysis.stats.decisions import ERROR_RATE
 from analysis.studies.sensitivity.criteria import NEAR_BEST, RETENTION
 from analysis.studies.sensitivity.results import analyse
 from ray_jobs.records.trial_tables import write_rows
@@ -78,6 +81,47 @@ def test_no_difference_names_nobody_dominated(tmp_path):
         result = _analysed(tmp_path / str(number), _noisy(number, 0.05))
         named += any(regime.dominated for regime in result.regimes)
     assert named <= 3  # 5% of 20, and twice their deviation
+
+
+def test_the_strongest_rival_is_the_one_that_all_pairs_give(tmp_path):
+    """A few pairs are looked at closely; a slow twin looks at all."""
+    named = 0
+    for number in range(4):
+        study_folder(tmp_path / str(number), [_apart(r, number) for r in planned(study(**THREE))], **THREE)
+        data = load_study(tmp_path / str(number))
+        points = [p for p in summarize_points(data.records) if p.regime == "step"]
+        noise = regime_noise(data, points)
+        dominated = {name: rival.point_id for name, rival in dominated_beyond_noise(points, noise).items()}
+        assert dominated == _dominated_by_all_pairs(points, noise)
+        named += len(dominated)
+    assert named
+
+
+def _apart(record, number):
+    """Settings are apart by more than seeds are, and some are better in everything."""
+    generator = np.random.default_rng([number, record.plan.seed, int(1e4 * record.lambda_), record.T])
+    level = {1e-4: 0.0, 1e-3: 0.1, 1e-2: 0.2, 1e-1: 0.3}.get(record.lambda_, 0.0)
+    return ended(
+        record,
+        quality=0.4 + level + 0.001 * generator.normal(),
+        forgetting=0.5 - level + 0.001 * generator.normal(),
+        footprint=0.5,
+    )
+
+
+def _dominated_by_all_pairs(points, noise):
+    models = [(noise.quality, 1), (noise.forgetting, -1), (noise.overhead, -1), (noise.footprint, -1)]
+    tests = len(points) * (len(points) - 1) * len(models)
+    strongest = {}
+    for point, rival in itertools.permutations(points, 2):
+        if any(costs([rival])[0] > costs([point])[0]):
+            continue
+        for model, sign in models:
+            pair = (rival.point_id, point.point_id)[::sign]
+            p_value = model.difference(*pair).p_above(0.0) if model.several_seeds else 1.0
+            if p_value * tests <= ERROR_RATE and p_value < strongest.get(point.point_id, (2.0, ""))[0]:
+                strongest[point.point_id] = (p_value, rival.point_id)
+    return {name: rival for name, (_, rival) in strongest.items()}
 
 
 def test_settings_without_a_common_seed_are_compared_all_the_same(tmp_path):

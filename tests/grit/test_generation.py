@@ -5,6 +5,7 @@ The same however they are batched, drawn from the right distribution, read as la
 
 import pytest
 import torch
+import transformers
 
 from grit.evaluation.evaluator import Evaluator, named_label
 from grit.evaluation.generation import OwnNoise, Sampling, generate
@@ -39,6 +40,27 @@ def test_outputs_do_not_depend_on_the_batch_size(bench, short_run, prompts, samp
         assert len(set(whole)) > 5
     finally:
         bench.release(model)
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Lfm2", "Gemma2"])
+def test_rows_that_end_leave_attention_convolutions_and_windows_alike(bench, short_run, kind):
+    """What a model remembers of a row goes with it, whatever its layers are."""
+    torch.manual_seed(0)
+    tokenizer = bench.tokenizer(short_run())
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
+    config = getattr(transformers, f"{kind}Config")(
+        **sizes, num_key_value_heads=2, vocab_size=len(tokenizer), initializer_range=0.5
+    )
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    generator = torch.Generator().manual_seed(2)
+    lengths = (3, 4, 5, 6, 8, 9)
+    prompts = [torch.randint(4, len(tokenizer), (n,), generator=generator).tolist() for n in lengths]
+    sampling = Sampling(max_new_tokens=70, temperature=1.0, seed=1)
+    names = [str(n) for n in lengths]
+    together = generate(model, tokenizer, prompts, names, sampling, batch_size=6)
+    alone = generate(model, tokenizer, prompts, names, sampling, batch_size=1)
+    assert together == alone
+    assert len({len(text) for text in together}) > 3
 
 
 def test_sampling_repeats_with_its_seed_and_only_with_it(bench, short_run, prompts):

@@ -4,10 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attached import ACTIVE, moving
+from attached import ACTIVE, moving, parameters
+from peft import IA3Config, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from grit.adapters.merged_while import merged_while
+from grit.adapters.peft_adapters import quiet_peft
+from grit.config.registry import METHODS
 from grit.geometry.attach import attach
 
 PROMPT = [3, 4, 5, 6, 7]
@@ -57,7 +61,7 @@ def test_what_fails_within_leaves_it_as_it_was_too(tiny_llama):
     _assert_untouched(model, before)
 
 
-def test_a_gate_between_the_factors_keeps_the_adapter_beside_its_weight(tiny_llama, token_batches):
+def test_a_gate_between_the_factors_shows(tiny_llama, token_batches):
     """PEFT would add B A where the model computes B G A."""
     model, batches = tiny_llama(dtype=torch.float32, dropout=0.0).train(), token_batches()
     optimizer = moving(model)
@@ -82,7 +86,77 @@ def test_other_types_than_float32_are_left_alone(tiny_llama, dtype):
         assert not merged
 
 
+@pytest.mark.parametrize("step", ["merging", "comparing"])
+def test_what_fails_on_the_way_in_leaves_it_as_it_was(tiny_llama, monkeypatch, step):
+    """Out of memory in the midst of merging, Ctrl-C while logits are compared."""
+    model = tiny_llama(dtype=torch.float32).eval()
+    before, calls = _weights(model), []
+
+    def fail_at_third(*arguments, **named):
+        calls.append(1)
+        if len(calls) == (3 if step == "merging" else 2):
+            raise MemoryError
+        return original(*arguments, **named)
+
+    layer = _layers(model)[2] if step == "merging" else model.get_base_model()
+    name = "merge" if step == "merging" else "forward"
+    original = getattr(layer, name)
+    calls += [1, 1] if step == "merging" else []
+    monkeypatch.setattr(layer, name, fail_at_third)
+    with pytest.raises(MemoryError), merged_while(model, PROMPT):
+        raise AssertionError("it was merged")
+    _assert_untouched(model, before)
+
+
+def test_without_a_prompt_nothing_is_merged(tiny_llama):
+    with merged_while(tiny_llama(dtype=torch.float32).eval(), []) as merged:
+        assert not merged
+
+
 def test_a_model_without_an_adapter_has_nothing_to_merge(tiny_llama):
     model = tiny_llama(dtype=torch.float32).eval().unload()
     with merged_while(model, PROMPT) as merged:
         assert not merged
+
+
+@pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if not spec.quantized])
+def test_after_it_every_method_is_trained_on_as_if_nothing_had_been(bench, short_run, method):
+    """Parameters, buffers and the next step's gradients, of a backbone with biases as of one without."""
+    config = short_run(method=method)
+    model = bench.adapted(config)
+    try:
+        batch = bench.micro_batches(config, bench.packs(config)[:2])[0]
+        model.eval()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        expected = model(**batch).logits
+        with bench.merged(model, config):
+            pass
+        after = model.state_dict()
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+        assert torch.equal(model(**batch).logits, expected)
+        assert not any(layer.merged for layer in _layers(model))
+        model.train()(**batch).loss.backward()
+        assert any(p.grad is not None and bool(p.grad.any()) for p in parameters(model))
+    finally:
+        model.zero_grad(set_to_none=True)
+        bench.release(model)
+
+
+def test_biases_are_put_back_too():
+    """IA3 scales them, and divides them again."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    backbone = Qwen2ForCausalLM(Qwen2Config(**sizes, num_key_value_heads=2, vocab_size=50)).eval()
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.normal_()
+    with quiet_peft():
+        ia3 = IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"])
+        model = get_peft_model(backbone, ia3)
+    for name, parameter in model.named_parameters():
+        if "ia3_l" in name:
+            parameter.data.uniform_(0.0, 2.0)
+    before = _weights(model)
+    with merged_while(model, PROMPT) as merged:
+        assert merged
+    _assert_untouched(model, before)

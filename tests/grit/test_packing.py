@@ -5,7 +5,7 @@ import torch
 
 from grit.config.method import GritConfig
 from grit.data.encode import Encoded, collate
-from grit.data.packing import check_separation, collate_packs, pack
+from grit.data.packing import by_length, check_separation, collate_packs, pack
 from grit.errors import ConfigError
 from grit.geometry.attach import attach
 from grit.training.trainer import train
@@ -21,6 +21,14 @@ def _examples(lengths, vocab=50):
         )
         for n in lengths
     ]
+
+
+def test_parts_of_a_step_hold_what_it_holds_and_are_of_similar_length():
+    packs = [(row,) for row in _examples([9, 3, 12, 5, 6, 4, 11, 2])]
+    lengths = [[len(row.tokens) for (row,) in part] for part in by_length(packs, 2)]
+    assert lengths == [[9, 6], [3, 2], [12, 11], [5, 4]]  # in the order of their first members
+    assert by_length(packs, 8) == [packs]
+    assert by_length(packs[:3], 2) == [[packs[0], packs[2]], [packs[1]]]
 
 
 def test_packs_hold_every_example_once_and_fit():

@@ -150,7 +150,7 @@ def _column(rows: Sequence[Row], name: str) -> list[float]:
 
 
 def _score_curve(point: PointSummary) -> Bars | None:
-    curves = [record.measured.curve or [] for record in point.records]
+    curves = [_with_quality(record.measured.curve or []) for record in point.records]
     length = min(len(curve) for curve in curves)
     if not length:
         return None
@@ -159,6 +159,11 @@ def _score_curve(point: PointSummary) -> Bars | None:
     y = np.array([_column(curve[:length], "quality") for curve in curves], dtype=float)
     spread = y.std(axis=0, ddof=1) if len(y) > 1 else np.zeros(length)
     return Bars(x=x.mean(axis=0), y=y.mean(axis=0), below=spread, above=spread)
+
+
+def _with_quality(curve: Sequence[Row]) -> list[Row]:
+    """Without the evaluations on which only likelihoods were measured."""
+    return [at for at in curve if at["quality"] is not None]
 
 
 def draw_scores(panels: tuple[ScorePanel, ...]) -> Figure:

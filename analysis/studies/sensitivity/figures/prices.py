@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -101,17 +102,21 @@ def draw_prices(panels: tuple[PricePanel, ...]) -> Figure:
 
 
 def _draw_panel(axis: Axes, panel: PricePanel) -> None:
+    alike = defaultdict(list)  # drawn at once: hundreds of settings would take seconds one by one
     for dot in panel.dots:
-        kind = "control" if dot.is_control else panel.regime
+        alike[dot.is_control, dot.is_control or dot.is_default].append(dot)
+    for (is_control, stands_out), dots in alike.items():
+        kind = "control" if is_control else panel.regime
         axis.errorbar(
-            dot.price,
-            dot.value,
-            xerr=dot.price_spread,
-            yerr=dot.value_spread,
+            [dot.price for dot in dots],
+            [dot.value for dot in dots],
+            xerr=[dot.price_spread for dot in dots],
+            yerr=[dot.value_spread for dot in dots],
+            linestyle="none",
             marker=MARKERS[kind],
             color=COLOURS[kind],
-            markersize=8 if dot.is_default or dot.is_control else 5,
-            markerfacecolor=COLOURS[kind] if dot.is_default or dot.is_control else "white",
+            markersize=8 if stands_out else 5,
+            markerfacecolor=COLOURS[kind] if stands_out else "white",
             elinewidth=0.7,
             capsize=2,
             alpha=0.85,
