@@ -29,6 +29,9 @@ MULTIPLES = (0.25, 1.0, 4.0, 16.0)
 #: Share of the budget of the runs that only serve to have their memory measured (in a process of its own,
 #: beside them), and their least steps.
 MEMORY_BUDGET, MEMORY_STEPS = 0.04, 4
+#: Factors with which the trained updates of LoRA and of GRIT's methods are scored as well: a frontier is made
+#: of the paths that these give, not of learning rates alone.
+SCALES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
     return replace(usual, base=usual.base.changed(evaluations=1))
 
 
+def _paths(method: Method) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    spec = METHODS[method]
+    return (("scales", SCALES),) if method == "lora" or spec.geometry else ()
+
+
 def points(request: StudyRequest) -> list[Point]:
     """Every method at every learning rate; what needs to know its steps has no time-matched form."""
     own: BaselinesOptions = request.own
@@ -71,7 +79,8 @@ def points(request: StudyRequest) -> list[Point]:
         for method in methods:
             regime: Regime | None = "step" if METHODS[method].scheduled else None
             rate = value * METHODS[method].rate_multiple
-            designed.append(Point.of("baseline", {"learning_rate": rate}, method, regime=regime))
+            point = Point.of("baseline", {"learning_rate": rate}, method, regime=regime)
+            designed.append(replace(point, audits=_paths(method)))
     memory = {"memory": True, "evaluations": 1, "quality": "answer_logprob"}
     share = max(MEMORY_BUDGET, MEMORY_STEPS / request.budget_steps)
     probes = [Point.of("memory", memory, method, budget=share, regime="step", seeds=1) for method in methods]

@@ -23,7 +23,7 @@ SMALL = {
     "trunks": ("--steps", "16", "--values", "1"),
 }
 #: Those with a test of their own.
-ON_THEIR_OWN = ("mlflow_overhead", "record_curves")
+ON_THEIR_OWN = ("mlflow_overhead", "record_curves", "track")
 
 
 @pytest.fixture
@@ -69,3 +69,27 @@ def test_curves_are_recorded(last_line, tmp_path):
     assert [len(row["rungs"]) for row in rows] == [4, 4]
     assert rows[0]["knobs"] != rows[1]["knobs"]
     assert rows[0]["rungs"][-1]["quality"] > rows[0]["base_quality"]
+
+
+def test_what_became_slower_is_named(monkeypatch, tmp_path, capsys):
+    """One that runs for real, against a record that says it was ten times as good."""
+    script = runpy.run_path(str(ROOT / "benchmarks" / "track.py"))
+    recorded = tmp_path / "recorded.json"
+    monkeypatch.setitem(script["main"].__globals__, "RECORDED", recorded)
+    output = tmp_path / "track.json"
+    arguments = ["--only", "rank_space_linalg", "--output", str(output)]
+    assert script["main"](arguments) == 0  # there is nothing to compare with
+    now = json.loads(output.read_text())["figures"]["batched inversion"]
+    recorded.write_text(json.dumps({"batched inversion": 10 * now, "report of 300": 1.0}))
+    assert script["main"](arguments) == 1
+    assert list(json.loads(output.read_text())["slower"]) == ["batched inversion"]
+    assert "times as fast" in capsys.readouterr().out
+
+
+def test_seconds_and_ratios_say_which_way_is_faster():
+    changes = runpy.run_path(str(ROOT / "benchmarks" / "track.py"))["changes"]
+    now = {"lean step, LoRA": 1.5, "report of 300": 2.0, "new": 1.0}
+    assert changes(now, {"lean step, LoRA": 1.0, "report of 300": 1.0}) == {
+        "lean step, LoRA": 1.5,
+        "report of 300": 0.5,
+    }

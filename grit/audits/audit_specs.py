@@ -77,6 +77,12 @@ def _ladder(trained: Trained) -> list[Row]:
     return ladder_rows(trained.handle, trained.config.audits.ladder, trained.score)
 
 
+def _scaled(trained: Trained) -> list[Row]:
+    from grit.audits.scales import scale_rows
+
+    return scale_rows(trained.model, trained.config.audits.scales, trained.score)
+
+
 #: Every audit that has a table, by the table's name.
 AUDITS: dict[str, AuditSpec] = {
     "stability": AuditSpec(
@@ -114,5 +120,13 @@ AUDITS: dict[str, AuditSpec] = {
             },
         ),
         rows=_ladder,
+    ),
+    "scales": AuditSpec(
+        setting="scales",
+        table=TableSpec(
+            what="an example or document of the adapter with its update multiplied by less than one",
+            columns={"scale": "finite", "kind": "word", "value": "finite", "loss": "finite?"},
+        ),
+        rows=_scaled,
     ),
 }

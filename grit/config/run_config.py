@@ -86,8 +86,12 @@ class RunConfig:
 
     def _check_audits(self) -> None:
         audits = self.audits
-        if audits.exported and not self.spec.factors:
-            raise ConfigError("exported", True, f"{self.spec.title} is no plain LoRA adapter")
+        of_factors = {"exported": audits.exported, "scales": audits.scales}
+        asked_name = next((name for name, asked in of_factors.items() if asked), None)
+        if asked_name is not None and not self.spec.factors:
+            raise ConfigError(
+                asked_name, of_factors[asked_name], f"{self.spec.title} is no plain LoRA adapter"
+            )
         for item, declaration in declared(audits):
             asked = getattr(audits, item.name)
             if declaration.needs_statistics and asked and not self.uses_grit:

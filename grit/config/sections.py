@@ -302,6 +302,12 @@ class AuditConfig:
         identity="changed",
         needs_statistics=True,
     )
+    scales: tuple[int | float, ...] = setting(
+        (),
+        "factors below 1 by which the trained update is multiplied, and with which it is scored as well "
+        "(grit/audits/scales.py); needs a plain LoRA adapter",
+        identity="changed",
+    )
     beside: tuple[Method, ...] = setting(
         (),
         "methods that train the same run in the same process, step by step in turn, so that their times "
@@ -334,10 +340,19 @@ class AuditConfig:
             POSITIVE.check("ladder", rung)
             if rung >= 1:
                 at_least(1).check("ladder", int(rung) if rung == int(rung) else rung)
+        _check_scales(self.scales)
         if not isinstance(self.beside, tuple) or not all(name in METHODS for name in self.beside):
             raise ConfigError("beside", self.beside, f"must be a list of methods: {', '.join(METHODS)}")
         if len(set(self.beside)) < len(self.beside):
             raise ConfigError("beside", self.beside, "must name each method once, and not the run's own")
+
+
+def _check_scales(scales: object) -> None:
+    if not isinstance(scales, tuple):
+        raise ConfigError("scales", scales, "must be a list of factors, e.g. [0.25, 0.5, 0.75]")
+    for factor in scales:
+        if not 0 < factor < 1:
+            raise ConfigError("scales", factor, "must lie between 0 and 1: at 1 every run is scored")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,8 +44,22 @@ class Study:
     sequential: SequentialDesign | None = None
 
     def control_point(self) -> Point:
-        """LoRA, or QLoRA for Q-GRIT."""
-        return Point(design="control", method=control_method(self.base))
+        """LoRA, or QLoRA for Q-GRIT.
+
+        With the audits of a point that trains the same: it would be trained twice otherwise.
+        """
+        control = Point(design="control", method=control_method(self.base))
+        where = self.seeds[0], self.budgets[0]
+        config = _configuration(self.base, control, *where)
+        for point in self.points:
+            alike = point.method == control.method and point.budget == 1.0 and point.regime is None
+            if (
+                point.audits
+                and alike
+                and _configuration(self.base, replace(point, audits=()), *where) == config
+            ):
+                return replace(control, audits=point.audits)
+        return control
 
     @cached_property
     def trials(self) -> tuple[TrialSpec, ...]:

@@ -44,6 +44,7 @@ from sweeps.common.request import StudyRequest
 from sweeps.common.run_options import run_options
 from sweeps.common.study_options import ExecutionOptions, SearchOptions
 from sweeps.common.terminal_tables import departures_table, plan_table
+from sweeps.common.uri_schemes import check_scheme
 
 #: Makes the study of a request, given the hashes of its content and the time budget in seconds.
 MakeStudy = Callable[[StudyRequest, dict[str, str], float], Study]
@@ -73,6 +74,8 @@ def run_study(
     Raises:
         ConfigError: something cannot be used; nothing was launched.
     """
+    check_scheme("tracking-uri", execution.tracking_uri)
+    check_scheme("optuna-storage", search.optuna_storage)
     base, resources, costs = _basis(request, spec)
     resources = replace(resources, accelerator=execution.accelerator or resources.accelerator)
     with passing("checking the task, the model and the plan"):

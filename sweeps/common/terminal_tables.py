@@ -102,14 +102,15 @@ def _money(gpu_hours: float, usd_per_gpu_hour: float) -> str:
 def predicted_seconds(config: RunConfig, base: RunConfig, costs: Costs) -> float:
     """Seconds of one trial.
 
-    A step costs by the sequences it holds and by the runs that take turns; probes of memory, truncations and
-    rungs of a ladder come on top.
+    A step costs by the sequences it holds and by the runs that take turns; probes of memory, truncations,
+    scales and rungs of a ladder come on top.
     """
     runs = 1 + len(config.audits.beside)
     step = costs.step_seconds * max(config.step_sequences / base.step_sequences, SMALL_STEP) * runs
     training = config.budget.amount * step if config.budget.regime == "step" else config.budget.amount
     probes = PROBE_SECONDS * runs if config.audits.memory else 0.0
-    further = TRUNCATION_SHARE * len(config.audits.truncations) + len(config.audits.ladder)
+    audits = config.audits
+    further = TRUNCATION_SHARE * len(audits.truncations) + len(audits.ladder) + len(audits.scales)
     rung = costs.rung_seconds
     if rung is None:
         rung = costs.other_seconds / config.evaluation.evaluations

@@ -14,7 +14,8 @@ from analysis.evidence.load import load_study
 from analysis.evidence.point_summary import summarize_points
 from analysis.report import main, rebuild
 from analysis.stats.estimates import Estimate
-from analysis.studies.baselines.tuning import tune
+from analysis.stats.frontier_gap import gap_to
+from analysis.studies.baselines.tuning import against_frontier, held_out_quality, setting_values, tune
 from analysis.studies.compression.arms import ALL_DIRECTIONS, AT_K, BY_TAU, GRIT, WHOLE, BestArms, all_arms
 from analysis.studies.small_batch.diagnostics import diagnostics_of
 from analysis.studies.small_batch.regimes import BatchRegimes, GapChange, LostRegime, batch_verdict
@@ -89,6 +90,21 @@ def test_baselines(tmp_path, base, bench):
     assert "the reference" in text
     assert "frontier_step" in written.figures
     assert written.terminal().startswith("Step-matched. GRIT at its best learning rate")
+    _check_paths(data, tuned, _table(written, "paths_step"))
+
+
+def _check_paths(data, tuned, rows):
+    """LoRA's and GRIT's updates scaled; LoRA's paths can only raise the frontier that others are beside."""
+    at = {(row.tuned.method, row.factor): row for row in rows}
+    assert {method for method, _ in at} == {"lora", "grit"}
+    assert sorted(factor for method, factor in at if method == "lora") == [0.25, 0.5, 0.75, 1.0]
+    assert at["lora", 0.25].forgetting < at["lora", 1.0].forgetting
+    assert at["lora", 1.0].quality == held_out_quality(data, tuned["lora"].best)
+    point, reference = tuned["grit"].best, tuned["lora"]
+    ends = [setting_values(data, p) for p in reference.settings]
+    untuned = data.untuned_values(point.records[0]).values[1::2]
+    by_ends = gap_to(setting_values(data, point), ends, untuned).chord.mean
+    assert against_frontier(data, point, reference).chord.mean <= by_ends + 1e-12
 
 
 def test_compression(tmp_path, base, bench):

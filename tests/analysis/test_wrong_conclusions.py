@@ -99,8 +99,9 @@ def test_the_strongest_rival_is_the_one_that_all_pairs_give(tmp_path):
 
 def _apart(record, number):
     """Settings are apart by more than seeds are, and some are better in everything."""
-    generator = np.random.default_rng([number, record.plan.seed, int(1e4 * record.lambda_), record.T])
-    level = {1e-4: 0.0, 1e-3: 0.1, 1e-2: 0.2, 1e-1: 0.3}.get(record.lambda_, 0.0)
+    knobs = (record.lambda_ or 0.0, record.T or 0, record.tau or 0.0)
+    generator = np.random.default_rng([number, record.plan.seed, *(int(1e4 * knob) for knob in knobs)])
+    level = {1e-4: 0.0, 1e-3: 0.1, 1e-2: 0.2, 1e-1: 0.3}.get(knobs[0], 0.0)
     return ended(
         record,
         quality=0.4 + level + 0.001 * generator.normal(),

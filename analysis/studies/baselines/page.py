@@ -15,6 +15,8 @@ from analysis.studies.baselines.tables import (
     ReachedRow,
     cost_rows,
     cost_table,
+    path_rows,
+    path_table,
     reached_answer,
     reached_rows,
     reached_table,
@@ -36,6 +38,7 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
             rows = reached_rows(data, tuned)
             answer.append(reached_answer(rows, regime, _without_a_rate(data, tuned, regime)))
             sections += _sections(points, tuned, rows, regime)
+            sections += _paths(data, tuned, regime)
             for row in rows:
                 if (word := row.shown_verdict()) is not None:
                     verdicts[row.point.point_id, regime] = word
@@ -52,6 +55,24 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
         ],
     )
     return write_page(page, [data], folder, verdicts=verdicts)
+
+
+def _paths(data: StudyData, tuned: dict[Method, TunedMethod], regime: str) -> list[Section]:
+    rows = path_rows(data, tuned)
+    if not rows:
+        return []
+    sentence = (
+        "A trained update multiplied by less than one forgets less and fits less, and costs no training: "
+        "each run gives a path, and LoRA's paths are part of the frontier that the others are laid beside."
+    )
+    return [
+        Section(
+            name=f"paths_{regime}",
+            title=f"Scaled after training, {regime}-matched",
+            sentences=[sentence],
+            table=path_table(rows, regime),
+        )
+    ]
 
 
 def _without_a_rate(data: StudyData, tuned: Mapping[Method, TunedMethod], regime: str) -> list[str]:
@@ -74,7 +95,8 @@ def _sections(
             "the even half of the evaluation examples, quality and its difference are those of the odd "
             "half; forgetting is measured on text that chose nothing.",
             "Against LoRA's frontier: quality minus what LoRA reaches at the same forgetting by another "
-            "learning rate (linear between its points, from the untuned model; flat beyond its best). "
+            "learning rate, or with its trained update scaled down (linear between its points, from the "
+            "untuned model; flat beyond its best). "
             "Between two points the frontier lies above their chord, by an unknown amount: `above` asks "
             "that LoRA's next harsher point is beaten too. At the grid's edge, better may lie beyond.",
         ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -18,6 +18,7 @@ from analysis.studies.baselines.tuning import (
     against_frontier,
     best_differences,
     held_out_quality,
+    path_of,
 )
 from grit.config.registry import METHODS, Method
 
@@ -136,6 +137,49 @@ def reached_answer(rows: Sequence[ReachedRow], regime: str, without_a_rate: Sequ
         "After Holm's correction "
         f"above LoRA's frontier: {', '.join(above) or 'none'}; below: {', '.join(below) or 'none'}.{gone}"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathRow:
+    """A method's best setting with its trained update multiplied by `factor`; 1 is the setting itself."""
+
+    tuned: TunedMethod
+    factor: float
+    quality: float
+    forgetting: float
+
+
+def path_rows(data: StudyData, tuned: Mapping[Method, TunedMethod]) -> list[PathRow]:
+    """Of every method that was scored on its path; quality on the odd examples."""
+    rows = []
+    for tuning in tuned.values():
+        path = path_of(data, tuning.best)
+        for scaled in path:
+            values = scaled.values
+            rows.append(
+                PathRow(
+                    tuned=tuning,
+                    factor=scaled.factor,
+                    quality=float(values.quality.mean()),
+                    forgetting=float(values.by_seed.mean()),
+                )
+            )
+        if path:
+            whole, forgotten = held_out_quality(data, tuning.best), tuning.best.mean("forgetting")
+            rows.append(PathRow(tuned=tuning, factor=1.0, quality=whole, forgetting=forgotten))
+    return rows
+
+
+def path_table(rows: Sequence[PathRow], regime: str) -> Table[PathRow]:
+    """One row per method and factor."""
+    columns: list[Column[PathRow]] = [
+        Column(header="method", value=lambda row: row.tuned.title),
+        Column(header="learning rate", value=lambda row: row.tuned.shown_rate()),
+        Column(header="update scaled by", value=lambda row: row.factor, style="g"),
+        Column(header="quality (test half)", value=lambda row: row.quality, style=".3f"),
+        Column(header="forgetting (nats/token)", value=lambda row: row.forgetting, style=".3f"),
+    ]
+    return Table(name=f"paths_{regime}", columns=columns, rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)

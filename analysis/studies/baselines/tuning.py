@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from analysis.evidence.corrected import CorrectedContrast, score_differences
 from analysis.evidence.load import StudyData
 from analysis.evidence.noise import score_models
@@ -12,6 +14,7 @@ from analysis.evidence.point_summary import PointSummary, forgetting_matrix, qua
 from analysis.stats.frontier_gap import Gap, SettingValues, gap_to
 from analysis.stats.pooled_noise import SettingScores
 from grit.config.registry import METHODS, Method
+from grit.io.files import Row
 from ray_jobs.records.trial_record import TrialRecord
 
 DESIGN = "baseline"
@@ -124,15 +127,50 @@ def best_differences(
 
 
 def against_frontier(data: StudyData, point: PointSummary, reference: TunedMethod) -> Gap | None:
-    """The point against the reference's frontier, on the odd examples; None where their seeds differ."""
+    """The point against the reference's frontier, on the odd examples; None where their seeds differ.
+
+    The frontier has the reference's settings and, where they were scored, the paths of their scaled updates.
+    """
     if any(p.seeds != point.seeds for p in reference.settings):
         return None
-    frontier = [_values(data, p) for p in reference.settings]
+    frontier = [setting_values(data, p) for p in reference.settings]
+    for setting in reference.settings:
+        frontier += [scaled.values for scaled in path_of(data, setting)]
     untuned = data.untuned_values(point.records[0]).values[1::2]
-    return gap_to(_values(data, point), frontier, untuned)
+    return gap_to(setting_values(data, point), frontier, untuned)
 
 
-def _values(data: StudyData, point: PointSummary) -> SettingValues:
+@dataclass(frozen=True, kw_only=True)
+class ScaledSetting:
+    """A setting with its trained update multiplied by `factor`; quality on the odd examples."""
+
+    factor: float
+    values: SettingValues
+
+
+def path_of(data: StudyData, point: PointSummary) -> list[ScaledSetting]:
+    """The path of a setting's scaled updates, smallest factor first; none where a trial of it has no such."""
+    tables = [data.table("scales", record) for record in point.records]
+    if not tables or not all(tables):
+        return []
+    _, weights = forgetting_matrix(data, point)
+    path = []
+    for factor in sorted({row["scale"] for row in tables[0]}):
+        quality = [_column(rows, factor, "task") for rows in tables]
+        forgetting = [_column(rows, factor, "retention") for rows in tables]
+        values = SettingValues(
+            quality=np.array(quality)[:, 1::2], forgetting=np.array(forgetting), weights=weights
+        )
+        path.append(ScaledSetting(factor=factor, values=values))
+    return path
+
+
+def _column(rows: Sequence[Row], factor: float, kind: str) -> list[float]:
+    return [row["value"] for row in rows if row["scale"] == factor and row["kind"] == kind]
+
+
+def setting_values(data: StudyData, point: PointSummary) -> SettingValues:
+    """Quality on the odd examples, and forgetting."""
     forgetting, weights = forgetting_matrix(data, point)
     quality = quality_matrix(data, point)[:, 1::2]
     return SettingValues(quality=quality, forgetting=forgetting, weights=weights)
