@@ -256,7 +256,8 @@ class NoiseModel:
         gain = means[:, None] - means[None, :] + self._rounding
         with np.errstate(divide="ignore", invalid="ignore"):
             distance = np.where(error > 0, gain / error, np.where(gain > 0, np.inf, -np.inf))
-        return np.minimum(norm.sf(distance), 0.5)  # that of a loss is at least a half, whatever the error
+        # That of a loss is at least a half, whatever the error.
+        return np.asarray(np.minimum(norm.sf(distance), 0.5))
 
     def deviation(self, name: str) -> tuple[float, float]:
         """Standard deviation of seed x setting of a setting, and its degrees of freedom; 0 with one seed."""
