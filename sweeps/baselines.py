@@ -61,9 +61,9 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
     return replace(usual, base=usual.base.changed(evaluations=1))
 
 
-def _paths(method: Method) -> tuple[tuple[str, tuple[float, ...]], ...]:
-    spec = METHODS[method]
-    return (("scales", SCALES),) if method == "lora" or spec.geometry else ()
+def _paths(method: Method, request: StudyRequest) -> tuple[tuple[str, tuple[int | float, ...]], ...]:
+    asked = request.base.audits.scales or SCALES
+    return (("scales", asked),) if method in ("lora", "qlora") or METHODS[method].geometry else ()
 
 
 def points(request: StudyRequest) -> list[Point]:
@@ -80,8 +80,8 @@ def points(request: StudyRequest) -> list[Point]:
             regime: Regime | None = "step" if METHODS[method].scheduled else None
             rate = value * METHODS[method].rate_multiple
             point = Point.of("baseline", {"learning_rate": rate}, method, regime=regime)
-            designed.append(replace(point, audits=_paths(method)))
-    memory = {"memory": True, "evaluations": 1, "quality": "answer_logprob"}
+            designed.append(replace(point, audits=_paths(method, request)))
+    memory = {"memory": True, "evaluations": 1, "quality": "answer_logprob", "scales": ()}
     share = max(MEMORY_BUDGET, MEMORY_STEPS / request.budget_steps)
     probes = [Point.of("memory", memory, method, budget=share, regime="step", seeds=1) for method in methods]
     return [*designed, *probes]

@@ -26,6 +26,8 @@ _TRIED: weakref.WeakKeyDictionary[nn.Module, tuple[bool, bool]] = weakref.WeakKe
 #: How far the two ways' logits may differ, as a share of their standard deviation, and their losses, as a
 #: share of themselves: what float32 rounds is less, and what half precision and TF32 do.
 _EXACT, _COARSE = (1e-4, 1e-5), (0.05, 5e-3)
+#: What a model raises that makes its logits or its loss, or uses its mask, in another way.
+_DIFFERENT = (TypeError, ValueError, IndexError, RuntimeError)
 #: Tokens of a row that shows something: its second half is padded, and half of the first is a prompt.
 _FEWEST = 4
 
@@ -123,12 +125,9 @@ def _logits_agree(model: Any, tokens: Tensor) -> bool:
     hook = head.register_forward_pre_hook(lambda _head, inputs: (inputs[0][scored][None],))
     try:
         lean = model(**batch, num_items_in_batch=count, use_cache=False, shift_labels=targets[scored][None])
-    except (
-        TypeError,
-        ValueError,
-        IndexError,
-        RuntimeError,
-    ):  # it makes its logits or its loss in another way
+    except torch.OutOfMemoryError:
+        raise
+    except _DIFFERENT:
         return False
     finally:
         hook.remove()
@@ -147,7 +146,9 @@ def _masks_agree(model: Any, tokens: Tensor) -> bool:
     hook = decoder.register_forward_pre_hook(_without_mask, with_kwargs=True)
     try:
         lean = model(**batch, use_cache=False).logits[real]
-    except (TypeError, ValueError, IndexError, RuntimeError):  # it does something else with its mask
+    except torch.OutOfMemoryError:
+        raise
+    except _DIFFERENT:
         return False
     finally:
         hook.remove()

@@ -350,8 +350,11 @@ class AuditConfig:
 def _check_scales(scales: object) -> None:
     if not isinstance(scales, tuple):
         raise ConfigError("scales", scales, "must be a list of factors, e.g. [0.25, 0.5, 0.75]")
+    if len(set(scales)) < len(scales):
+        raise ConfigError("scales", list(scales), "must name each factor once")
     for factor in scales:
-        if not 0 < factor < 1:
+        POSITIVE.check("scales", factor)
+        if factor >= 1:
             raise ConfigError("scales", factor, "must lie between 0 and 1: at 1 every run is scored")
 
 

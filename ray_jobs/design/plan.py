@@ -49,17 +49,21 @@ class Study:
         With the audits of a point that trains the same: it would be trained twice otherwise.
         """
         control = Point(design="control", method=control_method(self.base))
+        alike = [point for point in self.points if self._trains_the_same(point, control)]
+        if not alike or not all(
+            point.audits for point in alike
+        ):  # as it is, it is one trial with one of them
+            return control
+        return replace(control, audits=alike[0].audits)
+
+    def _trains_the_same(self, point: Point, control: Point) -> bool:
+        whole = point.budget == 1.0 and point.seeds is None
+        everywhere = point.regime is None or {budget.regime for budget in self.budgets} == {point.regime}
+        if not (whole and everywhere and (point.method or self.base.method) == control.method):
+            return False
         where = self.seeds[0], self.budgets[0]
-        config = _configuration(self.base, control, *where)
-        for point in self.points:
-            alike = point.method == control.method and point.budget == 1.0 and point.regime is None
-            if (
-                point.audits
-                and alike
-                and _configuration(self.base, replace(point, audits=()), *where) == config
-            ):
-                return replace(control, audits=point.audits)
-        return control
+        bare = replace(point, audits=())
+        return _configuration(self.base, bare, *where) == _configuration(self.base, control, *where)
 
     @cached_property
     def trials(self) -> tuple[TrialSpec, ...]:
@@ -100,10 +104,13 @@ class Study:
         space = None
         if self.search is not None:
             space = {name: searched.identity() for name, searched in self.search.space.items()}
+        control = self.control_point().audits
+        audited = {"control": control} if control else {}
         grows = {} if self.sequential is None else {"sequential": list(self.sequential.identity())}
         return digest(
             {
                 **grows,
+                **audited,
                 "name": self.name,
                 "base": self.base.identity(self.content),
                 "seeds": self.seeds,
@@ -153,7 +160,7 @@ def make_trial(study: Study, point: Point, seed: int, budget: Budget) -> TrialSp
 
 
 def _configuration(base: RunConfig, point: Point, seed: int, budget: Budget) -> RunConfig:
-    """What needs GRIT's statistics is left out for a method that has none."""
+    """Audits that a method cannot have are left out: of GRIT's statistics, of a plain LoRA adapter."""
     method = point.method or base.method
     amount = budget.amount * point.budget
     if budget.regime == "step":
@@ -165,6 +172,8 @@ def _configuration(base: RunConfig, point: Point, seed: int, budget: Budget) -> 
             for item, declaration in declared(AuditConfig)
             if declaration.needs_statistics
         }
+    if not method_spec(method).factors:
+        audits["scales"] = ()
     stretched = Budget(regime=budget.regime, amount=amount)
     config = base.changed(method=method, seed=seed, budget=stretched, **audits)
     return with_overrides(config, dict(point.overrides)).changed(**dict(point.audits))

@@ -8,7 +8,7 @@ _DATABASES = ("sqlite", "postgresql", "mysql")
 #: By option, the schemes of an address; what has none is a path, or a name of its own.
 SCHEMES: dict[str, tuple[str, ...]] = {
     "tracking-uri": ("http", "https", "file", *_DATABASES, "mssql", "databricks", "databricks-uc", "uc"),
-    "optuna-storage": (*_DATABASES, "oracle", "mssql", "journal"),
+    "optuna-storage": (*_DATABASES, "mariadb", "oracle", "mssql", "journal"),
 }
 
 
@@ -20,6 +20,6 @@ def check_scheme(option: str, uri: str | None) -> None:
     """
     if uri is None or "://" not in uri:
         return
-    scheme = uri.partition("://")[0].partition("+")[0]
+    scheme = uri.partition("://")[0].partition("+")[0].lower()
     if scheme not in SCHEMES[option]:
         raise ConfigError(option, uri, f"must begin with one of {', '.join(SCHEMES[option])}")

@@ -52,6 +52,8 @@ def test_a_path_leads_from_the_untuned_model_to_the_trained_one(reference, short
     [
         ({"scales": (1.0,)}, "scales = 1.0: must lie between 0 and 1"),
         ({"scales": 0.5}, "scales = 0.5: must be a list"),
+        ({"scales": (0.5, 0.5)}, "must name each factor once"),
+        ({"scales": ("a",)}, "scales = 'a': must be a finite number above 0"),
         ({"scales": (0.5,), "method": "ia3"}, "is no plain LoRA adapter"),
     ],
 )

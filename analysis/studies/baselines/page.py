@@ -12,6 +12,7 @@ from analysis.page.document import Page, Section, WrittenPage, write_page
 from analysis.page.figure_spec import FigureSpec
 from analysis.studies.baselines.frontier import draw_frontiers, frontiers
 from analysis.studies.baselines.tables import (
+    REFERENCE,
     ReachedRow,
     cost_rows,
     cost_table,
@@ -21,7 +22,7 @@ from analysis.studies.baselines.tables import (
     reached_rows,
     reached_table,
 )
-from analysis.studies.baselines.tuning import TunedMethod, is_baseline, tune
+from analysis.studies.baselines.tuning import TunedMethod, is_baseline, path_of, tune
 from grit.config.registry import METHODS, Method
 from grit.config.sections import Regime
 
@@ -63,8 +64,15 @@ def _paths(data: StudyData, tuned: dict[Method, TunedMethod], regime: str) -> li
         return []
     sentence = (
         "A trained update multiplied by less than one forgets less and fits less, and costs no training: "
-        "each run gives a path, and LoRA's paths are part of the frontier that the others are laid beside."
+        "each run gives a path."
     )
+    settings = tuned[REFERENCE].settings if REFERENCE in tuned else ()
+    followed = sum(bool(path_of(data, setting)) for setting in settings)
+    if followed:
+        sentence += (
+            f" The frontier that others are laid beside has the paths of {followed} of LoRA's "
+            f"{len(settings)} learning rates."
+        )
     return [
         Section(
             name=f"paths_{regime}",
@@ -95,8 +103,8 @@ def _sections(
             "the even half of the evaluation examples, quality and its difference are those of the odd "
             "half; forgetting is measured on text that chose nothing.",
             "Against LoRA's frontier: quality minus what LoRA reaches at the same forgetting by another "
-            "learning rate, or with its trained update scaled down (linear between its points, from the "
-            "untuned model; flat beyond its best). "
+            "learning rate, or with its trained update scaled down where that was scored (linear between its "
+            "points, from the untuned model; flat beyond its best). "
             "Between two points the frontier lies above their chord, by an unknown amount: `above` asks "
             "that LoRA's next harsher point is beaten too. At the grid's edge, better may lie beyond.",
         ],

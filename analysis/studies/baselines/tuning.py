@@ -155,7 +155,7 @@ def path_of(data: StudyData, point: PointSummary) -> list[ScaledSetting]:
         return []
     _, weights = forgetting_matrix(data, point)
     path = []
-    for factor in sorted({row["scale"] for row in tables[0]}):
+    for factor in sorted(set.intersection(*(set(_factors(rows)) for rows in tables))):
         quality = [_column(rows, factor, "task") for rows in tables]
         forgetting = [_column(rows, factor, "retention") for rows in tables]
         values = SettingValues(
@@ -163,6 +163,10 @@ def path_of(data: StudyData, point: PointSummary) -> list[ScaledSetting]:
         )
         path.append(ScaledSetting(factor=factor, values=values))
     return path
+
+
+def _factors(rows: Sequence[Row]) -> list[float]:
+    return [row["scale"] for row in rows]
 
 
 def _column(rows: Sequence[Row], factor: float, kind: str) -> list[float]:
