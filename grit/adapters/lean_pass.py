@@ -12,7 +12,7 @@ full pass.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -60,8 +60,17 @@ def lean_pass(model: Any, batch: Mapping[str, Tensor]) -> Iterator[dict[str, Ten
             yield dict(batch)
             return
         head = model.get_output_embeddings()
-        undo.callback(head.register_forward_pre_hook(lambda _head, inputs: (inputs[0][scored][None],)).remove)
+        undo.callback(head.register_forward_pre_hook(_only(scored), with_kwargs=True).remove)
         yield {**batch, "shift_labels": targets[scored][None]}
+
+
+def _only(scored: Tensor) -> Callable[..., Any]:
+    """What lets a head see the positions of `scored` (batch, length) alone."""
+
+    def choose(_head: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        return (inputs[0][scored][None], *inputs[1:]), named
+
+    return choose
 
 
 def _without_mask(
@@ -98,7 +107,11 @@ def _try(model: Any, tokens: Tensor) -> tuple[bool, bool]:
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        return _logits_agree(model, tokens), _masks_agree(model, tokens)
+        batch = _padded_pair(tokens)
+        count = int((batch["labels"] != IGNORED_LABEL).sum())
+        inputs = {**batch, "num_items_in_batch": count, "use_cache": False}
+        full = model(**inputs)
+        return _logits_agree(model, inputs, full), _masks_agree(model, inputs, full)
     finally:
         for module, before in training.items():
             module.training = before
@@ -113,46 +126,38 @@ def _padded_pair(tokens: Tensor) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def _logits_agree(model: Any, tokens: Tensor) -> bool:
+def _logits_agree(model: Any, inputs: dict[str, Any], full: Any) -> bool:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if not isinstance(head, nn.Module):
-        return False
-    batch = _padded_pair(tokens)
-    count = int((batch["labels"] != IGNORED_LABEL).sum())
-    targets = scored_labels(batch["labels"])
+    targets = scored_labels(inputs["labels"])
     scored = targets != IGNORED_LABEL
-    full = model(**batch, num_items_in_batch=count, use_cache=False)
-    hook = head.register_forward_pre_hook(lambda _head, inputs: (inputs[0][scored][None],))
-    try:
-        lean = model(**batch, num_items_in_batch=count, use_cache=False, shift_labels=targets[scored][None])
-    except torch.OutOfMemoryError:
-        raise
-    except _DIFFERENT:
-        return False
-    finally:
-        hook.remove()
-    if not isinstance(lean.logits, Tensor) or not isinstance(full.logits, Tensor):
+    lean = _hooked(model, head, _only(scored), {**inputs, "shift_labels": targets[scored][None]})
+    if lean is None or not isinstance(lean.logits, Tensor) or not isinstance(full.logits, Tensor):
         return False
     return _close(full.logits[scored][None], lean.logits) and _same_loss(full, lean)
 
 
-def _masks_agree(model: Any, tokens: Tensor) -> bool:
+def _masks_agree(model: Any, inputs: dict[str, Any], full: Any) -> bool:
     decoder = _decoder(model)
-    if not isinstance(decoder, nn.Module) or decoder is _backbone(model):
+    if decoder is _backbone(model):
         return False
-    batch = _padded_pair(tokens)
-    real = batch["attention_mask"] > 0
-    full = model(**batch, use_cache=False).logits[real]
-    hook = decoder.register_forward_pre_hook(_without_mask, with_kwargs=True)
+    real = inputs["attention_mask"] > 0
+    lean = _hooked(model, decoder, _without_mask, inputs)
+    return lean is not None and _close(full.logits[real], lean.logits[real])
+
+
+def _hooked(model: Any, part: Any, hook: Callable[..., Any], inputs: dict[str, Any]) -> Any:
+    """The model's output with a hook before one of its parts; None where it has none, or cannot work so."""
+    if not isinstance(part, nn.Module):
+        return None
+    registered = part.register_forward_pre_hook(hook, with_kwargs=True)
     try:
-        lean = model(**batch, use_cache=False).logits[real]
+        return model(**inputs)
     except torch.OutOfMemoryError:
         raise
     except _DIFFERENT:
-        return False
+        return None
     finally:
-        hook.remove()
-    return _close(full, lean)
+        registered.remove()
 
 
 def _close(full: Tensor, lean: Tensor) -> bool:

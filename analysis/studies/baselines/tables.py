@@ -17,6 +17,7 @@ from analysis.studies.baselines.tuning import (
     TunedMethod,
     against_frontier,
     best_differences,
+    frontier_of,
     held_out_quality,
     path_of,
 )
@@ -67,10 +68,13 @@ def reached_rows(data: StudyData, tuned: dict[Method, TunedMethod]) -> list[Reac
     """Every tuned method."""
     reference = tuned.get(REFERENCE)
     gaps: dict[Method, Gap] = {}
-    for method, tuning in tuned.items():
-        gap = None if reference in (None, tuning) else against_frontier(data, tuning.best, tuned[REFERENCE])
-        if gap is not None:
-            gaps[method] = gap
+    if reference is not None:
+        frontier = frontier_of(data, reference)
+        others = {method: tuning for method, tuning in tuned.items() if tuning is not reference}
+        for method, tuning in others.items():
+            gap = against_frontier(data, tuning.best, reference, frontier)
+            if gap is not None:
+                gaps[method] = gap
     adjusted = dict(zip(gaps, holm([gap.chord.p_value for gap in gaps.values()]), strict=True))
     quality, forgetting = best_differences(data, tuned, REFERENCE)
     rows = []

@@ -126,16 +126,20 @@ def best_differences(
     return score_differences(models, others, [reference] * len(others), metric)
 
 
-def against_frontier(data: StudyData, point: PointSummary, reference: TunedMethod) -> Gap | None:
-    """The point against the reference's frontier, on the odd examples; None where their seeds differ.
-
-    The frontier has the reference's settings and, where they were scored, the paths of their scaled updates.
-    """
-    if any(p.seeds != point.seeds for p in reference.settings):
-        return None
+def frontier_of(data: StudyData, reference: TunedMethod) -> list[SettingValues]:
+    """The reference's settings and, where they were scored, the paths of their scaled updates."""
     frontier = [setting_values(data, p) for p in reference.settings]
     for setting in reference.settings:
         frontier += [scaled.values for scaled in path_of(data, setting)]
+    return frontier
+
+
+def against_frontier(
+    data: StudyData, point: PointSummary, reference: TunedMethod, frontier: Sequence[SettingValues]
+) -> Gap | None:
+    """The point against the reference's `frontier`, on the odd examples; None where their seeds differ."""
+    if any(p.seeds != point.seeds for p in reference.settings):
+        return None
     untuned = data.untuned_values(point.records[0]).values[1::2]
     return gap_to(setting_values(data, point), frontier, untuned)
 

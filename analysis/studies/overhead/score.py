@@ -29,9 +29,8 @@ def score_rows(points: Sequence[PointSummary]) -> list[ScoreRow]:
     for p in with_curves(points):
         curves = [record.measured.curve for record in p.records if record.measured.curve]
         halfway = [curve[len(curve) // 2]["quality"] for curve in curves]
-        middles = [
-            quality for quality in halfway if quality is not None
-        ]  # None: only likelihoods were measured
+        # None: only likelihoods were measured there
+        middles = [quality for quality in halfway if quality is not None]
         hours = p.mean("train_seconds") / 3600
         rate = None if p.quality_metric == "answer_logprob" else p.mean("quality") / hours
         rows.append(ScoreRow(point=p, per_hour=rate, middle=fmean(middles) if middles else None))
