@@ -29,7 +29,7 @@ from ray_jobs.execution.per_trial.storage import below
 from ray_jobs.execution.quiet import chatter, connected
 from ray_jobs.execution.running_file import RunningWriter
 from ray_jobs.records.alike_failures import AlikeFailures
-from ray_jobs.records.kept_adapters import Keep, default_point_id, has_adapter
+from ray_jobs.records.kept_adapters import Keep
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
 from ray_jobs.records.trial_record import TrialRecord
@@ -104,7 +104,6 @@ class StudyRunner:
         self._alike = AlikeFailures()
         self._optuna: Any = None
         self._running = RunningWriter(store.folder)
-        self._default_point = default_point_id(trial.record for trial in study.trials)
         earlier = list(store.records.values())
         elsewhere = Elsewhere(
             result=self._adopted,
@@ -145,17 +144,7 @@ class StudyRunner:
 
     def _adopted(self, record: TrialRecord) -> TrialRecord | None:
         match = None if self._neighbours is None else self._neighbours.find(record)
-        if match is not None and self._needs_adapter(record) and not has_adapter(match[0], record.trial_id):
-            return None
         return None if match is None else self._store.adopt(*match)
-
-    def _needs_adapter(self, record: TrialRecord) -> bool:
-        """Whether it is known beforehand that a trial's adapter is kept: it is then trained for it."""
-        if self._options.keep == "none" or record.config.why_no_adapter is not None:
-            return False
-        if self._options.keep == "all":
-            return True
-        return "control" in record.plan.designs or record.plan.point_id == self._default_point
 
     def run(self) -> StudyOutcome:
         """Executes what is left of the study.

@@ -65,6 +65,15 @@ def forget_adapters(study: Path, *, but: Collection[str] = ()) -> None:
         folder.rmdir()
 
 
+def will_be_kept(record: TrialRecord, keep: Keep, default_point: str | None) -> bool:
+    """Whether it is known before a study runs that a trial's adapter is kept: it is then trained for it."""
+    if keep == "none" or record.config.why_no_adapter is not None:
+        return False
+    if keep == "all":
+        return True
+    return "control" in record.plan.designs or record.plan.point_id == default_point
+
+
 def default_point_id(records: Iterable[TrialRecord]) -> str | None:
     """The default setting: the first that was planned beside the control."""
     return next((r.plan.point_id for r in records if "control" not in r.plan.designs), None)

@@ -11,6 +11,7 @@ from grit.config.run_config import RunConfig
 from grit.config.sections import Regime
 from grit.errors import ConfigError
 from grit.io.files import read_object, write_atomically
+from grit.io.provenance import PACKAGES
 from grit.io.validation import refusal
 from grit.io.versions import SCHEMA_VERSION, upgraded
 from grit.training.measurements import finite
@@ -67,12 +68,29 @@ class Call(_StudyPart):
     keep: str = "none"
     seconds: float | None = None
 
-    def environment(self) -> tuple[object, ...]:
-        """What must be the same for one call's result to count as another's.
+    def environment(self, regime: Regime) -> dict[str, object]:
+        """What must be the same for one call's trial to count as another's, by name.
 
-        A time-matched trial is a measurement of its machine.
+        Both regimes record step times, which depend on the machine and on how many trials share it. What
+        a step-matched trial computes does not depend on where the cluster's head is, nor on the versions
+        of what only plans and records it.
         """
-        return (self.platform, self.cpu_count, self.python, self.versions, self.execution)
+        decisive = PACKAGES if regime == "step" else tuple(self.versions)
+        where = {} if regime == "step" else {"cluster": self.execution.address or "this machine"}
+        return {
+            **where,
+            "platform": self.platform,
+            "cores": self.cpu_count,
+            "python": self.python,
+            **{name: self.versions.get(name) for name in decisive},
+            "trials at once": self.execution.concurrent,
+            "resources of a worker": _resources(self.execution.resources),
+            "workers of a trial": self.execution.workers,
+        }
+
+
+def _resources(resources: dict[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in sorted(resources.items()))
 
 
 class StudyFile(_StudyPart):

@@ -22,7 +22,6 @@ from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
 from grit.io.local_disk import check_sqlite
 from grit.io.provenance import provenance
-from grit.presets.run_presets import departures
 from grit.tasks.loading import content_hashes, load_documents, load_task, source_documents
 from ray_jobs.design.forecast import check_memory, machine_memory, shape_of
 from ray_jobs.design.plan import Study
@@ -30,7 +29,6 @@ from ray_jobs.design.resources import Costs, TrialResources
 from ray_jobs.design.study_spec import SPEC_FILE, StudySpec
 from ray_jobs.execution.cluster import ROOT, check_address
 from ray_jobs.execution.runner import RunOptions, StudyRunner, output_folder
-from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
 from ray_jobs.records.study_file import Call, Caps, Execution, StudyFile
 from ray_jobs.schedule.scheduler import Decisions
@@ -38,12 +36,12 @@ from ray_jobs.schedule.search import open_storage
 from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.tracker import Tracker
 from sweeps.common.conclusion import address_lines, conclude
-from sweeps.common.foresight import foresight
-from sweeps.common.local_costs import budget_seconds, forecast_here
+from sweeps.common.dry_run import neighbours_of, show_plan
+from sweeps.common.local_costs import budget_seconds
+from sweeps.common.plan_forecast import PlanForecast
 from sweeps.common.request import StudyRequest
 from sweeps.common.run_options import run_options
 from sweeps.common.study_options import ExecutionOptions, SearchOptions
-from sweeps.common.terminal_tables import departures_table, plan_table
 from sweeps.common.uri_schemes import check_scheme
 
 #: Makes the study of a request, given the hashes of its content and the time budget in seconds.
@@ -60,6 +58,10 @@ class Content:
     documents: list[str]
 
 
+def unheard(_plan: PlanForecast) -> None:
+    """Nobody asks what a dry run predicts."""
+
+
 def run_study(
     preset_name: str,
     execution: ExecutionOptions,
@@ -68,8 +70,11 @@ def run_study(
     request: StudyRequest | None = None,
     make: MakeStudy | None = None,
     spec: StudySpec | None = None,
+    planned: Callable[[PlanForecast], None] = unheard,
 ) -> int:
     """Runs a study: of a request, which `make` turns into one, or of a file (`spec`).
+
+    `planned` hears what a dry run predicts.
 
     Raises:
         ConfigError: something cannot be used; nothing was launched.
@@ -98,17 +103,31 @@ def run_study(
         return 0
     if execution.dry_run:
         unmeasured = request is not None and request.budget_seconds is None and "time" in request.regimes
-        _print_plan(study, spec, options, execution, memory, content.metric, unmeasured=unmeasured)
+        plan = show_plan(
+            study,
+            spec,
+            options,
+            execution,
+            _call(options, study, search),
+            memory=memory,
+            task_metric=content.metric,
+            unmeasured=unmeasured,
+        )
+        planned(plan)
         return 0
     if execution.address:
         check_address(execution.address)
-    output = execution.output or output_folder(study.name)
+    _check_search(study, search, execution.output or output_folder(study.name))
+    return _execute(study, spec, content, options, execution, search)
+
+
+def _check_search(study: Study, search: SearchOptions, output: Path) -> None:
+    """Refuses a storage that the search could not use."""
     if search.optuna_storage is not None:
         open_storage(search.optuna_storage)
     elif study.search is not None:
         own = f"sqlite:///{output.absolute() / 'optuna.db'}"
         check_sqlite("optuna-storage", own, "give --optuna-storage journal:PATH, or a server's URL")
-    return _execute(study, spec, content, options, execution, search)
 
 
 def _basis(request: StudyRequest | None, spec: StudySpec | None) -> tuple[RunConfig, TrialResources, Costs]:
@@ -176,44 +195,6 @@ def _check_trials(study: Study, options: RunOptions, documents: list[str]) -> No
             check_memory(config, shape, gpu=gpu, concurrent=1, machine_bytes=machine)
 
 
-def _print_plan(
-    study: Study,
-    spec: StudySpec,
-    options: RunOptions,
-    execution: ExecutionOptions,
-    memory: str,
-    task_metric: str,
-    *,
-    unmeasured: bool,
-) -> None:
-    done, forecast = 0, forecast_here(study.base, spec.costs, options, measure=execution.measure)
-    if execution.output is not None:
-        store = StudyStore(execution.output, study.fingerprint(), resume=execution.resume)
-        done = sum(record.ended for record in store.records.values())
-    print(
-        plan_table(
-            study,
-            forecast.costs,
-            spec.resources,
-            options.concurrent,
-            share=options.share,
-            usd_per_gpu_hour=execution.usd_per_gpu_hour,
-            source=forecast.source,
-        )
-    )
-    print(foresight(study, spec.preset, task_metric, execution.output or output_folder(study.name)))
-    print(forecast.memory or memory)
-    if rows := departures(spec.preset):
-        print("\nwhere this preset is not what its source prints:\n" + departures_table(rows))
-    if done:
-        print(f"{done} of these have ended already and will not run again")
-    if unmeasured:
-        print(
-            "the time budget shown is a guess: it is measured before the first trial, or give "
-            "--budget-seconds"
-        )
-
-
 def _call(options: RunOptions, study: Study, search: SearchOptions) -> Call:
     """This call, as `study.json` has it."""
     return Call(
@@ -275,11 +256,13 @@ def _execute(
     own_search = study.search is not None and search.optuna_storage is None
     _say_where(store.folder, tracker, searches=own_search)
     try:
-        neighbours = Neighbours(store.folder, call) if execution.reuse else None
+        neighbours = neighbours_of(study, store.folder, call, options.keep) if execution.reuse else None
         decisions = _decisions(study, store.folder, options)
         runner = StudyRunner(
             study, options, store, tracker=tracker, neighbours=neighbours, decisions=decisions
         )
+        for sentence in [] if neighbours is None else neighbours.declined():
+            print(sentence, file=sys.stderr)
         outcome = runner.run()
         return conclude(store.folder, outcome, runner, tracker, execution.register)
     except ConfigError:
@@ -295,9 +278,13 @@ def _say_where(folder: Path, tracker: Tracker, *, searches: bool) -> None:
     """Where the study can be looked at while it runs."""
     status = pasted(sys.executable, "-m", "sweeps.status", folder, "--watch")
     print(f"watch:   {status}\n{address_lines(tracker)}", file=sys.stderr)
-    if searches and find_spec("optuna_dashboard") is not None:
+    if searches:
         shown = pasted(Path(sys.executable).parent / "optuna-dashboard", f"sqlite:///{folder / 'optuna.db'}")
-        print(f"search:  {shown}", file=sys.stderr)
+        here = find_spec("optuna_dashboard") is not None
+        install = (
+            "" if here else f"  # first: {pasted(sys.executable, '-m', 'pip', 'install', 'optuna-dashboard')}"
+        )
+        print(f"search:  {shown}{install}", file=sys.stderr)
 
 
 def _decisions(study: Study, folder: Path, options: RunOptions) -> Decisions:

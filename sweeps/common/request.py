@@ -30,6 +30,9 @@ from sweeps.common.study_options import (
     parse_space,
 )
 
+#: How many times as fast as a preset states a step may be elsewhere: a GPU, where it was measured on a CPU.
+FASTEST = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class CommandLine:
@@ -186,13 +189,21 @@ def _budget_seconds(
     """The time budget: as asked for, or the preset's, scaled with the steps.
 
     None where the preset knows neither model nor task.
+
+    Raises:
+        ConfigError: one that ends before the first step does.
     """
     design = line.design
-    if design.budget_seconds is not None:
-        return Budget(regime="time", amount=design.budget_seconds).amount
     same_model = line.model.model in (None, asked_preset.base.backbone.model)
     # The files of a task have lengths of their own.
-    if not same_model or (asked_preset.small and base.task != usual.base.task):
+    is_known = same_model and not (asked_preset.small and base.task != usual.base.task)
+    if design.budget_seconds is not None:
+        seconds = Budget(regime="time", amount=design.budget_seconds).amount
+        step = asked_preset.costs.step_seconds
+        if is_known and seconds < step / FASTEST:
+            raise ConfigError("budget-seconds", seconds, f"must hold a step, which takes some {step:g} s")
+        return seconds
+    if not is_known:
         return None
     if design.budget_steps is None:
         return asked_preset.budget_seconds

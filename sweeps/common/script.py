@@ -17,8 +17,9 @@ from ray_jobs.design.points import Point
 from ray_jobs.design.search_space import Search
 from ray_jobs.design.study_presets import PresetOf, preset
 from ray_jobs.design.study_spec import StudySpec, read_spec
-from sweeps.common.command import content_of, run_study
+from sweeps.common.command import content_of, run_study, unheard
 from sweeps.common.conclusion import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from sweeps.common.plan_forecast import PlanForecast
 from sweeps.common.request import CommandLine, StudyRequest, check_points_act, idle_sentences, resolve
 from sweeps.common.study_options import KNOB_OPTIONS, DesignOptions, ExecutionOptions, SearchOptions
 
@@ -113,8 +114,8 @@ class StudyScript:
         content = content_of(request.base, ask_hub=False)
         return self._study(request, content.hashes, request.budget_seconds or guess)
 
-    def run(self, line: CommandLine) -> int:
-        """Runs the study.
+    def run(self, line: CommandLine, planned: Callable[[PlanForecast], None] = unheard) -> int:
+        """Runs the study; `planned` hears what a dry run predicts.
 
         Returns:
             Its exit code: 0 every trial has ended, 3 ended with trials lost, 130 interrupted, 1 it could not
@@ -126,10 +127,15 @@ class StudyScript:
             self._refuse_what_says_nothing(line)
             if line.execution.study is not None:
                 spec = self._read_spec(line)
-                return run_study(spec.preset, line.execution, line.search, spec=spec)
+                return run_study(spec.preset, line.execution, line.search, spec=spec, planned=planned)
             request = resolve(line, self.presets, self.regimes, decides=self.decides)
             return run_study(
-                request.preset_name, line.execution, line.search, request=request, make=self._study
+                request.preset_name,
+                line.execution,
+                line.search,
+                request=request,
+                make=self._study,
+                planned=planned,
             )
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr)

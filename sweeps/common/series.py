@@ -14,6 +14,7 @@ from pathlib import Path
 from grit.errors import ConfigError
 from ray_jobs.records.study_file import STUDY_FILE
 from sweeps.common.conclusion import EXIT_BAD_INPUT
+from sweeps.common.plan_forecast import PlanForecast, series_line
 from sweeps.common.request import CommandLine
 from sweeps.common.script import StudyScript
 
@@ -50,14 +51,16 @@ def in_turn(name: str, kind: str, members: Sequence[Member], conclude: Callable[
         print("error: resume = True: needs --output: the folder of the studies to continue", file=sys.stderr)
         return EXIT_BAD_INPUT
     folder = shared.output or Path("results") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    plans: list[PlanForecast] = []
     for number, member in enumerate(members, 1):
         print(f"{kind} {number} of {len(members)}: {member.label}", file=sys.stderr, flush=True)
         place = folder / member.place
         begun = (place / STUDY_FILE).exists()
         execution = replace(member.line.execution, output=place, resume=shared.resume and begun)
-        if code := member.script.run(replace(member.line, execution=execution)):
+        if code := member.script.run(replace(member.line, execution=execution), plans.append):
             return code
     if shared.dry_run:
+        print("\n" + series_line(plans, usd_per_gpu_hour=shared.usd_per_gpu_hour))
         return 0
     try:
         conclude(folder)

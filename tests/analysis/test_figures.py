@@ -57,6 +57,7 @@ def test_a_knobs_curves(measured):
     assert step.control == ("lora", pytest.approx(0.55), pytest.approx(0.1))
     assert step.cost.spread == pytest.approx([np.std([0.5, 0.6], ddof=1)] * 2)
     assert step.cost.lost == pytest.approx([0.0, 0.0])
+    assert step.cost.control == pytest.approx(np.std([0.5, 0.6], ddof=1))
 
 
 def test_what_tau_and_T_cost(measured):

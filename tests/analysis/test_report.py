@@ -143,6 +143,8 @@ def test_the_sensitivity_table_is_the_same_in_three_forms(reported):
     assert len(rows) == 1 + sum(len(band.settings) for band in bands)
     markdown, latex = ((reported / "tables" / f"sensitivity.{kind}").read_text() for kind in ("md", "tex"))
     assert markdown.count("\n") == len(rows) + 1
+    control = rows[0].index("control's sd (quality)")  # beside every spread
+    assert {bool(float(row[control])) for row in rows[1:]} == {True}
     assert latex.count("\\\\") == len(rows)
     assert r"\toprule" in latex
     assert "%" not in latex.replace(r"\%", "")  # escaped, or LaTeX takes it for a comment

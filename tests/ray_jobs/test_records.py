@@ -171,21 +171,52 @@ def test_a_trial_that_another_study_has_run_is_taken_over(tmp_path):
     assert neighbours.find(_records()[2]) is None
 
 
+def _made_elsewhere(folder, changes):
+    """The call that made the study in `folder`, changed."""
+    kept = read_study(folder)
+    kept.model_copy(update={"calls": (kept.made_by.model_copy(update=changes),)}).write(folder)
+
+
 @pytest.mark.parametrize(
-    "changes",
+    "changes, reason",
     [
-        {"cpu_count": 4},
-        {"versions": {"torch": "3"}},
-        {"execution": Execution(concurrent=1)},
-        {"platform": "q"},
+        ({"cpu_count": 4}, "cores 4 there, 2 here"),
+        ({"versions": {"torch": "3"}}, "torch 3 there, 2 here"),
+        ({"execution": Execution(concurrent=1)}, "trials at once 1 there, 2 here"),
+        ({"platform": "q"}, "platform q there, p here"),
     ],
 )
-def test_what_was_measured_elsewhere_does_not_count(tmp_path, changes):
+def test_what_was_measured_elsewhere_does_not_count_and_it_is_said_why(tmp_path, changes, reason):
     _neighbour(tmp_path / "a")
-    path = tmp_path / "a"
-    kept = read_study(path)
-    kept.model_copy(update={"calls": (kept.made_by.model_copy(update=changes),)}).write(path)
-    assert Neighbours(tmp_path / "b", CALL).find(_records()[1]) is None
+    _made_elsewhere(tmp_path / "a", changes)
+    neighbours = Neighbours(tmp_path / "b", CALL)
+    assert neighbours.declined() == []  # nobody asked for it
+    assert neighbours.find(_records()[1]) is None
+    assert neighbours.declined() == [f"not reused: 1 trial of a: {reason}"]
+
+
+def test_where_the_head_was_decides_of_time_matched_trials_alone(tmp_path):
+    """Nor do versions of what plans and records decide what a step-matched trial computes."""
+    execution = Execution(concurrent=2, address="10.0.0.1:6379")
+    records = {record.plan.regime: ended(record) for record in _records()}
+    store = _open(tmp_path / "a")
+    for record in records.values():
+        store.put(record)
+    store.release()
+    _made_elsewhere(tmp_path / "a", {"execution": execution, "versions": {"torch": "2", "mlflow": "1"}})
+    here = CALL.model_copy(update={"versions": {"torch": "2", "mlflow": "2"}})
+    neighbours = Neighbours(tmp_path / "b", here)
+    assert neighbours.find(records["step"]) is not None
+    assert neighbours.find(records["time"]) is None
+    (sentence,) = neighbours.declined()
+    assert "cluster 10.0.0.1:6379 there, this machine here, mlflow 1 there, 2 here" in sentence
+
+
+def test_a_trial_whose_adapter_is_wanted_and_not_there_is_declined(tmp_path):
+    _neighbour(tmp_path / "a")
+    neighbours = Neighbours(tmp_path / "b", CALL, needs_adapter=lambda record: True)
+    assert neighbours.find(_records()[1]) is None
+    assert neighbours.declined() == ["not reused: 1 trial of a: its adapter is wanted and was not kept there"]
 
 
 def test_failed_trials_and_damaged_folders_are_no_neighbours(tmp_path):

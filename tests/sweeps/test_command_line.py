@@ -8,12 +8,16 @@ import subprocess
 import sys
 
 import pytest
+from builders import ended, study_file
 from conftest import ROOT
 
 from grit.config.overrides import parse_setting
 from grit.config.run_config import RUN_SECTIONS
 from grit.config.settings import declared
+from grit.io.provenance import provenance
 from ray_jobs.design.study_spec import read_spec
+from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
+from ray_jobs.records.study_file import Call, Execution
 from sweeps.common.request import resolve
 from sweeps.tau_T_lambda import SCRIPT
 
@@ -78,6 +82,7 @@ CASES = [
     (["--model", "./nowhere"], "model = './nowhere'"),
     (["--budget-steps", "0"], "budget-steps = 0"),
     (["--budget-seconds", "-1"], "budget-seconds = -1"),
+    (["--budget-seconds", "0.001"], "budget-seconds = 0.001: must hold a step"),
     (["--seeds", "-3"], "seeds = -3"),
     (["--max-concurrent", "0"], "max-concurrent = 0"),
     (["--max-concurrent", "999"], "max-concurrent = 999.*core"),
@@ -190,6 +195,37 @@ def test_dry_run_prints_every_trial_and_launches_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
     told = [line.partition("s  ")[2] for line in done.stderr.splitlines()]
     assert told in ([], ["measuring a step and an evaluation here, 2 at once ..."])
+
+
+def test_a_dry_run_counts_what_is_taken_over_and_says_what_is_not(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    design = ("--preset", "smoke", "--seeds", "41", "--search-points", "0", "--max-concurrent", "1")
+    call = Call(
+        created="2026-01-01",
+        execution=Execution(concurrent=1, resources={"CPU": 1.0}),
+        **provenance(ROOT, STUDY_PACKAGES),
+    )
+    for name, at_once, seeds in (("one", 1, (0, 2)), ("two", 2, (2, 3))):
+        execution = call.execution.model_copy(update={"concurrent": at_once})
+        made = study_file(SCRIPT.study(design)).model_copy(
+            update={"calls": (call.model_copy(update={"execution": execution}),)}
+        )
+        store = StudyStore(tmp_path / name, made.fingerprint, resume=False)
+        store.open(made)
+        for trial in SCRIPT.study(design).trials[slice(*seeds)]:
+            store.put(ended(trial.record))
+        store.release()
+    shared = (*design, "--keep", "none", "--dry-run", "--no-measure", "--output", str(tmp_path / "new"))
+    assert _main(*shared, "--no-reuse") == 0
+    alone = capsys.readouterr().out
+    assert "taken over" not in alone and "not reused" not in alone
+    assert _main(*shared) == 0
+    shown = capsys.readouterr().out
+    assert "2 of these have been run by a study beside this one and are taken over" in shown
+    assert sum(line.endswith(" reused") for line in shown.splitlines()) == 2
+    assert "not reused: 1 trial of two: trials at once 2 there, 1 here" in shown
+    seconds = [float(re.search(r"about (\d+) s", text).group(1)) for text in (alone, shown)]
+    assert seconds[1] < seconds[0]
 
 
 def test_the_coarse_grid_shares_its_trials_with_the_sweeps(capsys, monkeypatch):

@@ -94,7 +94,10 @@ def test_layers_of_deep_and_shallow_models():
 
 def test_audits_are_planned_together(capsys):
     assert audit.main(["--dry-run", "--no-measure"]) == 0
-    assert capsys.readouterr().out.count("trials; about") == 3
+    shown = capsys.readouterr().out
+    each = [int(count) for count in re.findall(r"^(\d+) trials; about", shown, re.MULTILINE)]
+    assert len(each) == 3
+    assert f"all 3 studies: {sum(each)} trials; about" in shown.splitlines()[-1]
 
 
 @pytest.mark.slow

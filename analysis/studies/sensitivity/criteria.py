@@ -223,18 +223,21 @@ def _seed_spread(judged: Judged) -> dict[str, Criterion]:
     """The deviation over seeds that a setting adds to what all settings share, the control among them."""
     noise, points = judged.noise.quality, judged.measured
     cap = SPREAD_CAP * tolerance_of(judged.center.quality_metric)
+    beside = ""
     if judged.control is not None:
-        cap = max(cap, SPREAD_RATIO * noise.deviation(judged.control.point_id)[0])
+        usual = noise.deviation(judged.control.point_id)[0]
+        cap = max(cap, SPREAD_RATIO * usual)
+        beside = f" (the control's {usual:.4f})"
     criteria = {}
     for point in points:
         deviation, freedom = noise.deviation(point.point_id)
         criteria[point.point_id] = _spread_criterion(
-            deviation, freedom, cap, judged.looks.spent_at(len(point.seeds)) / len(points)
+            deviation, freedom, cap, judged.looks.spent_at(len(point.seeds)) / len(points), beside
         )
     return criteria
 
 
-def _spread_criterion(deviation: float, freedom: float, cap: float, level: float) -> Criterion:
+def _spread_criterion(deviation: float, freedom: float, cap: float, level: float, beside: str) -> Criterion:
     """Passes where even the upper bound is within the cap, fails where even the lower one is not."""
     if freedom == 0 or level == 0:
         return Criterion(name="seed spread", outcome="open", detail="one seed")
@@ -245,7 +248,7 @@ def _spread_criterion(deviation: float, freedom: float, cap: float, level: float
         outcome = "pass"
     elif lower > cap:
         outcome = "fail"
-    detail = f"standard deviation {deviation:.4f}, at most {upper:.3f}; cap {cap:.3g}"
+    detail = f"standard deviation {deviation:.4f}{beside}, at most {upper:.3f}; cap {cap:.3g}"
     return Criterion(name="seed spread", outcome=outcome, detail=detail)
 
 

@@ -78,7 +78,7 @@ def build(data: StudyData, folder: Path, caps: Caps | None = None) -> Sensitivit
     write_atomically(folder / "pareto.csv", pareto_file(result).csv())
     advice = json.dumps(result.recommendation.as_data(), indent=2, ensure_ascii=False)
     write_atomically(folder / "recommendation.json", advice)
-    write_table(sensitivity_table(result.bands), folder)
+    write_table(sensitivity_table(result.bands, result.points), folder)
     write_table(priority_table(result), folder)
     if result.ladders:
         write_table(ladder_table(result.ladders), folder)
@@ -103,7 +103,7 @@ def _context(result: SensitivityResult) -> dict[str, Any]:
         "cheapest": cheapest_table(result),
         "priorities": priority_table(result),
         "verdicts": _verdict_table(result),
-        "sensitivity": sensitivity_table(result.bands),
+        "sensitivity": sensitivity_table(result.bands, result.points),
         "ladder": ladder_table(result.ladders),
         "importance": importance_table(_importances(result)),
         "trials": trial_table(result),
@@ -143,7 +143,7 @@ def _verdict_table(result: SensitivityResult) -> Table[SensitivityRow]:
         Column(header="failed criteria", value=lambda row: _failed(row.setting)),
         Column(header="undecided criteria", value=lambda row: _undecided(row.setting), wide=True),
     ]
-    return Table(name="verdicts", columns=columns, rows=sensitivity_rows(result.bands))
+    return Table(name="verdicts", columns=columns, rows=sensitivity_rows(result.bands, result.points))
 
 
 def _undecided(setting: SettingVerdict) -> str | None:

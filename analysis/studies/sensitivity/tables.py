@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.evidence.point_summary import PointSummary
+from analysis.evidence.point_summary import PointSummary, control_of
 from analysis.page.columns import mean_column, seeds_column, spread_column
 from analysis.page.table import Column, Table
 from analysis.stats.pooled_noise import Contrast
 from analysis.studies.sensitivity.bands import Band, SettingVerdict
+from grit.training.measurements import QUANTITIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,12 @@ class SensitivityRow:
 
     band: Band
     setting: SettingVerdict
+    control: PointSummary | None
+
+    def control_spread(self, name: str) -> float | None:
+        """Deviation over seeds of what the control measured of a quantity; None where it has none."""
+        has_it = self.control is not None and self.control.has(name)
+        return self.control.spread(name) if self.control is not None and has_it else None
 
     @property
     def point(self) -> PointSummary:
@@ -65,12 +72,24 @@ class SensitivityRow:
         return statistics.fmean(ranks) if ranks else None
 
 
-def sensitivity_rows(bands: Sequence[Band]) -> list[SensitivityRow]:
-    """Every setting of every swept knob."""
-    return [SensitivityRow(band=band, setting=setting) for band in bands for setting in band.settings]
+def sensitivity_rows(bands: Sequence[Band], points: Sequence[PointSummary]) -> list[SensitivityRow]:
+    """Every setting of every swept knob, with its regime's control beside it."""
+    controls = {band.regime: control_of(points, band.regime) for band in bands}
+    return [
+        SensitivityRow(band=band, setting=setting, control=controls[band.regime])
+        for band in bands
+        for setting in band.settings
+    ]
 
 
-def sensitivity_table(bands: Sequence[Band]) -> Table[SensitivityRow]:
+def _control_spread(name: str) -> Column[SensitivityRow]:
+    style = QUANTITIES[name].style
+    return Column(
+        header=f"control's sd ({name})", value=lambda row: row.control_spread(name), style=style.lstrip("+")
+    )
+
+
+def sensitivity_table(bands: Sequence[Band], points: Sequence[PointSummary]) -> Table[SensitivityRow]:
     """Table 13."""
     columns: list[Column[SensitivityRow]] = [
         Column(header="knob", value=lambda row: row.band.knob),
@@ -78,6 +97,7 @@ def sensitivity_table(bands: Sequence[Band]) -> Table[SensitivityRow]:
         Column(header="setting", value=lambda row: row.setting.shown_value()),
         seeds_column(),
         spread_column("quality"),
+        _control_spread("quality"),
         Column(header="median [range]", value=lambda row: row.shown_range()),
         Column(header="task's own metric", value=lambda row: row.task_score, style=".3f"),
         Column(header="vs default [95%]", value=lambda row: row.against_default),
@@ -87,6 +107,7 @@ def sensitivity_table(bands: Sequence[Band]) -> Table[SensitivityRow]:
         spread_column("retention"),
         Column(header="forgetting vs default", value=lambda row: row.setting.forgetting_delta),
         spread_column("forgetting", header="forgetting"),
+        _control_spread("forgetting"),
         mean_column("overhead"),
         Column(header="score/h", value=lambda row: row.score_per_hour, style=".0f"),
         mean_column("footprint"),
@@ -95,4 +116,4 @@ def sensitivity_table(bands: Sequence[Band]) -> Table[SensitivityRow]:
         Column(header="verdict", value=lambda row: row.setting.word),
         Column(header="failure modes", value=lambda row: row.setting.shown_modes(), wide=True),
     ]
-    return Table(name="sensitivity", columns=columns, rows=sensitivity_rows(bands))
+    return Table(name="sensitivity", columns=columns, rows=sensitivity_rows(bands, points))

@@ -131,7 +131,7 @@ def _series(
         quality_by_seed=tuple(tuple(p.values("quality")) for p in settings),
         forgetting_by_seed=tuple(tuple(p.values("forgetting")) for p in settings),
         control=reference,
-        cost=_COSTS.get(knob, _stability_cost)(x, settings, sweep),
+        cost=_COSTS.get(knob, _stability_cost)(x, settings, sweep, control),
         small_batches=_small_batches(points, sweep, regime) if knob == "lambda" else None,
     )
 
@@ -194,12 +194,13 @@ class OverheadCost:
 class StabilityCost:
     """Spread of quality over seeds (NaN with one), and the share of trials that were lost.
 
-    Setting by setting.
+    Setting by setting; `control` is the control's spread, NaN where it is not known.
     """
 
     x: Floats
     spread: Floats
     lost: Floats
+    control: float
 
     def draw(self, axis: Axes, regime: Regime) -> None:
         """Two lines."""
@@ -209,6 +210,9 @@ class StabilityCost:
             "linestyle": LINES[regime],
         }
         axis.plot(self.x, self.spread, label=f"spread, {regime}-matched", **style)
+        if not np.isnan(self.control):
+            label = f"control's spread ({regime})"
+            axis.axhline(self.control, color=COLOURS[regime], linestyle=":", linewidth=1, label=label)
         places = range(len(self.lost))
         label = f"share lost, {regime}-matched"
         axis.plot(places, self.lost, color=COLOURS["neutral"], marker="x", linestyle=":", label=label)
@@ -218,13 +222,19 @@ class StabilityCost:
 
 
 def _footprint_cost(
-    x: Sequence[float], settings: Sequence[PointSummary], _sweep: Sequence[PointSummary]
+    x: Sequence[float],
+    settings: Sequence[PointSummary],
+    _sweep: Sequence[PointSummary],
+    _control: PointSummary | None,
 ) -> FootprintCost:
     return FootprintCost(footprint=Bars.of_spreads(x, settings, "footprint", 100))
 
 
 def _overhead_cost(
-    x: Sequence[float], settings: Sequence[PointSummary], _sweep: Sequence[PointSummary]
+    x: Sequence[float],
+    settings: Sequence[PointSummary],
+    _sweep: Sequence[PointSummary],
+    _control: PointSummary | None,
 ) -> OverheadCost:
     shares = {}
     for section, label in GEOMETRY_PARTS:
@@ -245,21 +255,28 @@ def section_share(record: TrialRecord, section: str) -> float:
 
 
 def _stability_cost(
-    x: Sequence[float], settings: Sequence[PointSummary], sweep: Sequence[PointSummary]
+    x: Sequence[float],
+    settings: Sequence[PointSummary],
+    sweep: Sequence[PointSummary],
+    control: PointSummary | None,
 ) -> StabilityCost:
     spreads = [p.spread("quality") for p in settings]
     lost = [p.lost / max(1, p.lost + len(p.records)) for p in sweep]
+    usual = None if control is None else control.spread("quality")
     return StabilityCost(
-        x=np.array(x, dtype=float), spread=np.array(spreads, dtype=float), lost=np.array(lost)
+        x=np.array(x, dtype=float),
+        spread=np.array(spreads, dtype=float),
+        lost=np.array(lost),
+        control=float("nan") if usual is None else usual,
     )
 
 
-#: What each knob costs, of its places and settings and of the whole sweep; spread for any other knob.
-_COSTS: dict[str, Callable[[Sequence[float], Sequence[PointSummary], Sequence[PointSummary]], CostPanel]] = {
-    "tau": _footprint_cost,
-    "T": _overhead_cost,
-    "lambda": _stability_cost,
-}
+CostOf = Callable[
+    [Sequence[float], Sequence[PointSummary], Sequence[PointSummary], PointSummary | None], CostPanel
+]
+#: What each knob costs, of its places and settings, of the whole sweep and of the control; of any other knob
+#: the spread.
+_COSTS: dict[str, CostOf] = {"tau": _footprint_cost, "T": _overhead_cost, "lambda": _stability_cost}
 
 
 def draw_knob(curves: KnobCurves) -> Figure:
