@@ -79,8 +79,7 @@ class Neighbours:
         """A sentence per folder and reason: how many trials that were asked for lie there unused, and why."""
         counts = Counter(self._declined.values())
         return [
-            f"not reused: {count} trial{'s' if count > 1 else ''} of {name}: {reason}"
-            for (name, reason), count in counts.items()
+            f"not reused: {count} trial(s) of {name}: {reason}" for (name, reason), count in counts.items()
         ]
 
 

@@ -192,7 +192,7 @@ def test_what_was_measured_elsewhere_does_not_count_and_it_is_said_why(tmp_path,
     neighbours = Neighbours(tmp_path / "b", CALL)
     assert neighbours.declined() == []  # nobody asked for it
     assert neighbours.find(_records()[1]) is None
-    assert neighbours.declined() == [f"not reused: 1 trial of a: {reason}"]
+    assert neighbours.declined() == [f"not reused: 1 trial(s) of a: {reason}"]
 
 
 def test_where_the_head_was_decides_of_time_matched_trials_alone(tmp_path):
@@ -216,7 +216,9 @@ def test_a_trial_whose_adapter_is_wanted_and_not_there_is_declined(tmp_path):
     _neighbour(tmp_path / "a")
     neighbours = Neighbours(tmp_path / "b", CALL, needs_adapter=lambda record: True)
     assert neighbours.find(_records()[1]) is None
-    assert neighbours.declined() == ["not reused: 1 trial of a: its adapter is wanted and was not kept there"]
+    assert neighbours.declined() == [
+        "not reused: 1 trial(s) of a: its adapter is wanted and was not kept there"
+    ]
 
 
 def test_failed_trials_and_damaged_folders_are_no_neighbours(tmp_path):

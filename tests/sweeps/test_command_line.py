@@ -223,7 +223,7 @@ def test_a_dry_run_counts_what_is_taken_over_and_says_what_is_not(tmp_path, caps
     shown = capsys.readouterr().out
     assert "2 of these have been run by a study beside this one and are taken over" in shown
     assert sum(line.endswith(" reused") for line in shown.splitlines()) == 2
-    assert "not reused: 1 trial of two: trials at once 2 there, 1 here" in shown
+    assert "not reused: 1 trial(s) of two: trials at once 2 there, 1 here" in shown
     seconds = [float(re.search(r"about (\d+) s", text).group(1)) for text in (alone, shown)]
     assert seconds[1] < seconds[0]
 
