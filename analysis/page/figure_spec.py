@@ -64,12 +64,19 @@ class FigureSpec(Generic[Info]):
             # the best place for a legend may take a busy machine more than a second to find
             warnings.filterwarnings("ignore", message="Creating legend with loc", category=UserWarning)
             figure = self.draw(info)
-            figure.draw_without_rendering()  # lays it out, once for all forms
-            figure.set_layout_engine("none")
+            _lay_out(figure)
             for kind, write in FORMATS.items():
                 figure.set_dpi(PIXELS_PER_INCH)  # each form leaves its own
                 _whole(folder / f"{self.name}.{kind}", partial(write, figure))
         return inline_svg(folder / f"{self.name}.svg")
+
+
+def _lay_out(figure: Figure) -> None:
+    """Once for all forms: laying out takes as long as drawing."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+    figure.set_layout_engine("none")
 
 
 def _whole(path: Path, write: Callable[[Path], None]) -> None:

@@ -17,8 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",
-    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -26,8 +24,13 @@ ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS reads it once: for runs that are to repeat themselves
 }
 #: For a Ray that is started here: its workers would otherwise give way to every other process, and a clock
-#: would measure those.
-LOCAL_ENVIRONMENT = {"RAY_worker_niceness": "0"}
+#: would measure those; and nobody takes its one node away, so that nothing need watch for that.
+LOCAL_ENVIRONMENT = {"RAY_worker_niceness": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+#: For a Ray elsewhere, whose nodes may be taken away.
+CLUSTER_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+}
 
 
 def cores() -> int:
@@ -76,13 +79,13 @@ def connect(address: str | None, *, verbose: bool) -> None:
     Raises:
         ConfigError: no Ray at the address.
     """
-    variables = {key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()}
+    usual = {**ENVIRONMENT, **(LOCAL_ENVIRONMENT if address is None else CLUSTER_ENVIRONMENT)}
+    variables = {key: os.environ.get(key, value) for key, value in usual.items()}
     os.environ.update(variables)
     import ray
 
     level = logging.INFO if verbose else logging.ERROR
     if address is None:
-        os.environ.update({key: value for key, value in LOCAL_ENVIRONMENT.items() if key not in os.environ})
         # Ray's processes inherit this one's variables: a runtime environment would start each of them twice.
         paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(ROOT), *paths]))

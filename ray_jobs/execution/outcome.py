@@ -13,6 +13,10 @@ from ray_jobs.records.trunk_record import TrunkOutcome
 JobStatus = str
 
 
+class TrialFailedError(RuntimeError):
+    """A trial's worker raised; the record holds the reason."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fork:
     """The trunk that a trial went on from: its step, and what had been spent on it."""

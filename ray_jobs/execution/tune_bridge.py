@@ -6,28 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray import tune
 from ray.tune.search import Searcher
 
 from ray_jobs.schedule.job import Job
 from ray_jobs.schedule.scheduler import StudyScheduler
-
-
-class TrialFailedError(RuntimeError):
-    """A trial's worker raised; the record holds the reason."""
-
-
-def tune_trial(config: dict[str, Any], *, board: str, namespace: str) -> None:
-    """What Tune runs.
-
-    Waits for the outcome of the job that the searcher has put on the board, and reports its status.
-    """
-    actor: Any = ray.get_actor(board, namespace=namespace)
-    status: Any = ray.get(actor.wait.remote(config["job_id"]))
-    tune.report({"status": status, "done": True})
-    if status == "failed":
-        raise TrialFailedError(f"trial {config['job_id']} failed; see its record in trials.jsonl")
 
 
 class StudySearcher(Searcher):

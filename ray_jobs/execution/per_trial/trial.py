@@ -12,10 +12,10 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from ray_jobs.execution.cluster import room
+from ray_jobs.execution.outcome import TrialFailedError
 from ray_jobs.execution.per_trial.ledger import Place, Retry
 from ray_jobs.execution.per_trial.stored_files import train_run
 from ray_jobs.execution.per_trial.train_job import EngineSettings, describe_failure, train_job
-from ray_jobs.execution.tune_bridge import TrialFailedError
 
 #: How often Ray may wait in vain for a worker group to start, two minutes each: nodes boot slowly, or none is
 #: free.

@@ -1,7 +1,7 @@
 """Slots: long-lived Ray Train runs, one per concurrent trial, whose workers stay warm between trials.
 
 A trainer started per trial costs 10 to 18 seconds; a slot costs that once. Each slot is one trainer's `fit()`
-inside a small actor without CPUs of its own, so that drivers never hold what workers need.
+in a thread of the study's own process, which has imported all that a process of its own would import again.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_jobs.execution.outcome import Collected
-from ray_jobs.execution.tune_bridge import tune_trial
 from ray_jobs.execution.warm.board import TrialBoard
+from ray_jobs.execution.warm.lean_trainer import LeanTrainer
+from ray_jobs.execution.warm.tune_trial import tune_trial
 from ray_jobs.execution.warm.worker import SlotSettings, slot_loop
 from ray_jobs.schedule.job import Job
 
@@ -29,11 +29,19 @@ from ray_jobs.schedule.job import Job
 START_SECONDS = 600.0
 
 
-class SlotDriver:
-    """Runs one slot's trainer to its end."""
+class Slot:
+    """One slot's trainer, in a thread, until the board is closed; a dead worker is replaced.
 
-    def serve(self, settings: SlotSettings, resources: dict[str, float], workers: int, storage: str) -> None:
-        """Blocks until the board is closed; a dead worker is replaced."""
+    Attributes:
+        name: of the slot.
+        reason: why it ended; None while it runs.
+    """
+
+    def __init__(
+        self, settings: SlotSettings, resources: dict[str, float], workers: int, storage: str
+    ) -> None:
+        self.name = settings.slot
+        self.reason: str | None = None
         scaling = ScalingConfig(
             num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources
         )
@@ -41,9 +49,26 @@ class SlotDriver:
             name=settings.slot, storage_path=storage, failure_config=FailureConfig(max_failures=-1)
         )
         loop_config: dict[str, Any] = {"settings": settings}
-        trainer_of_slot(scaling)(
+        self._trainer = trainer_of_slot(scaling)(
             slot_loop, train_loop_config=loop_config, scaling_config=scaling, run_config=run
-        ).fit()
+        )
+        # a daemon: what is stuck ends with Ray, and keeps no process from ending
+        self._thread = threading.Thread(target=self._serve, daemon=True, name=settings.slot)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        reason = "its trainer could not start"
+        try:
+            self._trainer.fit()
+            reason = "it returned"
+        except (ray.exceptions.RayError, TrainingFailedError, OSError) as error:
+            reason = str(error).strip().splitlines()[-1]
+        finally:
+            self.reason = reason
+
+    def join(self, timeout: float) -> None:
+        """Waits for its end, `timeout` seconds at most."""
+        self._thread.join(timeout)
 
 
 def trainer_of_slot(scaling: ScalingConfig) -> Any:
@@ -52,7 +77,7 @@ def trainer_of_slot(scaling: ScalingConfig) -> Any:
     One worker without a GPU needs no process group, so that neither driver nor controller loads torch.
     """
     if scaling.num_workers == 1 and not scaling.use_gpu:
-        return DataParallelTrainer
+        return LeanTrainer
     from ray.train.torch import TorchTrainer
 
     return TorchTrainer
@@ -91,10 +116,8 @@ class SlotPool:
             .remote()
         )
         ray.get(self.board.expect.remote(slots))
-        driver = remote(SlotDriver).options(num_cpus=0, scheduling_strategy=here)
-        self._drivers: list[Any] = [driver.remote() for _ in range(slots)]
-        self._fits: dict[Any, str] = {}
-        for index, actor in enumerate(self._drivers):
+        self._slots = []
+        for index in range(slots):
             settings = SlotSettings(
                 board=self.board_name,
                 namespace=self.namespace,
@@ -102,8 +125,7 @@ class SlotPool:
                 folder=str(folder),
                 keeps=keeps,
             )
-            fit = actor.serve.remote(settings, resources, workers, str(folder / "ray"))
-            self._fits[fit] = settings.slot
+            self._slots.append(Slot(settings, resources, workers, str(folder / "ray")))
         self._closing = threading.Event()
         self._deadline = time.monotonic() + START_SECONDS
         self._watch = threading.Thread(target=self._watch_slots, daemon=True)
@@ -128,38 +150,28 @@ class SlotPool:
 
     def _watch_slots(self) -> None:
         """Tells the board of a slot that ended before it was asked to."""
-        open_fits = dict(self._fits)
-        while open_fits and not self._closing.wait(1.0):
+        serving = list(self._slots)
+        late = f"no worker started within {START_SECONDS:.0f} s; see ray/driver.log, or use -v"
+        while serving and not self._closing.wait(1.0):
             if time.monotonic() > self._deadline:
                 if ray.get(self.board.snapshot.remote())["ready"] == 0:
-                    for slot in open_fits.values():
-                        ray.get(
-                            self.board.lose_slot.remote(
-                                slot,
-                                f"no worker started within {START_SECONDS:.0f} s; see ray/driver.log, or "
-                                "use -v",
-                            )
-                        )
+                    for slot in serving:
+                        ray.get(self.board.lose_slot.remote(slot.name, late))
                     return
                 self._deadline = float("inf")
-            ended, _ = ray.wait(list(open_fits), num_returns=1, timeout=0)
-            for fit in ended:
-                slot = open_fits.pop(fit)
+            for slot in [slot for slot in serving if slot.reason is not None]:
                 if self._closing.is_set():
                     return
-                try:
-                    ray.get(fit)
-                    reason = "it returned"
-                except ray.exceptions.RayError as error:
-                    reason = str(error).strip().splitlines()[-1]
-                ray.get(self.board.lose_slot.remote(slot, reason))
+                serving.remove(slot)
+                ray.get(self.board.lose_slot.remote(slot.name, slot.reason))
 
     def close(self, *, timeout: float = 10.0) -> None:
-        """Lets the workers end; those that have not after `timeout` seconds are ended with their driver."""
+        """Lets the workers end; those that have not after `timeout` seconds end with the connection."""
         self._closing.set()
         self._watch.join()
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self.board.close.remote())
-            ray.wait(list(self._fits), num_returns=len(self._fits), timeout=timeout)
-        for actor in (*self._drivers, self.board):
-            ray.kill(actor)
+            end = time.monotonic() + timeout
+            for slot in self._slots:
+                slot.join(max(0.0, end - time.monotonic()))
+        ray.kill(self.board)
