@@ -41,10 +41,7 @@ class BaselinesOptions:
     _argument_group_name = "this study"
 
     methods: list[str] = flag(
-        list(METHODS),
-        f"which methods (default: all): {', '.join(METHODS)}",
-        choices=tuple(METHODS),
-        metavar="NAME",
+        list(METHODS), f"which methods (default: all): {', '.join(METHODS)}", choices=METHODS, metavar="NAME"
     )
     learning_rates: list[float] | None = flag(
         None,

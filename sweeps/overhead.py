@@ -43,7 +43,7 @@ class OverheadOptions:
     methods: list[str] | None = flag(
         None,
         f"which methods take turns (default: {' '.join(METHODS_TIMED)}, as many as fit into memory together)",
-        choices=tuple(METHODS),
+        choices=METHODS,
         metavar="NAME",
     )
 

@@ -9,14 +9,14 @@ from builders import study_folder
 from conftest import ROOT
 
 SMALL = {
-    "analysis_scale": ("--records", "60", "--resumed", "60"),
+    "analysis_scale": ("--records", "20", "--resumed", "20"),
     "evaluation": ("--model", "embedded", "--steps", "2", "--examples", "4"),
     "embedded_tasks": ("41", "--steps", "2", "--examples", "4"),
     "grit_overhead": ("--model", "embedded", "--steps", "3", "--cadence", "3"),
     "forecast": ("--preset", "smoke", "--steps", "4"),
     "rank_space_linalg": ("--ranks", "4"),
     "schedule": ("--trials", "40", "--gpus", "2", "8"),
-    "search": ("--seeds", "2", "--trainings", "5"),
+    "search": ("--seeds", "2", "--trainings", "3"),
     "training_speed": ("--model", "embedded", "--steps", "2"),
     "verdicts": ("--studies", "1"),
     "attach_verification": ("--model", "embedded", "--repeats", "1"),

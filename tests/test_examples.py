@@ -1,5 +1,6 @@
 """Every script in `examples/` runs as its own docstring says."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,25 +20,61 @@ ADAPTERS = {
 }
 #: What the others import.
 SHARED = ("embedded_data",)
+#: Those that add something of the reader's own, and what they say at their end.
+OWN = {"custom_method": "completed after 20 steps", "custom_metric": "last_digit"}
+#: Those that need more than a process: tests/sweeps/test_clusters.py.
+ELSEWHERE = ("ray_job",)
 
 
 def test_every_example_is_here():
-    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {*ADAPTERS, *SHARED}
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {*ADAPTERS, *SHARED, *OWN, *ELSEWHERE}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n.startswith("trl") else n for n in ADAPTERS]
-)
-def test_an_example_trains_and_leaves_an_adapter(name, tmp_path):
+def _run(name, folder):
+    """What it prints."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / f"{name}.py"), str(tmp_path)],
-        cwd=tmp_path,
+        [sys.executable, str(ROOT / "examples" / f"{name}.py"), str(folder)],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "preconditions  yes" in done.stdout
+    return done.stdout
+
+
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom(notebook, tmp_path):
+    cells = json.loads(notebook.read_text(encoding="utf8"))["cells"]
+    assert all(not cell["outputs"] for cell in cells if cell["cell_type"] == "code")  # kept without results
+    script = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "MPLBACKEND": "agg"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "footprint" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OWN)
+def test_a_method_and_a_metric_of_ones_own(name, tmp_path):
+    assert OWN[name] in _run(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n.startswith("trl") else n for n in ADAPTERS]
+)
+def test_an_example_trains_and_leaves_an_adapter(name, tmp_path):
+    assert "preconditions  yes" in _run(name, tmp_path)
     ranks = PeftConfig.from_pretrained(str(tmp_path / ADAPTERS[name])).rank_pattern
     assert len(ranks) == 28 and min(ranks.values()) < 16

@@ -53,7 +53,7 @@ TERMS: dict[str, str] = {
     "remarks": "knee, caps, and who dominates it",
     "objective": "one of quality, retention, overhead, footprint",
     "control's sd (quality)": "standard deviation over the seeds of LoRA or QLoRA: the task's own",
-    "control's sd (forgetting)": "standard deviation over the seeds of LoRA (or QLoRA)",
+    "control's sd (forgetting)": "standard deviation over the seeds of LoRA or QLoRA",
     "median [range]": "over the settings of the knob",
     "task's own metric": "where quality is the likelihood of answers: the task's metric beside it",
     "score/h": "score per hour of training and evaluation",

@@ -43,6 +43,8 @@ def hypervolume(cost: Floats, reference: Floats) -> float:
         return 0.0
     if inside.shape[1] == 1:
         return float(reference[0] - inside.min())
+    if inside.shape[1] == 2:
+        return _area(inside, reference)
     order = np.argsort(inside[:, -1], kind="stable")
     inside = inside[order]
     edges = np.append(inside[:, -1], reference[-1])
@@ -53,6 +55,15 @@ def hypervolume(cost: Floats, reference: Floats) -> float:
             slab = inside[:count, :-1]
             volume += depth * hypervolume(slab[non_dominated(slab)], reference[:-1])
     return float(volume)
+
+
+def _area(inside: Floats, reference: Floats) -> float:
+    """The same of two objectives: a staircase."""
+    steps = inside[np.argsort(inside[:, 0], kind="stable")]
+    widths = np.diff(np.append(steps[:, 0], reference[0]))
+    heights = reference[1] - np.minimum.accumulate(steps[:, 1])
+    broad = widths > 0
+    return float((widths[broad] * heights[broad]).sum())
 
 
 def knee(cost: Floats) -> int | None:

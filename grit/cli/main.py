@@ -41,7 +41,7 @@ class TrainOptions:
         "grit",
         "grit, qgrit (in 4-bit NF4), or what they are compared with: "
         + ", ".join(name for name in METHODS if name not in ("grit", "qgrit")),
-        choices=tuple(METHODS),
+        choices=METHODS,
         metavar="NAME",
     )
     tau: float | None = flag(None, "energy threshold", metavar="V")

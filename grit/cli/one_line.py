@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from grit.errors import nearest
+from grit.config.extensions import load_extensions
+from grit.errors import ConfigError, nearest
 
 _UNKNOWN = "unrecognized arguments: "
+EXIT_BAD_INPUT = 2
 
 
 class OneLineErrors(argparse.ArgumentParser):
@@ -18,7 +20,14 @@ class OneLineErrors(argparse.ArgumentParser):
     _words: Sequence[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does, which names what is missing before it looks at what is misspelt."""
+        """As argparse does, which names what is missing before it looks at what is misspelt.
+
+        What extensions declare may be named.
+        """
+        try:
+            load_extensions()
+        except ConfigError as error:
+            self.exit(EXIT_BAD_INPUT, f"error: {error}\n")
         self._words = sys.argv[1:] if args is None else list(args)
         return super().parse_known_args(args, namespace)
 
@@ -27,7 +36,7 @@ class OneLineErrors(argparse.ArgumentParser):
         if message.startswith("the following arguments are required"):
             misspelt = [word for word in self._words if self._is_unknown(word)]
             message = _UNKNOWN + " ".join(misspelt) if misspelt else message
-        self.exit(2, f"error: {message}{self._meant(message)} (see --help)\n")
+        self.exit(EXIT_BAD_INPUT, f"error: {message}{self._meant(message)} (see --help)\n")
 
     def _is_unknown(self, word: str) -> bool:
         return word.startswith("--") and word.partition("=")[0] not in self._options()

@@ -16,6 +16,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,18 @@ def check_probes(probes: Sequence[str]) -> None:
     if not hub:
         return
     with _quiet():
-        from lm_eval.tasks import TaskManager
-
-        manager = TaskManager()
+        manager = _all_tasks()
     for name in hub:
         if not manager.match_tasks([name]):
             raise ConfigError("probes", name, "is no task of lm-evaluation-harness")
+
+
+@cache
+def _all_tasks() -> Any:
+    """The harness's own index, read once in a process: that takes ten seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def parse(probe: str) -> tuple[str, str | None]:
@@ -149,7 +156,7 @@ def run_probe(model: Any, tokenizer: Any, probe: str, *, items: int, batch_size:
         from lm_eval.tasks import TaskManager
 
         if path is None:
-            manager, task, reach = TaskManager(), name, reachable()
+            manager, task, reach = _all_tasks(), name, reachable()
         else:
             rows = Path(folder) / f"{name}.jsonl"
             rows.write_text("".join(json.dumps(row) + "\n" for row in _rows(name, path)), encoding="utf8")

@@ -14,7 +14,7 @@ import evaluate
 
 from grit.errors import ConfigError
 from grit.evaluation.scores import Measured
-from grit.tasks.metrics import METRICS, PREDICTED, MetricInputs, MetricSpec
+from grit.tasks.metrics import METRICS, MetricInputs, MetricSpec, predicted_metrics
 
 
 class TextMetric(evaluate.Metric):  # type: ignore[misc]
@@ -45,8 +45,8 @@ def metric(name: str, *, labels: tuple[str, ...] = (), encoder: str | None = Non
     Raises:
         ConfigError: there is none of that name.
     """
-    if name not in PREDICTED:
-        raise ConfigError("metric", name, f"must be one of {', '.join(PREDICTED)}")
+    if name not in predicted_metrics():
+        raise ConfigError("metric", name, f"must be one of {', '.join(predicted_metrics())}")
     return TextMetric(METRICS[name], labels=labels, encoder=encoder)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from grit.errors import ConfigError
 from grit.io.files import Row
 from grit.tasks.base import Decoding, Example
-from grit.tasks.metrics import METRICS, PREDICTED
+from grit.tasks.metrics import METRICS, predicted_metrics
 from grit.tasks.scoring import exact_match, gsm8k_answer, gsm8k_exact_match, marked_number_match, rouge_l
 
 
@@ -270,11 +270,12 @@ def custom(template: str | None) -> Declaration:
         values = {"prompt": prompt.rstrip(" "), "answer": answer}
     labels = tuple(values.get("labels", ()))
     metrics = tuple(values.get("metrics", ("accuracy",) if labels else ("exact_match",)))
-    if not metrics or not set(metrics) <= set(PREDICTED):
+    if not metrics or not set(metrics) <= set(predicted_metrics()):
         raise ConfigError(
             "template",
             template,
-            f"metrics must be among {', '.join(PREDICTED)}, the first of them one of a single example",
+            f"metrics must be among {', '.join(predicted_metrics())}, the first of them one of a single "
+            "example",
         )
     score = METRICS[metrics[0]].single
     if score is None:

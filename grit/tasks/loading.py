@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grit.backbone import world
+from grit.config.extensions import load_extensions
 from grit.config.run_config import RunConfig
 from grit.config.sections import TaskSource
 from grit.errors import ConfigError, among
@@ -189,8 +190,8 @@ def content_hashes(
     """Hashes of what the names in a run's configuration stand for.
 
     These are the examples, documents, the model's files (on the hub: its commit) and, where the run has them,
-    the files of its probes and the folder of its BERTScore encoder. Without `ask_hub` a model on the hub is
-    known by its name alone: enough for a dry run.
+    the files of its probes, the folder of its BERTScore encoder and the user's extensions. Without `ask_hub`
+    a model on the hub is known by its name alone: enough for a dry run.
 
     Raises:
         ConfigError: the model is on the hub, and neither the hub nor the local cache tells its commit.
@@ -204,6 +205,8 @@ def content_hashes(
             model_commit(model_folder, config.backbone.revision) if ask_hub else config.backbone.revision,
         ]
     hashes = {"task": task.content_hash(), "documents": digest(documents), "model": digest(model)}
+    if extensions := load_extensions():
+        hashes["extensions"] = digest(extensions)
     files = [probe.partition("=")[2] for probe in config.evaluation.probes if "=" in probe]
     if files:
         hashes["probes"] = digest([_file_hash(Path(path)) for path in files])

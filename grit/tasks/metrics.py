@@ -176,8 +176,11 @@ METRICS: dict[str, MetricSpec] = {
         label="log-likelihood (nats/token)", compute=None, tolerance=0.05, low=-math.inf, high=0.0
     ),
 }
-#: Those that are made of predictions.
-PREDICTED = tuple(name for name, spec in METRICS.items() if spec.compute is not None)
+
+
+def predicted_metrics() -> tuple[str, ...]:
+    """Those that are computed of predictions."""
+    return tuple(name for name, spec in METRICS.items() if spec.compute is not None)
 
 
 def metric_label(name: str) -> str:

@@ -100,7 +100,7 @@ def test_same_records_same_report(reported, tmp_path):
             assert (tmp_path / path.relative_to(reported)).read_bytes() == path.read_bytes(), path
 
 
-def test_names_and_messages_from_runs_are_escaped(tmp_path):
+def test_names_and_messages_from_runs_are_escaped(tmp_path, undrawn):
     records = [ended(record) for record in planned(study())]
     records[1] = ended(records[1], status="failed", error="<script>alert('x')</script> | & \"quoted\"")
     study_folder(tmp_path, records)

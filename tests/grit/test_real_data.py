@@ -41,8 +41,8 @@ def _config(shared_data, task, method, dtype):
         dtype=dtype,
         learning_rate=2e-3,
         micro_batch=2,
-        accumulation=4,
-        max_length=128,
+        accumulation=2,
+        max_length=96,
         eval_examples=4,
         eval_batch=4,
         retention_documents=3,
@@ -68,7 +68,7 @@ def test_every_task_trains_and_is_measured(bench, shared_data, task, method, dty
     assert ("bertscore" not in wanted) or "encoder" in result.measured.metrics["bertscore"]["problem"]
     assert (result.measured.truncated_examples > 0) == (
         task != "boolq"
-    )  # at 128 tokens; boolq's questions are short
+    )  # at 96 tokens; boolq's questions are short
 
 
 def test_the_same_seed_makes_the_same_predictions(bench, shared_data):

@@ -1,14 +1,11 @@
 """Switches that would change nothing are refused before anything starts; the rest is planned once each."""
 
-import subprocess
-import sys
-
 import pytest
-from launching import ROOT, environment
 
 from grit.config.sections import Budget
 from grit.errors import ConfigError
 from grit.presets.run_presets import configuration
+from sweeps import ablation
 from sweeps.ablation import SWITCHES, check_acts, grids
 
 
@@ -40,21 +37,14 @@ def test_a_switch_that_changes_nothing_is_refused(changes, overrides, said):
         check_acts(base, "it", overrides)
 
 
-def test_bad_input_is_one_line_and_the_plan_needs_nothing():
-    def run(*more):
-        return subprocess.run(
-            [sys.executable, str(ROOT / "sweeps" / "ablation.py"), *more],
-            capture_output=True,
-            text=True,
-            env=environment(),
-        )
-
-    refused = run("--set", "reprojection_freq=1000", "--dry-run", "--no-measure")
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("error: ablation = ")
-    assert refused.stderr.count("\n") == 1
-    planned = run("--dry-run", "--no-measure")
-    assert planned.returncode == 0
-    assert "qgrit" in planned.stdout
-    assert "81 trials" in planned.stdout
-    assert " time " not in planned.stdout
+def test_bad_input_is_one_line_and_the_plan_needs_nothing(capsys, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert ablation.SCRIPT.main(["--set", "reprojection_freq=1000", "--dry-run", "--no-measure"]) == 2
+    refused = capsys.readouterr().err
+    assert refused.startswith("error: ablation = ")
+    assert refused.count("\n") == 1
+    assert ablation.SCRIPT.main(["--dry-run", "--no-measure"]) == 0
+    planned = capsys.readouterr().out
+    assert "qgrit" in planned
+    assert "81 trials" in planned
+    assert " time " not in planned

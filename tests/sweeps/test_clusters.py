@@ -70,7 +70,7 @@ submit {out}/job.txt python sweeps/tau_T_lambda.py --preset smoke --regimes step
     --search-points 0 --T 1 --lambda 1e-3 --max-concurrent 1 --output {out}/study \\
     --tracking-uri sqlite:///{out}/mlflow.db
 echo $? > {out}/job.rc
-submit {out}/bad.txt python sweeps/tau_T_lambda.py --tau 7 --output {out}/bad
+python {root}/examples/ray_job.py http://127.0.0.1:{dashboard} {out}/bad --tau 7 > {out}/bad.txt 2>&1
 echo $? > {out}/bad.rc
 env -u RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH=/nowhere \\
     ray job list --address http://127.0.0.1:{dashboard} > {out}/stranger.txt 2>&1
@@ -109,7 +109,7 @@ def test_a_job_submitted_as_the_readme_says(tmp_path):
     assert (call.git_commit, call.git_dirty) == (COMMIT, True)
     assert "report.html" in job
     assert "succeeded" in job
-    assert (tmp_path / "bad.rc").read_text().strip() != "0"
+    assert (tmp_path / "bad.rc").read_text().strip() == "1"  # submitted, and followed, from Python
     assert "tau (rank_adaptation_threshold) = 7" in (tmp_path / "bad.txt").read_text()
     assert not (tmp_path / "bad").exists()
     assert (tmp_path / "stranger.rc").read_text().strip() != "0"

@@ -73,7 +73,7 @@ def test_one_command_leaves_the_whole_contract(interrupted):
 
 # Where a study stands, a phase after so many seconds, a finished trial: nothing else, however long the
 # machine takes. No library's warning reaches a user.
-PROGRESS = re.compile(r"continuing the study in |watch: |MLflow: | {9}\S| +\d+ s  |\[\d+/12\] ")
+PROGRESS = re.compile(r"continuing the study in |watch: |search: |MLflow: | {9}\S| +\d+ s  |\[\d+/12\] ")
 
 
 def _check_only_progress(errors):

@@ -3,52 +3,38 @@
 Planned task by task, refused in one line, and never run where only the plan was asked for.
 """
 
-import subprocess
-import sys
-
 import pytest
-from launching import ROOT, environment
+
+from sweeps import portability
 
 
-def _run(*arguments, folder):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "sweeps" / "portability.py"), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env=environment(),
-    )
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """The script's own main in this process, in a folder of its own: its exit code and what it said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return lambda *arguments: (portability.main([*arguments, "--output", "out"]), capsys.readouterr())
 
 
-def test_every_task_is_planned(tmp_path):
-    done = _run(
-        "--tasks",
-        "reading",
-        "arithmetic",
-        "--dry-run",
-        "--no-measure",
-        "--seeds",
-        "41",
-        "--output",
-        str(tmp_path / "out"),
-        folder=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("8 trials; about") == 2
-    assert "task 2 of 2: arithmetic" in done.stderr
+def test_every_task_is_planned(run, tmp_path):
+    code, said = run("--tasks", "reading", "arithmetic", "--dry-run", "--no-measure", "--seeds", "41")
+    assert code == 0, said.err
+    assert said.out.count("8 trials; about") == 2
+    assert "all 2 studies: 16 trials; about" in said.out
+    assert "task 2 of 2: arithmetic" in said.err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, words",
     [
         (("--task", "reading"), "say --tasks"),
         (("--tasks", "poetry"), "task = 'poetry'"),
         (("--seeds", "-1"), "seeds = -1"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, arguments, said):
-    done = _run(*arguments, "--output", str(tmp_path / "out"), folder=tmp_path)
-    assert done.returncode == 2
-    assert said in done.stderr.splitlines()[-1]
+def test_bad_input_is_one_line(run, tmp_path, arguments, words):
+    code, said = run(*arguments)
+    assert code == 2
+    assert words in said.err.splitlines()[-1]
     assert not list(tmp_path.iterdir())

@@ -58,11 +58,13 @@ def slot_loop(loop_config: dict[str, SlotSettings]) -> None:
     failed and re-raised: Train replaces this worker, and the next trial starts in a clean process. Where a
     slot has several workers they train each trial together; the first talks to the board for all of them.
     """
+    from grit.config.extensions import load_extensions
     from grit.runtime.allocator import keep_freed_memory
     from grit.runtime.workers import Workers
     from grit.training.workbench import Workbench
 
     settings = loop_config["settings"]
+    load_extensions()
     keep_freed_memory()
     board: Any = ray.get_actor(settings.board, namespace=settings.namespace)
     workers = Workers()
