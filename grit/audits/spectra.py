@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from grit.audits.update_geometry import effective_rank, participation_ratio
+from grit.audits.update_geometry import effective_rank, participation_ratio, tail_mass, update_singular_values
 from grit.geometry.events import reprojections
 from grit.io.files import Row
 from grit.rank_space.projectors import spectrum
@@ -29,6 +29,7 @@ class SpectrumRow:
         step: optimizer steps taken. rank: directions kept.
         effective_rank, participation_ratio: of Sigma_a's eigenvalues.
         kept_energy: share of Sigma_a's energy inside its leading `rank` directions; the rest is its tail.
+        tail_mass: share of the update's entries above `TAIL_THRESHOLD`; update_norm: Frobenius.
         fisher_a, fisher_g: eigenvalues of the two factors, descending, (r,).
     """
 
@@ -38,6 +39,8 @@ class SpectrumRow:
     effective_rank: float
     participation_ratio: float
     kept_energy: float
+    tail_mass: float
+    update_norm: float
     fisher_a: list[float]
     fisher_g: list[float]
 
@@ -46,8 +49,14 @@ class SpectrumRow:
 def spectrum_rows(handle: GritHandle) -> list[Row]:
     """One row per module, as the handle stands."""
     rows = []
-    ranks = handle.ranks()
+    ranks, gates = handle.ranks(), handle.gates()
+    layers = {layer.name: layer for layer in handle.layers}
     for name, factors in handle.factors().items():
+        layer = layers[name]
+        up = layer.up.weight
+        if name in gates:
+            up = up @ gates[name].to(up)
+        singular = update_singular_values(layer.down.weight, up, layer.scaling)
         values, gradient = _eigenvalues(factors.sigma_a), _eigenvalues(factors.sigma_g)
         energy = float(values.sum())
         row = SpectrumRow(
@@ -57,6 +66,8 @@ def spectrum_rows(handle: GritHandle) -> list[Row]:
             effective_rank=effective_rank(values),
             participation_ratio=participation_ratio(values),
             kept_energy=float(values[: ranks[name]].sum()) / energy if energy > 0 else 1.0,
+            tail_mass=tail_mass(layer.down.weight, up, layer.scaling),
+            update_norm=float(singular.square().sum().sqrt()),
             fisher_a=values.tolist(),
             fisher_g=gradient.tolist(),
         )

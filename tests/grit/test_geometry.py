@@ -114,6 +114,10 @@ def test_spectra_are_kept_at_reprojections_and_thinned_evenly(tiny_llama, token_
         assert row["fisher_a"] == pytest.approx(values.tolist(), rel=1e-6, abs=1e-12)
         kept = float(values[: row["rank"]].sum() / values.sum())
         assert row["kept_energy"] == pytest.approx(kept) and kept >= handle.config.tau
+        layer = next(layer for layer in handle.layers if layer.name == row["module"])
+        update = layer.scaling * (layer.up.weight @ layer.down.weight).detach()
+        assert row["update_norm"] == pytest.approx(float(update.norm()), rel=1e-5)
+        assert row["tail_mass"] == pytest.approx(float((update.abs() > 0.01).double().mean()), abs=1e-6)
     for _ in range(4 * SNAPSHOTS):
         optimizer.step()
         log.look(handle)

@@ -181,6 +181,12 @@ def _over_time(data: StudyData, points: Sequence[PointSummary]) -> list[FigureSp
             draw=over_time.draw_rank_history,
         ),
         FigureSpec(
+            name="update_history",
+            caption="How large the update is at every reprojection: its entries above 0.01, and its norm.",
+            compute=partial(over_time.update_history, data, points),
+            draw=over_time.draw_update_history,
+        ),
+        FigureSpec(
             name="module_ranks",
             caption="Every module's rank at every reprojection.",
             compute=partial(over_time.module_ranks, data, points),

@@ -15,6 +15,7 @@ from analysis.page.bars import shown_seeds
 from analysis.page.style import SEQUENTIAL, SHADES, STROKES, new_figure
 from analysis.stats.arrays import Floats
 from analysis.studies.sensitivity.figures.ranks import first_trial_title
+from analysis.studies.sensitivity.figures.updates import UPDATE_MEASURES
 from analysis.studies.sensitivity.one_at_a_time import default_and_control
 from grit.io.files import Row
 
@@ -64,7 +65,7 @@ def rank_history(data: StudyData, points: Sequence[PointSummary]) -> RankHistory
     measures = {}
     for name, label in RANK_MEASURES.items():
         values = _by_step(rows, name, steps)
-        measures[label] = (values.mean(axis=1), values.min(axis=1), values.max(axis=1))
+        measures[label] = _mean_and_range(values)
     return RankHistory(title=_title(center, rows), steps=tuple(steps), measures=measures)
 
 
@@ -88,6 +89,51 @@ def draw_rank_history(history: RankHistory) -> Figure:
     axis.set_ylim(bottom=0)
     axis.set_title(f"{history.title}\nmean and range over modules")
     axis.legend(frameon=False)
+    return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateHistory:
+    """The update's size at every reprojection: mean over modules (n,), lowest and highest.
+
+    Attributes:
+        tail: share of entries above 0.01. norm: Frobenius.
+    """
+
+    title: str
+    steps: tuple[int, ...]
+    tail: tuple[Floats, Floats, Floats]
+    norm: tuple[Floats, Floats, Floats]
+
+
+def update_history(data: StudyData, points: Sequence[PointSummary]) -> UpdateHistory | None:
+    """Of the default setting's first trial; None where an older version wrote its rows."""
+    measured = default_spectra(data, points)
+    if measured is None or not all("tail_mass" in row for row in measured[1]):
+        return None
+    center, rows = measured
+    steps = sorted({row["step"] for row in rows})
+    tail, norm = (_by_step(rows, name, steps) for name in ("tail_mass", "update_norm"))
+    return UpdateHistory(
+        title=_title(center, rows), steps=tuple(steps), tail=_mean_and_range(tail), norm=_mean_and_range(norm)
+    )
+
+
+def _mean_and_range(values: Floats) -> tuple[Floats, Floats, Floats]:
+    return values.mean(axis=1), values.min(axis=1), values.max(axis=1)
+
+
+def draw_update_history(history: UpdateHistory) -> Figure:
+    """Bands are ranges over modules."""
+    figure, panels = new_figure(2)
+    shown = zip(panels, ("tail_mass", "update_norm"), (history.tail, history.norm), strict=True)
+    for axis, name, (mean, low, high) in shown:
+        axis.plot(history.steps, mean, color=SHADES[0], marker="o", markersize=3)
+        axis.fill_between(history.steps, low, high, color=SHADES[0], alpha=0.12, linewidth=0)
+        axis.set_xlabel("optimizer step (reprojections)")
+        axis.set_ylabel(UPDATE_MEASURES[name])
+        axis.set_ylim(bottom=0)
+    panels[0].set_title(f"{history.title}\nmean and range over modules")
     return figure
 
 
