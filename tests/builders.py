@@ -271,6 +271,8 @@ def spectra_rows(record):
                     rank=9 - step // 10 - layer,
                     effective_rank=2.0 + layer,
                     participation_ratio=1.5,
+                    tail_mass=0.01 * step + 0.1 * layer,
+                    update_norm=0.5,
                     kept_energy=0.99,
                     fisher_a=[0.2, 0.1, 0.1],
                     fisher_g=[0.4, 0.1, 0.0],

@@ -48,6 +48,10 @@ ELSEWHERE = {
     ),
     ".venv/bin/python sweeps/tau_T_lambda.py --preset peft-metamath --regimes step "
     "--retention-file finewiki100.jsonl --dry-run": "tests/sweeps/test_command_line.py, with files",
+    ".venv/bin/python -m grit train --preset llama-3.2-3b --method qgrit --task gsm8k --budget-steps 20 "
+    "--train-file train.jsonl --eval-file test.jsonl --retention-file general.txt --output results/one_gpu": (
+        "needs a GPU and the hub"
+    ),
     ".venv/bin/python -m grit eval results/.../adapters/TRIAL": "tests/grit/test_push.py",
     ".venv/bin/python -m grit export results/.../adapters/TRIAL --merged": "tests/grit/test_push.py",
     ".venv/bin/python -m grit push results/.../adapters/TRIAL --to OWNER/NAME --private": (

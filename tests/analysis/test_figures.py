@@ -60,6 +60,16 @@ def test_a_knobs_curves(measured):
     assert step.cost.control == pytest.approx(np.std([0.5, 0.6], ddof=1))
 
 
+def test_the_update_over_time(measured):
+    history = over_time.update_history(*measured)
+    rows = measured[0].table("spectra", over_time.default_spectra(*measured)[0].records[0])
+    first = [row["tail_mass"] for row in rows if row["step"] == history.steps[0]]
+    mean, low, high = (part[0] for part in history.tail)
+    assert (mean, low, high) == pytest.approx((np.mean(first), min(first), max(first)))
+    assert low < high
+    assert history.norm[0] == pytest.approx([0.5] * len(history.steps))
+
+
 def test_what_tau_and_T_cost(measured):
     data, points = measured
     footprint = knobs.knob_curves(data, points, "tau").series[0].cost.footprint
