@@ -21,7 +21,7 @@ OWNERS = {
     "peft": {"grit/adapters/peft_adapters.py", "grit/adapters/peft_methods.py"},
     "lm_eval": {"grit/evaluation/probes.py"},
     "pytorch_optimizer": {"grit/adapters/optimizers.py", "grit/training/memory_probe.py"},
-    "pynvml": {"grit/runtime/energy.py"},
+    "pynvml": {"grit/runtime/nvml.py"},
     "evaluate": {"grit/evaluation/text_metrics.py"},
     "rouge_score": {"grit/tasks/scoring.py"},
     "sacrebleu": {"grit/tasks/metrics.py"},

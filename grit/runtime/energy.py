@@ -1,13 +1,13 @@
 """Energy that a process takes: read from the GPU where there is one, estimated from processor time elsewhere.
 
-The only importer of NVML. Imports torch where there is a GPU alone: reports read the constants.
+Imports torch where there is a GPU alone: reports read the constants.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
-from typing import Any
+
+from grit.runtime.nvml import device_handle, joules_of
 
 #: What a busy core is taken to draw, in watts, with its share of the machine: some 200 W for 24 cores of
 #: a server, and a little for memory. A stated assumption, not a reading.
@@ -28,32 +28,19 @@ class EnergyMeter:
     """
 
     def __init__(self, device: str) -> None:
-        self._gpu = _gpu() if device == "cuda" else None
+        handle = device_handle() if device == "cuda" else None
+        self._gpu = None if handle is None or joules_of(handle) is None else handle
         self.source = ESTIMATED if self._gpu is None else READ
+        self._latest = 0.0
         self._processor, self._counter = time.process_time(), self._gpu_joules()
 
     def _gpu_joules(self) -> float:
-        if self._gpu is None:
-            return 0.0
-        import pynvml
-
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._gpu)) / 1e3
+        """Since the driver was loaded; the last answer where it gives none."""
+        answer = None if self._gpu is None else joules_of(self._gpu)
+        self._latest = self._latest if answer is None else answer
+        return self._latest
 
     def joules(self) -> float:
         """What was taken so far."""
         cores = WATTS_PER_CORE * (time.process_time() - self._processor)
         return cores + self._gpu_joules() - self._counter
-
-
-def _gpu() -> Any:
-    """NVML's handle of the device that torch computes on; None where its driver counts no energy."""
-    import pynvml
-    import torch
-
-    with contextlib.suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-        return handle
-    return None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from grit.runtime.checkpoint_files import CHECKPOINT_FILE
+from grit.runtime.machine_load import MachineLoad
 from ray_jobs.execution.outcome import Fork, JobOutcome
 from ray_jobs.execution.standings import EvaluationKey
 from ray_jobs.records.trial_tables import write_rows
@@ -82,11 +83,13 @@ class _Watch:
         setup_seconds: from the beginning to the end of the first step; None before that.
     """
 
-    def __init__(self, job: Job, listener: Listener | None, place: Placement) -> None:
+    def __init__(self, job: Job, listener: Listener | None, place: Placement, device: str) -> None:
         self._job, self._listener = job, listener
         self._stepped, self._phase = place.stepped, place.phase
         self._began, self._sent = time.monotonic(), 0.0
         self._since, self._place = time.time(), f"{platform.node()}, process {os.getpid()}"
+        self._machine = MachineLoad(device)
+        self._load: dict[str, float] | None = None
         self.setup_seconds: float | None = None
 
     def progress(self, step: int, share: float, loss: float, mean_rank: float) -> None:
@@ -100,7 +103,8 @@ class _Watch:
             return
         self._sent = now
         left = seconds * (1 - share) / share if share > 0 else None
-        self._tell(step=step, share=share, left=left, loss=loss, mean_rank=mean_rank)
+        self._load = self._machine.reading() or self._load
+        self._tell(step=step, share=share, left=left, loss=loss, mean_rank=mean_rank, load=self._load)
 
     def phase(self, name: str) -> None:
         """Tells what begins before the first step."""
@@ -144,7 +148,7 @@ def run_job(job: Job, bench: Workbench, listener: Listener | None, place: Placem
     from grit.training.keep import UnwrittenAdapterError
     from grit.training.side_by_side import train
 
-    watch = _Watch(job, listener, place)
+    watch = _Watch(job, listener, place, bench.device)
     hooks = Hooks(
         progress=watch.progress,
         phase=watch.phase,

@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
@@ -39,14 +40,29 @@ from ray_jobs.tracking.run_contents import (
 
 #: Seconds that the end of a study waits for a run that is being made.
 BEGIN_SECONDS = 1.0
-#: Metrics per request.
-BATCH = 500
+#: Metrics per request: as many as MLflow takes.
+BATCH = 1000
 #: Runs that one link to the compare page holds at most: a description has room for some thousand characters.
 COMPARED = 80
 #: Characters that MLflow keeps of a description, with some room.
 DESCRIPTION_ROOM = 7500
 
 _Setting = tuple[str, str]
+#: Tags of a trial's run that are asked for later.
+ASKED = ("status", "point_id", "regime", "design", "method")
+
+
+@dataclass(kw_only=True)
+class _TrialRun:
+    """A trial's run: its id, MLflow's status of it, and of its tags `ASKED`."""
+
+    run_id: str
+    status: str
+    tags: dict[str, str]
+
+    def learn(self, tags: Mapping[str, str]) -> None:
+        """Keeps what is asked for."""
+        self.tags |= {name: tags[name] for name in ASKED if name in tags}
 
 
 class StudyRuns:
@@ -63,7 +79,7 @@ class StudyRuns:
 
     def __init__(self, client: MlflowClient, experiment_id: str, study: StudyFile) -> None:
         self._client, self._experiment, self._study = client, experiment_id, study
-        self._trials: dict[str, Run] = {}
+        self._trials: dict[str, _TrialRun] = {}
         self._settings: dict[_Setting, str] = {}
         self._names: dict[_Setting, str] = {}
         self._fronts: dict[str, GrowingFront] = {}
@@ -83,11 +99,14 @@ class StudyRuns:
                 self._settings[tags["point_id"], tags["regime"]] = run.info.run_id
                 self._names[tags["point_id"], tags["regime"]] = run.info.run_name
             elif tags.get("kind") == "trial":
-                self._trials[tags["trial_id"]] = run
+                self._trials[tags["trial_id"]] = _TrialRun(
+                    run_id=run.info.run_id, status=run.info.status, tags={}
+                )
+                self._trials[tags["trial_id"]].learn(tags)
                 if run.info.status == "RUNNING":  # of a driver that was killed
                     self._client.set_terminated(run.info.run_id, "KILLED")
         own = [run.info.run_id for run in earlier if run.data.tags.get("kind") == "study"]
-        self.ended_before = sum(run.info.status != "RUNNING" for run in self._trials.values())
+        self.ended_before = sum(run.status != "RUNNING" for run in self._trials.values())
         if own:
             for run in self._all(f"tags.`mlflow.parentRunId` = '{own[0]}'"):
                 if "study_id" not in run.data.tags:  # of an earlier layout: it is written anew
@@ -163,7 +182,8 @@ class StudyRuns:
             self._tried.add(record.trial_id)
             tags = {**trial_tags(self._study, record), "mlflow.parentRunId": self._setting(record)}
             run_id = self._create(tags, trial_name(record), trial_params(record), record.times.started_at)
-            self._trials[record.trial_id] = self._client.get_run(run_id)
+            self._trials[record.trial_id] = _TrialRun(run_id=run_id, status="RUNNING", tags={})
+            self._trials[record.trial_id].learn(tags)
             self._own.add(record.trial_id)
         return True
 
@@ -177,15 +197,18 @@ class StudyRuns:
 
     def add(self, trial_id: str, points: Sequence[MetricPoint]) -> None:
         """Adds to a trial's curves."""
-        self._log(self._trials[trial_id].info.run_id, points)
+        self._log(self._trials[trial_id].run_id, points)
 
     def add_to_study(self, points: Sequence[MetricPoint]) -> None:
         """Adds to the study's curves."""
         self._log(self.study_run, points)
 
-    def _log(self, run_id: str, points: Sequence[MetricPoint]) -> None:
+    def _log(self, run_id: str, points: Sequence[MetricPoint], tags: Sequence[RunTag] = ()) -> None:
+        """The tags go with the first metrics, or alone."""
         metrics = [Metric(point.name, point.value, point.at, point.step) for point in points]
-        for first in range(0, len(metrics), BATCH):
+        if metrics or tags:
+            self._client.log_batch(run_id, metrics=metrics[:BATCH], tags=tags)
+        for first in range(BATCH, len(metrics), BATCH):
             self._client.log_batch(run_id, metrics=metrics[first : first + BATCH])
 
     def holds(self, record: TrialRecord) -> bool:
@@ -193,19 +216,18 @@ class StudyRuns:
         run = self._trials.get(record.trial_id)
         if run is None or record.trial_id in self._own:
             return False
-        same_end = run.info.status == STATUSES[record.status].mlflow
-        return same_end and run.data.tags.get("status") == record.status
+        same_end = run.status == STATUSES[record.status].mlflow
+        return same_end and run.tags.get("status") == record.status
 
     def end(self, record: TrialRecord, points: Sequence[MetricPoint]) -> None:
         """A trial has ended."""
         self.begin(record, live=False)
-        run_id = self._trials[record.trial_id].info.run_id
-        tags = [RunTag(name, value) for name, value in ending_tags(record).items()]
-        self._client.log_batch(run_id, tags=tags)
-        self._log(run_id, points)
+        run, tags = self._trials[record.trial_id], ending_tags(record)
+        self._log(run.run_id, points, [RunTag(name, value) for name, value in tags.items()])
         terminal = STATUSES[record.status].mlflow
-        self._client.set_terminated(run_id, terminal, end_time=milliseconds(record.times.ended_at))
-        self._trials[record.trial_id] = self._client.get_run(run_id)
+        self._client.set_terminated(run.run_id, terminal, end_time=milliseconds(record.times.ended_at))
+        run.status = terminal
+        run.learn(tags)
         self._own.discard(record.trial_id)
 
     def mark(self, marks: StudyMarks) -> None:
@@ -213,8 +235,7 @@ class StudyRuns:
         at = milliseconds(None)
         trials: dict[_Setting, list[str]] = {}
         for run in self._trials.values():
-            own = run.data.tags
-            trials.setdefault((own["point_id"], own["regime"]), []).append(run.info.run_id)
+            trials.setdefault((run.tags["point_id"], run.tags["regime"]), []).append(run.run_id)
         for setting in marks.settings:
             key = (setting.point_id, setting.regime)
             if key not in self._settings:
@@ -223,8 +244,7 @@ class StudyRuns:
             before, seeds = self._sent.get(key, ({}, 0))
             run_tags = [RunTag(name, value) for name, value in tags.items()]
             if (tags, setting.seeds) != (before, seeds) or setting.front_probability is not None:
-                self._client.log_batch(self._settings[key], tags=run_tags)
-                self._log(self._settings[key], setting_points(setting, at))
+                self._log(self._settings[key], setting_points(setting, at), run_tags)
                 self._sent[key] = (tags, setting.seeds)
             for run_id in trials.get(key, ()):
                 if self._marked.get(run_id) != tags:
@@ -244,14 +264,14 @@ class StudyRuns:
     def trial_run(self, trial_id: str) -> str | None:
         """The id of a trial's run."""
         run = self._trials.get(trial_id)
-        return None if run is None else str(run.info.run_id)
+        return None if run is None else run.run_id
 
     def stop(self) -> None:
         """Says at once that nothing of the study runs any more."""
         self._stopped = True
         alone = self._beginning.acquire(timeout=BEGIN_SECONDS)  # a run that is being made is stopped, too
         try:
-            trials = [self._trials[name].info.run_id for name in tuple(self._own)]
+            trials = [self._trials[name].run_id for name in tuple(self._own)]
             for run_id in (self.study_run, *trials, *self._settings.values()):
                 with contextlib.suppress(*STORE_ERRORS):
                     self._client.set_terminated(run_id, "KILLED")
@@ -262,7 +282,7 @@ class StudyRuns:
     def close(self, status: str) -> None:
         """Ends all that is open: the study and its settings with `status`, trials that have not ended."""
         for trial_id in tuple(self._own):
-            self._client.set_terminated(self._trials[trial_id].info.run_id, "KILLED")
+            self._client.set_terminated(self._trials[trial_id].run_id, "KILLED")
         for run_id in self._settings.values():
             self._client.set_terminated(run_id, status)
         links = self._compare_links()
@@ -277,8 +297,8 @@ class StudyRuns:
         """
         lines: list[str] = []
         by_regime = dict[str, list[str]]()
-        tags_of_trials = [run.data.tags for run in self._trials.values()]
-        controls = {tags["point_id"] for tags in tags_of_trials if tags["design"] == "control"}
+        trials = self._trials.values()
+        controls = {run.tags["point_id"] for run in trials if run.tags["design"] == "control"}
         for (point_id, regime), run_id in self._settings.items():
             if point_id not in controls:
                 by_regime.setdefault(regime, []).append(run_id)
@@ -287,10 +307,9 @@ class StudyRuns:
                 f"- [compare the {len(ids[-COMPARED:])} {regime}-matched settings]({self._page(ids)})"
             )
         compared = dict[tuple[str, str], list[str]]()
-        for run in self._trials.values():
-            tags = run.data.tags
-            if tags["design"] != "control" and tags["status"] == "completed":
-                compared.setdefault((tags["method"], tags["regime"]), []).append(run.info.run_id)
+        for run in trials:
+            if run.tags["design"] != "control" and run.tags.get("status") == "completed":
+                compared.setdefault((run.tags["method"], run.tags["regime"]), []).append(run.run_id)
         shown = 0
         for (method, regime), ids in compared.items():
             line = (

@@ -26,7 +26,14 @@ from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.mlflow_runs import StudyRuns
 from ray_jobs.tracking.mlflow_store import STORE_ERRORS, open_experiment, refused
 from ray_jobs.tracking.mlflow_system import SystemMonitor
-from ray_jobs.tracking.run_contents import MetricPoint, ending_points, milliseconds, model_request, row_points
+from ray_jobs.tracking.run_contents import (
+    CURVE_POINTS,
+    MetricPoint,
+    ending_points,
+    milliseconds,
+    model_request,
+    row_points,
+)
 from ray_jobs.tracking.tracker import Marker, Telemetry
 
 #: Seconds between tries while the store does not answer, and how long the end of a study waits for it.
@@ -35,8 +42,6 @@ RETRY_SECONDS, GIVE_UP_SECONDS = 5.0, 30.0
 LIVE_SECONDS, SYSTEM_SECONDS = 2.0, 10.0
 #: Share of the wall time that goes into showing what runs.
 LIVE_SHARE = 0.02
-#: A running trial's curve gets a point once another of so many parts of its time has passed.
-LIVE_POINTS = 100
 #: Where this project lies, for a process that imports it.
 PROJECT = Path(__file__).resolve().parents[2]
 _LIVE_CURVES = ("loss", "mean_rank")
@@ -48,7 +53,8 @@ _Job = tuple[TrialRecord, Telemetry]
 class _Live:
     """A running trial: since when, its last point's time and step, what waits, and what was delivered.
 
-    `anew` says that another attempt has begun: what the one before has shown goes.
+    `load` is the last reading of its machine; `anew` says that another attempt has begun: what the one before
+    has shown goes.
     """
 
     record: TrialRecord
@@ -56,8 +62,18 @@ class _Live:
     latest: float = 0.0
     step: int = 0
     anew: bool = False
+    load: Mapping[str, float] | None = None
     waiting: list[MetricPoint] = field(default_factory=list)
     shown: set[tuple[str, int]] = field(default_factory=set)
+
+
+def _load_points(progress: Mapping[str, Any], live: _Live, at: int) -> list[MetricPoint]:
+    """The machine that a trial runs on, where its worker has read it anew."""
+    load = progress.get("load")
+    if load is None or load == live.load:
+        return []
+    live.load = load
+    return [MetricPoint(f"system/{name}", value, at, progress["step"]) for name, value in load.items()]
 
 
 class MlflowTracker:
@@ -129,7 +145,8 @@ class MlflowTracker:
             live = self._live.setdefault(record.trial_id, _Live(record=record, since=now))
             if step < live.step:  # its worker was lost, and another has gone back to a checkpoint
                 live.waiting, live.step, live.latest, live.anew = [], 0, 0.0, True
-            due = now - live.latest >= (now - live.since) / LIVE_POINTS
+            live.waiting += _load_points(progress, live, milliseconds(now))
+            due = now - live.latest >= (now - live.since) / CURVE_POINTS
             if progress.get("loss") is None or step == live.step or not due:
                 return
             live.latest, live.step = now, step

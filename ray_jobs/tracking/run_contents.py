@@ -20,7 +20,7 @@ from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.tracking.marks import SettingMarks
 
 #: Points of a curve that are kept: the charts of MLflow's UI get slow above some hundreds.
-CURVE_POINTS = 200
+CURVE_POINTS = 100
 #: What telemetry has of every step, by its column.
 CURVES = ("loss", "learning_rate", "grad_norm", "mean_rank", "effective_parameters", "ms_step")
 #: Verdicts on whether a setting is safe; a family's pages have other words.
@@ -200,6 +200,8 @@ def ending_points(
 ) -> list[MetricPoint]:
     """Tracked quantities at the last step, and curves thinned to `CURVE_POINTS`.
 
+    Of a stretch on which a curve does not change its ends are kept, which a line joins.
+
     Args:
         record: the trial.
         telemetry: a row of every step.
@@ -216,10 +218,22 @@ def ending_points(
     on_the_way = [point for point in measured.curve or [] if point["step"] < end]
     thinned = [*telemetry[:: max(1, -(-len(telemetry) // CURVE_POINTS))], *telemetry[-1:]]
     for rows, names in ((on_the_way, ("quality", "answer_logprob", "retention")), (thinned, CURVES)):
+        curves: list[MetricPoint] = []
         for row in rows:
-            at = start + int(1000 * row["train_seconds"])
-            points += row_points(row, names, at)
+            curves += row_points(row, names, start + int(1000 * row["train_seconds"]))
+        points += _bends(curves)
     return [point for point in points if (point.name, point.step) not in shown]
+
+
+def _bends(points: Sequence[MetricPoint]) -> list[MetricPoint]:
+    """Without those that lie between two equal ones of their curve."""
+    curves: dict[str, list[MetricPoint]] = {}
+    for point in points:
+        curve = curves.setdefault(point.name, [])
+        if len(curve) > 1 and curve[-1].value == curve[-2].value == point.value:
+            curve.pop()
+        curve.append(point)
+    return [point for curve in curves.values() for point in curve]
 
 
 def row_points(row: Mapping[str, Any], names: Sequence[str], at: int) -> list[MetricPoint]:

@@ -159,7 +159,9 @@ def test_a_running_trial_is_there_with_its_curve_and_ends_with_each_step_once(ur
     tracker.running(record, {"phase": "scoring the untuned model", "loss": None})
     live = wait_for(lambda: trials_of(all_runs(uri)[1]))[0]
     assert live.info.status == "RUNNING" and live.data.tags["status"] == "planned"
-    tracker.running(record, {"step": 3, "loss": 1 / 3, "mean_rank": 7.0})
+    load = {"cpu_utilization_percentage": 12.5, "gpu_utilization_percentage": 99.0}
+    for _ in range(2):  # the same reading, looked at twice
+        tracker.running(record, {"step": 3, "loss": 1 / 3, "mean_rank": 7.0, "load": load})
     wait_for(lambda: trials_of(all_runs(uri)[1])[0].data.metrics.get("loss"))
     done = ended(record)
     tracker.log_trial(done, partial(telemetry_rows, done))
@@ -169,6 +171,9 @@ def test_a_running_trial_is_there_with_its_curve_and_ends_with_each_step_once(ur
     assert run.info.run_id == live.info.run_id and run.info.status == "FINISHED"
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
     assert sorted(steps) == list(range(1, 21))
+    for name, value in load.items():  # of the machine that the trial runs on
+        (point,) = client.get_metric_history(run.info.run_id, f"system/{name}")
+        assert (point.value, point.step) == (value, 3)
     assert study_run(uri).data.metrics["system/cpu_utilization_percentage"] >= 0
 
 
