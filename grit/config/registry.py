@@ -175,5 +175,5 @@ def method_spec(name: Method) -> MethodSpec:
         ConfigError: there is none of that name.
     """
     if name not in METHODS:
-        raise ConfigError("method", name, among(name, METHODS))
+        raise ConfigError("method", name, f"{among(name, METHODS)} (GRIT_EXTENSIONS names modules with more)")
     return METHODS[name]

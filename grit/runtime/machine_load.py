@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # without stubs
 
 from grit.runtime.nvml import device_handle, load_of
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grit.backbone import world
-from grit.config.extensions import load_extensions
+from grit.config.extensions import extensions_digest
 from grit.config.run_config import RunConfig
 from grit.config.sections import TaskSource
 from grit.errors import ConfigError, among
@@ -205,8 +205,8 @@ def content_hashes(
             model_commit(model_folder, config.backbone.revision) if ask_hub else config.backbone.revision,
         ]
     hashes = {"task": task.content_hash(), "documents": digest(documents), "model": digest(model)}
-    if extensions := load_extensions():
-        hashes["extensions"] = digest(extensions)
+    if extensions := extensions_digest():
+        hashes["extensions"] = extensions
     files = [probe.partition("=")[2] for probe in config.evaluation.probes if "=" in probe]
     if files:
         hashes["probes"] = digest([_file_hash(Path(path)) for path in files])

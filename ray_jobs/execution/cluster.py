@@ -7,6 +7,7 @@ import os
 import socket
 from pathlib import Path
 
+from grit.config.extensions import VARIABLE as EXTENSIONS
 from grit.errors import ConfigError
 from ray_jobs.design.resources import TrialResources
 
@@ -31,6 +32,10 @@ CLUSTER_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
 }
+#: Ray sets it for the driver of a submitted job.
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+#: Those that depend on where Ray is.
+PLACE_VARIABLES = (*LOCAL_ENVIRONMENT, *CLUSTER_ENVIRONMENT)
 
 
 def cores() -> int:
@@ -82,6 +87,8 @@ def connect(address: str | None, *, verbose: bool) -> None:
     usual = {**ENVIRONMENT, **(LOCAL_ENVIRONMENT if address is None else CLUSTER_ENVIRONMENT)}
     variables = {key: os.environ.get(key, value) for key, value in usual.items()}
     os.environ.update(variables)
+    if EXTENSIONS in os.environ and IN_A_JOB not in os.environ:  # a job's variables reach its workers anyway
+        variables[EXTENSIONS] = os.environ[EXTENSIONS]
     import ray
 
     level = logging.INFO if verbose else logging.ERROR

@@ -121,7 +121,13 @@ def start_engine(
         from ray_jobs.execution.warm.slots import SlotPool
 
         return SlotPool(
-            name=name, slots=slots, resources=resources.as_dict(), workers=workers, folder=folder, keeps=keeps
+            name=name,
+            slots=slots,
+            resources=resources.as_dict(),
+            workers=workers,
+            folder=folder,
+            keeps=keeps,
+            extensions=content.get("extensions"),
         )
     from ray_jobs.execution.per_trial.engine import PerTrialEngine
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ray_jobs.execution.cluster import connect
+from ray_jobs.execution.cluster import PLACE_VARIABLES, connect
 
 
 @contextlib.contextmanager
@@ -19,6 +19,7 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[None]:
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
+    before = {name: os.environ.get(name) for name in PLACE_VARIABLES}
     connect(address, verbose=verbose)
     import ray
 
@@ -26,6 +27,9 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        for name, value in before.items():  # what is right here may be wrong on the next cluster
+            if value is None:
+                os.environ.pop(name, None)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ class Neighbours:
         self, folder: Path, call: Call, *, needs_adapter: Callable[[TrialRecord], bool] = _nobody
     ) -> None:
         self._needs_adapter = needs_adapter
-        self._usable: dict[str, tuple[Path, TrialRecord]] = {}
+        self._usable: dict[str, list[tuple[Path, TrialRecord]]] = {}
         self._elsewhere: dict[str, tuple[str, str]] = {}
         self._declined: dict[str, tuple[str, str]] = {}
         own = folder.absolute()
@@ -56,7 +56,7 @@ class Neighbours:
             if reason := apart[record.plan.regime]:
                 self._elsewhere.setdefault(record.trial_id, (folder.name, reason))
             else:
-                self._usable.setdefault(record.trial_id, (folder, record))
+                self._usable.setdefault(record.trial_id, []).append((folder, record))
 
     def find(self, record: TrialRecord) -> tuple[Path, TrialRecord] | None:
         """Where the trial of a planned `record` has been run.
@@ -64,16 +64,15 @@ class Neighbours:
         And its outcome under the names of this plan. One that is there and cannot be used is remembered for
         `declined`.
         """
-        match = self._usable.get(record.trial_id)
-        if match is None:
-            if record.trial_id in self._elsewhere:
-                self._declined[record.trial_id] = self._elsewhere[record.trial_id]
-            return None
-        folder, outcome = match
-        if self._needs_adapter(record) and not has_adapter(folder, record.trial_id):
-            self._declined[record.trial_id] = (folder.name, "its adapter is wanted and was not kept there")
-            return None
-        return folder, outcome.model_copy(update={"plan": record.plan, "config": record.config})
+        trial_id, needs_adapter = record.trial_id, self._needs_adapter(record)
+        for folder, outcome in self._usable.get(trial_id, ()):
+            if not needs_adapter or has_adapter(folder, trial_id):
+                self._declined.pop(trial_id, None)
+                return folder, outcome.model_copy(update={"plan": record.plan, "config": record.config})
+            self._declined[trial_id] = (folder.name, "its adapter is wanted and was not kept there")
+        if trial_id in self._elsewhere:
+            self._declined.setdefault(trial_id, self._elsewhere[trial_id])
+        return None
 
     def declined(self) -> list[str]:
         """A sentence per folder and reason: how many trials that were asked for lie there unused, and why."""

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
+from grit.config.extensions import VARIABLE as EXTENSIONS
 from grit.errors import ConfigError
 from grit.io.files import PRIVATE
 from grit.io.provenance import PACKAGES
@@ -67,6 +68,8 @@ class StudyStore:
         earlier = read_study(self.folder)
         if earlier.fingerprint != fingerprint:
             made = " ".join(earlier.made_by.command_line)
+            if earlier.last_call.extensions:
+                made += f"; {EXTENSIONS}={','.join(earlier.last_call.extensions)}, whose sources count too"
             raise ConfigError(
                 "output",
                 str(self.folder),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from grit.config.extensions import check_named
 from grit.config.run_config import RunConfig
 from grit.config.sections import Regime
 from grit.errors import ConfigError
@@ -19,6 +20,8 @@ from ray_jobs.records.migrate import study_from_version_1
 from ray_jobs.records.sequential import SequentialDesign
 
 STUDY_FILE = "study.json"
+#: How a resource begins that names the kind of a node (ray_jobs/design/resources.py).
+KIND = "accelerator_type:"
 
 
 class _StudyPart(BaseModel):
@@ -49,8 +52,8 @@ class Execution(_StudyPart):
 class Call(_StudyPart):
     """One call of a study: when, from what code, on what machine, with what command line.
 
-    `seconds` is its wall time; None while it runs, or where it did not end by itself. `keep` says whose
-    adapters it kept.
+    `extensions` are the user's own modules, with hashes (grit/config/extensions.py). `seconds` is its wall
+    time; None while it runs, or where it did not end by itself. `keep` says whose adapters it kept.
     """
 
     created: str
@@ -59,6 +62,7 @@ class Call(_StudyPart):
     platform: str | None = None
     cpu_count: int | None = None
     versions: dict[str, str] = {}
+    extensions: dict[str, str] = {}
     git_commit: str | None = None
     git_dirty: bool | None = None
     search_points: int = 0
@@ -72,11 +76,14 @@ class Call(_StudyPart):
         """What must be the same for one call's trial to count as another's, by name.
 
         Both regimes record step times, which depend on the machine and on how many trials share it. What
-        a step-matched trial computes does not depend on where the cluster's head is, nor on the versions
-        of what only plans and records it.
+        a step-matched trial computes does not depend on where the cluster's head is, if the kind of its GPU
+        is named (`--accelerator`), nor on the versions of what only plans and records it.
         """
         decisive = PACKAGES if regime == "step" else tuple(self.versions)
-        where = {} if regime == "step" else {"cluster": self.execution.address or "this machine"}
+        resources = self.execution.resources
+        kind_is_named = "GPU" not in resources or any(name.startswith(KIND) for name in resources)
+        anywhere = regime == "step" and kind_is_named
+        where = {} if anywhere else {"cluster": self.execution.address or "this machine"}
         return {
             **where,
             "platform": self.platform,
@@ -136,16 +143,25 @@ class StudyFile(_StudyPart):
         write_atomically(folder / STUDY_FILE, text)
 
 
+def _extensions(calls: object) -> list[str]:
+    """The user's modules that the last call of an unchecked `study.json` had."""
+    last = calls[-1] if isinstance(calls, list) and calls else None
+    named = last.get("extensions") if isinstance(last, dict) else None
+    return list(named) if isinstance(named, dict) else []
+
+
 def read_study(folder: Path) -> StudyFile:
     """`study.json`, whichever version wrote it.
 
     Raises:
-        ConfigError: it is missing, malformed, or written by a newer version.
+        ConfigError: it is missing, malformed, written by a newer version, or made with extensions
+            that are not loaded.
     """
     name, place = "study folder", str(folder / STUDY_FILE)
     values = upgraded(
         read_object(folder / STUDY_FILE, name), name=name, place=place, migrations={1: study_from_version_1}
     )
+    check_named(_extensions(values.get("calls")))
     try:
         study = StudyFile.model_validate(values)
     except ValidationError as error:

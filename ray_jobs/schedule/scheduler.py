@@ -140,7 +140,9 @@ class StudyScheduler:
     def _admit(self, trial: TrialSpec, earlier: TrialRecord | None) -> None:
         if trial.trial_id in self.records:
             return
-        record = (self._elsewhere.result(trial.record) or trial.record) if earlier is None else earlier
+        record = earlier
+        if record is None or STATUSES[record.status].runs_again:  # since the plan was made it may have run
+            record = self._elsewhere.result(trial.record) or record or trial.record
         if STATUSES[record.status].runs_again:
             record = trial.record if record.status == "failed" else record
             self._queue.append(replace(trial, record=record))

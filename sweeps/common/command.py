@@ -17,6 +17,7 @@ from grit.adapters.check_model import check_model
 from grit.backbone import resolve as model_folder
 from grit.cli.pasted import pasted
 from grit.cli.phases import passing
+from grit.config.extensions import load_extensions
 from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
@@ -112,6 +113,7 @@ def run_study(
             memory=memory,
             task_metric=content.metric,
             unmeasured=unmeasured,
+            provisional=not Path(model_folder(base.backbone.model)).is_dir(),
         )
         planned(plan)
         return 0
@@ -200,6 +202,7 @@ def _call(options: RunOptions, study: Study, search: SearchOptions) -> Call:
     return Call(
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         keep=options.keep,
+        extensions=load_extensions(),
         search_points=0 if study.search is None else study.search.points,
         sampler=None if study.search is None else study.search.sampler,
         caps=Caps(overhead=search.max_overhead, footprint=search.max_footprint),

@@ -12,6 +12,7 @@ from ray_jobs.records.kept_adapters import Keep, default_point_id, will_be_kept
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
 from ray_jobs.records.study_file import Call
+from ray_jobs.records.trial_status import STATUSES
 from sweeps.common.foresight import foresight
 from sweeps.common.local_costs import forecast_here
 from sweeps.common.plan_forecast import PlanForecast, forecast_plan, total_line
@@ -29,6 +30,7 @@ def show_plan(
     memory: str,
     task_metric: str,
     unmeasured: bool,
+    provisional: bool,
 ) -> PlanForecast:
     """Prints the plan.
 
@@ -41,27 +43,32 @@ def show_plan(
         memory: what a trial is predicted to hold, where it is not measured here.
         task_metric: the task's.
         unmeasured: whether its time budget is a guess.
+        provisional: whether its trials will have other ids: the hub was not asked for the model's commit.
 
     Raises:
         ConfigError: the output folder holds another study, or a trial does not train.
     """
     output = execution.output or output_folder(study.name)
     here = forecast_here(study.base, spec.costs, options, measure=execution.measure)
-    ended: set[str] = set()
-    if execution.output is not None:
-        store = StudyStore(execution.output, study.fingerprint(), resume=execution.resume)
-        ended = {trial_id for trial_id, record in store.records.items() if record.ended}
-    settled = dict.fromkeys(ended, ENDED)
-    neighbours = neighbours_of(study, output, call, options.keep) if execution.reuse else None
-    if neighbours is not None:
-        owed = [trial for trial in study.trials if trial.trial_id not in ended]
-        settled.update({t.trial_id: REUSED for t in owed if neighbours.find(t.record) is not None})
+    ended = _ended(study, execution)
+    asks = execution.reuse and not provisional
+    neighbours = neighbours_of(study, output, call, options.keep) if asks else None
+    settled = _settled(study, ended, neighbours)
     plan = forecast_plan(
-        study, here.costs, spec.resources, concurrent=options.concurrent, share=options.share, settled=settled
+        study,
+        here.costs,
+        spec.resources,
+        concurrent=options.concurrent,
+        workers=options.workers,
+        share=options.share,
+        settled=settled,
+        ended_beside=len(ended) - sum(word == ENDED for word in settled.values()),
     )
     print(plan_table(study, here.costs, forecast=plan, settled=settled))
     for sentence in [] if neighbours is None else neighbours.declined():
         print(sentence)
+    if provisional and execution.reuse:
+        print("what other studies have run is not counted: the hub was not asked for the model's commit")
     print(total_line(plan, usd_per_gpu_hour=execution.usd_per_gpu_hour, source=here.source))
     print(foresight(study, spec.preset, task_metric, output))
     print(here.memory or memory)
@@ -73,6 +80,25 @@ def show_plan(
             "--budget-seconds"
         )
     return plan
+
+
+def _ended(study: Study, execution: ExecutionOptions) -> set[str]:
+    """Trials that the output folder has and that will not run again."""
+    if execution.output is None:
+        return set()
+    store = StudyStore(execution.output, study.fingerprint(), resume=execution.resume)
+    return {name for name, record in store.records.items() if not STATUSES[record.status].runs_again}
+
+
+def _settled(study: Study, ended: set[str], neighbours: Neighbours | None) -> dict[str, str]:
+    """Designed trials that will not run, with the word that says why."""
+    settled: dict[str, str] = {}
+    for trial in study.trials:
+        if trial.trial_id in ended:
+            settled[trial.trial_id] = ENDED
+        elif neighbours is not None and neighbours.find(trial.record) is not None:
+            settled[trial.trial_id] = REUSED
+    return settled
 
 
 def neighbours_of(study: Study, folder: Path, call: Call, keep: Keep) -> Neighbours:

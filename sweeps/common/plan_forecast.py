@@ -23,6 +23,7 @@ class PlanForecast:
     Attributes:
         trials: in all: designed, searched, and those that may be added as far as their number is limited.
         searched: of them, whose settings are not known yet.
+        ended_beside: of the searched and added ones, those that have ended.
         may_grow: whether some are added only where they decide something: all figures are then the most.
         trunks: beginnings that trials share, trained once, which saves `spared_seconds` of training.
         seconds: wall seconds of what neither has ended nor is taken from a neighbour.
@@ -31,6 +32,7 @@ class PlanForecast:
 
     trials: int
     searched: int
+    ended_beside: int
     may_grow: bool
     trunks: int
     spared_seconds: float
@@ -54,8 +56,10 @@ def forecast_plan(
     resources: TrialResources,
     *,
     concurrent: int,
+    workers: int,
     share: bool,
     settled: Collection[str] = (),
+    ended_beside: int = 0,
 ) -> PlanForecast:
     """Predicts a study's trials and time.
 
@@ -64,8 +68,10 @@ def forecast_plan(
         costs: of one trial of its base.
         resources: of one trial.
         concurrent: trials at once.
+        workers: processes that train one trial together.
         share: whether trials share trunks.
-        settled: ids of trials that will not run: they have ended, or a neighbour has run them.
+        settled: ids of designed trials that will not run: they have ended, or a neighbour has run them.
+        ended_beside: searched and added trials that have ended.
     """
     owed = [trial for trial in study.trials if trial.trial_id not in settled]
     seconds = [predicted_seconds(trial.config, study.base, costs) for trial in owed]
@@ -80,16 +86,18 @@ def forecast_plan(
     # a trial whose settings are not known yet is taken for an average one
     usual = [predicted_seconds(trial.config, study.base, costs) for trial in study.trials]
     average = sum(usual) / max(1, len(usual))
-    total = sum(seconds) + (searched + added) * average - spared
-    runs = bool(owed) or searched > 0 or added > 0
+    coming = max(0, searched + added - ended_beside)
+    total = sum(seconds) + coming * average - spared
+    runs = bool(owed) or coming > 0
     return PlanForecast(
         trials=planned + added,
         searched=searched,
+        ended_beside=ended_beside,
         may_grow=added > 0,
         trunks=len(shared.trunks) if spared else 0,
         spared_seconds=spared,
         seconds=total / concurrent + costs.startup_seconds if runs else 0.0,
-        gpu_hours=total / 3600 * resources.gpus,
+        gpu_hours=total / 3600 * resources.gpus * workers,
         concurrent=concurrent,
     )
 

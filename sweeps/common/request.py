@@ -191,7 +191,7 @@ def _budget_seconds(
     None where the preset knows neither model nor task.
 
     Raises:
-        ConfigError: one that ends before the first step does.
+        ConfigError: one that ends before the first step does on any machine.
     """
     design = line.design
     same_model = line.model.model in (None, asked_preset.base.backbone.model)
@@ -201,7 +201,9 @@ def _budget_seconds(
         seconds = Budget(regime="time", amount=design.budget_seconds).amount
         step = asked_preset.costs.step_seconds
         if is_known and seconds < step / FASTEST:
-            raise ConfigError("budget-seconds", seconds, f"must hold a step, which takes some {step:g} s")
+            raise ConfigError(
+                "budget-seconds", seconds, f"is far less than a step, which takes some {step:g} s"
+            )
         return seconds
     if not is_known:
         return None

@@ -51,6 +51,8 @@ def plan_table(study: Study, costs: Costs, *, forecast: PlanForecast, settled: M
         )
     counts = Counter(settled.values())
     lines += [f"{count} of these {_LONG[word]}" for word, count in counts.items()]
+    if forecast.ended_beside:
+        lines.append(f"{forecast.ended_beside} searched or added trials have ended already")
     return "\n".join(lines)
 
 

@@ -9,8 +9,10 @@ import pytest
 from builders import ended, planned, study, study_file, telemetry_rows
 from conftest import ROOT
 
+from grit.adapters.kept_adapter import ADAPTER_FILE
 from grit.errors import ConfigError
 from grit.io.versions import SCHEMA_VERSION
+from ray_jobs.records.kept_adapters import adapter_folder
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
 from ray_jobs.records.study_file import Execution, read_study
@@ -212,6 +214,29 @@ def test_where_the_head_was_decides_of_time_matched_trials_alone(tmp_path):
     assert "cluster 10.0.0.1:6379 there, this machine here, mlflow 1 there, 2 here" in sentence
 
 
+def test_where_a_gpu_has_no_name_its_cluster_decides_of_all_trials():
+    """Without `--accelerator` nobody knows that two heads have the same kind of nodes."""
+
+    def environment(**resources):
+        execution = Execution(address="10.0.0.1:6379", resources={"CPU": 8, "GPU": 1, **resources})
+        return CALL.model_copy(update={"execution": execution}).environment("step")
+
+    assert environment()["cluster"] == "10.0.0.1:6379"
+    assert "cluster" not in environment(**{"accelerator_type:A100": 0.001})
+
+
+def test_the_neighbour_that_has_the_adapter_is_the_one_that_counts(tmp_path):
+    for name in ("a", "b"):
+        _neighbour(tmp_path / name)
+    trial_id = _records()[1].trial_id
+    adapter = adapter_folder(tmp_path / "b", trial_id)
+    adapter.mkdir(parents=True)
+    (adapter / ADAPTER_FILE).write_text("{}")
+    neighbours = Neighbours(tmp_path / "c", CALL, needs_adapter=lambda record: True)
+    folder, _ = neighbours.find(_records()[1])
+    assert folder.name == "b" and neighbours.declined() == []
+
+
 def test_a_trial_whose_adapter_is_wanted_and_not_there_is_declined(tmp_path):
     _neighbour(tmp_path / "a")
     neighbours = Neighbours(tmp_path / "b", CALL, needs_adapter=lambda record: True)
@@ -226,6 +251,17 @@ def test_failed_trials_and_damaged_folders_are_no_neighbours(tmp_path):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "study.json").write_text("{")
     assert Neighbours(tmp_path / "b", CALL).find(_records()[1]) is None
+
+
+@pytest.mark.parametrize("status", ["planned", "failed"])
+def test_what_has_run_elsewhere_since_is_taken_over_too(status):
+    made = study(seeds=(41,), regimes=("step",))
+    first = planned(made)[0]
+    earlier = first if status == "planned" else ended(first, status=status)
+    scheduler = StudyScheduler(
+        made, [earlier], elsewhere=Elsewhere(result=lambda record: ended(record) if record == first else None)
+    )
+    assert scheduler.records[first.trial_id].status == "completed"
 
 
 def test_a_scheduler_does_not_run_what_it_can_take_over():

@@ -3,6 +3,7 @@
 Arguments: the folder for the study.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -15,10 +16,20 @@ from ray.cluster_utils import Cluster
 
 
 def main(folder):
+    modules = (
+        folder / "modules"
+    )  # of the user's own: every node can import them, and is told by the driver alone
+    modules.mkdir()
+    (modules / "my_methods.py").write_text(
+        "from grit.config.registry import METHODS, MethodSpec\n"
+        "METHODS['mine'] = MethodSpec(title='Mine', source='here')\n"
+    )
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(modules), os.environ.get("PYTHONPATH", "")])
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     first = cluster.add_node(num_cpus=1)
     process = None
     try:
+        os.environ["GRIT_EXTENSIONS"] = "my_methods"
         process = start(
             folder,
             *THREE,
@@ -29,6 +40,7 @@ def main(folder):
             "--max-concurrent",
             "1",
         )
+        del os.environ["GRIT_EXTENSIONS"]  # the spare node does not know it either
         after_trials(folder / "study", 1, process)
         cluster.add_node(num_cpus=1)  # a spare first: somewhere to go on
         checkpoints = folder / "study" / "checkpoints"

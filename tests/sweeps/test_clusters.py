@@ -14,6 +14,8 @@ import pytest
 from conftest import ROOT
 from launching import assert_nothing_lies, run_script
 
+from grit.config.extensions import VARIABLE as EXTENSIONS
+from grit.config.registry import METHODS
 from ray_jobs.records.study_file import read_study
 
 pytestmark = [
@@ -115,20 +117,25 @@ def test_a_job_submitted_as_the_readme_says(tmp_path):
     assert (tmp_path / "stranger.rc").read_text().strip() != "0"
 
 
-def test_a_node_that_dies_takes_no_trial_with_it(tmp_path):
+def test_a_node_that_dies_takes_no_trial_with_it(tmp_path, monkeypatch):
     """The node under the running worker is killed.
 
-    The trial goes on from its checkpoint on another node, and every record is whole.
+    The trial goes on from its checkpoint on another node, and every record is whole. The driver alone was
+    told of the user's own modules; every worker has them.
     """
     code, said = run_script(
         [sys.executable, str(Path(__file__).with_name("node_death.py")), str(tmp_path)], tmp_path, 400
     )
     assert code == 0, said
+    monkeypatch.setenv(EXTENSIONS, "my_methods")
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    monkeypatch.setitem(METHODS, "mine", None)  # which the module declares; it goes with the test
     records = assert_nothing_lies(
         tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 3
     )
     (hit,) = [record for record in records if record.place.attempts > 1]
     assert hit.measured.resumed_from_step >= 5
+    assert list(read_study(tmp_path / "study").made_by.extensions) == ["my_methods"]
 
 
 @pytest.mark.slow

@@ -15,9 +15,13 @@ from grit.config.overrides import parse_setting
 from grit.config.run_config import RUN_SECTIONS
 from grit.config.settings import declared
 from grit.io.provenance import provenance
+from ray_jobs.design.plan import searched_trials
+from ray_jobs.design.resources import TrialResources
+from ray_jobs.design.study_presets import preset
 from ray_jobs.design.study_spec import read_spec
 from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
 from ray_jobs.records.study_file import Call, Execution
+from sweeps.common.plan_forecast import forecast_plan, predicted_seconds
 from sweeps.common.request import resolve
 from sweeps.tau_T_lambda import SCRIPT
 
@@ -82,7 +86,7 @@ CASES = [
     (["--model", "./nowhere"], "model = './nowhere'"),
     (["--budget-steps", "0"], "budget-steps = 0"),
     (["--budget-seconds", "-1"], "budget-seconds = -1"),
-    (["--budget-seconds", "0.001"], "budget-seconds = 0.001: must hold a step"),
+    (["--budget-seconds", "0.001"], "budget-seconds = 0.001: is far less than a step"),
     (["--seeds", "-3"], "seeds = -3"),
     (["--max-concurrent", "0"], "max-concurrent = 0"),
     (["--max-concurrent", "999"], "max-concurrent = 999.*core"),
@@ -226,6 +230,41 @@ def test_a_dry_run_counts_what_is_taken_over_and_says_what_is_not(tmp_path, caps
     assert "not reused: 1 trial(s) of two: trials at once 2 there, 1 here" in shown
     seconds = [float(re.search(r"about (\d+) s", text).group(1)) for text in (alone, shown)]
     assert seconds[1] < seconds[0]
+
+
+def test_a_dry_run_of_a_continued_study_counts_what_is_left(tmp_path, capsys, monkeypatch):
+    """Failed trials run again; searched ones that have ended do not."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    design = ("--preset", "smoke", "--seeds", "41", "--regimes", "step", "--search-points", "1")
+    plan = SCRIPT.study(design)
+    store = StudyStore(tmp_path / "s", plan.fingerprint(), resume=False)
+    store.open(study_file(plan))
+    first, second, *_ = plan.trials
+    store.put(ended(first.record))
+    store.put(ended(second.record, status="failed"))
+    (searched,) = searched_trials(plan, {"tau": 0.93, "T": 7, "lambda": 0.01}, plan.budgets[0])
+    store.put(ended(searched.record))
+    store.release()
+    assert _main(*design, "--dry-run", "--no-measure", "--output", str(tmp_path / "s")) == 0
+    shown = capsys.readouterr().out
+    assert "1 of these have ended already and will not run again" in shown
+    assert "1 searched or added trials have ended already" in shown
+    assert sum(line.endswith(" ended") for line in shown.splitlines()) == 1
+    owed = [trial for trial in plan.trials if trial is not first]
+    forecast = forecast_plan(
+        plan,
+        preset("smoke", "grit", None, None).costs,
+        TrialResources(cpus=1),
+        concurrent=2,
+        workers=1,
+        share=False,
+        settled={first.trial_id},
+        ended_beside=1,
+    )
+    assert forecast.trials == len(plan.trials) + 1
+    each = [predicted_seconds(t.config, plan.base, preset("smoke", "grit", None, None).costs) for t in owed]
+    startup = preset("smoke", "grit", None, None).costs.startup_seconds
+    assert forecast.seconds == pytest.approx(sum(each) / 2 + startup)
 
 
 def test_the_coarse_grid_shares_its_trials_with_the_sweeps(capsys, monkeypatch):

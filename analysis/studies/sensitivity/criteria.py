@@ -225,9 +225,9 @@ def _seed_spread(judged: Judged) -> dict[str, Criterion]:
     cap = SPREAD_CAP * tolerance_of(judged.center.quality_metric)
     beside = ""
     if judged.control is not None:
-        usual = noise.deviation(judged.control.point_id)[0]
-        cap = max(cap, SPREAD_RATIO * usual)
-        beside = f" (the control's {usual:.4f})"
+        cap = max(cap, SPREAD_RATIO * noise.deviation(judged.control.point_id)[0])
+        own = judged.control.spread("quality")
+        beside = "" if own is None else f" (over the control's seeds {own:.4f})"
     criteria = {}
     for point in points:
         deviation, freedom = noise.deviation(point.point_id)

@@ -160,10 +160,10 @@ class _Attempt:
 
     def run(self) -> None:
         """Admission, training, and what is left of it."""
-        from grit.config.extensions import load_extensions
+        from grit.config.extensions import check_extensions
         from grit.runtime.allocator import keep_freed_memory
 
-        load_extensions()
+        check_extensions(self._settings.expected.content.get("extensions"))
         keep_freed_memory()
         watchdog = Watchdog(self._settings.patience, self._hung)
         try:

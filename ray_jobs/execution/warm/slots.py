@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_jobs.execution.outcome import Collected
@@ -57,14 +57,13 @@ class Slot:
         self._thread.start()
 
     def _serve(self) -> None:
-        reason = "its trainer could not start"
         try:
             self._trainer.fit()
-            reason = "it returned"
-        except (ray.exceptions.RayError, TrainingFailedError, OSError) as error:
-            reason = str(error).strip().splitlines()[-1]
-        finally:
-            self.reason = reason
+            self.reason = "it returned"
+        # whatever it was stands in the record of every trial that waited for this slot
+        except Exception as error:  # noqa: BLE001
+            lines = str(error).strip().splitlines() or ["without a message"]
+            self.reason = f"{type(error).__name__}: {lines[-1]}"
 
     def join(self, timeout: float) -> None:
         """Waits for its end, `timeout` seconds at most."""
@@ -93,6 +92,7 @@ class SlotPool:
         workers: processes that train one trial together.
         folder: the study's, which every node can reach.
         keeps: whether trials leave their adapters there.
+        extensions: the hash of the user's modules that trials were planned with.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class SlotPool:
         workers: int,
         folder: Path,
         keeps: bool = False,
+        extensions: str | None = None,
     ) -> None:
         self.namespace = ray.get_runtime_context().namespace
         self.board_name = f"board-{name}"
@@ -124,6 +125,7 @@ class SlotPool:
                 slot=f"slot-{index}",
                 folder=str(folder),
                 keeps=keeps,
+                extensions=extensions,
             )
             self._slots.append(Slot(settings, resources, workers, str(folder / "ray")))
         self._closing = threading.Event()

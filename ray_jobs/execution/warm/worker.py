@@ -33,6 +33,7 @@ class SlotSettings:
 
     Attributes:
         keeps: whether trials leave their adapters there.
+        extensions: the hash of the user's modules that trials were planned with.
     """
 
     board: str
@@ -40,6 +41,7 @@ class SlotSettings:
     slot: str
     folder: str
     keeps: bool = False
+    extensions: str | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -58,13 +60,11 @@ def slot_loop(loop_config: dict[str, SlotSettings]) -> None:
     failed and re-raised: Train replaces this worker, and the next trial starts in a clean process. Where a
     slot has several workers they train each trial together; the first talks to the board for all of them.
     """
-    from grit.config.extensions import load_extensions
     from grit.runtime.allocator import keep_freed_memory
     from grit.runtime.workers import Workers
     from grit.training.workbench import Workbench
 
     settings = loop_config["settings"]
-    load_extensions()
     keep_freed_memory()
     board: Any = ray.get_actor(settings.board, namespace=settings.namespace)
     workers = Workers()
@@ -89,9 +89,11 @@ def slot_loop(loop_config: dict[str, SlotSettings]) -> None:
 
 def _serve(job: Job, bench: Workbench, board: Any, settings: SlotSettings) -> None:
     """Runs one job and leaves its outcome on the board; None for a worker that does not lead."""
+    from grit.config.extensions import check_extensions
     from grit.runtime.workers import PeerLostError
 
     try:
+        check_extensions(settings.extensions)
         place = Placement(
             checkpoints=settings.checkpoints,
             tables=Path(settings.folder),
