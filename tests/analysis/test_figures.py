@@ -82,6 +82,7 @@ def test_the_front_and_the_capacity(measured):
     _, points = measured
     step, _ = front_figures.front_panels(points)
     control = next(dot for dot in step.dots if dot.is_control)
+    assert {dot.name for dot in step.dots} >= {"LoRA", "default", "tau=0.9", "lambda=0.1"}
     assert (control.quality, control.footprint) == (pytest.approx(0.55), 1.0)
     dear = next(dot for dot in step.dots if dot.footprint == pytest.approx(0.8) and dot.forgetting > 0.2)
     assert not dear.on_front

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from analysis.evidence.point_summary import PointSummary, control_of, measured_regimes
 from grit.config.declared_knobs import KNOBS
+from grit.config.registry import METHODS
 
 #: The design's name in records.
 ONE_AT_A_TIME = "oat"
@@ -19,6 +20,20 @@ def knob_value(point: PointSummary, knob: str) -> float | int | None:
 def shown_knobs(point: PointSummary) -> str:
     """A setting as `(tau, T, lambda)`."""
     return f"({', '.join(point.knob_texts())})"
+
+
+def short_name(point: PointSummary, center: PointSummary | None) -> str:
+    """What a figure calls a setting: by the one knob in which it differs from the default, else by all."""
+    if point.is_control or not point.config.uses_grit:
+        return METHODS[point.method].title
+    if center is None:
+        return shown_knobs(point)
+    if point.point_id == center.point_id:
+        return "default"
+    triples = zip(KNOBS, point.knob_texts(), center.knob_texts(), strict=True)
+    changes = [f"{name}={own}" for name, own, usual in triples if own != usual]
+    further = point.other_changes() != center.other_changes()
+    return changes[0] if len(changes) == 1 and not further else shown_knobs(point)
 
 
 def default_point(points: Sequence[PointSummary], regime: str) -> PointSummary | None:
