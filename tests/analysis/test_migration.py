@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from builders import without_drawing
 
 from analysis.evidence.load import load_study
 from analysis.report import rebuild
@@ -20,7 +21,9 @@ def migrated(tmp_path_factory):
     """The folder with the report of this version."""
     folder = tmp_path_factory.mktemp("old") / "study"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("expected"))
-    return folder, rebuild(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        without_drawing(patch)  # tests/analysis/test_fuzz.py draws it
+        return folder, rebuild(folder)
 
 
 @pytest.mark.parametrize("name", ["recommendation.json", "pareto.csv"])

@@ -156,8 +156,9 @@ def _command(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
-def test_command_line(reported, tmp_path):
-    done = _command(_copy(reported, tmp_path))
+def test_command_line(tmp_path):
+    study_folder(tmp_path, [ended(record) for record in planned(study(seeds=(41,), regimes=("step",)))[:2]])
+    done = _command(tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "report.html")
 
