@@ -1,4 +1,4 @@
-"""Ray Train's trainer without the processes that a slot on one machine has no use for."""
+"""Ray Train's trainer without the processes that a slot of one worker has no use for."""
 
 from __future__ import annotations
 
