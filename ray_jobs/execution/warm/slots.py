@@ -1,7 +1,8 @@
 """Slots: long-lived Ray Train runs, one per concurrent trial, whose workers stay warm between trials.
 
 A trainer started per trial costs 10 to 18 seconds; a slot costs that once. Each slot is one trainer's `fit()`
-in a thread of the study's own process, which has imported all that a process of its own would import again.
+inside a small actor without CPUs of its own, so that drivers never hold what workers need. (A thread of the
+study's own process would start sooner, but Ray ends a process whose thread speaks to it after its shutdown.)
 """
 
 from __future__ import annotations
@@ -29,19 +30,11 @@ from ray_jobs.schedule.job import Job
 START_SECONDS = 600.0
 
 
-class Slot:
-    """One slot's trainer, in a thread, until the board is closed; a dead worker is replaced.
+class SlotDriver:
+    """Runs one slot's trainer to its end."""
 
-    Attributes:
-        name: of the slot.
-        reason: why it ended; None while it runs.
-    """
-
-    def __init__(
-        self, settings: SlotSettings, resources: dict[str, float], workers: int, storage: str
-    ) -> None:
-        self.name = settings.slot
-        self.reason: str | None = None
+    def serve(self, settings: SlotSettings, resources: dict[str, float], workers: int, storage: str) -> None:
+        """Blocks until the board is closed; a dead worker is replaced."""
         scaling = ScalingConfig(
             num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources
         )
@@ -49,25 +42,9 @@ class Slot:
             name=settings.slot, storage_path=storage, failure_config=FailureConfig(max_failures=-1)
         )
         loop_config: dict[str, Any] = {"settings": settings}
-        self._trainer = trainer_of_slot(scaling)(
+        trainer_of_slot(scaling)(
             slot_loop, train_loop_config=loop_config, scaling_config=scaling, run_config=run
-        )
-        # a daemon: what is stuck ends with Ray, and keeps no process from ending
-        self._thread = threading.Thread(target=self._serve, daemon=True, name=settings.slot)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        try:
-            self._trainer.fit()
-            self.reason = "it returned"
-        # whatever it was stands in the record of every trial that waited for this slot
-        except Exception as error:  # noqa: BLE001
-            lines = str(error).strip().splitlines() or ["without a message"]
-            self.reason = f"{type(error).__name__}: {lines[-1]}"
-
-    def join(self, timeout: float) -> None:
-        """Waits for its end, `timeout` seconds at most."""
-        self._thread.join(timeout)
+        ).fit()
 
 
 def trainer_of_slot(scaling: ScalingConfig) -> Any:
@@ -117,8 +94,10 @@ class SlotPool:
             .remote()
         )
         ray.get(self.board.expect.remote(slots))
-        self._slots = []
-        for index in range(slots):
+        driver = remote(SlotDriver).options(num_cpus=0, scheduling_strategy=here)
+        self._drivers: list[Any] = [driver.remote() for _ in range(slots)]
+        self._fits: dict[Any, str] = {}
+        for index, actor in enumerate(self._drivers):
             settings = SlotSettings(
                 board=self.board_name,
                 namespace=self.namespace,
@@ -127,7 +106,8 @@ class SlotPool:
                 keeps=keeps,
                 extensions=extensions,
             )
-            self._slots.append(Slot(settings, resources, workers, str(folder / "ray")))
+            fit = actor.serve.remote(settings, resources, workers, str(folder / "ray"))
+            self._fits[fit] = settings.slot
         self._closing = threading.Event()
         self._deadline = time.monotonic() + START_SECONDS
         self._watch = threading.Thread(target=self._watch_slots, daemon=True)
@@ -152,28 +132,38 @@ class SlotPool:
 
     def _watch_slots(self) -> None:
         """Tells the board of a slot that ended before it was asked to."""
-        serving = list(self._slots)
-        late = f"no worker started within {START_SECONDS:.0f} s; see ray/driver.log, or use -v"
-        while serving and not self._closing.wait(1.0):
+        open_fits = dict(self._fits)
+        while open_fits and not self._closing.wait(1.0):
             if time.monotonic() > self._deadline:
                 if ray.get(self.board.snapshot.remote())["ready"] == 0:
-                    for slot in serving:
-                        ray.get(self.board.lose_slot.remote(slot.name, late))
+                    for slot in open_fits.values():
+                        ray.get(
+                            self.board.lose_slot.remote(
+                                slot,
+                                f"no worker started within {START_SECONDS:.0f} s; see ray/driver.log, or "
+                                "use -v",
+                            )
+                        )
                     return
                 self._deadline = float("inf")
-            for slot in [slot for slot in serving if slot.reason is not None]:
+            ended, _ = ray.wait(list(open_fits), num_returns=1, timeout=0)
+            for fit in ended:
+                slot = open_fits.pop(fit)
                 if self._closing.is_set():
                     return
-                serving.remove(slot)
-                ray.get(self.board.lose_slot.remote(slot.name, slot.reason))
+                try:
+                    ray.get(fit)
+                    reason = "it returned"
+                except ray.exceptions.RayError as error:
+                    reason = str(error).strip().splitlines()[-1]
+                ray.get(self.board.lose_slot.remote(slot, reason))
 
     def close(self, *, timeout: float = 10.0) -> None:
-        """Lets the workers end; those that have not after `timeout` seconds end with the connection."""
+        """Lets the workers end; those that have not after `timeout` seconds are ended with their driver."""
         self._closing.set()
         self._watch.join()
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self.board.close.remote())
-            end = time.monotonic() + timeout
-            for slot in self._slots:
-                slot.join(max(0.0, end - time.monotonic()))
-        ray.kill(self.board)
+            ray.wait(list(self._fits), num_returns=len(self._fits), timeout=timeout)
+        for actor in (*self._drivers, self.board):
+            ray.kill(actor)
