@@ -228,7 +228,10 @@ def test_a_full_disk_stops_the_study_and_spoils_nothing(tmp_path):
     out.mkdir()
     uri = f"sqlite:///{out / 'mlflow.db'}"
     command = " ".join(
-        [*COMMAND, "--tracking-uri", uri, "--output", str(disk / "study"), *FIVE, "--max-concurrent", "1"]
+        [
+            *(*COMMAND, "--preset", "smoke", *FIVE, "--max-concurrent", "1"),
+            *("--tracking-uri", uri, "--output", str(disk / "study")),
+        ]
     )
     script = FULL_DISK.format(disk=disk, out=out, command=command)
     process = subprocess.Popen(
