@@ -23,6 +23,8 @@ from ray_jobs.design.resources import TrialResources
 from ray_jobs.design.study_presets import preset
 from ray_jobs.execution.runner import RunOptions, StudyRunner
 from ray_jobs.records.store import StudyStore
+from ray_jobs.records.study_file import read_study
+from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.mlflow_tracker import MlflowTracker
 
 
@@ -111,7 +113,7 @@ def main(folder):
                 seen.append(a100_nodes())
 
     made, store = study(folder)
-    tracker = MlflowTracker(f"sqlite:///{folder / 'mlflow.db'}", made.name, store.study_id, params={})
+    tracker = MlflowTracker(f"sqlite:///{folder / 'mlflow.db'}", read_study(folder / "study"))
     options = RunOptions(
         concurrent=2, resources=TrialResources(cpus=1, accelerator="A100"), address="auto", may_grow=True
     )
@@ -119,7 +121,7 @@ def main(folder):
     watcher.start()
     try:
         outcome = StudyRunner(made, options, store, tracker=tracker).run()
-        tracker.finish([], [], interrupted=outcome.interrupted)
+        tracker.finish(StudyMarks(), [], interrupted=outcome.interrupted)
     finally:
         stop.set()
         watcher.join()
