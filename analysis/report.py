@@ -20,13 +20,11 @@ from analysis.studies.overhead import page as overhead
 from analysis.studies.peft_comparison import page as peft_comparison
 from analysis.studies.sensitivity import page as sensitivity
 from analysis.studies.small_batch import page as small_batch
-from grit.cli.one_line import OneLineErrors
+from grit.cli.one_line import EXIT_BAD_INPUT, OneLineErrors
 from grit.errors import ConfigError
 from ray_jobs.records.study_file import STUDY_FILE, Caps, read_study
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.tracking.marks import StudyMarks
-
-EXIT_BAD_INPUT = 2
 
 
 class Report(Protocol):

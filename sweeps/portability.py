@@ -15,11 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there
 
+from grit.cli.one_line import EXIT_BAD_INPUT
 from grit.cli.parser import flag
 from grit.config.declared_knobs import KNOBS
 from grit.tasks import embedded
 from ray_jobs.design.points import Point, one_at_a_time
-from sweeps.common.conclusion import EXIT_BAD_INPUT
 from sweeps.common.request import StudyRequest
 from sweeps.common.script import StudyScript
 from sweeps.common.series import Member, in_turn

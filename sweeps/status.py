@@ -18,11 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there
 
-from grit.cli.one_line import OneLineErrors
+from grit.cli.one_line import EXIT_BAD_INPUT, EXIT_INTERRUPTED, OneLineErrors
 from grit.errors import ConfigError
 from sweeps.common.study_status import StudyStatus, study_status
 
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 #: Seconds between looks: on a terminal, and elsewhere.
 WATCH_SECONDS, PLAIN_SECONDS = 2.0, 30.0
 #: To a terminal's first line, and whatever stands below it gone.

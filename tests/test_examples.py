@@ -31,14 +31,19 @@ def test_every_example_is_here():
 
 
 def _run(name, folder):
-    """What it prints."""
+    """What an example prints."""
+    return _python(str(ROOT / "examples" / f"{name}.py"), str(folder), folder=folder)
+
+
+def _python(*arguments, folder, timeout=300):
+    own = {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / f"{name}.py"), str(folder)],
+        [sys.executable, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, **own},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -53,16 +58,7 @@ def test_a_notebook_runs_from_top_to_bottom(notebook, tmp_path):
     cells = json.loads(notebook.read_text(encoding="utf8"))["cells"]
     assert all(not cell["outputs"] for cell in cells if cell["cell_type"] == "code")  # kept without results
     script = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "MPLBACKEND": "agg"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "footprint" in done.stdout
+    assert "footprint" in _python("-c", script, folder=tmp_path, timeout=400)
 
 
 @pytest.mark.slow

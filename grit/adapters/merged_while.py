@@ -66,7 +66,8 @@ def _is_whole(layer: Any) -> bool:
 def _merge(model: Any) -> bool:
     try:
         model.merge_adapter()
-    except (AttributeError, NotImplementedError, ValueError):  # a kind of adapter that cannot be
+    # PEFT's three ways to say that this kind of adapter cannot be in the weights: it is scored beside them
+    except (AttributeError, NotImplementedError, ValueError):
         return False
     return True
 

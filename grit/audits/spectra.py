@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from grit.audits.update_geometry import effective_rank, participation_ratio, tail_mass, update_singular_values
+from grit.audits.update_geometry import (
+    effective_rank,
+    gated_up,
+    participation_ratio,
+    tail_mass,
+    update_singular_values,
+)
 from grit.geometry.events import reprojections
 from grit.io.files import Row
 from grit.rank_space.projectors import spectrum
@@ -53,9 +59,7 @@ def spectrum_rows(handle: GritHandle) -> list[Row]:
     layers = {layer.name: layer for layer in handle.layers}
     for name, factors in handle.factors().items():
         layer = layers[name]
-        up = layer.up.weight
-        if name in gates:
-            up = up @ gates[name].to(up)
+        up = gated_up(layer, gates)
         singular = update_singular_values(layer.down.weight, up, layer.scaling)
         values, gradient = _eigenvalues(factors.sigma_a), _eigenvalues(factors.sigma_g)
         energy = float(values.sum())

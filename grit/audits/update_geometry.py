@@ -96,6 +96,12 @@ def update_singular_values(down: Tensor, up: Tensor, scaling: float) -> Tensor:
     return values * scaling
 
 
+def gated_up(layer: AdaptedLayer, gates: Mapping[str, Tensor]) -> Tensor:
+    """B (d_out, r) with the gate that acts between the factors, where the module has one."""
+    up: Tensor = layer.up.weight
+    return up @ gates[layer.name].to(up) if layer.name in gates else up
+
+
 def tail_mass(down: Tensor, up: Tensor, scaling: float, threshold: float = TAIL_THRESHOLD) -> float:
     """Share of the entries of scaling B A whose size is above `threshold`, in parts that fit into memory."""
     rows = max(1, TAIL_PART // down.shape[1])
@@ -172,9 +178,7 @@ def geometry_rows(
     exposed = exposures(model, general, gates) if general else {}
     rows = []
     for layer in adapted_layers(model):
-        up = layer.up.weight
-        if layer.name in gates:
-            up = up @ gates[layer.name].to(up)
+        up = gated_up(layer, gates)
         rank = ranks.get(layer.name, layer.rank)
         singular = update_singular_values(layer.down.weight, up, layer.scaling)
         geometry = ModuleGeometry(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from grit.cli.fields import HelpFields
+from grit.cli.one_line import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from grit.cli.options import DataOptions, ModelOptions, with_data_options
 from grit.cli.parser import OneLineParser, flag, taken
 from grit.cli.pasted import pasted
@@ -22,8 +23,6 @@ from grit.config.sections import Budget
 from grit.config.settings import at_least
 from grit.errors import ConfigError
 from grit.presets.run_presets import CONFIGURATIONS, configuration
-
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
 
 @dataclass(frozen=True, kw_only=True)

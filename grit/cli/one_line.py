@@ -11,7 +11,8 @@ from grit.config.extensions import load_extensions
 from grit.errors import ConfigError, nearest
 
 _UNKNOWN = "unrecognized arguments: "
-EXIT_BAD_INPUT = 2
+#: Of every command here: bad input, Ctrl-C.
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
 
 class OneLineErrors(argparse.ArgumentParser):

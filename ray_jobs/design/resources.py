@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ray_jobs.records.study_file import NODE_KIND
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResources:
@@ -18,7 +20,7 @@ class TrialResources:
 
         The kind is a property of the node, not something to use up: a sliver of it is asked for.
         """
-        kind = {f"accelerator_type:{self.accelerator}": 0.001} if self.accelerator else {}
+        kind = {f"{NODE_KIND}{self.accelerator}": 0.001} if self.accelerator else {}
         return {"CPU": float(self.cpus), **({"GPU": float(self.gpus)} if self.gpus else {}), **kind}
 
 

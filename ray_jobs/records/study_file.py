@@ -20,8 +20,8 @@ from ray_jobs.records.migrate import study_from_version_1
 from ray_jobs.records.sequential import SequentialDesign
 
 STUDY_FILE = "study.json"
-#: How a resource begins that names the kind of a node (ray_jobs/design/resources.py).
-KIND = "accelerator_type:"
+#: How Ray's resource begins that names the kind of a node.
+NODE_KIND = "accelerator_type:"
 
 
 class _StudyPart(BaseModel):
@@ -81,7 +81,7 @@ class Call(_StudyPart):
         """
         decisive = PACKAGES if regime == "step" else tuple(self.versions)
         resources = self.execution.resources
-        kind_is_named = "GPU" not in resources or any(name.startswith(KIND) for name in resources)
+        kind_is_named = "GPU" not in resources or any(name.startswith(NODE_KIND) for name in resources)
         anywhere = regime == "step" and kind_is_named
         where = {} if anywhere else {"cluster": self.execution.address or "this machine"}
         return {

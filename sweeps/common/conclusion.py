@@ -11,6 +11,7 @@ from analysis.evidence.model_cards import card_of_trial
 from analysis.evidence.study_marks import kept_trials
 from grit.adapters.kept_adapter import read_kept_adapter
 from grit.cli.model_card import write_card
+from grit.cli.one_line import EXIT_INTERRUPTED
 from grit.cli.pasted import pasted
 from grit.cli.phases import phase
 from grit.errors import ConfigError
@@ -25,7 +26,7 @@ from ray_jobs.tracking.tracker import Tracker
 
 #: Of a call. 0: every trial has ended, whatever it measured. Broken: it could not go on (a full disk, trials
 #: that fail alike). Lost: it has ended, and trials failed.
-EXIT_BROKEN, EXIT_BAD_INPUT, EXIT_LOST, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_BROKEN, EXIT_LOST = 1, 3
 #: What a finished study leaves with MLflow.
 ARTIFACTS = (
     "report.html",

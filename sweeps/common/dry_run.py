@@ -64,7 +64,7 @@ def show_plan(
         settled=settled,
         ended_beside=len(ended) - sum(word == ENDED for word in settled.values()),
     )
-    print(plan_table(study, here.costs, forecast=plan, settled=settled))
+    print(plan_table(study, plan, settled))
     for sentence in [] if neighbours is None else neighbours.declined():
         print(sentence)
     if provisional and execution.reuse:

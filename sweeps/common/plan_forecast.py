@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from grit.config.run_config import RunConfig
@@ -21,6 +21,7 @@ class PlanForecast:
     """What is left of a study, in trials, wall seconds and GPU-hours.
 
     Attributes:
+        predicted: seconds of every designed trial, by id.
         trials: in all: designed, searched, and those that may be added as far as their number is limited.
         searched: of them, whose settings are not known yet.
         ended_beside: of the searched and added ones, those that have ended.
@@ -30,6 +31,7 @@ class PlanForecast:
         concurrent: trials at once.
     """
 
+    predicted: Mapping[str, float]
     trials: int
     searched: int
     ended_beside: int
@@ -73,8 +75,8 @@ def forecast_plan(
         settled: ids of designed trials that will not run: they have ended, or a neighbour has run them.
         ended_beside: searched and added trials that have ended.
     """
+    predicted = {t.trial_id: predicted_seconds(t.config, study.base, costs) for t in study.trials}
     owed = [trial for trial in study.trials if trial.trial_id not in settled]
-    seconds = [predicted_seconds(trial.config, study.base, costs) for trial in owed]
     searched = 0
     if study.search is not None:
         searched = study.search.points * len(study.budgets) * len(study.searched_seeds)
@@ -84,12 +86,12 @@ def forecast_plan(
     shared = plan_trunks(owed if share else ())
     spared = _spared(shared, costs)
     # a trial whose settings are not known yet is taken for an average one
-    usual = [predicted_seconds(trial.config, study.base, costs) for trial in study.trials]
-    average = sum(usual) / max(1, len(usual))
+    average = sum(predicted.values()) / max(1, len(predicted))
     coming = max(0, searched + added - ended_beside)
-    total = sum(seconds) + coming * average - spared
+    total = sum(predicted[trial.trial_id] for trial in owed) + coming * average - spared
     runs = bool(owed) or coming > 0
     return PlanForecast(
+        predicted=predicted,
         trials=planned + added,
         searched=searched,
         ended_beside=ended_beside,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from grit.cli.fields import HelpFields
+from grit.cli.one_line import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from grit.cli.options import DataOptions, ModelOptions
 from grit.cli.parser import OneLineParser, given, option_names, taken
 from grit.config.sections import Regime
@@ -18,7 +19,6 @@ from ray_jobs.design.search_space import Search
 from ray_jobs.design.study_presets import PresetOf, preset
 from ray_jobs.design.study_spec import StudySpec, read_spec
 from sweeps.common.command import content_of, run_study, unheard
-from sweeps.common.conclusion import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from sweeps.common.plan_forecast import PlanForecast
 from sweeps.common.request import CommandLine, StudyRequest, check_points_act, idle_sentences, resolve
 from sweeps.common.study_options import KNOB_OPTIONS, DesignOptions, ExecutionOptions, SearchOptions

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from grit.cli.one_line import EXIT_BAD_INPUT
 from grit.errors import ConfigError
 from ray_jobs.records.study_file import STUDY_FILE
-from sweeps.common.conclusion import EXIT_BAD_INPUT
 from sweeps.common.plan_forecast import PlanForecast, series_line
 from sweeps.common.request import CommandLine
 from sweeps.common.script import StudyScript

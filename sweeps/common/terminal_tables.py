@@ -9,10 +9,9 @@ from typing import Any
 from tabulate import tabulate
 
 from ray_jobs.design.plan import Study
-from ray_jobs.design.resources import Costs
 from ray_jobs.records.describe import describe, duration
 from ray_jobs.records.sequential import SequentialDesign
-from sweeps.common.plan_forecast import PlanForecast, predicted_seconds
+from sweeps.common.plan_forecast import PlanForecast
 
 #: Why a trial will not run, as its row has it, and in the sentence below the table.
 ENDED, REUSED = "ended", "reused"
@@ -22,7 +21,7 @@ _LONG = {
 }
 
 
-def plan_table(study: Study, costs: Costs, *, forecast: PlanForecast, settled: Mapping[str, str]) -> str:
+def plan_table(study: Study, forecast: PlanForecast, settled: Mapping[str, str]) -> str:
     """Every planned trial with its predicted seconds; then what follows them.
 
     Those that are `settled` have the word instead that says why they will not run. Searched points are
@@ -32,7 +31,7 @@ def plan_table(study: Study, costs: Costs, *, forecast: PlanForecast, settled: M
     for trial in study.trials:
         budget = trial.config.budget
         unit = "steps" if budget.regime == "step" else "s"
-        predicted = f"{predicted_seconds(trial.config, study.base, costs):.0f}"
+        predicted = f"{forecast.predicted[trial.trial_id]:.0f}"
         shown = settled.get(trial.trial_id, predicted)
         rows.append([trial.trial_id, describe(trial.record), f"{budget.amount:g} {unit}", shown])
     headers, sides = ["trial", "setting", "budget", "est. s"], ("left", "left", "right", "right")

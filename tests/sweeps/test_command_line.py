@@ -1,27 +1,14 @@
 """Bad input gets one clear line and exit code 2 before anything is launched; a dry run launches nothing."""
 
 import importlib
-import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
-from builders import ended, study_file
-from conftest import ROOT
 
 from grit.config.overrides import parse_setting
 from grit.config.run_config import RUN_SECTIONS
 from grit.config.settings import declared
-from grit.io.provenance import provenance
-from ray_jobs.design.plan import searched_trials
-from ray_jobs.design.resources import TrialResources
-from ray_jobs.design.study_presets import preset
 from ray_jobs.design.study_spec import read_spec
-from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
-from ray_jobs.records.study_file import Call, Execution
-from sweeps.common.plan_forecast import forecast_plan, predicted_seconds
 from sweeps.common.request import resolve
 from sweeps.tau_T_lambda import SCRIPT
 
@@ -169,141 +156,6 @@ def test_unknown_options_are_one_line_too(capsys, argv):
     assert said.count("\n") == 1
 
 
-def test_dry_run_prints_every_trial_and_launches_nothing(tmp_path):
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "sweeps" / "tau_T_lambda.py"),
-            "--preset",
-            "embedded",
-            "--dry-run",
-            "--output",
-            str(tmp_path / "o"),
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-    )
-    lines = done.stdout.splitlines()
-    planned = sum(" step " in line or " time " in line for line in lines if line[:1] in "0123456789abcdef")
-    assert planned == (6 * 2 + 2 * 3) * 2
-    assert "8 searched trials: 2 points x 2 regimes x 2 seeds" in done.stdout
-    assert "one seed at a time where it decides most" in done.stdout
-    assert "at most 56 trials; about" in done.stdout
-    told = [line.split()[0] for line in lines if "assumed: as measured of this preset" in line]
-    assert told == ["quality", "forgetting"]
-    assert lines[-1].startswith("memory: ") and lines[-1].endswith("measured here")
-    assert list(tmp_path.iterdir()) == []
-    told = [line.partition("s  ")[2] for line in done.stderr.splitlines()]
-    assert told in ([], ["measuring a step and an evaluation here, 2 at once ..."])
-
-
-def test_a_dry_run_counts_what_is_taken_over_and_says_what_is_not(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    design = ("--preset", "smoke", "--seeds", "41", "--search-points", "0", "--max-concurrent", "1")
-    call = Call(
-        created="2026-01-01",
-        execution=Execution(concurrent=1, resources={"CPU": 1.0}),
-        **provenance(ROOT, STUDY_PACKAGES),
-    )
-    for name, at_once, seeds in (("one", 1, (0, 2)), ("two", 2, (2, 3))):
-        execution = call.execution.model_copy(update={"concurrent": at_once})
-        made = study_file(SCRIPT.study(design)).model_copy(
-            update={"calls": (call.model_copy(update={"execution": execution}),)}
-        )
-        store = StudyStore(tmp_path / name, made.fingerprint, resume=False)
-        store.open(made)
-        for trial in SCRIPT.study(design).trials[slice(*seeds)]:
-            store.put(ended(trial.record))
-        store.release()
-    shared = (*design, "--keep", "none", "--dry-run", "--no-measure", "--output", str(tmp_path / "new"))
-    assert _main(*shared, "--no-reuse") == 0
-    alone = capsys.readouterr().out
-    assert "taken over" not in alone and "not reused" not in alone
-    assert _main(*shared) == 0
-    shown = capsys.readouterr().out
-    assert "2 of these have been run by a study beside this one and are taken over" in shown
-    assert sum(line.endswith(" reused") for line in shown.splitlines()) == 2
-    assert "not reused: 1 trial(s) of two: trials at once 2 there, 1 here" in shown
-    seconds = [float(re.search(r"about (\d+) s", text).group(1)) for text in (alone, shown)]
-    assert seconds[1] < seconds[0]
-
-
-def test_a_dry_run_of_a_continued_study_counts_what_is_left(tmp_path, capsys, monkeypatch):
-    """Failed trials run again; searched ones that have ended do not."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    design = ("--preset", "smoke", "--seeds", "41", "--regimes", "step", "--search-points", "1")
-    plan = SCRIPT.study(design)
-    store = StudyStore(tmp_path / "s", plan.fingerprint(), resume=False)
-    store.open(study_file(plan))
-    first, second, *_ = plan.trials
-    store.put(ended(first.record))
-    store.put(ended(second.record, status="failed"))
-    (searched,) = searched_trials(plan, {"tau": 0.93, "T": 7, "lambda": 0.01}, plan.budgets[0])
-    store.put(ended(searched.record))
-    store.release()
-    assert _main(*design, "--dry-run", "--no-measure", "--output", str(tmp_path / "s")) == 0
-    shown = capsys.readouterr().out
-    assert "1 of these have ended already and will not run again" in shown
-    assert "1 searched or added trials have ended already" in shown
-    assert sum(line.endswith(" ended") for line in shown.splitlines()) == 1
-    owed = [trial for trial in plan.trials if trial is not first]
-    forecast = forecast_plan(
-        plan,
-        preset("smoke", "grit", None, None).costs,
-        TrialResources(cpus=1),
-        concurrent=2,
-        workers=1,
-        share=False,
-        settled={first.trial_id},
-        ended_beside=1,
-    )
-    assert forecast.trials == len(plan.trials) + 1
-    each = [predicted_seconds(t.config, plan.base, preset("smoke", "grit", None, None).costs) for t in owed]
-    startup = preset("smoke", "grit", None, None).costs.startup_seconds
-    assert forecast.seconds == pytest.approx(sum(each) / 2 + startup)
-
-
-def test_the_coarse_grid_shares_its_trials_with_the_sweeps(capsys, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert (
-        _main(
-            "--preset",
-            "embedded",
-            "--grid",
-            "--seeds",
-            "41",
-            "--regimes",
-            "step",
-            "--search-points",
-            "0",
-            "--dry-run",
-            "--no-measure",
-        )
-        == 0
-    )
-    lines = [line for line in capsys.readouterr().out.splitlines() if " step seed 41 " in line]
-    assert len(lines) == 1 + 27
-    assert sum(" oat " in line for line in lines) == 7
-    assert sum(" grid " in line for line in lines) == 20
-
-
-def test_dry_run_of_an_a100_preset_counts_gpu_hours(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    row = tmp_path / "r.jsonl"
-    row.write_text(json.dumps({"question": "q", "answer": "#### 1", "text": "general"}) + "\n")
-    files = [part for name in ("train", "eval", "retention") for part in (f"--{name}-file", str(row))]
-    assert _main("--preset", "llama-3.1-8b", "--method", "qgrit", "--dry-run", "--no-measure", *files) == 0
-    said = capsys.readouterr().out
-    assert "qlora" in said
-    assert "GPU-hours" in said
-    assert "T=none" in said
-    assert "7800 s" in said
-
-
 def test_peft_metamath_plans_their_cell_and_says_where_it_departs(rows, capsys, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     train = rows / "metamathqa.jsonl"
@@ -380,50 +232,6 @@ def test_the_address_of_a_job_comes_from_its_environment(monkeypatch, capsys):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert SCRIPT.main([]) == 2  # a job must say where every node can write
     assert "every node" in capsys.readouterr().err
-
-
-def test_a_dry_run_says_what_shared_beginnings_save(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    row = tmp_path / "r.jsonl"
-    row.write_text(json.dumps({"question": "q", "answer": "#### 1", "text": "general"}) + "\n")
-    files = [part for name in ("train", "eval", "retention") for part in (f"--{name}-file", str(row))]
-    for more, expected in (([], True), (["--no-share"], False)):
-        assert _main("--preset", "llama-3.1-8b", "--dry-run", "--no-measure", *files, *more) == 0
-        said = capsys.readouterr().out
-        assert ("trunks are trained once" in said) == expected
-        assert "$" in said
-
-
-def test_designs_are_summed(capsys, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    more = ("--small-batch", "2", "--point", "tau=0.7", "rank=8")
-    assert (
-        _main(
-            "--preset",
-            "smoke",
-            "--regimes",
-            "step",
-            "--search-points",
-            "0",
-            *more,
-            "--dry-run",
-            "--no-measure",
-        )
-        == 0
-    )
-    lines = [line for line in capsys.readouterr().out.splitlines() if " step seed 41 " in line]
-    counts = {
-        design: sum(f" {design} " in line for line in lines)
-        for design in ("control", "oat", "small-batch", "list")
-    }
-    assert counts == {
-        "control": 2,
-        "oat": 4,
-        "small-batch": 5,
-        "list": 1,
-    }  # the control again in small batches says so twice
-    assert sum("micro_batch=2" in line for line in lines) == 5
-    assert sum("rank=8" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize(
