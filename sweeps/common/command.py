@@ -31,7 +31,7 @@ from ray_jobs.design.study_spec import SPEC_FILE, StudySpec
 from ray_jobs.execution.cluster import ROOT, check_address
 from ray_jobs.execution.runner import RunOptions, StudyRunner, output_folder
 from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
-from ray_jobs.records.study_file import Call, Caps, Execution, StudyFile
+from ray_jobs.records.study_file import STUDY_FILE, Call, Caps, Execution, StudyFile, read_study
 from ray_jobs.schedule.scheduler import Decisions
 from ray_jobs.schedule.search import open_storage
 from ray_jobs.tracking.marks import StudyMarks
@@ -86,15 +86,15 @@ def run_study(
     resources = replace(resources, accelerator=execution.accelerator or resources.accelerator)
     with passing("checking the task, the model and the plan"):
         options = run_options(base, resources, costs, execution)
-        content = content_of(base, ask_hub=not execution.dry_run)
+        earlier = _earlier(execution)
+        content = content_of(base, ask_hub=not execution.dry_run, earlier=earlier)
         memory = _memory_line(base, resources, options)
     launches = not (execution.dry_run or execution.save_study)
     if spec is not None:
         study = spec.study(content.hashes)
     else:
         assert request is not None and make is not None
-        guess = costs.step_seconds * request.budget_steps
-        seconds = budget_seconds(request, options) if launches else request.budget_seconds or guess
+        seconds = budget_seconds(request, options, earlier, launches=launches)
         study = make(request, content.hashes, seconds)
     _check_trials(study, options, content.documents)
     spec = spec or StudySpec.of(study, preset=preset_name, resources=resources, costs=costs)
@@ -113,7 +113,7 @@ def run_study(
             memory=memory,
             task_metric=content.metric,
             unmeasured=unmeasured,
-            provisional=not Path(model_folder(base.backbone.model)).is_dir(),
+            provisional=earlier is None and not Path(model_folder(base.backbone.model)).is_dir(),
         )
         planned(plan)
         return 0
@@ -154,8 +154,17 @@ def _memory_line(base: RunConfig, resources: TrialResources, options: RunOptions
     )
 
 
-def content_of(base: RunConfig, *, ask_hub: bool) -> Content:
-    """Loads task, documents and model far enough to refuse what cannot be used."""
+def _earlier(execution: ExecutionOptions) -> StudyFile | None:
+    """The study that the output folder holds already, whichever it is."""
+    folder = execution.output
+    return read_study(folder) if folder is not None and (folder / STUDY_FILE).exists() else None
+
+
+def content_of(base: RunConfig, *, ask_hub: bool, earlier: StudyFile | None = None) -> Content:
+    """Loads task, documents and model far enough to refuse what cannot be used.
+
+    Without `ask_hub` the commit of a model on the hub is the one that `earlier` has recorded, if any.
+    """
     task, documents = load_task(base.task), load_documents(base.task)
     check_probes(base.evaluation.probes)
     check_model(base, task, ask_hub=ask_hub)
@@ -167,6 +176,8 @@ def content_of(base: RunConfig, *, ask_hub: bool) -> Content:
         "retention_documents": min(len(documents), base.evaluation.retention_documents),
     }
     hashes = content_hashes(task, documents, base, folder, ask_hub=ask_hub)
+    if not ask_hub and earlier is not None and not Path(folder).is_dir():
+        hashes["model"] = earlier.content.get("model", hashes["model"])
     return Content(hashes=hashes, metric=task.metric, sizes=sizes, documents=documents)
 
 

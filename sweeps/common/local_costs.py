@@ -10,7 +10,7 @@ from grit.errors import ConfigError
 from ray_jobs.design.resources import Costs
 from ray_jobs.execution.calibrate import measured_costs, seconds_for
 from ray_jobs.execution.runner import RunOptions
-from ray_jobs.records.study_file import read_study
+from ray_jobs.records.study_file import StudyFile
 from sweeps.common.request import StudyRequest
 
 
@@ -53,20 +53,23 @@ def forecast_here(base: RunConfig, guess: Costs, options: RunOptions, *, measure
     return Forecast(costs=costs, source="measured here", memory=memory)
 
 
-def budget_seconds(request: StudyRequest, options: RunOptions) -> float:
-    """The time budget: as asked for, as the resumed study had it, or measured here.
+def budget_seconds(
+    request: StudyRequest, options: RunOptions, earlier: StudyFile | None, *, launches: bool
+) -> float:
+    """The time budget: as asked for, as the continued study has it, or measured here.
+
+    What launches nothing measures nothing: it has the preset's guess.
 
     Raises:
         ConfigError: it is not known on a cluster.
     """
     if request.budget_seconds is not None or "time" not in request.regimes:
         return request.budget_seconds or 1.0
-    execution = request.execution
-    if execution.resume and execution.output is not None:
-        earlier = read_study(execution.output).budgets.get("time")
-        if earlier is not None:
-            return float(earlier)
+    if earlier is not None and "time" in earlier.budgets:
+        return float(earlier.budgets["time"])
     steps = request.budget_steps
+    if not launches:
+        return request.preset.costs.step_seconds * steps
     if options.address is not None:
         raise ConfigError(
             "budget-seconds", None, f"must be given: how long {steps} steps of this take there is not known"

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from builders import ended, study_file
@@ -121,6 +122,35 @@ def test_a_dry_run_of_a_continued_study_counts_what_is_left(tmp_path, capsys, mo
     each = [predicted_seconds(t.config, plan.base, preset("smoke", "grit", None, None).costs) for t in owed]
     startup = preset("smoke", "grit", None, None).costs.startup_seconds
     assert forecast.seconds == pytest.approx(sum(each) / 2 + startup)
+
+
+def test_a_continued_study_keeps_the_time_budget_and_the_commit_it_was_begun_with(
+    tmp_path, capsys, monkeypatch
+):
+    """Neither is in the command: the budget was measured, the commit was the hub's word."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    row = tmp_path / "r.jsonl"
+    row.write_text(json.dumps({"question": "q", "answer": "#### 1", "text": "general"}) + "\n")
+    files = [part for name in ("train", "eval", "retention") for part in (f"--{name}-file", str(row))]
+    small = ("--preset", "smoke", "--task", "gsm8k", *files)
+    on_the_hub = ("--preset", "llama-3.1-8b", *files)
+    asked = SCRIPT.study(on_the_hub)
+    of_a_commit = replace(asked, content={**asked.content, "model": "of its commit"})
+    begun = {
+        "measured": (small, SCRIPT.study((*small, "--budget-seconds", "7.5"))),
+        "hub": (on_the_hub, of_a_commit),
+    }
+    for name, (design, study) in begun.items():
+        store = StudyStore(tmp_path / name, study.fingerprint(), resume=False)
+        store.open(study_file(study))
+        store.put(ended(study.trials[0].record))
+        store.release()
+        dry = (*design, "--dry-run", "--no-measure", "--output", str(tmp_path / name))
+        for more in ((), ("--resume",)):
+            assert _main(*dry, *more) == 0
+            assert "1 of these have ended already and will not run again" in capsys.readouterr().out
+        assert _main(*dry, "--budget-seconds", "6000") == 2
+        assert "holds another study" in capsys.readouterr().err
 
 
 def test_the_coarse_grid_shares_its_trials_with_the_sweeps(capsys, monkeypatch):

@@ -63,12 +63,22 @@ def _draw_panel(axis: Axes, rows: Sequence[StripRow], bars: Sequence[Bar | None]
         axis.plot([low, high], [place, place], color=colour, linewidth=2)
         mean = min(max(bar.mean, SPAN[0]), SPAN[1])
         face = colour if filled else "white"
-        axis.plot([mean], [place], color=colour, marker=marker, markersize=6, markerfacecolor=face)
+        (dot,) = axis.plot([mean], [place], color=colour, marker=marker, markersize=6, markerfacecolor=face)
+        dot.set(clip_on=False, zorder=4)
+        if mean != bar.mean:
+            _say_beyond(axis, bar.mean, mean, place)
     axis.axvline(-1.0, color="black", linewidth=1)
     axis.axvline(0.0, color="#bbbbbb", linewidth=0.8, linestyle=":")
     axis.set_xlim(*SPAN)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.grid(axis="y", visible=False)
+
+
+def _say_beyond(axis: Axes, value: float, edge: float, place: int) -> None:
+    """The value of a marker that stands at the panel's edge for one that lies beyond."""
+    shown = f"← {value:.1f}" if value < edge else f"{value:.1f} →"
+    side, offset = ("left", 7) if value < edge else ("right", -7)
+    axis.annotate(shown, (edge, place), xytext=(offset, 2), textcoords="offset points", ha=side, fontsize=6)
 
 
 def _explain(figure: Figure) -> None:
