@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from grit.adapters.backbones import load_backbone
-from grit.adapters.peft_methods import add_lora
 from grit.adapters.placement import matching
 from grit.backbone import resolve
 from grit.config.method import GritConfig
 from grit.config.sections import LLAMA_TARGETS
 from grit.geometry.attach import attach
+from grit.methods.lora import add_lora
 
 BATCH, LENGTH, RANK = 4, 128, 16
 

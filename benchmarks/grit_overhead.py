@@ -27,12 +27,12 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from grit.adapters.backbones import load_backbone
-from grit.adapters.peft_methods import add_lora
 from grit.adapters.placement import matching
 from grit.backbone import resolve
 from grit.config.method import GritConfig
 from grit.config.sections import LLAMA_TARGETS
 from grit.geometry.attach import attach
+from grit.methods.lora import add_lora
 from grit.training.summary import percentile
 
 #: Batch, sequence length and rank of each kind of machine.

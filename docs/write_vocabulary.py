@@ -56,8 +56,9 @@ def _settings() -> list[str]:
 def _methods() -> list[str]:
     rows: list[tuple[object, ...]] = []
     for name, method in METHODS.items():
-        rows.append((f"`{name}`", method.title, method.source, _yes(method.quantized), _yes(method.geometry)))
-    return _table(("name", "title", "source", "backbone in 4 bits", "GRIT acts"), rows)
+        marks = (_yes(method.quantized), _yes(method.geometry))
+        rows.append((f"`{name}`", method.title, method.source, method.role, *marks))
+    return _table(("name", "title", "source", "role", "backbone in 4 bits", "GRIT acts"), rows)
 
 
 def _metrics() -> list[str]:

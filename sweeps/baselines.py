@@ -2,7 +2,8 @@
 
 A rate is chosen on examples that do not judge it.
 
-    python sweeps/baselines.py                     # embedded backbone, all methods, step-matched
+    python sweeps/baselines.py             # embedded backbone, step-matched: the paper's set and controls
+    python sweeps/baselines.py --all       # the whole field
     python sweeps/baselines.py --methods lora grit dora --learning-rates 1e-3 4e-3
     python sweeps/baselines.py --model PATH --task gsm8k --train-file ... --eval-file ...
 """
@@ -19,6 +20,7 @@ from grit.cli.parser import flag
 from grit.config.registry import METHODS, Method
 from grit.config.sections import Regime
 from grit.config.settings import POSITIVE
+from grit.errors import ConfigError
 from ray_jobs.design.points import Point
 from ray_jobs.design.study_presets import Preset, preset
 from sweeps.common.request import StudyRequest
@@ -32,6 +34,9 @@ MEMORY_BUDGET, MEMORY_STEPS = 0.04, 4
 #: Factors with which the trained updates of LoRA and of GRIT's methods are scored as well: a frontier is made
 #: of the paths that these give, not of learning rates alone.
 SCALES = (0.25, 0.5, 0.75)
+#: The methods when none are named: what the project is about, what the paper compares it with, what its
+#: claims must survive, and our further attempts.
+USUAL = tuple(name for name, spec in METHODS.items() if spec.role != "neighbour")
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,13 @@ class BaselinesOptions:
 
     _argument_group_name = "this study"
 
-    methods: list[str] = flag(
-        list(METHODS), f"which methods (default: all): {', '.join(METHODS)}", choices=METHODS, metavar="NAME"
+    methods: list[str] | None = flag(
+        None,
+        f"which methods (default: {', '.join(USUAL)}), of {', '.join(METHODS)}",
+        choices=METHODS,
+        metavar="NAME",
     )
+    all: bool = flag(False, "all methods there are")
     learning_rates: list[float] | None = flag(
         None,
         "the grid, the same for every method (default: 1/4, 1, 4 and 16 times the preset's)",
@@ -70,7 +79,9 @@ def points(request: StudyRequest) -> list[Point]:
     rates = own.learning_rates or [multiple * rate for multiple in MULTIPLES]
     for value in rates:
         POSITIVE.check("learning-rates", value)
-    methods = own.methods
+    if own.all and own.methods is not None:
+        raise ConfigError("all", own.all, "cannot be given together with --methods")
+    methods = list(METHODS) if own.all else own.methods or USUAL
     designed = []
     for value in rates:
         for method in methods:

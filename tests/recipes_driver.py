@@ -83,7 +83,7 @@ def main(folder: Path) -> None:
         Point.of("oat", center),
         Point.of("list", {**center, "gradient_gain": 2.0}),
         Point.of("oat", {**center, "rho": 0.5}),
-        Point.of("list", {}, "rslora"),
+        Point.of("list", {}, "gaussian"),
     ]
     records = trained_study(study, "tau_T_lambda", _base(folder), points, Workbench(), seeds=(41,))
     records[0] = records[0].changed(status="preempted")

@@ -18,9 +18,13 @@ FORBIDDEN = {
 }
 #: One vendor behind one file (or, for Ray, behind the files that run on it).
 OWNERS = {
-    "peft": {"grit/adapters/peft_adapters.py", "grit/adapters/peft_methods.py"},
+    "peft": {
+        "grit/adapters/peft_adapters.py",
+        *(f"grit/methods/{name}.py" for name in ("adalora", "initialized_by_data", "lora")),
+        *(f"grit/methods/{name}.py" for name in ("optimizers", "peft_tuners")),
+    },
     "lm_eval": {"grit/evaluation/probes.py"},
-    "pytorch_optimizer": {"grit/adapters/optimizers.py", "grit/training/memory_probe.py"},
+    "pytorch_optimizer": {"grit/methods/optimizers.py", "grit/training/memory_probe.py"},
     "pynvml": {"grit/runtime/nvml.py"},
     "evaluate": {"grit/evaluation/text_metrics.py"},
     "rouge_score": {"grit/tasks/scoring.py"},

@@ -112,8 +112,8 @@ def test_a_knob_is_an_option_and_is_in_report_and_mlflow(toys, mirrored):
 
 
 def test_a_method_is_in_report_and_mlflow(toys, mirrored):
-    assert "rsLoRA" in _report(toys)
-    assert "rslora" in {run.data.tags["method"] for run in mirrored.values()}
+    assert "LoRA, Gaussian" in _report(toys)
+    assert "gaussian" in {run.data.tags["method"] for run in mirrored.values()}
 
 
 def test_a_sampler_proposes(toys):

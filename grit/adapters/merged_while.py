@@ -47,14 +47,15 @@ def merged_while(model: Any, tokens: Sequence[int]) -> Iterator[bool]:
     prompt = list(tokens[-_COMPARED:])
     adapted = _logits(model, prompt)
     parameters = [parameter for layer in layers for parameter in layer.get_base_layer().parameters()]
-    before = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
+    places = [parameter.data for parameter in parameters]
+    before = [place.to("cpu", copy=True) for place in places]
     try:
         merged = _merge(model) and _agree(adapted, _logits(model, prompt))
         if not merged:
-            _put_back(layers, parameters, before)
+            _put_back(layers, parameters, places, before)
         yield merged
     finally:
-        _put_back(layers, parameters, before)
+        _put_back(layers, parameters, places, before)
 
 
 def _is_whole(layer: Any) -> bool:
@@ -72,7 +73,9 @@ def _merge(model: Any) -> bool:
     return True
 
 
-def _put_back(layers: Sequence[Any], parameters: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+def _put_back(
+    layers: Sequence[Any], parameters: Sequence[Tensor], places: Sequence[Tensor], before: Sequence[Tensor]
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is inexact: the parameters are put back below
         for layer in layers:
@@ -80,8 +83,9 @@ def _put_back(layers: Sequence[Any], parameters: Sequence[Tensor], before: Seque
                 layer.unmerge()
                 layer.merged_adapters.clear()  # OSF's would stay merged
     with torch.no_grad():
-        for parameter, value in zip(parameters, before, strict=True):
-            parameter.copy_(value)
+        for parameter, place, value in zip(parameters, places, before, strict=True):
+            place.copy_(value)
+            parameter.data = place  # some adapters leave another tensor there, of another layout
 
 
 @torch.no_grad()

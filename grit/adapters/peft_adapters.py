@@ -71,18 +71,6 @@ def tuned_layers(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
 
 
-def effective_parameters(model: nn.Module, parameters: int) -> int:
-    """Trained parameters that act: all of them, but for AdaLoRA, whose directions may be switched off."""
-    svd_layers = [module for module in model.modules() if hasattr(module, "lora_E")]
-    if not svd_layers:
-        return parameters
-    total = 0
-    for module in svd_layers:
-        kept: Any = module
-        total += int((kept.lora_E["default"] != 0).sum()) * (kept.in_features + kept.out_features + 1)
-    return total
-
-
 def converted(
     model: Any, share: float | int, scalings: Mapping[str, float]
 ) -> dict[str, tuple[Tensor, Tensor]]:

@@ -77,7 +77,7 @@ class RunConfig:
             raise ConfigError("optimizer", self.optimization.optimizer, f"{spec.title} has one of its own")
         if self.method == "orthogonal" and any(rank % 2 for rank in adapter.layer_ranks or (adapter.rank,)):
             raise ConfigError("rank", adapter.rank, "must be even for an orthogonal initialization")
-        if adapter.layer_ranks is not None and not (spec.ranked and spec.adapter == "LoraConfig"):
+        if adapter.layer_ranks is not None and spec.one_rank:
             raise ConfigError("layer_ranks", adapter.layer_ranks, f"{spec.title} has one rank for all layers")
         if self.uses_grit and self.grit.min_lora_rank > adapter.smallest_rank:
             raise ConfigError(
@@ -125,7 +125,7 @@ class RunConfig:
     @property
     def reads_source(self) -> bool:
         """Whether general text is looked at before training."""
-        return self.uses_grit and self.grit.knows_source
+        return self.spec.reads_general_text or (self.uses_grit and self.grit.knows_source)
 
     @property
     def uses_grit(self) -> bool:

@@ -140,8 +140,8 @@ def source_documents(config: RunConfig, documents: Sequence[str]) -> list[str]:
         raise ConfigError(
             "retention-file",
             config.task.retention_file,
-            f"has {len(documents)} documents, and the first {measured} are measured on: source_weight and "
-            "source_penalty need others (or a smaller retention_documents)",
+            f"has {len(documents)} documents, and the first {measured} are measured on: source_weight, "
+            "source_penalty and CorDA's kept knowledge need others (or a smaller retention_documents)",
         )
     return spare
 

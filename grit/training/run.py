@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 import torch
 
 from grit.adapters.lean_pass import lean_pass
-from grit.adapters.optimizers import build_optimizer, follow_parameters
-from grit.adapters.peft_methods import after_step, extra_state, load_extra_state, penalty
 from grit.audits.audit_specs import AUDITS, Trained
 from grit.audits.factor_stability import StabilityMonitor
 from grit.audits.spectra import SpectraLog
@@ -26,6 +24,8 @@ from grit.evaluation.scores import Scores, example_quality, mean_quality, nats_p
 from grit.geometry.attach import attach
 from grit.geometry.handle import GritHandle
 from grit.io.files import Row
+from grit.methods.makers import maker_of
+from grit.methods.optimizers import build_optimizer, follow_parameters
 from grit.runtime import checkpoint
 from grit.runtime.clock import StepClock
 from grit.runtime.energy import EnergyMeter
@@ -66,6 +66,7 @@ class RunState:
     def __init__(self, config: RunConfig, bench: Workbench, model: Any) -> None:
         self.config, self.bench, self.model = config, bench, model
         self.clock = StepClock(bench.device)
+        self.maker = maker_of(config.spec)
         self.optimizer = build_optimizer(config, model)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.handle: GritHandle | None = None
@@ -141,7 +142,7 @@ class RunState:
                 "curve": self.curve,
                 "spectra": self.spectra.state_dict(),
                 "peak_memory": self.memory.bytes,
-                "adapter_extra": extra_state(self.model),
+                "adapter_extra": self.maker.extra_state(self.model),
                 "monitor": None if monitor is None else monitor.state_dict(),
             },
         )
@@ -166,7 +167,7 @@ class RunState:
         follow_parameters(self.optimizer, device)
         if self.handle is not None:
             self.handle.load_state_dict(state["handle"])
-        load_extra_state(self.model, state["adapter_extra"])
+        self.maker.load_extra_state(self.model, state["adapter_extra"])
         if self.monitor is not None:
             self.monitor.load_state_dict(state["monitor"], device)
         self.guard.load_state_dict(state["guard"])
@@ -299,7 +300,7 @@ class Run:
                 part = state.model(**inputs, num_items_in_batch=labels, use_cache=False).loss
             with state.clock.section("backward"):
                 part.backward()
-            loss += part.detach() - penalty(state.model)
+            loss += part.detach() - state.maker.penalty(state.model)
         return loss
 
     def _update(self) -> None:
@@ -311,7 +312,7 @@ class Run:
                 state.guard()
             if state.handle is not None or not state.guard.skipped_last:
                 state.optimizer.step()
-                after_step(state.model, state.step + 1)
+                state.maker.after_step(state.model, state.step + 1)
             state.optimizer.zero_grad(set_to_none=True)
 
     def _timed(self, work: Callable[[], Returned]) -> Returned:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from grit.adapters.peft_adapters import effective_parameters, trained_modules
+from grit.adapters.peft_adapters import trained_modules
 from grit.audits.exposure import EXPOSURE_DOCUMENTS
 from grit.audits.update_geometry import geometry_rows
 from grit.config.run_config import RunConfig
@@ -108,7 +108,7 @@ def _measurements(run: Run) -> Measurements:
     state, config, handle = run.state, run.config, run.state.handle
     times, components, overhead = step_times(state.log.rows)
     parameters = state.adapter_parameters()
-    effective = effective_parameters(state.model, parameters)
+    effective = state.maker.effective_parameters(state.model, parameters)
     events: Sequence[Event] = ()
     if handle is not None:
         effective, events = handle.effective_parameters(), handle.events

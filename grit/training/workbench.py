@@ -22,7 +22,6 @@ from grit.adapters.backbones import count_parameters, load_backbone, load_tokeni
 from grit.adapters.lean_pass import lean_pass
 from grit.adapters.merged_while import merged_while
 from grit.adapters.peft_adapters import remove_lora
-from grit.adapters.peft_methods import add_adapter
 from grit.adapters.placement import importance_scores, matching, place
 from grit.backbone import resolve
 from grit.config.run_config import RunConfig
@@ -32,6 +31,7 @@ from grit.data.packing import Pack, by_length, check_separation, collate_packs, 
 from grit.evaluation.evaluator import EvaluationBar, Evaluator
 from grit.evaluation.scores import Scores
 from grit.io.hashing import digest
+from grit.methods.makers import add_adapter
 from grit.tasks.base import Example, Task
 from grit.tasks.loading import content_hashes, load_documents, load_task, source_documents
 
@@ -191,7 +191,19 @@ class Workbench:
             }
         self._in_use = True
         began = time.perf_counter()
-        model = add_adapter(backbone, config, ranks, lambda: self._example_batches(config))
+        try:
+            model = add_adapter(
+                backbone,
+                config,
+                ranks,
+                examples=lambda: self._example_batches(config),
+                general_text=lambda: self.source_batches(config),
+            )
+        except BaseException:
+            # It may be half adapted: whoever comes next loads another.
+            del self._backbones[self._backbone_key(config)]
+            self._moved, self._in_use = {}, False
+            raise
         self.adapter_seconds = time.perf_counter() - began
         return model
 

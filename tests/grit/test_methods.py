@@ -8,17 +8,28 @@ import pytest
 import torch
 from killing import Killed, killed_at
 
+from grit.adapters.peft_adapters import adapted_layers
 from grit.config.method import GritConfig
 from grit.config.overrides import with_overrides
 from grit.config.registry import METHODS
 from grit.config.sections import Budget
 from grit.errors import ConfigError
+from grit.methods.makers import MAKERS
+from grit.methods.optimizers import build_optimizer
+from grit.methods.peft_tuners import Tuner
 from grit.training.hooks import Hooks
 from grit.training.run import Run
 from grit.training.trainer import adapted, take_steps, train
+from grit.training.workbench import Workbench
 
 MADE_OF_SWITCHES = [name for name in METHODS if METHODS[name].switches]
 OTHERS = [name for name in METHODS if not METHODS[name].geometry and not METHODS[name].quantized]
+
+#: Whose state beside the weights is worth an interruption: an optimizer or an adapter of their own.
+RESUMED = (
+    *("shampoo", "lora_soap", "lora_rite", "riemannian", "lora_muon"),
+    *("osf", "oft", "delora", "shira", "mica"),
+)
 
 
 @pytest.fixture
@@ -55,8 +66,7 @@ def test_a_method_trains_and_leaves_the_backbone_as_it_was(bench, method_run, me
 
 
 @pytest.mark.parametrize(
-    "method",
-    ["adalora", "lora_fa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shampoo", "osf"))],
+    "method", ["adalora", "lora_fa", *(pytest.param(name, marks=pytest.mark.slow) for name in RESUMED)]
 )
 def test_interrupted_equals_uninterrupted(bench, method_run, tmp_path, method):
     config = method_run(method, budget=Budget(regime="step", amount=14), checkpoint_steps=1)
@@ -83,6 +93,52 @@ def test_a_method_has_the_switches_that_it_is_made_of(method_run, method):
         with_overrides(config, {name: method_run("grit").setting(name)})
 
 
+def test_an_adapter_that_cannot_be_made_takes_nobody_with_it(method_run, monkeypatch):
+    """The backbone that it may have begun to change is not given to the next run."""
+    workbench, config = Workbench(), method_run("oft")
+
+    def half(wanted, backbone):
+        backbone.get_parameter(f"{wanted.targets[0]}.weight").data.zero_()
+        raise RuntimeError("half way")
+
+    expected = train(method_run("lora"), workbench).measured.quality
+    with monkeypatch.context() as broken:
+        broken.setitem(MAKERS, "oft", Tuner(half))
+        with pytest.raises(RuntimeError, match="half way"):
+            train(config, workbench)
+    assert train(method_run("lora"), workbench).measured.quality == expected
+
+
+def test_riemannian_steps_are_scaled_by_the_other_factors_gramian(bench, method_run):
+    """Zhang and Pilanci, 2024, (3): (B^T B + reg)^-1 grad A, and grad B (A A^T + reg)^-1."""
+    config = method_run("riemannian")
+    with adapted(config, bench) as model:
+        optimizer = build_optimizer(config, model)
+        layer = adapted_layers(model)[0]
+        down, up = layer.down.weight, layer.up.weight
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            up.copy_(torch.randn(up.shape, generator=generator))
+        gradients = [torch.randn(p.shape, generator=generator) for p in (down, up)]
+        eye, a, b = torch.eye(layer.rank), down.detach().clone(), up.detach().clone()
+        down.grad, up.grad = (gradient.clone() for gradient in gradients)
+        optimizer.step()
+        of_a = torch.linalg.solve(b.T @ b + 1e-2 * eye, gradients[0])
+        of_b = torch.linalg.solve(a @ a.T + 1e-2 * eye, gradients[1].T).T
+        torch.testing.assert_close(down.grad, of_a, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(up.grad, of_b, rtol=1e-3, atol=1e-4)
+
+
+def test_knowledge_is_kept_where_general_text_says(bench, method_run):
+    """CorDA's two modes look at different texts, and adapt other directions of the same weights."""
+    factors = {}
+    for method in ("corda", "corda_kpm"):
+        with adapted(method_run(method), bench) as model:
+            factors[method] = next(p.detach().clone() for n, p in model.named_parameters() if "lora_A" in n)
+    of_task, of_rest = (torch.linalg.qr(f.T).Q for f in factors.values())
+    assert torch.linalg.matrix_norm(of_task.T @ of_rest, ord=2) < 0.99
+
+
 def test_only_what_a_method_trains_is_counted(bench, method_run):
     trained = {method: train(method_run(method), bench) for method in ("lora", "lora_fa", "ia3", "adalora")}
     whole = trained["lora"].measured.adapter_parameters
@@ -95,8 +151,6 @@ def test_only_what_a_method_trains_is_counted(bench, method_run):
 
 
 def test_each_optimizer_keeps_its_own_rates(bench, method_run):
-    from grit.adapters.optimizers import build_optimizer
-
     with adapted(method_run("lora_plus"), bench) as model:
         rates = {
             group["lr"]

@@ -129,6 +129,7 @@ def test_every_method_runs_as_a_study(tmp_path):
     command = [
         sys.executable,
         str(ROOT / "sweeps" / "baselines.py"),
+        "--all",
         "--preset",
         "smoke",
         "--budget-steps",

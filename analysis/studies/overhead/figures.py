@@ -13,7 +13,7 @@ from analysis.evidence.point_summary import PointSummary
 from analysis.page.bars import Bars
 from analysis.page.style import SHADES, STROKES, new_figure, plain_log_axis
 from analysis.stats.arrays import Floats
-from analysis.studies.overhead.methods import ComponentRow, component_rows
+from analysis.studies.overhead.method_costs import ComponentRow, component_rows
 from analysis.studies.overhead.score import with_curves
 from analysis.studies.overhead.session import Session
 from grit.config.registry import METHODS

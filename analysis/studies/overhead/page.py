@@ -25,7 +25,7 @@ from analysis.studies.overhead.figures import (
     time_distributions,
 )
 from analysis.studies.overhead.long_run import long_run, long_table
-from analysis.studies.overhead.methods import (
+from analysis.studies.overhead.method_costs import (
     component_table,
     method_cost_table,
     report_table,
