@@ -15,6 +15,9 @@ from analysis.evidence.point_summary import summarize_points
 from analysis.report import main, rebuild
 from analysis.stats.estimates import Estimate
 from analysis.stats.frontier_gap import gap_to
+from analysis.studies.baselines.areas import area_rows
+from analysis.studies.baselines.field_figure import field_of
+from analysis.studies.baselines.frontier import frontiers
 from analysis.studies.baselines.tuning import (
     against_frontier,
     frontier_of,
@@ -93,6 +96,19 @@ def test_baselines(tmp_path, base, bench):
     written = rebuild(tmp_path / "s")
     text = _whole(tmp_path / "s", written)
     assert "LoRA&#39;s frontier" in text
+    drawn = frontiers(data, tuned, "step")
+    for method, curve in drawn.curves.items():
+        assert len(curve.paths) == (0 if method == "ia3" else 2)
+        assert (np.diff(curve.reached_by_all) >= 0).all()
+        assert (curve.reached_by_one >= curve.reached_by_all).all()
+    field = field_of(data, tuned, "step")
+    assert [dot.title for dot in field.dots] == ["LoRA", "GRIT", "IA3"]
+    assert [dot.share for dot in field.dots][0] == 1.0
+    assert (np.diff(field.frontier_forgetting) > 0).all()
+    areas = {row.tuned.method: row for row in area_rows(data, tuned)}
+    assert areas["lora"].area is None
+    assert areas["grit"].settings == 2 * (1 + len(baselines.SCALES))
+    assert areas["ia3"].settings == 2
     assert "the reference" in text
     assert "frontier_step" in written.figures
     assert written.terminal().startswith("Step-matched. GRIT at its best learning rate")

@@ -8,6 +8,7 @@ from builders import ended, planned, study, study_folder
 
 from analysis.evidence.load import load_study
 from analysis.evidence.point_summary import summarize_points
+from analysis.page.dot_names import Box, place_names
 from analysis.studies.sensitivity.figures import (
     crossings,
     front_figures,
@@ -213,3 +214,21 @@ def test_what_was_not_measured_is_not_drawn(tmp_path):
     assert over_time.step_windows(data, points) is None
     assert prices.quality_by_hours(points) is None
     assert update_maps.update_map(data, points) is None
+
+
+def test_names_stand_where_they_meet_nobody():
+    """Right, else left, else above, else below; and a dot in the midst of others stays without."""
+    panel = Box(0.0, 0.0, 200.0, 100.0)
+    alone, at_the_edge = (50.0, 50.0), (195.0, 80.0)
+    placed = {one.name: one for one in place_names(["one", "edge"], [alone, at_the_edge], panel)}
+    assert placed["one"].side == "left"
+    assert placed["one"].box.left > 50
+    assert placed["edge"].side == "right"
+    crowd = [(100.0 + 7 * dx, 50.0 + 7 * dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1)]
+    names = [f"a longer name {number}" for number in range(len(crowd))]
+    named = place_names(names, crowd, panel)
+    assert 0 < len(named) < len(crowd)
+    for number, one in enumerate(named):
+        assert not any(one.box.overlaps(other.box) for other in named[number + 1 :])
+        dots = [Box(x - 2.5, y - 2.5, x + 2.5, y + 2.5) for x, y in crowd if (x, y) != one.dot]
+        assert not any(map(one.box.overlaps, dots))

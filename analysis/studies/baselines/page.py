@@ -10,6 +10,8 @@ from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import REGIMES, PointSummary, summarize_points
 from analysis.page.document import Page, Section, WrittenPage, write_page
 from analysis.page.figure_spec import FigureSpec
+from analysis.studies.baselines.areas import AreaRow, area_answer, area_rows, area_table
+from analysis.studies.baselines.field_figure import draw_field, field_of
 from analysis.studies.baselines.frontier import draw_frontiers, frontiers
 from analysis.studies.baselines.tables import (
     REFERENCE,
@@ -37,8 +39,10 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
         tuned = tune(data, points, regime)
         if tuned:
             rows = reached_rows(data, tuned)
+            areas = area_rows(data, tuned)
             answer.append(reached_answer(rows, regime, _without_a_rate(data, tuned, regime)))
-            sections += _sections(points, tuned, rows, regime)
+            answer += [text for text in (area_answer(areas),) if text]
+            sections += _sections(data, points, tuned, rows, areas, regime)
             sections += _paths(data, tuned, regime)
             for row in rows:
                 if (word := row.shown_verdict()) is not None:
@@ -92,7 +96,12 @@ def _without_a_rate(data: StudyData, tuned: Mapping[Method, TunedMethod], regime
 
 
 def _sections(
-    points: Sequence[PointSummary], tuned: dict[Method, TunedMethod], rows: Sequence[ReachedRow], regime: str
+    data: StudyData,
+    points: Sequence[PointSummary],
+    tuned: dict[Method, TunedMethod],
+    rows: Sequence[ReachedRow],
+    areas: Sequence[AreaRow],
+    regime: str,
 ) -> list[Section]:
     same = "steps" if regime == "step" else "training seconds"
     reached = Section(
@@ -116,10 +125,32 @@ def _sections(
         figure=FigureSpec(
             name=f"frontier_{regime}",
             caption="Each method's curve over the learning rate beside LoRA's (squares) and GRIT's "
-            "(triangles). Up and to the left is better.",
-            compute=partial(frontiers, tuned, regime),
+            "(triangles), the paths of its scaled updates, and what all seeds and the best seed attain. "
+            "Up and to the left is better.",
+            compute=partial(frontiers, data, tuned, regime),
             draw=draw_frontiers,
         ),
+    )
+    field = Section(
+        name=f"field_{regime}",
+        title=f"The whole field, {regime}-matched",
+        figure=FigureSpec(
+            name=f"field_{regime}",
+            caption="Each method at its best learning rate; the area of a dot is the number of parameters "
+            "that act. Above the dashed line is what LoRA reaches by no learning rate and no scaling.",
+            compute=partial(field_of, data, tuned, regime),
+            draw=draw_field,
+        ),
+    )
+    whole = Section(
+        name=f"areas_{regime}",
+        title=f"Whole frontiers against LoRA's, {regime}-matched",
+        sentences=[
+            "The mean quality by which a method's frontier (its learning rates and, where they were scored, "
+            "their scaled updates) lies above LoRA's at equal forgetting, from none to that of LoRA's last "
+            "corner. The even half of the examples chooses the corners, the odd half says how high they lie."
+        ],
+        table=area_table(areas, regime),
     )
     costs = Section(
         name=f"counts_{regime}",
@@ -131,4 +162,4 @@ def _sections(
         ],
         table=cost_table(cost_rows(tuned, points), regime),
     )
-    return [reached, curves, costs]
+    return [reached, field, whole, curves, costs]

@@ -91,12 +91,17 @@ def tune(data: StudyData, points: Sequence[PointSummary], regime: str) -> dict[M
         tuned[method] = TunedMethod(
             method=method,
             settings=tuple(sorted(whole, key=learning_rate)),
-            best=max(whole, key=lambda p: float(quality_matrix(data, p)[:, ::2].mean())),
+            best=max(whole, key=lambda p: choosing_quality(data, p)),
             lost=sum(p.lost for p in settings),
             trials=sum(len(p.records) + p.lost for p in settings),
             train_seconds=sum(r.measured.train_seconds or 0.0 for r in trials),
         )
     return tuned
+
+
+def choosing_quality(data: StudyData, point: PointSummary) -> float:
+    """Mean quality on the even examples."""
+    return float(quality_matrix(data, point)[:, ::2].mean())
 
 
 def held_out_quality(data: StudyData, point: PointSummary) -> float:
@@ -146,9 +151,13 @@ def against_frontier(
 
 @dataclass(frozen=True, kw_only=True)
 class ScaledSetting:
-    """A setting with its trained update multiplied by `factor`; quality on the odd examples."""
+    """A setting with its trained update multiplied by `factor`; quality on the odd examples.
+
+    `chosen_by`: the mean on the even ones.
+    """
 
     factor: float
+    chosen_by: float
     values: SettingValues
 
 
@@ -165,7 +174,8 @@ def path_of(data: StudyData, point: PointSummary) -> list[ScaledSetting]:
         values = SettingValues(
             quality=np.array(quality)[:, 1::2], forgetting=np.array(forgetting), weights=weights
         )
-        path.append(ScaledSetting(factor=factor, values=values))
+        even = float(np.array(quality)[:, ::2].mean())
+        path.append(ScaledSetting(factor=factor, chosen_by=even, values=values))
     return path
 
 

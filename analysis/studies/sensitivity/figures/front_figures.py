@@ -13,15 +13,13 @@ from matplotlib.figure import Figure
 from analysis.evidence.fronts import front
 from analysis.evidence.point_summary import PointSummary, control_of, measured_regimes
 from analysis.page.bars import shown_counts
+from analysis.page.dot_names import name_dots
 from analysis.page.style import COLOURS, MARKERS, SEQUENTIAL, new_figure
 from analysis.studies.sensitivity.figures.knobs import keep_to_shares
 from analysis.studies.sensitivity.one_at_a_time import default_point, short_name, sweep_of
 from grit.config.sections import Regime
 from grit.tasks.metrics import is_share
 from grit.training.measurements import QUANTITIES
-
-#: Settings of a regime up to which each is named.
-MOST_NAMES = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,37 +85,14 @@ def draw_front(panels: tuple[FrontPanel, ...]) -> Figure:
                 edgecolors=colour,
                 alpha=0.8,
             )
-        if len(panel.dots) <= MOST_NAMES:
-            _name(axis, panel.dots)
+        places = ([dot.forgetting for dot in panel.dots], [dot.quality for dot in panel.dots])
+        name_dots(axis, [dot.name for dot in panel.dots], *places)
         axis.set_xlabel(QUANTITIES["forgetting"].axis)
         axis.set_ylabel(panel.metric)
         axis.set_title(f"{panel.regime}-matched, {len(panel.dots)} settings, {panel.counts}")
     note = "filled: on the four-objective front; black cross: first-order control; size: footprint"
     figure.suptitle(note, fontsize=8)
     return figure
-
-
-#: Where a dot's name stands: its offset in points, and which of its sides lies there.
-_BESIDE = {"right": ((6, -2), "left"), "left": ((-6, -2), "right"), "above": ((0, 6), "center")}
-
-
-def _name(axis: Axes, dots: Sequence[FrontDot]) -> None:
-    """Each dot's name on its right; on its left, or above, where there is no room."""
-    for dot in dots:
-        offset, side = _BESIDE[_room(dot, dots)]
-        place = (dot.forgetting, dot.quality)
-        axis.annotate(dot.name, place, xytext=offset, textcoords="offset points", ha=side, fontsize=6)
-
-
-def _room(dot: FrontDot, dots: Sequence[FrontDot]) -> str:
-    """The first side on which no other dot of the same height, and not the panel's edge, is near."""
-    x, y = np.array([(other.forgetting, other.quality) for other in dots]).T
-    near, level = np.ptp(x) / 5, np.abs(y - dot.quality) < np.ptp(y) / 20
-    right = (level & (x > dot.forgetting) & (x < dot.forgetting + near)).any()
-    left = (level & (x < dot.forgetting) & (x > dot.forgetting - near)).any()
-    if not right and dot.forgetting < x.max():
-        return "right"
-    return "above" if left else "left"
 
 
 @dataclass(frozen=True, kw_only=True)

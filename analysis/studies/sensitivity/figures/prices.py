@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from analysis.evidence.point_summary import PointSummary, measured_regimes
 from analysis.page.bars import shown_counts
+from analysis.page.dot_names import name_dots
 from analysis.page.style import COLOURS, MARKERS, new_figure
-from analysis.studies.sensitivity.one_at_a_time import default_point
+from analysis.studies.sensitivity.one_at_a_time import default_point, short_name
 from grit.config.sections import Regime
 from grit.training.measurements import QUANTITIES
 
@@ -23,6 +24,7 @@ SECONDS_PER_HOUR = 3600.0
 class PriceDot:
     """One setting: a price, and what it buys; means over seeds, with standard deviations."""
 
+    name: str
     price: float
     value: float
     price_spread: float
@@ -70,6 +72,7 @@ def _panels(
         for p in members:
             dots.append(
                 PriceDot(
+                    name=short_name(p, default),
                     price=scale * p.mean(price),
                     value=p.mean(value),
                     price_spread=scale * (p.spread(price) or 0.0),
@@ -121,6 +124,8 @@ def _draw_panel(axis: Axes, panel: PricePanel) -> None:
             capsize=2,
             alpha=0.85,
         )
+    places = ([dot.price for dot in panel.dots], [dot.value for dot in panel.dots])
+    name_dots(axis, [dot.name for dot in panel.dots], *places)
     axis.set_xlabel(panel.price_label)
     axis.set_ylabel(panel.value_label)
     axis.set_title(f"{panel.regime}-matched, {len(panel.dots)} settings, {panel.counts}")
