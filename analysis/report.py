@@ -15,6 +15,7 @@ from analysis.studies import compare, joint_audits, portability
 from analysis.studies.ablation import page as ablation
 from analysis.studies.baselines import page as baselines
 from analysis.studies.compression import page as compression
+from analysis.studies.continual import page as continual
 from analysis.studies.forgetting_law import page as forgetting_law
 from analysis.studies.overhead import page as overhead
 from analysis.studies.peft_comparison import page as peft_comparison
@@ -42,6 +43,7 @@ PAGES: dict[str, Callable[[StudyData, Path], Report]] = {
     "ablation": ablation.build,
     "baselines": baselines.build,
     "compression": compression.build,
+    "continual": continual.build,
     "overhead": overhead.build,
     "small_batch": small_batch.build,
     "forgetting_law": forgetting_law.build,

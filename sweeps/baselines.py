@@ -27,12 +27,12 @@ from sweeps.common.request import StudyRequest
 from sweeps.common.script import StudyScript
 
 #: The learning rates, as multiples of the preset's, when none are given: the same for every method.
-MULTIPLES = (0.25, 1.0, 4.0, 16.0)
+MULTIPLES = (1.0, 4.0, 16.0)
 #: Share of the budget of the runs that only serve to have their memory measured (in a process of its own,
 #: beside them), and their least steps.
 MEMORY_BUDGET, MEMORY_STEPS = 0.04, 4
-#: Factors with which the trained updates of LoRA and of GRIT's methods are scored as well: a frontier is made
-#: of the paths that these give, not of learning rates alone.
+#: Factors with which trained updates are scored as well, of every method whose adapter is a plain LoRA: a
+#: frontier is made of the paths that these give, not of learning rates alone.
 SCALES = (0.25, 0.5, 0.75)
 #: The methods when none are named: what the project is about, what the paper compares it with, what its
 #: claims must survive, and our further attempts.
@@ -53,23 +53,21 @@ class BaselinesOptions:
     )
     all: bool = flag(False, "all methods there are")
     learning_rates: list[float] | None = flag(
-        None,
-        "the grid, the same for every method (default: 1/4, 1, 4 and 16 times the preset's)",
-        metavar="V",
+        None, "the grid, the same for every method (default: 1, 4 and 16 times the preset's)", metavar="V"
     )
 
 
 def presets(name: str, method: Method, steps: int | None, task: str | None) -> Preset:
-    """The small presets with 40 steps and one evaluation: the grid is wide instead."""
+    """The small presets with 100 steps and one evaluation: the grid is wide instead."""
     if not preset(name, method).small:
         return preset(name, method, steps, task)
-    usual = preset(name, method, steps or 40, task)
+    usual = preset(name, method, steps or 100, task)
     return replace(usual, base=usual.base.changed(evaluations=1))
 
 
 def _paths(method: Method, request: StudyRequest) -> tuple[tuple[str, tuple[int | float, ...]], ...]:
     asked = request.base.audits.scales or SCALES
-    return (("scales", asked),) if method in ("lora", "qlora") or METHODS[method].geometry else ()
+    return (("scales", asked),) if METHODS[method].factors else ()
 
 
 def points(request: StudyRequest) -> list[Point]:

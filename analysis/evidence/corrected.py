@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from analysis.stats.arrays import Floats
 from analysis.stats.estimates import LEVEL, Verdict, holm
-from analysis.stats.pooled_noise import Contrast, NoiseModel, verdict_of
+from analysis.stats.pooled_noise import Contrast, NoiseModel, SettingScores, verdict_of
+from analysis.stats.unlike import contrasts_with
 from grit.tasks.metrics import tolerance_of
 
 JointVerdict = Literal["better", "worse", "mixed", "equivalent", "inconclusive", "changed nothing"]
@@ -75,12 +79,41 @@ def differences(
     Whether one differs and whether it is equivalent, by two one-sided tests, are a family each.
     """
     contrasts = [model.difference(name, other) for name, other in zip(names, references, strict=True)]
+    return corrected_for_number(names, contrasts, tolerance)
+
+
+def corrected_for_number(
+    names: Sequence[str], contrasts: Sequence[Contrast], tolerance: float
+) -> dict[str, CorrectedContrast]:
+    """Each contrast by its name, corrected by Holm's method as `differences` does."""
     differs = holm([contrast.p_value for contrast in contrasts])
     equivalent = holm([contrast.p_not_within(tolerance) for contrast in contrasts])
     corrected = {}
     for name, contrast, p_value, not_equivalent in zip(names, contrasts, differs, equivalent, strict=True):
         corrected[name] = CorrectedContrast(contrast=contrast, p_value=p_value, not_equivalent=not_equivalent)
     return corrected
+
+
+def unlike_differences(
+    reference: str,
+    scores: Mapping[str, SettingScores],
+    *,
+    weights: Floats,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    tolerance: float,
+) -> dict[str, CorrectedContrast]:
+    """Every other setting against the reference, corrected as `differences` does; settings may be unlike.
+
+    Args:
+        reference: one of `scores`.
+        scores: by name.
+        weights: of the examples, summing to 1.
+        bounds: the range of a score.
+        tolerance: within which a difference is equivalence.
+    """
+    others = [name for name in scores if name != reference]
+    contrasts = contrasts_with(reference, others, scores, weights, bounds)
+    return corrected_for_number(others, contrasts, tolerance)
 
 
 def score_differences(

@@ -76,12 +76,13 @@ def score_models(
     """
     examples = next(iter(quality.values())).values.shape[1]
     return (
-        NoiseModel(scores=quality, weights=np.full(examples, 1 / examples), bounds=_bounds(metric)),
+        NoiseModel(scores=quality, weights=np.full(examples, 1 / examples), bounds=quality_bounds(metric)),
         NoiseModel(scores=forgetting, weights=tokens / tokens.sum()),
     )
 
 
-def _bounds(metric: str) -> tuple[float, float]:
+def quality_bounds(metric: str) -> tuple[float, float]:
+    """The lowest and highest value that a quality can have."""
     return (METRICS[metric].low, METRICS[metric].high) if metric in METRICS else UNBOUNDED
 
 

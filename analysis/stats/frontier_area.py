@@ -66,14 +66,16 @@ def area_between(
     have the same seeds, examples and documents. None where the reference is nowhere better than the untuned
     model.
     """
-    theirs = corners(reference, untuned)
-    last = max((float(corner.by_seed.mean()) for corner in theirs), default=0.0)
-    if last <= 0:
+    last = last_corner(reference, untuned)
+    if last is None:
         return None
-    mean_heights = [_mean_height(corners(side, untuned), untuned, last) for side in (method, reference)]
-    seeds = len(theirs[0].quality)
-    ours, others = (np.broadcast_to(heights, (seeds, heights.shape[-1])) for heights in mean_heights)
-    return estimate(ours - others)
+    return estimate(mean_height(method, untuned, last) - mean_height(reference, untuned, last))
+
+
+def last_corner(settings: Sequence[FrontierSetting], untuned: UntunedQuality) -> float | None:
+    """Forgetting of a frontier's last corner; None of one that nowhere lies above the untuned model."""
+    last = max((float(corner.by_seed.mean()) for corner in corners(settings, untuned)), default=0.0)
+    return last if last > 0 else None
 
 
 def area_under(forgetting: Floats, quality: Floats, last: float) -> float:
@@ -100,8 +102,9 @@ def attained(forgetting: Floats, quality: Floats, untuned: float, places: Floats
     return np.asarray(np.maximum(reached, untuned), dtype=float)
 
 
-def _mean_height(frontier: Sequence[SettingValues], untuned: UntunedQuality, last: float) -> Floats:
-    """Of a frontier over [0, last], per seed and example (seeds or 1, examples)."""
+def mean_height(settings: Sequence[FrontierSetting], untuned: UntunedQuality, last: float) -> Floats:
+    """Of their frontier over forgetting from none to `last`, per seed and example (seeds, examples)."""
+    frontier = corners(settings, untuned)
     by_seed = [np.zeros(1), *[np.maximum(corner.by_seed, 0.0) for corner in frontier]]
     # Of corners at the same place the later, which is higher, must not lie before the earlier.
     places = np.maximum.accumulate(np.array([seeds.mean() for seeds in by_seed]))
@@ -116,4 +119,5 @@ def _mean_height(frontier: Sequence[SettingValues], untuned: UntunedQuality, las
         slope = (area_under(moved, means, last) - area) / _STEP
         astray = slope * (forgotten - forgotten.mean())[:, None]
         total = total + area_under(places, alone, last) * quality + astray
-    return total / last
+    seeds = len(settings[0].values.quality)
+    return np.broadcast_to(total / last, (seeds, total.shape[1]))

@@ -25,6 +25,7 @@ from grit.config.sections import (
     OptimizationConfig,
     TaskSource,
 )
+from grit.config.sequence import SequenceConfig
 from grit.config.settings import at_least, decisive, declared
 from grit.errors import ConfigError, among
 from grit.io.hashing import digest
@@ -50,6 +51,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     audits: AuditConfig = field(default_factory=AuditConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
     grit: GritConfig = field(default_factory=GritConfig)
 
     def __post_init__(self) -> None:
@@ -60,6 +62,23 @@ class RunConfig:
         at_least(0).check("seed", self.seed)
         self._check_method()
         self._check_audits()
+        self._check_sequence()
+
+    def _check_sequence(self) -> None:
+        before, budget = self.sequence.before, self.budget
+        if not before:
+            return
+        self.sequence.sources(self.task)
+        if budget.regime == "time" or budget.amount < 2 * (len(before) + 1):
+            raise ConfigError(
+                "before",
+                list(before),
+                "needs a budget of steps, at least two for each task and the run's own",
+            )
+        if self.audits.beside:
+            raise ConfigError(
+                "beside", self.audits.beside, "takes turns on one task, and `before` names others"
+            )
 
     def _check_method(self) -> None:
         spec, adapter = self.spec, self.adapter
@@ -139,6 +158,11 @@ class RunConfig:
             return f"{self.spec.title} changes the backbone's weights, beside which its adapter means nothing"
         return "it took turns with other methods" if self.audits.beside else None
 
+    def stages(self) -> tuple[RunConfig, ...]:
+        """This run with each task of its sequence as its own, in order; the last is this run's."""
+        alone = replace(self, sequence=SequenceConfig())
+        return (*(replace(alone, task=source) for source in self.sequence.sources(self.task)), alone)
+
     @property
     def quantized(self) -> bool:
         """Whether the backbone is stored in NF4."""
@@ -216,6 +240,8 @@ class RunConfig:
                 decided |= decisive(getattr(self, section))
         if any(METHODS[name].geometry for name in (self.method, *self.audits.beside)):
             decided["grit"] = decisive(self.grit)
+        if self.sequence.before:
+            decided["before"] = [source.name for source in self.sequence.sources(self.task)]
         decided["probes"] = [name.partition("=")[0] for name in self.evaluation.probes]
         return digest({"config": decided, "content": content, "method_version": METHOD_VERSION})
 
@@ -240,6 +266,7 @@ RUN_SECTIONS: dict[str, type] = {
     "evaluation": EvaluationConfig,
     "audits": AuditConfig,
     "execution": ExecutionConfig,
+    "sequence": SequenceConfig,
     "grit": GritConfig,
 }
 _OWN = {item.name for item in fields(RunConfig)}

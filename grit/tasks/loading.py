@@ -205,6 +205,9 @@ def content_hashes(
             model_commit(model_folder, config.backbone.revision) if ask_hub else config.backbone.revision,
         ]
     hashes = {"task": task.content_hash(), "documents": digest(documents), "model": digest(model)}
+    if config.sequence.before:
+        sources = config.sequence.sources(config.task)
+        hashes["before"] = digest([load_task(source).content_hash() for source in sources])
     if extensions := extensions_digest():
         hashes["extensions"] = extensions
     files = [probe.partition("=")[2] for probe in config.evaluation.probes if "=" in probe]

@@ -81,6 +81,16 @@ class RunResult:
         fisher_a="vector",
         fisher_g="vector",
     )
+    stages: list[Row] = _table(
+        "an example of a task learned so far, or a document, after a stage of a sequence of tasks",
+        after="count",
+        learned="count?",
+        task="word?",
+        kind="word",
+        value="number?",
+        base_value="number?",
+        tokens="count",
+    )
     interleaved: list[Row] = _table(
         "a step of one of the methods that took turns",
         method="word",

@@ -18,7 +18,6 @@ from grit.audits.audit_specs import AUDITS, Trained
 from grit.audits.factor_stability import StabilityMonitor
 from grit.audits.spectra import SpectraLog
 from grit.config.run_config import RunConfig
-from grit.data.encode import TrainingOrder
 from grit.errors import ConfigError
 from grit.evaluation.scores import Scores, example_quality, mean_quality, nats_per_token
 from grit.geometry.attach import attach
@@ -36,6 +35,7 @@ from grit.stepping.gradient_guard import GradientGuard
 from grit.training.divergence import DivergenceRule
 from grit.training.hooks import Interim
 from grit.training.score_rows import short_rows
+from grit.training.stages import Stages, rows_after
 from grit.training.step_log import StepLog
 from grit.training.workbench import Workbench
 
@@ -96,6 +96,7 @@ class RunState:
         self.energy, self._joules_before = EnergyMeter(bench.device), 0.0
         self.curve: list[Row] = []
         self.spectra = SpectraLog()
+        self.stage_rows: list[Row] = []
 
     def untrained(self) -> Any:
         """The model before its first step; not after `restored`."""
@@ -141,6 +142,7 @@ class RunState:
                 "rows": self.log.rows,
                 "curve": self.curve,
                 "spectra": self.spectra.state_dict(),
+                "stages": self.stage_rows,
                 "peak_memory": self.memory.bytes,
                 "adapter_extra": self.maker.extra_state(self.model),
                 "monitor": None if monitor is None else monitor.state_dict(),
@@ -175,6 +177,7 @@ class RunState:
         self.log.restore(state["rows"])
         if "spectra" in state:  # checkpoints of version 0.1 have none
             self.spectra.load_state_dict(state["spectra"])
+        self.stage_rows = state.get("stages", [])
 
 
 class Run:
@@ -197,9 +200,8 @@ class Run:
                 config.optimization.accumulation,
                 f"must be a multiple of the {self.workers.count} workers that share its steps",
             )
-        self._packs = bench.packs(config)
-        self._order = TrainingOrder(len(self._packs), config.seed)
-        first = bench.micro_batches(config, self._packs[: config.optimization.micro_batch])[0]
+        self.stages = Stages(config, bench)
+        first = bench.micro_batches(config, self.stages.first(config.optimization.micro_batch))[0]
         bench.warm_up(config, model, first)  # before anybody watches the model: its pass is no statistic
         self.state = RunState(config, bench, model)
         self._rates = [group["lr"] for group in self.state.optimizer.param_groups]
@@ -225,8 +227,9 @@ class Run:
 
     def measure_base(self) -> None:
         """Scores the untuned model, unless that was done before; while the adapter is still zero."""
-        model = self.state.model
-        self._base = self._timed(lambda: self.bench.base_scores(self.config, model.eval()))
+        model = self.state.model.eval()
+        for config in self.stages.configs:
+            self._base = self._timed(partial(self.bench.base_scores, config, model))
 
     def resume(self) -> None:
         """Goes on from this run's own checkpoint, if there is one."""
@@ -261,10 +264,11 @@ class Run:
         state.clock.start_step()
         state.memory.begin_step()
         state.model.train()
-        factor = learning_rate_factor(self.share(), config.optimization.warmup_fraction)
+        progress = self.stages.progress(state.step, self.share())
+        factor = learning_rate_factor(progress, config.optimization.warmup_fraction)
         for group, rate in zip(state.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
-        packs = [self._packs[i] for i in self._order.step(state.step, config.step_sequences)]
+        packs = self.stages.step(state.step)
         rows = [row for members in packs for row in members]
         loss = self._backward(packs, labels=sum(row.labels for row in rows))
         self._update()
@@ -365,6 +369,14 @@ class Run:
         if self.state.handle is not None:
             self.state.handle.finish()
         self.evaluate(last=True)
+        if len(self.stages) > 1 and self.spent():
+            self.look_back(len(self.stages) - 1)
+
+    def look_back(self, stage: int) -> None:
+        """Measures every task learned so far, and general text, after a stage (from 0); fills `stages`."""
+        with nullcontext() if self.state.handle is None else self.state.handle.as_counted():
+            rows = partial(rows_after, stage, self.stages, self.bench, self.state.model.eval())
+            self.state.stage_rows += self._timed(rows)
 
     def audit(self, *, lost: bool) -> None:
         """Makes the tables of the audits that this run asks for; fills `audits`.
@@ -391,9 +403,7 @@ class Run:
 
     def unique_tokens(self) -> int:
         """Tokens of the distinct training examples seen so far."""
-        steps = (self._order.step(step, self.config.step_sequences) for step in range(self.state.step))
-        seen = {index for indices in steps for index in indices}
-        return sum(len(row.tokens) for index in seen for row in self._packs[index])
+        return self.stages.unique_tokens(self.state.step)
 
     def interim(self) -> Interim:
         """Where the run stands at its last evaluation."""

@@ -88,6 +88,7 @@ def result_of(run: Run, status: RunStatus, reason: str | None) -> RunResult:
         predictions=score_rows(run.scores, run.base),
         geometry=geometry_rows(state.model, handle, general_text(run)) if run.config.spec.factors else [],
         spectra=state.spectra.rows,
+        stages=state.stage_rows,
         audits=run.audits,
     )
 

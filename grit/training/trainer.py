@@ -172,6 +172,11 @@ def take_steps(run: Run, hooks: Hooks, until: int | None = None) -> tuple[RunSta
             return "diverged", f"step {state.step}: {reason}"
         if hooks.progress is not None:
             hooks.progress(state.step, run.share(), loss, state.mean_rank())
+        ended = run.stages.ended(state.step)
+        if ended is not None:
+            hooks.phase(EVALUATION)
+            run.look_back(ended)
+            hooks.phase(TRAINING)
         if _evaluation_is_due(run):
             hooks.phase(EVALUATION)
             run.evaluate()

@@ -180,10 +180,9 @@ class Workbench:
             raise RuntimeError("the backbone already carries an adapter: release it first")
         backbone = self.backbone(config)
         ranks = place(backbone, config, lambda: self._importance(config, backbone))
-        if config.spec.inexact:
-            self.base_scores(
-                config, backbone.eval()
-            )  # before the adapter, whose rounding is not the backbone's
+        if config.spec.inexact:  # before the adapter, whose rounding is not the backbone's
+            for stage in config.stages():
+                self.base_scores(stage, backbone.eval())
         if config.spec.moves_backbone:
             self._moved = {
                 f"{name}.weight": backbone.get_parameter(f"{name}.weight").detach().to("cpu", copy=True)
@@ -345,7 +344,7 @@ class Workbench:
     def content(self, config: RunConfig) -> dict[str, str]:
         """Hashes of what the names in a run's configuration stand for here (grit/tasks/loading.py)."""
         evaluation = config.evaluation
-        key = (config.task, config.backbone, evaluation.probes, evaluation.bertscore_encoder)
+        key = (config.task, config.sequence, config.backbone, evaluation.probes, evaluation.bertscore_encoder)
         if key not in self._content:  # a model's files are read whole
             task, documents = self._source(config)
             model = resolve(config.backbone.model)

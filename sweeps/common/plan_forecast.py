@@ -108,7 +108,7 @@ def predicted_seconds(config: RunConfig, base: RunConfig, costs: Costs) -> float
     """Seconds of one trial.
 
     A step costs by the sequences it holds and by the runs that take turns; probes of memory, truncations,
-    scales and rungs of a ladder come on top.
+    scales, rungs of a ladder and looks back at earlier tasks come on top.
     """
     runs = 1 + len(config.audits.beside)
     step = costs.step_seconds * max(config.step_sequences / base.step_sequences, SMALL_STEP) * runs
@@ -116,6 +116,8 @@ def predicted_seconds(config: RunConfig, base: RunConfig, costs: Costs) -> float
     probes = PROBE_SECONDS * runs if config.audits.memory else 0.0
     audits = config.audits
     further = TRUNCATION_SHARE * len(audits.truncations) + len(audits.ladder) + len(audits.scales)
+    stages = len(config.sequence.before) + 1
+    further += stages * (stages + 1) / 2 if stages > 1 else 0
     rung = costs.rung_seconds
     if rung is None:
         rung = costs.other_seconds / config.evaluation.evaluations

@@ -11,6 +11,7 @@ from grit.cli.fields import HelpFields
 from grit.cli.one_line import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from grit.cli.options import DataOptions, ModelOptions
 from grit.cli.parser import OneLineParser, given, option_names, taken
+from grit.config.run_config import RunConfig
 from grit.config.sections import Regime
 from grit.errors import ConfigError
 from ray_jobs.design.plan import Study
@@ -46,6 +47,11 @@ def nothing(_request: StudyRequest) -> Search | None:
     return None
 
 
+def asked_base(request: StudyRequest) -> RunConfig:
+    """The configuration as it was asked for."""
+    return request.base
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyScript:
     """One study.
@@ -62,6 +68,7 @@ class StudyScript:
         decides: whether it grows until its settings are decided, where seeds are not fixed.
         own: a dataclass of the script's own options, or None.
         design: the common options of what is measured, with other defaults where the script has its own.
+        based_on: the configuration that all trials begin with, where the script's own options change it.
     """
 
     name: str
@@ -74,6 +81,7 @@ class StudyScript:
     decides: bool = False
     own: type | None = None
     design: type[DesignOptions] = DesignOptions
+    based_on: Callable[[StudyRequest], RunConfig] = asked_base
 
     def parser(self, *more: type) -> OneLineParser:
         """The command line; `more` are further dataclasses of options."""
@@ -108,11 +116,19 @@ class StudyScript:
         Raises:
             ConfigError: a value that cannot be used.
         """
-        line, _ = self.read(argv)
-        request = resolve(line, self.presets, self.regimes, decides=self.decides)
+        request = self.request(self.read(argv)[0])
         guess = request.preset.costs.step_seconds * request.budget_steps
         content = content_of(request.base, ask_hub=False)
         return self._study(request, content.hashes, request.budget_seconds or guess)
+
+    def request(self, line: CommandLine) -> StudyRequest:
+        """What a command line asks for.
+
+        Raises:
+            ConfigError: a value that cannot be used.
+        """
+        asked = resolve(line, self.presets, self.regimes, decides=self.decides)
+        return replace(asked, preset=replace(asked.preset, base=self.based_on(asked)))
 
     def run(self, line: CommandLine, planned: Callable[[PlanForecast], None] = unheard) -> int:
         """Runs the study; `planned` hears what a dry run predicts.
@@ -128,7 +144,7 @@ class StudyScript:
             if line.execution.study is not None:
                 spec = self._read_spec(line)
                 return run_study(spec.preset, line.execution, line.search, spec=spec, planned=planned)
-            request = resolve(line, self.presets, self.regimes, decides=self.decides)
+            request = self.request(line)
             return run_study(
                 request.preset_name,
                 line.execution,

@@ -33,7 +33,6 @@ from grit.config.sections import Budget
 from ray_jobs.design.points import Point
 from ray_jobs.records.trials_file import read_trials, write_trials
 from sweeps import baselines, compression, forgetting_law, overhead, small_batch
-from sweeps.common.request import resolve
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def base():
 def _points(script, base, *options):
     """What a script measures with these options, around our base."""
     line, _ = script.SCRIPT.read(["--preset", "smoke", "--regimes", "step", *options])
-    request = resolve(line, script.SCRIPT.presets, ("step",))
+    request = script.SCRIPT.request(line)
     request = replace(
         request, preset=replace(request.preset, base=base), budget_steps=int(base.budget.amount)
     )

@@ -92,6 +92,7 @@ def test_tables_hold_what_is_declared_of_them(bench, short_run):
         train(short_run(stability=True), bench),
         train_side_by_side(short_run(beside=("lora",)), bench),
         train(short_run(truncations=(2,), ladder=(4,), scales=(0.5,), preconditioner="none", T=None), bench),
+        train(short_run(before=("reading",)), bench),
     ]
     for result in results:
         for name, rows in result.tables().items():

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from analysis.evidence.corrected import CorrectedContrast, contrast_of, unlike_differences
 from analysis.evidence.load import StudyData
 from analysis.page.table import Column, Table, shown
-from analysis.stats.estimates import Estimate, holm
-from analysis.stats.frontier_area import FrontierSetting, UntunedQuality, area_between, corners
+from analysis.stats.frontier_area import FrontierSetting, UntunedQuality, corners, last_corner, mean_height
+from analysis.stats.pooled_noise import SettingScores
 from analysis.studies.baselines.tables import REFERENCE
 from analysis.studies.baselines.tuning import TunedMethod, choosing_quality, path_of, setting_values
 from grit.config.registry import Method
+from grit.tasks.metrics import tolerance_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,23 +25,20 @@ class AreaRow:
     Attributes:
         settings: points of the plane that its frontier was chosen from. corners: of the frontier.
         follows_path: whether scaled updates are among them.
-        area: mean quality that it lies above LoRA's frontier; None where it cannot be compared.
-        p_holm: of the area being nothing, corrected for the number of methods.
+        area: mean quality that it lies above LoRA's frontier, of the noise of all methods together and
+            corrected for their number; None where it cannot be compared.
     """
 
     tuned: TunedMethod
     settings: int
     corners: int
     follows_path: bool
-    area: Estimate | None
-    p_holm: float | None
+    area: CorrectedContrast | None
 
     @property
     def word(self) -> str | None:
-        """`better`, `worse` or `inconclusive` after correction."""
-        if self.area is None or self.p_holm is None:
-            return None
-        return self.area.verdict() if self.p_holm <= 0.05 else "inconclusive"
+        """`better`, `worse`, `equivalent` or `inconclusive` after correction."""
+        return None if self.area is None else self.area.word()
 
 
 def frontier_settings(data: StudyData, tuned: TunedMethod) -> list[FrontierSetting]:
@@ -64,14 +65,8 @@ def area_rows(data: StudyData, tuned: Mapping[Method, TunedMethod]) -> list[Area
     reference = tuned[REFERENCE]
     untuned = untuned_quality(data, reference)
     frontiers = {method: frontier_settings(data, tuning) for method, tuning in tuned.items()}
-    areas: dict[Method, Estimate] = {}
-    for method, tuning in tuned.items():
-        same_seeds = all(p.seeds == reference.best.seeds for p in (*tuning.settings, *reference.settings))
-        if method != REFERENCE and same_seeds:
-            area = area_between(frontiers[method], frontiers[REFERENCE], untuned)
-            if area is not None:
-                areas[method] = area
-    corrected = dict(zip(areas, holm([area.p_value for area in areas.values()]), strict=True))
+    last = last_corner(frontiers[REFERENCE], untuned)
+    areas = {} if last is None else _areas(tuned, frontiers, untuned, last)
     rows = []
     for method, tuning in tuned.items():
         settings = frontiers[method]
@@ -82,10 +77,33 @@ def area_rows(data: StudyData, tuned: Mapping[Method, TunedMethod]) -> list[Area
                 corners=len(corners(settings, untuned)),
                 follows_path=len(settings) > len(tuning.settings),
                 area=areas.get(method),
-                p_holm=corrected.get(method),
             )
         )
     return rows
+
+
+def _areas(
+    tuned: Mapping[Method, TunedMethod],
+    frontiers: Mapping[Method, Sequence[FrontierSetting]],
+    untuned: UntunedQuality,
+    last: float,
+) -> dict[str, CorrectedContrast]:
+    """Every method against the reference, of the noise of all frontiers but erratic ones."""
+    reference = tuned[REFERENCE].best
+    heights: dict[str, SettingScores] = {}
+    for method, tuning in tuned.items():
+        if all(point.seeds == reference.seeds for point in (*tuning.settings, *tuned[REFERENCE].settings)):
+            height = mean_height(frontiers[method], untuned, last)
+            heights[method] = SettingScores(seeds=reference.seeds, values=height)
+    if REFERENCE not in heights or len(heights) < 2:
+        return {}
+    examples = len(untuned.values)
+    return unlike_differences(
+        REFERENCE,
+        heights,
+        weights=np.full(examples, 1 / examples),
+        tolerance=tolerance_of(reference.quality_metric),
+    )
 
 
 def area_table(rows: Sequence[AreaRow], regime: str) -> Table[AreaRow]:
@@ -95,8 +113,12 @@ def area_table(rows: Sequence[AreaRow], regime: str) -> Table[AreaRow]:
         Column(header="points", value=lambda row: row.settings),
         Column(header="with paths", value=lambda row: "yes" if row.follows_path else "no"),
         Column(header="corners", value=lambda row: row.corners),
-        Column(header="above LoRA's frontier by [95%]", value=lambda row: row.area, terminal=True),
-        Column(header="p (Holm)", value=lambda row: row.p_holm, style=".3f"),
+        Column(
+            header="above LoRA's frontier by [95%]", value=lambda row: contrast_of(row.area), terminal=True
+        ),
+        Column(
+            header="p (Holm)", value=lambda row: None if row.area is None else row.area.p_value, style=".3f"
+        ),
         Column(header="whole frontier", value=lambda row: row.word, terminal=True),
     ]
     return Table(name=f"areas_{regime}", columns=columns, rows=rows)
@@ -110,7 +132,7 @@ def area_answer(rows: Sequence[AreaRow]) -> str:
     better = [row.tuned.title for row in judged if row.word == "better"]
     worse = [row.tuned.title for row in judged if row.word == "worse"]
     own = [row for row in judged if row.tuned.method == "grit"]
-    grit = "".join(f"GRIT's lies {shown(row.area)} above it ({row.word}). " for row in own)
+    grit = "".join(f"GRIT's lies {shown(contrast_of(row.area))} above it ({row.word}). " for row in own)
     return (
         f"Whole frontiers against LoRA's, at equal forgetting: {grit}"
         f"Above: {', '.join(better) or 'none'}; below: {', '.join(worse) or 'none'}."

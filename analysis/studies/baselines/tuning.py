@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.evidence.corrected import CorrectedContrast, score_differences
+from analysis.evidence.corrected import FORGETTING_TOLERANCE, CorrectedContrast, unlike_differences
 from analysis.evidence.load import StudyData
-from analysis.evidence.noise import score_models
+from analysis.evidence.noise import quality_bounds
 from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
 from analysis.stats.frontier_gap import Gap, SettingValues, gap_to
 from analysis.stats.pooled_noise import SettingScores
 from grit.config.registry import METHODS, Method
 from grit.io.files import Row
+from grit.tasks.metrics import tolerance_of
 from ray_jobs.records.trial_record import TrialRecord
 
 DESIGN = "baseline"
@@ -114,7 +115,8 @@ def best_differences(
 ) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
     """Every method's best setting less the reference's: quality on the odd examples, and forgetting.
 
-    By the method, of the noise of all best settings together; nothing without the reference or another.
+    By the method, of the noise of all best settings together but for erratic ones (analysis/stats/unlike.py);
+    nothing without the reference or another.
     """
     others = [method for method in tuned if method != reference]
     if reference not in tuned or not others:
@@ -127,8 +129,19 @@ def best_differences(
         forgotten[method] = SettingScores(seeds=best.seeds, values=forgetting_matrix(data, best)[0])
     metric = tuned[reference].best.quality_metric
     _, tokens = forgetting_matrix(data, tuned[reference].best)
-    models = score_models(odd, forgotten, metric=metric, tokens=tokens)
-    return score_differences(models, others, [reference] * len(others), metric)
+    examples = odd[reference].values.shape[1]
+    return (
+        unlike_differences(
+            reference,
+            odd,
+            weights=np.full(examples, 1 / examples),
+            bounds=quality_bounds(metric),
+            tolerance=tolerance_of(metric),
+        ),
+        unlike_differences(
+            reference, forgotten, weights=tokens / tokens.sum(), tolerance=FORGETTING_TOLERANCE
+        ),
+    )
 
 
 def frontier_of(data: StudyData, reference: TunedMethod) -> list[SettingValues]:

@@ -1,0 +1,74 @@
+"""Contrasts of settings that need not be alike: methods of different kinds, of which one may be erratic.
+
+The model of the noise (analysis/stats/pooled_noise.py) takes what a seed does for what it does to all
+settings, up to noise. One method that collapses with some seeds breaks that for everybody. Whose values stray
+from the others' over seeds far more than is usual is compared on its own, with the variance of its own
+difference; the rest share one model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import f
+
+from analysis.stats.arrays import Floats
+from analysis.stats.pooled_noise import Contrast, NoiseModel, SettingScores
+
+#: A setting is erratic where its variance over seeds, against the median setting's, is as improbable as this.
+ERRATIC = 1e-3
+#: Rounds of taking medians off rows and columns.
+_ROUNDS = 10
+
+
+def erratic(scores: Mapping[str, SettingScores], weights: Floats) -> list[str]:
+    """Names of settings that stray over seeds from what others do, far more than the median setting does.
+
+    All need the same seeds; with one seed, or of fewer than four settings, none can be told.
+    """
+    means = np.array([one.values @ weights for one in scores.values()])
+    settings, seeds = means.shape
+    if settings < 4 or seeds < 2:
+        return []
+    residual = _without_medians(means)
+    variances = (residual**2).sum(axis=1) / (seeds - 1)
+    usual = float(np.median(variances))
+    if usual == 0:
+        return []
+    # The median of settings with few seeds each lies below their mean variance, and medians take off more of
+    # a setting's own deviations than means do: both make this strict.
+    most = float(f.isf(ERRATIC, seeds - 1, (settings - 1) * (seeds - 1)))
+    lowest = float(f.isf(0.5, seeds - 1, (settings - 1) * (seeds - 1)))
+    return [name for name, value in zip(scores, variances, strict=True) if value > usual * most / lowest]
+
+
+def contrasts_with(
+    reference: str,
+    names: Sequence[str],
+    scores: Mapping[str, SettingScores],
+    weights: Floats,
+    bounds: tuple[float, float],
+) -> list[Contrast]:
+    """Each of `names` less the reference: of the model of all that are alike, or of those two alone."""
+    seeds = {one.seeds for one in scores.values()}
+    apart = set(erratic(scores, weights)) if len(seeds) == 1 else set()
+    alike = {name: one for name, one in scores.items() if name not in apart or name == reference}
+    together = NoiseModel(scores=alike, weights=weights, bounds=bounds)
+    contrasts = []
+    for name in names:
+        model = together
+        if name in apart or reference in apart:
+            pair = {each: scores[each] for each in (name, reference)}
+            model = NoiseModel(scores=pair, weights=weights, bounds=bounds)
+        contrasts.append(model.difference(name, reference))
+    return contrasts
+
+
+def _without_medians(means: Floats) -> Floats:
+    """Tukey's median polish: what is left of (settings, seeds) beyond setting and seed."""
+    residual = means.copy()
+    for _ in range(_ROUNDS):
+        residual = residual - np.median(residual, axis=1, keepdims=True)
+        residual = residual - np.median(residual, axis=0, keepdims=True)
+    return residual

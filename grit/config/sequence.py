@@ -1,0 +1,56 @@
+"""Tasks that are learned one after the other by one adapter, of which the run's own is the last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grit.config.sections import TaskSource
+from grit.config.settings import SHARE, check_names, check_settings, setting
+from grit.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceConfig:
+    """What is learned before the run's own task, each in an equal share of its steps."""
+
+    before: tuple[str, ...] = setting(
+        (),
+        "tasks that are learned before the run's own, in this order, by name or as "
+        "NAME=TRAIN_FILE,EVAL_FILE (grit/training/stages.py)",
+        identity="never",
+    )
+    replay: float = setting(
+        0.0,
+        "share of each step's examples that come from the tasks learned before",
+        allowed=SHARE,
+        identity="changed",
+    )
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        check_settings(self)
+        check_names("before", self.before, 'names, e.g. ["reading", "gsm8k=TRAIN,EVAL"]')
+        if self.replay and not self.before:
+            raise ConfigError("replay", self.replay, "has nothing to draw from: name tasks in `before`")
+
+    def sources(self, own: TaskSource) -> tuple[TaskSource, ...]:
+        """Where the tasks come from that are learned before `own`, whose general text they share.
+
+        Raises:
+            ConfigError: a text that names no task and two files.
+        """
+        sources = []
+        for text in self.before:
+            name, equals, files = text.partition("=")
+            train, comma, evaluation = files.partition(",")
+            if not name or (equals and not (train and comma and evaluation)):
+                raise ConfigError("before", text, "must be a task's name, or NAME=TRAIN_FILE,EVAL_FILE")
+            sources.append(
+                TaskSource(
+                    name=name,
+                    train_file=train or None,
+                    eval_file=evaluation or None,
+                    retention_file=own.retention_file,
+                )
+            )
+        return tuple(sources)
