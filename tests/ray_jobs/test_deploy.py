@@ -32,6 +32,24 @@ def node_types(cluster):
     return _derive_autoscaling_config_from_ray_cr(resource)["available_node_types"]
 
 
+@pytest.fixture(params=["cluster.yaml", "cluster-aws.yaml"])
+def launched(request):
+    """The node types of a file for `ray up`, as the autoscaler that it starts reads them."""
+    from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+
+    text = yaml.safe_load((ROOT / request.param).read_text())
+    configs = AutoscalingConfig(text, skip_content_hash=True).get_node_type_configs()
+    return {
+        name: {
+            "min_workers": config.min_worker_nodes,
+            "max_workers": config.max_worker_nodes,
+            "resources": config.resources,
+            "priority": config.priority,
+        }
+        for name, config in configs.items()
+    }
+
+
 def _started(node_types, trials, **availability):
     """Node types that Ray's scheduler would start for so many waiting trials of the 8B preset."""
     from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
@@ -86,6 +104,42 @@ def test_spot_nodes_are_preferred_and_on_demand_ones_are_the_fallback(node_types
     assert _started(node_types, 4) == {"a100-spot": 4}
     assert _started(node_types, 4, **{"a100-spot": 0.0}) == {"a100-on-demand": 4}
     assert _started(node_types, 18) == {"a100-spot": 16, "a100-on-demand": 2}
+
+
+def test_ray_up_prefers_spot_nodes_and_falls_back(launched):
+    """`ray up` starts autoscaler v2 unless it is told otherwise."""
+    spot, fallback = launched["a100_spot"], launched["a100_on_demand"]
+    per_node = spot["resources"]["GPU"]
+    assert _started(launched, 2 * per_node) == {"a100_spot": 2}
+    assert _started(launched, 2 * per_node, a100_spot=0.0) == {"a100_on_demand": 2}
+    every = per_node * (spot["max_workers"] + 1)
+    assert _started(launched, every) == {"a100_spot": spot["max_workers"], "a100_on_demand": 1}
+    assert fallback["max_workers"] >= 2
+
+
+def test_ssh_is_open_to_nobody_that_was_not_named():
+    aws = yaml.safe_load((ROOT / "cluster-aws.yaml").read_text())
+    groups = [node["node_config"]["SecurityGroupIds"] for node in aws["available_node_types"].values()]
+    assert groups == [["sg-CHANGE-ME"]] * 3  # where any type names none, Ray makes one that is open
+    assert len(aws["provider"]["availability_zone"].split(",")) > 1
+    assert "default-allow-ssh --source-ranges" in (ROOT / "cluster.yaml").read_text()
+
+
+def test_skypilot_runs_a_command_of_ours_with_servers_for_its_databases():
+    """Validated by hand against the schemas of SkyPilot 0.14.1, which is no dependency."""
+    task = yaml.safe_load((ROOT / "deploy/skypilot/study.yaml").read_text())
+    assert task["resources"]["any_of"] == [{"use_spot": True}, {"use_spot": False}]
+    assert set(task["secrets"].values()) == {None}
+    words = shlex.split(task["run"].replace("\\\n", " "))
+    assert words[1] == "sweeps/tau_T_lambda.py"
+    places = {"$MLFLOW_TRACKING_URI": "https://mlflow", "$OPTUNA_STORAGE": "postgresql://optuna"}
+    line, _ = SCRIPT.read([places.get(word, word) for word in words[2:]])
+    assert not line.execution.tracking_uri.startswith("sqlite")
+    assert not line.search.optuna_storage.startswith("sqlite")
+    gpus = int(task["resources"]["accelerators"].partition(":")[2])
+    assert line.execution.max_concurrent == gpus
+    files = (line.execution.output, line.data.train_file, line.data.eval_file, line.data.retention_file)
+    assert all(any(str(file).startswith(place) for place in task["file_mounts"]) for file in files)
 
 
 def test_the_job_s_command_is_one_of_ours_and_is_tried_again(volume_and_job):
