@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from grit.config.sections import Dtype
+from grit.config.sections import Attention, Dtype
 from grit.errors import ConfigError
 
 transformers_logging.disable_progress_bar()
@@ -73,6 +73,7 @@ def load_backbone(
     device: str,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    attention: Attention = "auto",
 ) -> PreTrainedModel:
     """A frozen causal LM from safetensors.
 
@@ -100,7 +101,10 @@ def load_backbone(
             use_safetensors=True,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            attn_implementation=None if attention == "auto" else attention,
         )
+    except ImportError as error:
+        raise ConfigError("attention", attention, str(error).splitlines()[0]) from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ConfigError(
             "model", model, f"cannot be read as a causal LM: {str(error).splitlines()[0]}"

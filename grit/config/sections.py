@@ -21,6 +21,7 @@ from grit.errors import ConfigError
 
 Regime = Literal["step", "time"]
 Clock = Literal["wall", "cpu"]
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 Dtype = Literal["float32", "bfloat16"]
 QualityMetric = Literal["primary", "answer_logprob"]
 InterimQuality = Literal["answer_logprob", "quality"]
@@ -107,6 +108,12 @@ class BackboneConfig:
     )
     trust_remote_code: bool = setting(False, "whether code that comes with the model may run")
     dtype: Dtype = setting("float32", "of weights and activations", scores_untuned=True)
+    attention: Attention = setting(
+        "auto",
+        "how attention is computed: `auto` leaves it to transformers; `flash_attention_2` needs its package",
+        identity="changed",
+        scores_untuned=True,
+    )
 
     def __post_init__(self) -> None:
         """Raises ConfigError."""
@@ -380,6 +387,12 @@ class ExecutionConfig:
         "float32 products on a GPU round their factors to TF32",
         identity="changed",
         scores_untuned=True,
+    )
+    gradient_checkpointing: bool = setting(
+        False,
+        "keep only the inputs of each block for the backward pass and compute the rest again: far less "
+        "memory, about a third more time",
+        identity="changed",
     )
     clock: Clock = setting(
         "wall",

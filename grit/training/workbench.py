@@ -28,6 +28,7 @@ from grit.config.run_config import RunConfig
 from grit.config.sections import QualityMetric, TaskSource
 from grit.data.encode import Encoded, collate, encode, encode_documents, micro_batches, moved, prompt_tokens
 from grit.data.packing import Pack, by_length, check_separation, collate_packs, pack
+from grit.errors import ConfigError
 from grit.evaluation.evaluator import EvaluationBar, Evaluator
 from grit.evaluation.scores import Scores
 from grit.io.hashing import digest
@@ -179,6 +180,8 @@ class Workbench:
         if self._in_use:
             raise RuntimeError("the backbone already carries an adapter: release it first")
         backbone = self.backbone(config)
+        if config.execution.gradient_checkpointing and not backbone.supports_gradient_checkpointing:
+            raise ConfigError("gradient_checkpointing", True, f"{type(backbone).__name__} cannot do it")
         ranks = place(backbone, config, lambda: self._importance(config, backbone))
         if config.spec.inexact:  # before the adapter, whose rounding is not the backbone's
             for stage in config.stages():
@@ -203,6 +206,8 @@ class Workbench:
             del self._backbones[self._backbone_key(config)]
             self._moved, self._in_use = {}, False
             raise
+        if config.execution.gradient_checkpointing:
+            backbone.activation_checkpointing_enable()
         self.adapter_seconds = time.perf_counter() - began
         return model
 
@@ -258,6 +263,7 @@ class Workbench:
         And puts back what its initialization changed.
         """
         backbone = remove_lora(model)
+        backbone.activation_checkpointing_disable()
         with torch.no_grad():
             for name, weight in self._moved.items():
                 backbone.get_parameter(name).copy_(weight)
@@ -279,6 +285,7 @@ class Workbench:
                 device=self.device,
                 revision=config.backbone.revision,
                 trust_remote_code=config.backbone.trust_remote_code,
+                attention=config.backbone.attention,
             )
             self._sizes[key] = count_parameters(self._backbones[key])
         return self._backbones[key]
@@ -291,6 +298,7 @@ class Workbench:
             config.backbone.trust_remote_code,
             config.quantized,
             config.backbone.dtype,
+            config.backbone.attention,
         )
 
     def evaluator(self, model: Any, config: RunConfig) -> Evaluator:

@@ -90,7 +90,12 @@ def memory_bytes(config: RunConfig, shape: ModelShape, *, gpu: bool) -> int:
         * shape.layers
     )
     tokens = config.optimization.micro_batch * config.optimization.max_length
-    activations = ACTIVATION_BYTES * number / 2 * tokens * shape.width * shape.layers
+    of_a_layer = ACTIVATION_BYTES * number / 2 * tokens * shape.width
+    activations = of_a_layer * shape.layers
+    if (
+        config.execution.gradient_checkpointing
+    ):  # every layer's input, and one layer while it is computed again
+        activations = number * tokens * shape.width * shape.layers + of_a_layer
     logits = LOGIT_BYTES * tokens * shape.vocabulary
     return int(
         stored * shape.parameters
@@ -129,7 +134,7 @@ def check_memory(
             config.optimization.micro_batch,
             f"would need about {needed / 1e9:.0f} GB a trial and there are {room / 1e9:.0f} GB: lower it "
             "(and raise accumulation), "
-            "or max_length, or the rank",
+            "or max_length, or the rank, or set gradient_checkpointing=true",
         )
     there = "" if room is None else f" of {room / 1e9:.0f} GB"
     return f"memory: about {needed / 1e9:.1f} GB{there} a trial"

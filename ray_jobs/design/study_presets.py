@@ -57,6 +57,11 @@ class Preset:
 PresetOf = Callable[[str, Method, int | None, str | None], Preset]
 
 
+#: What a step takes more where activations are computed again: a second forward pass beside the first and a
+#: backward pass of two.
+RECOMPUTED = 4 / 3
+
+
 def preset(name: str, method: Method, steps: int | None = None, task: str | None = None) -> Preset:
     """A preset by name.
 
@@ -152,6 +157,8 @@ def _paper(name: str, base: RunConfig, steps: int) -> Preset:
     """
     at_32k_tokens = {"llama-3.2-3b": 1.2, "llama-3.1-8b": 2.6}[name]
     step_seconds = at_32k_tokens * base.step_sequences * base.optimization.max_length / (32 * 1024)
+    if base.execution.gradient_checkpointing:
+        step_seconds *= RECOMPUTED
     return Preset(
         base=base,
         seeds=(41, 42, 43),

@@ -7,6 +7,7 @@ from killing import Killed, killed_at
 from grit.adapters.peft_adapters import adapted_layers
 from grit.config.method import GritConfig
 from grit.config.sections import Budget, TaskSource
+from grit.errors import ConfigError
 from grit.geometry.events import NonfiniteGradient
 from grit.training.hooks import Hooks
 from grit.training.result import TABLES
@@ -406,8 +407,6 @@ def test_a_finished_run_leaves_nothing_in_memory(bench, short_run, monkeypatch):
 
 
 def test_targets_that_do_not_exist_are_named(bench, short_run):
-    from grit.errors import ConfigError
-
     with pytest.raises(ConfigError, match="no layer named w_pack"):
         train(short_run(targets=("q_proj", "w_pack")), bench)
 
@@ -431,8 +430,6 @@ def test_curve_has_the_points_asked_for(bench, short_run):
 
 
 def test_an_empty_train_split_is_refused(bench, short_run, tmp_path):
-    from grit.errors import ConfigError
-
     empty = tmp_path / "empty.jsonl"
     empty.write_text("\n")
     source = TaskSource(name="gsm8k", train_file=str(empty), eval_file=str(empty), retention_file=str(empty))
@@ -446,3 +443,24 @@ def test_the_arithmetic_is_set_for_each_run_and_recorded(bench, short_run):
     assert exact.measured.numerics == {"deterministic": True, "tf32": True}
     assert plain.measured.numerics == {"deterministic": False, "tf32": False}
     assert exact.measured.quality == plain.measured.quality  # on one CPU thread runs repeat themselves anyway
+
+
+@pytest.mark.parametrize("method", ["lora", "grit", "qgrit", "oft"])
+def test_activations_that_are_computed_again_change_nothing(bench, short_run, method):
+    kept = short_run(method=method, quality="answer_logprob")
+    whole, again = train(kept, bench), train(kept.changed(gradient_checkpointing=True), bench)
+    assert [row["loss"] for row in again.telemetry] == [row["loss"] for row in whole.telemetry]
+    assert again.measured.forgetting == whole.measured.forgetting
+    assert again.measured.final_ranks == whole.measured.final_ranks
+    assert not bench.backbone(kept).is_activation_checkpointing
+
+
+def test_attention_is_computed_as_asked(bench, short_run):
+    losses = []
+    for attention in ("eager", "sdpa"):
+        config = short_run(method="lora", dropout=0.0, attention=attention)
+        losses.append([row["loss"] for row in train(config, bench).telemetry])
+        assert bench.backbone(config).config._attn_implementation == attention
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    with pytest.raises(ConfigError, match="attention = 'flash_attention_2'"):
+        bench.backbone(short_run(attention="flash_attention_2"))

@@ -27,6 +27,9 @@ def test_memory_by_hand():
     expected = 2 * 1000 + 16 * (2 * 4 * 8 * 2 * 3) + 34 * 20 * 8 * 3 + 10 * 20 * 50
     assert memory_bytes(base, shape, gpu=True) == expected
     assert memory_bytes(base.changed(method="qgrit"), shape, gpu=True) == expected - 2 * 1000 + 550
+    recomputed = base.changed(gradient_checkpointing=True)
+    kept = 34 * 20 * 8 * 3 - (2 * 20 * 8 * 3 + 34 * 20 * 8)  # inputs of all layers, and one layer whole
+    assert memory_bytes(recomputed, shape, gpu=True) == expected - kept
 
 
 @pytest.mark.parametrize(
@@ -80,3 +83,14 @@ def test_a_running_trial_is_one_line():
     )
     assert line == "  0123456789abcd grit step seed 41: step 50 (50%, 10 min left), loss 1.250, rank 7.5"
     assert [duration(x) for x in (5, 89, 600, 7200)] == ["5 s", "89 s", "10 min", "2.0 h"]
+
+
+@pytest.mark.parametrize("method", ["grit", "qgrit", "lora"])
+@pytest.mark.parametrize("task", ["alpaca", "dolly", "boolq", "qnli", "gsm8k"])
+@pytest.mark.parametrize("model", ["llama-3.2-3b", "llama-3.1-8b"])
+def test_every_task_of_the_paper_fits_the_gpu_that_it_is_for(model, task, method):
+    config = preset(model, method, None, task).base
+    shape = shape_of(config.backbone.model, "")
+    assert "of 80 GB" in check_memory(config, shape, gpu=True, concurrent=1, machine_bytes=None)
+    heavy = config.optimization.micro_batch * config.optimization.max_length > 8192
+    assert config.execution.gradient_checkpointing is (heavy and model == "llama-3.1-8b")
