@@ -185,16 +185,24 @@ class NoiseModel:
     @cached_property
     def _additive(self) -> tuple[Floats, Floats]:
         """Sums of squares and freedom of every setting, (settings,), about setting + seed."""
-        of_setting, of_seed = self._of_setting, self._of_seed
-        design = np.concatenate([of_setting, of_seed], axis=1)
-        basis, scale, _ = np.linalg.svd(design, full_matrices=False)
-        basis = basis[:, scale > 1e-9 * scale[0]]
-        residual = self._means - basis @ (basis.T @ self._means)
+        of_setting = self._of_setting
+        share = 1 / of_setting.sum(axis=0)[self._setting]
+        # What seeds say beyond settings: few columns, so that hundreds of settings cost nothing.
+        basis, scale, _ = np.linalg.svd(self._within_setting(self._of_seed), full_matrices=False)
+        basis = basis[:, scale > 1e-9 * max(1.0, scale.max(initial=0.0))]
+        residual = self._within_setting(self._means[:, None])[:, 0]
+        residual -= basis @ (basis.T @ residual)
         residual[np.abs(residual) < self._rounding] = 0.0
-        free = 1 - (basis**2).sum(axis=1)
+        free = 1 - share - (basis**2).sum(axis=1)
         # What rounding leaves of a cell that the model fits exactly is no residual, and no freedom.
         free[free < 1e-9] = 0.0
         return of_setting.T @ residual**2, of_setting.T @ free
+
+    def _within_setting(self, columns: Floats) -> Floats:
+        """Columns (cells, n) less their means over each setting's cells."""
+        counts = self._of_setting.sum(axis=0)
+        means = self._of_setting.T @ columns / counts[:, None]
+        return np.asarray(columns - means[self._setting])
 
     @cached_property
     def variances(self) -> Moderated:
