@@ -88,6 +88,8 @@ def points(request: StudyRequest) -> list[Point]:
             point = Point.of("baseline", {"learning_rate": rate}, method, regime=regime)
             designed.append(replace(point, audits=_paths(method, request)))
     memory = {"memory": True, "evaluations": 1, "quality": "answer_logprob", "scales": ()}
+    if request.base.sequence.before:
+        memory |= {"before": (), "replay": 0.0}
     share = max(MEMORY_BUDGET, MEMORY_STEPS / request.budget_steps)
     probes = [Point.of("memory", memory, method, budget=share, regime="step", seeds=1) for method in methods]
     return [*designed, *probes]

@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there
 
+from grit.cli.options import absolute_task
 from grit.cli.parser import flag
 from grit.config.registry import METHODS, Method
 from grit.config.run_config import RunConfig
@@ -80,7 +81,7 @@ def after_others(request: StudyRequest) -> RunConfig:
         named = [name for name in EMBEDDED_BEFORE if name != own]
     if not named:
         raise ConfigError("before", None, f"must name the tasks that are learned before {own!r}")
-    return request.base.changed(before=tuple(named))
+    return request.base.changed(before=tuple(map(absolute_task, named)))
 
 
 def points(request: StudyRequest) -> list[Point]:

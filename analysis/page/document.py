@@ -165,7 +165,7 @@ def page_context(page: Page, studies: Sequence[StudyData]) -> dict[str, Any]:
 def _named(studies: Sequence[StudyData], what: str) -> list[str]:
     """The backbones or tasks of some studies, each once, in order."""
     configs = [data.study.config for data in studies]
-    names = {"model": [c.backbone.model for c in configs], "task": [c.task.name for c in configs]}
+    names = {"model": [c.backbone.model for c in configs], "task": [c.task_title for c in configs]}
     return list(dict.fromkeys(names[what]))
 
 

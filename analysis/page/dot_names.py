@@ -32,8 +32,9 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedName:
-    """A name beside its dot: its offset in points, and which of its sides lies there."""
+    """The name of the dot of that `number` (from 0): its offset in points, which of its sides lies there."""
 
+    number: int
     name: str
     dot: tuple[float, float]
     offset: tuple[float, float]
@@ -59,10 +60,9 @@ def name_dots(axis: Axes, names: Sequence[str], across: Sequence[float], along: 
     width, height = (axis.transAxes.transform((1, 1)) - corner) / per_point
     panel = Box(0.0, 0.0, float(width), float(height))
     for placed in place_names(names, [(float(x), float(y)) for x, y in places], panel):
-        number = names.index(placed.name)
         axis.annotate(
             placed.name,
-            (across[number], along[number]),
+            (across[placed.number], along[placed.number]),
             xytext=placed.offset,
             textcoords="offset points",
             ha=placed.side,
@@ -80,7 +80,7 @@ def place_names(names: Sequence[str], dots: Sequence[tuple[float, float]], panel
     placed: list[PlacedName] = []
     for number, (name, dot) in enumerate(zip(names, dots, strict=True)):
         others = [*taken[:number], *taken[number + 1 :], *(one.box for one in placed)]
-        free = (one for one in _candidates(name, dot) if _fits(one.box, others, panel))
+        free = (one for one in _candidates(number, name, dot) if _fits(one.box, others, panel))
         if (one := next(free, None)) is not None:
             placed.append(one)
     return placed
@@ -91,7 +91,7 @@ def _fits(box: Box, others: Sequence[Box], panel: Box) -> bool:
     return inside and not any(map(box.overlaps, others))
 
 
-def _candidates(name: str, dot: tuple[float, float]) -> list[PlacedName]:
+def _candidates(number: int, name: str, dot: tuple[float, float]) -> list[PlacedName]:
     width, (x, y) = len(name) * LETTERS * _WIDTH, dot
     half = LETTERS / 2
     sides = (
@@ -102,6 +102,7 @@ def _candidates(name: str, dot: tuple[float, float]) -> list[PlacedName]:
     )
     return [
         PlacedName(
+            number=number,
             name=name,
             dot=dot,
             offset=offset,

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.stats.arrays import Floats
-from analysis.stats.estimates import Estimate, estimate
 from analysis.stats.frontier_gap import SettingValues
 
 #: Of the numerical derivative of an area by a corner's forgetting, in nats per token.
@@ -57,21 +56,6 @@ def corners(settings: Sequence[FrontierSetting], untuned: UntunedQuality) -> lis
     return frontier
 
 
-def area_between(
-    method: Sequence[FrontierSetting], reference: Sequence[FrontierSetting], untuned: UntunedQuality
-) -> Estimate | None:
-    """Mean quality that the method's frontier lies above the reference's at equal forgetting.
-
-    Over all forgetting from none to that of the reference's last corner; in units of quality. All settings
-    have the same seeds, examples and documents. None where the reference is nowhere better than the untuned
-    model.
-    """
-    last = last_corner(reference, untuned)
-    if last is None:
-        return None
-    return estimate(mean_height(method, untuned, last) - mean_height(reference, untuned, last))
-
-
 def last_corner(settings: Sequence[FrontierSetting], untuned: UntunedQuality) -> float | None:
     """Forgetting of a frontier's last corner; None of one that nowhere lies above the untuned model."""
     last = max((float(corner.by_seed.mean()) for corner in corners(settings, untuned)), default=0.0)
@@ -105,9 +89,9 @@ def attained(forgetting: Floats, quality: Floats, untuned: float, places: Floats
 def mean_height(settings: Sequence[FrontierSetting], untuned: UntunedQuality, last: float) -> Floats:
     """Of their frontier over forgetting from none to `last`, per seed and example (seeds, examples)."""
     frontier = corners(settings, untuned)
-    by_seed = [np.zeros(1), *[np.maximum(corner.by_seed, 0.0) for corner in frontier]]
-    # Of corners at the same place the later, which is higher, must not lie before the earlier.
-    places = np.maximum.accumulate(np.array([seeds.mean() for seeds in by_seed]))
+    by_seed = [np.zeros(1), *[corner.by_seed for corner in frontier]]
+    # What forgets less than nothing lies at none; of corners at the same place the later is higher.
+    places = np.maximum.accumulate(np.array([max(float(seeds.mean()), 0.0) for seeds in by_seed]))
     places = places + np.arange(len(places)) * 1e-12
     qualities = [untuned.values[None, :], *[corner.quality for corner in frontier]]
     means = np.array([quality.mean() for quality in qualities])

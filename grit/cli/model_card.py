@@ -75,7 +75,7 @@ def card_text(kept: KeptAdapter, card: Card) -> str:
     config = kept.config
     parts = [
         _metadata(config),
-        f"# {config.spec.title} adapter for {config.task.name} on {config.backbone.model}",
+        f"# {config.spec.title} adapter for {config.task_title} on {config.backbone.model}",
         _what(kept, card),
         "## Knobs\n\n" + _table(("setting", "value"), [*_knobs(config).items()]),
         "## Data\n\n" + _data(kept),
@@ -127,7 +127,7 @@ def _knobs(config: RunConfig) -> dict[str, str]:
 
 def _data(kept: KeptAdapter) -> str:
     hashes = ", ".join(f"{name} `{value}`" for name, value in kept.content.items())
-    return f"Trained on `{kept.config.task.name}`; what its names stood for, by hash: {hashes}."
+    return f"Trained on `{kept.config.task_title}`; what its names stood for, by hash: {hashes}."
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -79,7 +79,10 @@ def with_data_options(config: RunConfig, options: DataOptions, model: str | None
     for name in ("model", "bertscore_encoder"):
         if isinstance(settings.get(name), str) and Path(settings[name]).is_dir():
             settings[name] = _absolute(settings[name])
-    return with_overrides(config.changed(**changes), settings)
+    changed = with_overrides(config.changed(**changes), settings)
+    if changed.sequence.before:
+        changed = changed.changed(before=tuple(map(absolute_task, changed.sequence.before)))
+    return changed
 
 
 def _task(preset_task: TaskSource, options: DataOptions) -> TaskSource:
@@ -96,6 +99,15 @@ def _task(preset_task: TaskSource, options: DataOptions) -> TaskSource:
         is_file = options.template.endswith(".json")
         files["template"] = _absolute(options.template) if is_file else options.template
     return replace(base, **files)
+
+
+def absolute_task(text: str) -> str:
+    """A task of a sequence with whole paths, since workers have folders of their own.
+
+    `text` is NAME or NAME=TRAIN_FILE,EVAL_FILE.
+    """
+    name, equals, files = text.partition("=")
+    return f"{name}={','.join(map(_absolute, files.split(',')))}" if equals else text
 
 
 def _absolute(path: str) -> str:

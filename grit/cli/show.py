@@ -91,7 +91,7 @@ def _rows_of(path: Path) -> list[Row]:
 
 
 def _what(config: RunConfig) -> str:
-    return f"{config.spec.title} on {config.task.name}, model {config.backbone.model}, seed {config.seed}"
+    return f"{config.spec.title} on {config.task_title}, model {config.backbone.model}, seed {config.seed}"
 
 
 def _headline(run: RunFile) -> str:

@@ -109,7 +109,11 @@ def check_content(config: RunConfig, *, training: bool = True) -> dict[str, str]
     documents = load_documents(config.task)
     if training and config.reads_source:
         source_documents(config, documents)
-    return content_hashes(task, documents, config, resolve(config.backbone.model))
+    for stage in config.stages()[:-1]:
+        load_documents(stage.task)
+        check_model(stage, load_task(stage.task, training=training))
+    content = config if training else config.stages()[-1]  # what is evaluated alone needs no earlier task
+    return content_hashes(task, documents, content, resolve(config.backbone.model))
 
 
 def open_run(folder: Path, config: RunConfig, *, resume: bool) -> RunFile:

@@ -45,6 +45,7 @@ class MethodSpec:
         switches: settings that make it this method, whatever a preset has there.
         rate_multiple: what a grid of rates for AdamW is multiplied by: other optimizers have others.
         scheduled: needs to know the number of steps in advance, so that it has no time-matched form.
+        one_process: its initialization may differ between processes, which then would train two models.
     """
 
     title: str
@@ -63,6 +64,13 @@ class MethodSpec:
     switches: Mapping[str, Any] = field(default_factory=dict)
     rate_multiple: float = 1.0
     scheduled: bool = False
+    one_process: bool = False
+
+    @property
+    def turns(self) -> bool:
+        """Whether GRIT's geometry changes what is trained, rather than only knowing the curvature."""
+        untouched = {"preconditioner": "none", "reprojection_freq": None}
+        return self.geometry and not untouched.items() <= dict(self.switches).items()
 
 
 #: Every method there is, by name.
@@ -197,6 +205,7 @@ METHODS: dict[Method, MethodSpec] = {
         adapter="lora_ga",
         options={"init_lora_weights": "lora_ga"},
         factors=False,
+        one_process=True,
         moves_backbone=True,
         inexact=True,
     ),

@@ -79,6 +79,13 @@ class RunConfig:
             raise ConfigError(
                 "beside", self.audits.beside, "takes turns on one task, and `before` names others"
             )
+        replay, size = self.sequence.replay, self.step_sequences
+        if replay and not 1 <= round(replay * size) < size:
+            raise ConfigError(
+                "replay",
+                replay,
+                f"must leave room for the new task and draw at least one of a step's {size} examples",
+            )
 
     def _check_method(self) -> None:
         spec, adapter = self.spec, self.adapter
@@ -162,6 +169,13 @@ class RunConfig:
         """This run with each task of its sequence as its own, in order; the last is this run's."""
         alone = replace(self, sequence=SequenceConfig())
         return (*(replace(alone, task=source) for source in self.sequence.sources(self.task)), alone)
+
+    @property
+    def task_title(self) -> str:
+        """The run's task; of a sequence all tasks in order, with what is replayed."""
+        title = ", then ".join(stage.task.name for stage in self.stages())
+        replay = self.sequence.replay
+        return f"{title} ({replay:.0%} of each step replayed)" if replay else title
 
     @property
     def quantized(self) -> bool:

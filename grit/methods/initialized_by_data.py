@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from peft import EvaConfig, LoraConfig, LoraGAConfig, get_peft_model, initialize_lora_eva_weights
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
@@ -102,8 +103,38 @@ class LoraGA(AdapterMaker):
         preprocess_loraga(backbone, lora, run)
         backbone.disable_input_require_grads()
         backbone.train(training)
-        model = get_peft_model(backbone, lora)
+        model: Any = get_peft_model(backbone, lora)
         for module in backbone.modules():
             if hasattr(module, "_peft_loraga_grad"):
                 del module._peft_loraga_grad
+        model.initial_factors = _factors(model)
         return model
+
+    def extra_state(self, model: Any) -> dict[str, Any]:
+        """The first factors, B A of which the weights have lost: another process may find others."""
+        return {"initial_factors": model.initial_factors}
+
+    @torch.no_grad()
+    def load_extra_state(self, model: Any, state: dict[str, Any]) -> None:
+        """Takes off the weights what the checkpoint's run took off, where this process found another."""
+        for name, (down, up) in state["initial_factors"].items():
+            own_down, own_up = model.initial_factors[name]
+            down, up = down.to(own_down.device), up.to(own_up.device)
+            if torch.equal(down, own_down) and torch.equal(up, own_up):
+                continue
+            layer = model.get_submodule(name)
+            weight = layer.get_base_layer().weight
+            weight += (layer.scaling["default"] * (own_up @ own_down - up @ down)).to(weight.dtype)
+            model.initial_factors[name] = (down, up)
+
+
+def _factors(model: Any) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B of every module, by path."""
+    return {
+        name: (
+            module.lora_A["default"].weight.detach().clone(),
+            module.lora_B["default"].weight.detach().clone(),
+        )
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A")
+    }

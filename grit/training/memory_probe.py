@@ -79,6 +79,8 @@ def probe(config: RunConfig) -> RunConfig:
     return config.changed(
         audits=AuditConfig(),
         probes=(),
+        before=(),
+        replay=0.0,
         budget=Budget(regime="step", amount=STEPS),
         eval_examples=1,
         retention_documents=1,

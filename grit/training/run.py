@@ -200,6 +200,10 @@ class Run:
                 config.optimization.accumulation,
                 f"must be a multiple of the {self.workers.count} workers that share its steps",
             )
+        if config.spec.one_process and self.workers.count > 1:
+            raise ConfigError(
+                "method", config.method, "begins elsewhere in every process: one worker a trial"
+            )
         self.stages = Stages(config, bench)
         first = bench.micro_batches(config, self.stages.first(config.optimization.micro_batch))[0]
         bench.warm_up(config, model, first)  # before anybody watches the model: its pass is no statistic

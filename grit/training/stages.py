@@ -103,14 +103,14 @@ def rows_after(stage: int, stages: Stages, bench: Workbench, model: Any) -> list
     metric = stages.configs[-1].evaluation.quality
     rows: list[Row] = []
     for number, config in enumerate(stages.configs[: stage + 1]):
-        now, untuned = bench.score(model, config, metric), bench.base_scores(config, model)
+        now, untuned = bench.predictions(model, config), bench.base_scores(config, model).predictions
         learned = {"after": stage + 1, "learned": number + 1, "task": config.task.name, "kind": "task"}
-        for after, before in zip(now.predictions, untuned.predictions, strict=True):
+        for after, before in zip(now, untuned, strict=True):
             values = (example_quality(after, metric), example_quality(before, metric), after.answer_tokens)
             rows.append({**learned, **dict(zip(_VALUES, values, strict=True))})
-        if number == stage:
-            general = {"after": stage + 1, "learned": None, "task": None, "kind": "retention"}
-            for text, base in zip(now.documents, untuned.documents, strict=True):
-                values = (text.loss - base.loss, 0.0, text.tokens)
-                rows.append({**general, **dict(zip(_VALUES, values, strict=True))})
+    own = stages.configs[-1]
+    texts, general = bench.base_scores(own, model).documents, {"after": stage + 1, "kind": "retention"}
+    for text, base in zip(bench.general_losses(model, own), texts, strict=True):
+        values = (text.loss - base.loss, 0.0, text.tokens)
+        rows.append({**general, "learned": None, "task": None, **dict(zip(_VALUES, values, strict=True))})
     return rows

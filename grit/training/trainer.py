@@ -14,6 +14,7 @@ import torch
 from grit.config.run_config import RunConfig
 from grit.runtime import checkpoint
 from grit.runtime.numerics import set_numerics
+from grit.training.divergence import DivergenceRule
 from grit.training.hooks import Hooks
 from grit.training.keep import reload_and_compare, try_to_write
 from grit.training.result import RunResult, RunStatus
@@ -176,6 +177,7 @@ def take_steps(run: Run, hooks: Hooks, until: int | None = None) -> tuple[RunSta
         if ended is not None:
             hooks.phase(EVALUATION)
             run.look_back(ended)
+            state.divergence = DivergenceRule()  # another task's losses are no sign of it
             hooks.phase(TRAINING)
         if _evaluation_is_due(run):
             hooks.phase(EVALUATION)

@@ -30,7 +30,7 @@ from grit.data.encode import Encoded, collate, encode, encode_documents, micro_b
 from grit.data.packing import Pack, by_length, check_separation, collate_packs, pack
 from grit.errors import ConfigError
 from grit.evaluation.evaluator import EvaluationBar, Evaluator
-from grit.evaluation.scores import Scores
+from grit.evaluation.scores import DocumentLoss, Prediction, Scores
 from grit.io.hashing import digest
 from grit.methods.makers import add_adapter
 from grit.tasks.base import Example, Task
@@ -213,7 +213,8 @@ class Workbench:
 
     def _example_batches(self, config: RunConfig) -> list[dict[str, torch.Tensor]]:
         """The first training examples, the same for every run on these data."""
-        rows, pad = self.training_data(config)[:IMPORTANCE_EXAMPLES], self.tokenizer(config).pad_token_id
+        rows = self.training_data(config.stages()[0])[:IMPORTANCE_EXAMPLES]
+        pad = self.tokenizer(config).pad_token_id
         return micro_batches(rows, 8, pad, self.device)
 
     def _importance(self, config: RunConfig, backbone: PreTrainedModel) -> dict[str, float]:
@@ -222,7 +223,7 @@ class Workbench:
             config.backbone.model,
             config.quantized,
             config.backbone.dtype,
-            config.task,
+            config.stages()[0].task,
             config.optimization.max_length,
             config.optimization.loss_on,
             config.adapter.targets,
@@ -241,7 +242,7 @@ class Workbench:
         Kernels, libraries and thread pools start at their first use; a time budget must not depend on which
         trial comes first.
         """
-        key = (config.backbone.model, config.quantized, config.backbone.dtype, config.optimization.packing)
+        key = (*self._backbone_key(config), config.optimization.packing)
         if key in self._warm:
             return
         self._warm.add(key)
@@ -308,6 +309,19 @@ class Workbench:
     def score(self, model: Any, config: RunConfig, metric: QualityMetric) -> Scores:
         """`model` on the run's examples and documents: what `metric` needs, and no more."""
         return self._scored(model, config, predict=metric == "primary", last=False)
+
+    def predictions(self, model: Any, config: RunConfig) -> list[Prediction]:
+        """`model` on the run's examples alone: what its quality needs."""
+        predict = config.evaluation.quality == "primary"
+        with self.merged(model, config):
+            return self.evaluator(model, config).task(
+                self.task(config), self.eval_examples(config), predict=predict
+            )
+
+    def general_losses(self, model: Any, config: RunConfig) -> list[DocumentLoss]:
+        """`model` on the run's held-out documents alone."""
+        with self.merged(model, config):
+            return self.evaluator(model, config).documents(self.documents(config))
 
     def score_fully(self, model: Any, config: RunConfig) -> Scores:
         """The same with all that the run asks for: the task's own and further metrics, and the probes."""

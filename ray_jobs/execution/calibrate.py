@@ -80,7 +80,8 @@ def measured_costs(base: RunConfig, concurrent: int) -> MeasuredCosts:
     Raises:
         ConfigError: the probe fails, as every trial would.
     """
-    probe = base.changed(audits=AuditConfig(), probes=(), budget=Budget(regime="step", amount=STEPS))
+    alone = base.stages()[-1]
+    probe = alone.changed(audits=AuditConfig(), probes=(), budget=Budget(regime="step", amount=STEPS))
     kept = cache_folder() / "costs" / f"{digest(_decisive(probe, concurrent))}.json"
     try:
         if time.time() - kept.stat().st_mtime < BELIEVED:

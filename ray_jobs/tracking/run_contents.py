@@ -108,7 +108,7 @@ def setting_tags(study: StudyFile, record: TrialRecord) -> dict[str, str]:
         "point_id": plan.point_id,
         "regime": plan.regime,
         "design": plan.design,
-        "task": record.config.task.name,
+        "task": record.config.task_title,
         "method": record.method,
     }
 

@@ -168,6 +168,9 @@ def content_of(base: RunConfig, *, ask_hub: bool, earlier: StudyFile | None = No
     task, documents = load_task(base.task), load_documents(base.task)
     check_probes(base.evaluation.probes)
     check_model(base, task, ask_hub=ask_hub)
+    for stage in base.stages()[:-1]:
+        load_documents(stage.task)
+        check_model(stage, load_task(stage.task), ask_hub=ask_hub)
     folder = model_folder(base.backbone.model)
     sizes = {
         "train": len(task.train),
@@ -196,7 +199,8 @@ def _check_trials(study: Study, options: RunOptions, documents: list[str]) -> No
                 options.workers,
                 f"must divide the accumulation of every trial, and one has {accumulation}",
             )
-        if options.workers > 1 and (beside or not config.grit.accumulated_statistics):
+        alone = beside or not config.grit.accumulated_statistics or config.spec.one_process
+        if options.workers > 1 and alone:
             raise ConfigError(
                 "workers-per-trial",
                 options.workers,

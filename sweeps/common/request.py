@@ -247,6 +247,9 @@ def check_points_act(request: StudyRequest, points: Sequence[Point]) -> None:
     base = request.base.changed(budget=budget)
     for point in points:
         overrides = dict(point.overrides)
+        if "before" in overrides and overrides["before"] != base.sequence.before and overrides["before"]:
+            why = "must be the same in all trials: the study is known by what its files hold (--set before=)"
+            raise ConfigError("before", list(overrides["before"]), why)
         if point.method not in (None, base.method) or with_overrides(base, overrides) == base:
             continue
         reason = idle_reason(base, overrides)

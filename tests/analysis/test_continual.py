@@ -22,7 +22,7 @@ def study(tmp_path_factory, bench):
     smoke = configuration("smoke", "grit", steps=9)
     grit = replace(smoke.grit, cov_update_freq=1, kfac_update_freq=2, reprojection_freq=3, kfac_min_samples=8)
     base = smoke.changed(
-        micro_batch=2,
+        micro_batch=4,
         eval_examples=8,
         retention_documents=4,
         evaluations=1,

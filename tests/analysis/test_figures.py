@@ -224,6 +224,8 @@ def test_names_stand_where_they_meet_nobody():
     assert placed["one"].side == "left"
     assert placed["one"].box.left > 50
     assert placed["edge"].side == "right"
+    twice = place_names(["same", "other", "same"], [(20.0, 20.0), (80.0, 50.0), (140.0, 80.0)], panel)
+    assert [one.number for one in twice] == [0, 1, 2]
     crowd = [(100.0 + 7 * dx, 50.0 + 7 * dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1)]
     names = [f"a longer name {number}" for number in range(len(crowd))]
     named = place_names(names, crowd, panel)

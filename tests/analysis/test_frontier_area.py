@@ -3,15 +3,19 @@
 import numpy as np
 import pytest
 
+from analysis.evidence.corrected import unlike_differences
+from analysis.stats.estimates import estimate
 from analysis.stats.frontier_area import (
     FrontierSetting,
     UntunedQuality,
-    area_between,
     area_under,
     attained,
     corners,
+    last_corner,
+    mean_height,
 )
 from analysis.stats.frontier_gap import SettingValues
+from analysis.stats.pooled_noise import SettingScores
 
 EXAMPLES, DOCUMENTS = 60, 20
 
@@ -31,6 +35,14 @@ def _setting(quality, forgetting, *, generator=None, seeds=3, spread=0.1):
         chosen_by=float(chosen_by),
         values=SettingValues(quality=values, forgetting=forgotten, weights=np.ones(DOCUMENTS)),
     )
+
+
+def area_between(method, reference, untuned):
+    """Of one method alone; pages do it for all at once, with one noise."""
+    last = last_corner(reference, untuned)
+    if last is None:
+        return None
+    return estimate(mean_height(method, untuned, last) - mean_height(reference, untuned, last))
 
 
 UNTUNED = UntunedQuality(chosen_by=0.0, values=np.zeros(EXAMPLES))
@@ -121,3 +133,37 @@ def test_attainment_is_what_each_seed_has_reached():
     quality = np.array([[0.2, 0.4], [0.9, 0.1]])
     reached = attained(forgetting, quality, 0.0, np.array([0.0, 0.2, 0.35, 0.6]))
     np.testing.assert_allclose(reached, [[0.0, 0.2, 0.2, 0.9], [0.0, 0.0, 0.4, 0.4]])
+
+
+def test_a_corner_that_forgets_about_nothing_counts_by_its_mean():
+    """Whatever the signs of its seeds."""
+    steady, wavering = _setting(0.5, 0.005), _setting(0.5, 0.005)
+    wavering.values.forgetting[:] += np.array([[-0.02], [0.0], [0.02]])
+    reference = [_setting(0.5, 1.0)]
+    areas = [area_between([one], reference, UNTUNED).mean for one in (steady, wavering)]
+    assert areas[0] == pytest.approx(areas[1], abs=1e-6)
+
+
+def test_a_field_of_equal_frontiers_is_seldom_told_apart():
+    """As the page does it: one noise for all, corrected for their number."""
+
+    def truth(forgetting):
+        return 0.6 * (1 - np.exp(-3 * forgetting))
+
+    judged = 0
+    for number in range(150):
+        generator = np.random.default_rng(number)
+        field = {}
+        for method in range(8):
+            settings = [_setting(truth(f), f, generator=generator) for f in (0.25, 0.5, 1.0)]
+            field[f"m{method}"] = settings
+        last = last_corner(field["m0"], UNTUNED)
+        heights = {
+            name: SettingScores(seeds=(1, 2, 3), values=mean_height(settings, UNTUNED, last))
+            for name, settings in field.items()
+        }
+        differences = unlike_differences(
+            "m0", heights, weights=np.full(EXAMPLES, 1 / EXAMPLES), tolerance=0.02
+        )
+        judged += any(one.word() in ("better", "worse") for one in differences.values())
+    assert judged <= 14  # 5% of 150 are 7.5

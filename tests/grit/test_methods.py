@@ -27,7 +27,7 @@ OTHERS = [name for name in METHODS if not METHODS[name].geometry and not METHODS
 
 #: Whose state beside the weights is worth an interruption: an optimizer or an adapter of their own.
 RESUMED = (
-    *("shampoo", "lora_soap", "lora_rite", "riemannian", "lora_muon"),
+    *("shampoo", "lora_ga", "lora_soap", "lora_rite", "riemannian", "lora_muon"),
     *("osf", "oft", "delora", "shira", "mica"),
 )
 
@@ -127,6 +127,31 @@ def test_riemannian_steps_are_scaled_by_the_other_factors_gramian(bench, method_
         of_b = torch.linalg.solve(a @ a.T + 1e-2 * eye, gradients[1].T).T
         torch.testing.assert_close(down.grad, of_a, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(up.grad, of_b, rtol=1e-3, atol=1e-4)
+
+
+def test_lora_ga_goes_on_from_the_weights_that_it_began_with(bench, method_run, tmp_path, monkeypatch):
+    """Another process may find other first factors, of which the base weights have lost the product."""
+    config = method_run("lora_ga", budget=Budget(regime="step", amount=8), checkpoint_steps=1)
+    whole = train(config, bench)
+    with pytest.raises(Killed):
+        train(config, bench, checkpoints=tmp_path, hooks=Hooks(progress=killed_at(5)))
+    maker = MAKERS["lora_ga"]
+    as_it_is = maker.make
+
+    def elsewhere(backbone, wanted):
+        model = as_it_is(backbone, wanted)
+        with torch.no_grad():
+            for name, (down, up) in model.initial_factors.items():
+                layer = model.get_submodule(name)
+                layer.get_base_layer().weight += 2 * layer.scaling["default"] * up @ down
+                model.initial_factors[name] = (down, -up)
+        return model
+
+    monkeypatch.setattr(maker, "make", elsewhere)
+    resumed = train(config, bench, checkpoints=tmp_path)
+    assert resumed.measured.resumed_from_step == 4
+    losses = [[row["loss"] for row in result.telemetry] for result in (resumed, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_knowledge_is_kept_where_general_text_says(bench, method_run):

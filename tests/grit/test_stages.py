@@ -4,7 +4,7 @@ import pytest
 from killing import Killed, killed_at
 
 from grit.config.registry import METHODS
-from grit.config.sections import Budget
+from grit.config.sections import Budget, TaskSource
 from grit.errors import ConfigError
 from grit.training.hooks import Hooks
 from grit.training.run import learning_rate_factor
@@ -107,6 +107,28 @@ def test_interrupted_in_any_stage_equals_uninterrupted(bench, sequence, tmp_path
     assert METHODS[method].title
 
 
+def test_another_tasks_losses_are_no_divergence(bench, sequence):
+    """An easy task before a hard one: the loss jumps where the task changes."""
+    config = sequence(method="lora", learning_rate=3e-4, budget=Budget(regime="step", amount=60))
+    config = config.changed(before=("arithmetic",), task=TaskSource(name="entailment"))
+    result = train(config, bench)
+    assert result.status == "completed"
+    losses = [row["loss"] for row in result.telemetry]
+    assert min(losses[30:38]) > 2 * sum(losses[:8]) / 8
+
+
+def test_data_that_a_method_looks_at_first_are_the_first_tasks(bench, sequence):
+    examples = bench._example_batches(sequence())
+    first = bench.training_data(sequence().stages()[0])[0].tokens
+    assert any(list(first) == row[: len(first)] for batch in examples for row in batch["input_ids"].tolist())
+
+
+def test_probes_of_time_and_memory_are_of_one_task(sequence):
+    from grit.training.memory_probe import probe
+
+    assert probe(sequence(replay=0.25)).sequence.before == ()
+
+
 def test_what_was_learned_before_is_part_of_who_a_trial_is(bench, sequence):
     config = sequence()
     content = bench.content(config)
@@ -127,6 +149,8 @@ def test_what_was_learned_before_is_part_of_who_a_trial_is(bench, sequence):
         ({"before": (), "replay": 0.5}, "replay"),
         ({"beside": ("lora",)}, "beside"),
         ({"replay": 1.5}, "replay"),
+        ({"replay": 0.05}, "replay"),
+        ({"replay": 0.99}, "replay"),
     ],
 )
 def test_what_cannot_be_is_refused(sequence, changes, name):

@@ -65,7 +65,7 @@ def field_of(data: StudyData, tuned: Mapping[Method, TunedMethod], regime: str) 
                 forgetting=tuning.best.mean("forgetting"),
                 quality=held_out_quality(data, tuning.best),
                 share=tuning.best.mean("effective_parameters") / whole,
-                is_grit=METHODS[method].geometry,
+                is_grit=METHODS[method].turns,
             )
         )
     untuned = untuned_quality(data, reference)

@@ -18,7 +18,7 @@ from analysis.stats.arrays import Floats
 from analysis.stats.frontier_area import FrontierSetting, attained
 from analysis.studies.baselines.areas import frontier_settings, untuned_quality
 from analysis.studies.baselines.tables import REFERENCE
-from analysis.studies.baselines.tuning import TunedMethod, path_of
+from analysis.studies.baselines.tuning import TunedMethod, path_of, setting_values
 from grit.config.registry import Method
 from grit.training.measurements import QUANTITIES
 
@@ -41,7 +41,7 @@ class FrontierCurve:
 
     Attributes:
         title: its name.
-        forgetting, quality: means over seeds, one per learning rate (k,).
+        forgetting, quality: means over seeds, one per learning rate (k,); quality of the odd examples.
         forgetting_spread, quality_spread: their standard deviations (k,).
         paths: of each learning rate that was scored with its update scaled down, forgetting and quality from
             the untuned model to the setting itself.
@@ -83,13 +83,14 @@ def _curve(data: StudyData, tuned: TunedMethod) -> FrontierCurve:
     settings = frontier_settings(data, tuned)
     places = np.linspace(0.0, max(setting.values.by_seed.max() for setting in settings), PLACES)
     reached = _reached(settings, untuned, places)
+    ends = [setting_values(data, point) for point in tuned.settings]
     paths = [_path(data, point, untuned) for point in tuned.settings]
     return FrontierCurve(
         title=tuned.title,
-        forgetting=np.array([p.mean("forgetting") for p in tuned.settings]),
-        quality=np.array([p.mean("quality") for p in tuned.settings]),
-        forgetting_spread=np.array([p.spread("forgetting") or 0.0 for p in tuned.settings]),
-        quality_spread=np.array([p.spread("quality") or 0.0 for p in tuned.settings]),
+        forgetting=np.array([values.by_seed.mean() for values in ends]),
+        quality=np.array([values.quality.mean() for values in ends]),
+        forgetting_spread=np.array([_spread(values.by_seed) for values in ends]),
+        quality_spread=np.array([_spread(values.quality.mean(axis=1)) for values in ends]),
         paths=tuple(path for path in paths if path is not None),
         places=places,
         reached_by_all=reached.min(axis=0),
@@ -114,8 +115,13 @@ def _path(data: StudyData, point: PointSummary, untuned: float) -> tuple[Floats,
         return None
     forgetting = [float(step.values.by_seed.mean()) for step in scaled]
     quality = [float(step.values.quality.mean()) for step in scaled]
-    ends = (point.mean("forgetting"), point.mean("quality"))
-    return np.array([0.0, *forgetting, ends[0]]), np.array([untuned, *quality, ends[1]])
+    end = setting_values(data, point)
+    forgetting, quality = [*forgetting, float(end.by_seed.mean())], [*quality, float(end.quality.mean())]
+    return np.array([0.0, *forgetting]), np.array([untuned, *quality])
+
+
+def _spread(by_seed: Floats) -> float:
+    return float(by_seed.std(ddof=1)) if len(by_seed) > 1 else 0.0
 
 
 def draw_frontiers(frontiers: Frontiers) -> Figure:
@@ -140,7 +146,7 @@ def draw_frontiers(frontiers: Frontiers) -> Figure:
             axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axis.xaxis.set_minor_locator(NullLocator())
     for axis in axes[::columns]:
-        axis.set_ylabel(QUANTITIES["quality"].axis, fontsize=7)
+        axis.set_ylabel(f"{QUANTITIES['quality'].axis} (test half)", fontsize=7)
     figure.supxlabel("forgetting (nats/token; where it is large, logarithmic above 0.1)", fontsize=8)
     _explain(figure, frontiers)
     means = f"one point per learning rate, means over n = {frontiers.seeds} seeds; bars: standard deviation"

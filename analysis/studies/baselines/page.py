@@ -53,7 +53,7 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
         sections=sections,
         limits=[
             "One rank and one schedule for all, published settings for what is each method's own "
-            "(grit/config/registry.py, grit/adapters/peft_adapters.py): tuning these too may change the "
+            "(grit/config/registry.py, grit/methods/): tuning these too may change the "
             "order.",
             "Shampoo's roots are found by Newton's iteration every 10 steps, grafted to a signed step's "
             "size.",

@@ -60,10 +60,15 @@ def stage_panels(settings: Sequence[Learned]) -> StagePanels | None:
     panels.append(StagePanel(title="general text", untuned=0.0, curves=tuple(general)))
     return StagePanels(
         tasks=first.tasks,
-        metric=first.point.quality_label,
+        metric=_label(first),
         panels=tuple(panels),
         seeds=min(len(one.point.seeds) for one in settings),
     )
+
+
+def _label(one: Learned) -> str:
+    own = one.point.config.evaluation.quality == "primary"
+    return "quality, by each task's own metric" if own else one.point.quality_label
 
 
 def _task_curve(one: Learned, task: int) -> StageCurve:

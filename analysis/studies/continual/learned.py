@@ -17,7 +17,8 @@ from grit.config.registry import METHODS
 from grit.io.files import Row
 from grit.tasks.metrics import tolerance_of
 
-DESIGN = "continual"
+#: Of the study's own points, and of LoRA, which every study has.
+DESIGNS = {"continual", "control"}
 #: The measures of a sequence, by name.
 FINAL, BACKWARD, GENERAL = "final quality", "backward transfer", "general forgetting"
 
@@ -105,7 +106,7 @@ def learned_of(data: StudyData) -> list[Learned]:
     """Every setting with all its trials whole; one of which a trial has no such table is left out."""
     settings = []
     for point in summarize_points(data.records):
-        if DESIGN not in point.designs or point.lost or point.planned or not point.records:
+        if not DESIGNS & set(point.designs) or point.lost or point.planned or not point.records:
             continue
         tables = [data.table("stages", record) for record in point.records]
         if all(tables):

@@ -28,6 +28,16 @@ def _reference(settings: list[Learned]) -> Learned | None:
     return None
 
 
+def _unlike_tasks(settings: list[Learned]) -> list[str]:
+    """What a mean over tasks hides, where each has a metric of its own."""
+    if not settings or settings[0].point.config.evaluation.quality != "primary":
+        return []
+    return [
+        "Each task's quality is by its own metric, and the mean over tasks mixes them; tolerances are the "
+        "last task's. `--set quality=answer_logprob` measures all alike."
+    ]
+
+
 def build(data: StudyData, folder: Path) -> WrittenPage:
     """Writes the page, its tables and figures in the study's folder."""
     every = learned_of(data)
@@ -73,6 +83,7 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
         limits=[
             "One order of tasks, one grid of learning rates for all methods, and as many steps for each "
             "task; the rate rises and falls anew for each.",
+            *_unlike_tasks(settings),
             "EWC's penalty is by the curvature of general text, not of the tasks learned before; OSF "
             "decomposes the weights once, not before each task.",
         ],
