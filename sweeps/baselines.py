@@ -19,11 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x
 from grit.cli.parser import flag
 from grit.config.registry import METHODS, Method
 from grit.config.sections import Regime
-from grit.config.settings import POSITIVE
 from grit.errors import ConfigError
 from ray_jobs.design.points import Point
 from ray_jobs.design.study_presets import Preset, preset
-from sweeps.common.request import StudyRequest
+from sweeps.common.request import StudyRequest, learning_rate_grid
 from sweeps.common.script import StudyScript
 
 #: The learning rates, as multiples of the preset's, when none are given: the same for every method.
@@ -73,10 +72,7 @@ def _paths(method: Method, request: StudyRequest) -> tuple[tuple[str, tuple[int 
 def points(request: StudyRequest) -> list[Point]:
     """Every method at every learning rate; what needs to know its steps has no time-matched form."""
     own: BaselinesOptions = request.own
-    rate = request.base.optimization.learning_rate
-    rates = own.learning_rates or [multiple * rate for multiple in MULTIPLES]
-    for value in rates:
-        POSITIVE.check("learning-rates", value)
+    rates = learning_rate_grid(request, MULTIPLES)
     if own.all and own.methods is not None:
         raise ConfigError("all", own.all, "cannot be given together with --methods")
     methods = list(METHODS) if own.all else own.methods or USUAL

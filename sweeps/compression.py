@@ -17,11 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x
 
 from grit.cli.parser import flag
 from grit.config.registry import Method
-from grit.config.settings import POSITIVE
 from grit.errors import ConfigError
 from ray_jobs.design.points import Point, control_method
 from ray_jobs.design.study_presets import Preset, preset
-from sweeps.common.request import StudyRequest
+from sweeps.common.request import StudyRequest, learning_rate_grid
 from sweeps.common.script import StudyScript
 
 #: What reprojection to k directions may use.
@@ -74,10 +73,7 @@ def points(request: StudyRequest) -> list[Point]:
     basis.
     """
     base, ranks = request.base, _ranks(request)
-    rate = base.optimization.learning_rate
-    rates = request.own.learning_rates or [multiple * rate for multiple in MULTIPLES]
-    for value in rates:
-        POSITIVE.check("learning-rates", value)
+    rates = learning_rate_grid(request, MULTIPLES)
     if base.grit.reprojection_freq is None:
         raise ConfigError("T (reprojection_freq)", None, "must be a number of steps: this study reprojects")
     late = {

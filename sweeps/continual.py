@@ -20,12 +20,11 @@ from grit.cli.options import absolute_task
 from grit.cli.parser import flag
 from grit.config.registry import METHODS, Method
 from grit.config.run_config import RunConfig
-from grit.config.settings import POSITIVE
 from grit.errors import ConfigError
 from grit.tasks import embedded
 from ray_jobs.design.points import Point
 from ray_jobs.design.study_presets import Preset, preset
-from sweeps.common.request import StudyRequest
+from sweeps.common.request import StudyRequest, learning_rate_grid
 from sweeps.common.script import StudyScript
 
 #: What is compared: the control, the method, and what is made against forgetting.
@@ -87,10 +86,8 @@ def after_others(request: StudyRequest) -> RunConfig:
 def points(request: StudyRequest) -> list[Point]:
     """Every method on the same sequence, and LoRA with replay."""
     own: ContinualOptions = request.own
-    rate = request.base.optimization.learning_rate
     designed = []
-    for value in own.learning_rates or [multiple * rate for multiple in MULTIPLES]:
-        POSITIVE.check("learning-rates", value)
+    for value in learning_rate_grid(request, MULTIPLES):
         at_rate: dict[str, Any] = {"learning_rate": value}
         designed += [Point.of("continual", at_rate, method, regime="step") for method in own.methods]
         if own.replay and "lora" in own.methods:

@@ -32,6 +32,12 @@ def _itself(row: Any) -> PointSummary:
 ITSELF: PointOf = _itself
 
 
+def shown_choice(value: float, grid: Sequence[float]) -> str:
+    """A value chosen from a sorted grid, marked at the grid's edge, beyond which a better one may lie."""
+    edge = {grid[0]: "lowest", grid[-1]: "highest"}.get(value) if len(grid) > 1 else None
+    return f"{value:g} (the grid's {edge})" if edge else f"{value:g}"
+
+
 def knob_columns(*, point: PointOf = _own_point, terminal: bool = False) -> list[Column[Any]]:
     """One column per knob; nothing for a method that has no such knobs."""
     return [_knob_column(name, point, terminal) for name in KNOBS]

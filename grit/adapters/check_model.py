@@ -12,6 +12,7 @@ from grit.backbone import EMBEDDED, resolve
 from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from grit.tasks.base import Task
+from grit.tasks.loading import load_documents, load_task
 
 
 def check_model(config: RunConfig, task: Task, *, ask_hub: bool = True) -> None:
@@ -39,6 +40,19 @@ def check_model(config: RunConfig, task: Task, *, ask_hub: bool = True) -> None:
         model, revision=config.backbone.revision, trust_remote_code=config.backbone.trust_remote_code
     )
     check_weights(folder)
+
+
+def check_earlier_tasks(config: RunConfig, *, ask_hub: bool = True, training: bool = True) -> None:
+    """The tasks that are learned before the run's own, and the model for each of them.
+
+    Without `training` their training examples are not read.
+
+    Raises:
+        ConfigError: one cannot be used.
+    """
+    for stage in config.stages()[:-1]:
+        load_documents(stage.task)
+        check_model(stage, load_task(stage.task, training=training), ask_hub=ask_hub)
 
 
 def _check_context(config: RunConfig, task: Task, folder: Path) -> None:

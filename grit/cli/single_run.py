@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from grit.adapters.check_model import check_model
+from grit.adapters.check_model import check_earlier_tasks, check_model
 from grit.adapters.kept_adapter import ADAPTER_FILE, read_kept_adapter
 from grit.adapters.peft_adapters import merged_model
 from grit.backbone import resolve
@@ -109,9 +109,7 @@ def check_content(config: RunConfig, *, training: bool = True) -> dict[str, str]
     documents = load_documents(config.task)
     if training and config.reads_source:
         source_documents(config, documents)
-    for stage in config.stages()[:-1]:
-        load_documents(stage.task)
-        check_model(stage, load_task(stage.task, training=training))
+    check_earlier_tasks(config, training=training)
     content = config if training else config.stages()[-1]  # what is evaluated alone needs no earlier task
     return content_hashes(task, documents, content, resolve(config.backbone.model))
 

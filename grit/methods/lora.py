@@ -15,13 +15,7 @@ from grit.methods.maker import Adaptation, AdapterMaker
 
 
 def add_lora(
-    backbone: PreTrainedModel,
-    *,
-    ranks: Mapping[str, int],
-    scaling: float,
-    dropout: float,
-    seed: int,
-    options: Mapping[str, Any] | None = None,
+    backbone: PreTrainedModel, *, ranks: Mapping[str, int], scaling: float, dropout: float, seed: int
 ) -> nn.Module:
     """A PEFT LoRA model around `backbone`, with an adapter of its own rank on each module named.
 
@@ -29,7 +23,7 @@ def add_lora(
     """
     torch.manual_seed(seed)  # PEFT initializes from the global generator
     with quiet_peft():
-        return get_peft_model(backbone, lora_config(ranks, scaling, dropout, options or {}))
+        return get_peft_model(backbone, lora_config(ranks, scaling, dropout, {}))
 
 
 def lora_config(
@@ -56,14 +50,7 @@ class Lora(AdapterMaker):
 
     def make(self, backbone: PreTrainedModel, wanted: Adaptation) -> Any:
         """A and B of each module's own rank."""
-        return add_lora(
-            backbone,
-            ranks=wanted.ranks,
-            scaling=wanted.scaling,
-            dropout=wanted.config.adapter.dropout,
-            seed=wanted.config.seed,
-            options=wanted.config.spec.options,
-        )
+        return get_peft_model(backbone, configured(wanted))
 
 
 def configured(wanted: Adaptation, **more: Any) -> LoraConfig:

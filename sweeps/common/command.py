@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from grit.adapters.check_model import check_model
+from grit.adapters.check_model import check_earlier_tasks, check_model
 from grit.backbone import resolve as model_folder
 from grit.cli.pasted import pasted
 from grit.cli.phases import passing
@@ -168,9 +168,7 @@ def content_of(base: RunConfig, *, ask_hub: bool, earlier: StudyFile | None = No
     task, documents = load_task(base.task), load_documents(base.task)
     check_probes(base.evaluation.probes)
     check_model(base, task, ask_hub=ask_hub)
-    for stage in base.stages()[:-1]:
-        load_documents(stage.task)
-        check_model(stage, load_task(stage.task), ask_hub=ask_hub)
+    check_earlier_tasks(base, ask_hub=ask_hub)
     folder = model_folder(base.backbone.model)
     sizes = {
         "train": len(task.train),

@@ -234,6 +234,19 @@ def _all_idle(base: RunConfig, knob: str, values: Sequence[Any]) -> str | None:
     return None if not reasons or None in reasons else reasons[0]
 
 
+def learning_rate_grid(request: StudyRequest, multiples: Sequence[float]) -> list[float]:
+    """The learning rates that were named, else multiples of the preset's.
+
+    Raises:
+        ConfigError: one that is not positive.
+    """
+    rate = request.base.optimization.learning_rate
+    rates: list[float] = request.own.learning_rates or [multiple * rate for multiple in multiples]
+    for value in rates:
+        POSITIVE.check("learning-rates", value)
+    return rates
+
+
 def check_points_act(request: StudyRequest, points: Sequence[Point]) -> None:
     """Refuses a setting that would train once more what the default trains.
 

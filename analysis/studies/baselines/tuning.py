@@ -11,6 +11,7 @@ from analysis.evidence.corrected import FORGETTING_TOLERANCE, CorrectedContrast,
 from analysis.evidence.load import StudyData
 from analysis.evidence.noise import quality_bounds
 from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
+from analysis.page.columns import shown_choice
 from analysis.stats.frontier_gap import Gap, SettingValues, gap_to
 from analysis.stats.pooled_noise import SettingScores
 from grit.config.registry import METHODS, Method
@@ -54,16 +55,9 @@ class TunedMethod:
         """The best learning rate."""
         return learning_rate(self.best)
 
-    @property
-    def edge(self) -> str | None:
-        """Where the best rate is the grid's lowest or highest, so that a better one may lie beyond."""
-        if len(self.settings) < 2:
-            return None
-        return {self.rates[0]: "lowest", self.rates[-1]: "highest"}.get(self.rate)
-
     def shown_rate(self) -> str:
         """The best learning rate, marked where it is at the edge."""
-        return f"{self.rate:g} (the grid's {self.edge})" if self.edge else f"{self.rate:g}"
+        return shown_choice(self.rate, self.rates)
 
 
 def learning_rate(point: PointSummary) -> float:

@@ -11,6 +11,7 @@ from analysis.evidence.corrected import FORGETTING_TOLERANCE, CorrectedContrast,
 from analysis.evidence.load import StudyData
 from analysis.evidence.noise import quality_bounds
 from analysis.evidence.point_summary import PointSummary, summarize_points
+from analysis.page.columns import shown_choice
 from analysis.stats.arrays import Floats
 from analysis.stats.pooled_noise import SettingScores
 from grit.config.registry import METHODS
@@ -65,10 +66,7 @@ class Learned:
 
     def shown_rate(self) -> str:
         """Its learning rate, marked where it is the grid's lowest or highest: a better one may lie beyond."""
-        edge = ""
-        if len(self.grid) > 1 and self.rate in (self.grid[0], self.grid[-1]):
-            edge = " (the grid's lowest)" if self.rate == self.grid[0] else " (the grid's highest)"
-        return f"{self.rate:g}{edge}"
+        return shown_choice(self.rate, self.grid)
 
     def final(self) -> Floats:
         """Of all tasks' examples in the end, (seeds, examples), task after task."""
