@@ -56,7 +56,8 @@ def presets(name: str, method: Method, steps: int | None, task: str | None) -> P
     if preset(name, method).small:
         usual = preset(name, method, steps or STEPS.get(name, 60), task)
         base = usual.base.changed(evaluations=4, interim_quality="quality")
-        return replace(usual, base=base, seeds=usual.seeds[:2], budget_seconds=usual.budget_seconds * SECONDS)
+        seconds = None if usual.budget_seconds is None else usual.budget_seconds * SECONDS
+        return replace(usual, base=base, seeds=usual.seeds[:2], budget_seconds=seconds)
     usual = preset(name, method, steps, task)
     held = usual.base.optimization
     # Several models at once: half the micro-batch, the same effective batch.

@@ -42,7 +42,8 @@ OWNERS = {
         for name in (
             *("cluster", "drain", "runner", "display", "quiet", "tune_bridge", "warm/slots", "warm/worker"),
             *("warm/lean_trainer", "warm/tune_trial"),
-            *("per_trial/engine", "per_trial/trial", "per_trial/train_job"),
+            *("per_trial/engine", "per_trial/trial", "per_trial/train_job", "per_trial/termination"),
+            "nodes/calibration",
         )
     },
 }

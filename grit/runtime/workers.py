@@ -107,6 +107,19 @@ class Workers:
             dist.broadcast_object_list(held, src=0)
         return held[0]
 
+    def all_say(self, value: Any) -> list[Any]:
+        """What every worker says, in their order, on all of them."""
+        if self.count == 1:
+            return [value]
+        held: list[Any] = [None] * self.count
+        with together():
+            dist.all_gather_object(held, value)
+        return held
+
+    def any_says(self, value: bool) -> bool:
+        """Whether it is so for any worker; the same on all of them."""
+        return any(self.all_say(value))
+
     def first_does(self, work: Callable[[], Any]) -> Any:
         """What `work` returns on the first worker, on all of them.
 

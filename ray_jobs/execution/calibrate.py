@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,25 +64,13 @@ class MeasuredCosts:
         return self.evaluation if metric == "primary" else self.likelihood
 
 
-def seconds_for(base: RunConfig, steps: int, concurrent: int) -> float:
-    """Training seconds of `steps` LoRA (or QLoRA) steps with `concurrent` runs at once.
-
-    By the clock of the budget, to two significant digits.
-
-    Raises:
-        ConfigError: the probe fails, as every trial would.
-    """
-    return float(f"{steps * measured_costs(base, concurrent).control_step:.2g}")
-
-
 def measured_costs(base: RunConfig, concurrent: int) -> MeasuredCosts:
     """What a trial of `base` takes here while `concurrent` run at once; measured at most once a day.
 
     Raises:
         ConfigError: the probe fails, as every trial would.
     """
-    alone = base.stages()[-1]
-    probe = alone.changed(audits=AuditConfig(), probes=(), budget=Budget(regime="step", amount=STEPS))
+    probe = probe_of(base)
     kept = cache_folder() / "costs" / f"{digest(_decisive(probe, concurrent))}.json"
     try:
         if time.time() - kept.stat().st_mtime < BELIEVED:
@@ -95,6 +84,29 @@ def measured_costs(base: RunConfig, concurrent: int) -> MeasuredCosts:
     except OSError:
         pass  # a cache that cannot be written is measured again next time
     return costs
+
+
+def probe_of(base: RunConfig) -> RunConfig:
+    """The few steps that tell what a trial of `base` takes."""
+    alone = base.stages()[-1]
+    return alone.changed(audits=AuditConfig(), probes=(), budget=Budget(regime="step", amount=STEPS))
+
+
+def median_costs(measured: Sequence[MeasuredCosts]) -> MeasuredCosts:
+    """Medians over processes that ran at once."""
+    values = [asdict(one) for one in measured]
+    medians = {}
+    for name in values[0]:
+        medians[name] = statistics.median(one[name] for one in values)
+    return MeasuredCosts(**medians)
+
+
+def budget_of(costs: MeasuredCosts, steps: int) -> float:
+    """Training seconds of `steps` steps of the first-order control, by the clock of the budget.
+
+    To two significant digits.
+    """
+    return float(f"{steps * costs.control_step:.2g}")
 
 
 def _decisive(probe: RunConfig, concurrent: int) -> list[Any]:
@@ -128,11 +140,7 @@ def _measured_side_by_side(probe: RunConfig, concurrent: int) -> MeasuredCosts:
             raise ConfigError(
                 "model", probe.backbone.model, f"does not train: {errors.strip().splitlines()[-1]}"
             )
-    measured = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
-    medians = {}
-    for name in measured[0]:
-        medians[name] = statistics.median(one[name] for one in measured)
-    return MeasuredCosts(**medians)
+    return median_costs([MeasuredCosts(**json.loads(out.splitlines()[-1])) for out, _ in outputs])
 
 
 def measure(config: RunConfig) -> MeasuredCosts:

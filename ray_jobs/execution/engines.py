@@ -11,8 +11,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from grit.config.run_config import RunConfig
 from grit.runtime.checkpoint_files import CHECKPOINT_FILE
 from ray_jobs.design.resources import TrialResources
+from ray_jobs.execution.nodes.timed_device import TimedDevice
 from ray_jobs.execution.outcome import Collected
 from ray_jobs.records.kept_adapters import forget_adapters
 from ray_jobs.schedule.job import Job
@@ -102,6 +104,8 @@ def start_engine(
     storage: str,
     content: Mapping[str, str],
     keeps: bool = False,
+    examined: RunConfig | None = None,
+    timed_device: TimedDevice | None = None,
 ) -> Engine:
     """Starts an engine on the connected Ray.
 
@@ -116,6 +120,9 @@ def start_engine(
         storage: the root of Ray's own engine, a path or a URI.
         content: hashes of task, documents and model.
         keeps: whether completed trials leave their adapters.
+        examined: the study's configuration, where warm workers are examined before they get work (Ray's own
+            engine always does): on machines other than this one.
+        timed_device: of time-matched trials; None where there are none.
     """
     if engine == "warm":
         from ray_jobs.execution.warm.slots import SlotPool
@@ -126,8 +133,10 @@ def start_engine(
             resources=resources.as_dict(),
             workers=workers,
             folder=folder,
+            content=content,
             keeps=keeps,
-            extensions=content.get("extensions"),
+            examined=examined,
+            timed_device=timed_device,
         )
     from ray_jobs.execution.per_trial.engine import PerTrialEngine
 
@@ -140,4 +149,5 @@ def start_engine(
         folder=folder,
         content=content,
         keeps=keeps,
+        timed_device=timed_device,
     )

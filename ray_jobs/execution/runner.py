@@ -24,8 +24,9 @@ from ray_jobs.execution.cluster import check_resources
 from ray_jobs.execution.display import StudyDisplay
 from ray_jobs.execution.engines import EngineName, job_files, start_engine
 from ray_jobs.execution.interrupts import ended_in_order
+from ray_jobs.execution.nodes.storage import below
+from ray_jobs.execution.nodes.timed_device import TimedDevice, device_of
 from ray_jobs.execution.outcome import Collected, JobOutcome, filled
-from ray_jobs.execution.per_trial.storage import below
 from ray_jobs.execution.quiet import chatter, connected
 from ray_jobs.execution.running_file import RunningWriter
 from ray_jobs.records.alike_failures import AlikeFailures
@@ -54,6 +55,7 @@ class RunOptions:
         storage: where Ray's own engine keeps its files: a folder or a URI that every node can reach; None for
             the study's own folder.
         keep: whose adapters are kept.
+        device: that the time budget was measured on, its model; None where it is not known.
     """
 
     concurrent: int
@@ -65,6 +67,7 @@ class RunOptions:
     engine: EngineName = "warm"
     storage: str | None = None
     keep: Keep = "none"
+    device: str | None = None
     optuna_storage: str | None = None
     verbose: bool = False
 
@@ -97,7 +100,8 @@ class StudyRunner:
         decisions: Decisions | None = None,
     ) -> None:
         self._options, self._store, self._tracker, self._neighbours = options, store, tracker, neighbours
-        self._content = study.content
+        self._content, self._base = study.content, study.base
+        self._timed = any(budget.regime == "time" for budget in study.budgets)
         self._files = job_files(options.engine, store.folder, self._storage)
         self._lost: Counter[str] = Counter()
         self._broken: str | None = None
@@ -224,6 +228,8 @@ class StudyRunner:
             storage=self._storage,
             content=self._content,
             keeps=options.keep != "none",
+            examined=None if options.address is None else self._base,
+            timed_device=self._timed_device(),
         )
 
         def ended(job_id: str) -> None:
@@ -255,6 +261,12 @@ class StudyRunner:
             ).fit()
         finally:
             engine.close()
+
+    def _timed_device(self) -> TimedDevice | None:
+        """What time-matched trials run on: as measured, or as those did that have ended."""
+        if not self._timed:
+            return None
+        return TimedDevice(self._options.device or device_of(self._scheduler.records.values()))
 
     def _heard(self, running: Mapping[str, Mapping[str, Any]]) -> None:
         """Where running jobs are; trunks have no record of their own."""

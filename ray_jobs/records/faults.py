@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-FaultKind = Literal["infrastructure", "preemption", "node", "configuration", "trial"]
+FaultKind = Literal["infrastructure", "preemption", "node", "device", "configuration", "trial"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +16,14 @@ class FaultSpec:
         meaning: in one phrase.
         retries: how often a trial is tried again after faults of this kind; None for without end.
         backoff_seconds: before the first retry; doubled for each further one, up to `MAX_BACKOFF_SECONDS`.
-        blames_node: whether it counts against the node it happened on.
+        avoids_node: whether the trial is not tried on that node again, as long as there is another.
+        blames_node: whether it counts against the node it happened on, for all trials.
     """
 
     meaning: str
     retries: int | None
     backoff_seconds: float = 0.0
+    avoids_node: bool = False
     blames_node: bool = False
 
 
@@ -35,10 +37,23 @@ FAULTS: dict[FaultKind, FaultSpec] = {
         meaning="its worker died or hung, or could not be reached",
         retries=3,
         backoff_seconds=5.0,
+        avoids_node=True,
         blames_node=True,
     ),
-    "preemption": FaultSpec(meaning="its node was taken away", retries=None),
-    "node": FaultSpec(meaning="a node was not fit for it", retries=10, backoff_seconds=1.0, blames_node=True),
+    "preemption": FaultSpec(meaning="its node was taken away, or its process told to end", retries=None),
+    "node": FaultSpec(
+        meaning="a node was not fit for it",
+        retries=10,
+        backoff_seconds=1.0,
+        avoids_node=True,
+        blames_node=True,
+    ),
+    "device": FaultSpec(
+        meaning="a node's device is another than that of the study's time budgets",
+        retries=10,
+        backoff_seconds=1.0,
+        avoids_node=True,
+    ),
     "configuration": FaultSpec(meaning="it cannot run as it is", retries=0),
     "trial": FaultSpec(meaning="it raised", retries=0),
 }

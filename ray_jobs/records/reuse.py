@@ -31,12 +31,19 @@ class Neighbours:
         folder: this study's own.
         call: how this study runs.
         needs_adapter: whether a trial's adapter must be there too.
+        device: that the time budget is for, where it is known; else that of the first time-matched trial
+            that is taken over.
     """
 
     def __init__(
-        self, folder: Path, call: Call, *, needs_adapter: Callable[[TrialRecord], bool] = _nobody
+        self,
+        folder: Path,
+        call: Call,
+        *,
+        needs_adapter: Callable[[TrialRecord], bool] = _nobody,
+        device: str | None = None,
     ) -> None:
-        self._needs_adapter = needs_adapter
+        self._needs_adapter, self._device = needs_adapter, device
         self._usable: dict[str, list[tuple[Path, TrialRecord]]] = {}
         self._elsewhere: dict[str, tuple[str, str]] = {}
         self._declined: dict[str, tuple[str, str]] = {}
@@ -66,13 +73,26 @@ class Neighbours:
         """
         trial_id, needs_adapter = record.trial_id, self._needs_adapter(record)
         for folder, outcome in self._usable.get(trial_id, ()):
-            if not needs_adapter or has_adapter(folder, trial_id):
+            if needs_adapter and not has_adapter(folder, trial_id):
+                self._declined[trial_id] = (folder.name, "its adapter is wanted and was not kept there")
+            elif self._is_of_another_device(outcome):
+                self._declined[trial_id] = (
+                    folder.name,
+                    f"time budgets of this study are for a {self._device}, and it ran on a {outcome.device}",
+                )
+            else:
                 self._declined.pop(trial_id, None)
                 return folder, outcome.model_copy(update={"plan": record.plan, "config": record.config})
-            self._declined[trial_id] = (folder.name, "its adapter is wanted and was not kept there")
         if trial_id in self._elsewhere:
             self._declined.setdefault(trial_id, self._elsewhere[trial_id])
         return None
+
+    def _is_of_another_device(self, outcome: TrialRecord) -> bool:
+        """Whether seconds of its device are not those of this study."""
+        if outcome.plan.regime != "time" or outcome.device is None:
+            return False
+        self._device = self._device or outcome.device
+        return outcome.device != self._device
 
     def declined(self) -> list[str]:
         """A sentence per folder and reason: how many trials that were asked for lie there unused, and why."""

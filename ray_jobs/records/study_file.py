@@ -111,6 +111,8 @@ class StudyFile(_StudyPart):
         content: hashes of data and model.
         sizes: of the data, in examples and documents.
         sequential: how it grows until its settings are decided; None for a fixed design.
+        device: the model of processor or GPU that its time budget was measured on; None where it was given,
+            or measured on this machine alone.
         calls: the first one made it.
     """
 
@@ -125,6 +127,7 @@ class StudyFile(_StudyPart):
     task_metric: str | None = None
     sizes: dict[str, int] = {}
     sequential: SequentialDesign | None = None
+    device: str | None = None
     calls: tuple[Call, ...]
 
     @property

@@ -146,6 +146,12 @@ class TrialRecord(_RecordPart):
         return self.config.grit.lambda_ if self.config.uses_grit else None
 
     @property
+    def device(self) -> str | None:
+        """The model of the processor or GPU that it ended on; None where workers were not examined."""
+        admission = self.place.deliveries[-1].admission if self.place.deliveries else None
+        return None if admission is None else admission.get("name")
+
+    @property
     def ended(self) -> bool:
         """Whether there is nothing left to run."""
         return STATUSES[self.status].ended

@@ -38,7 +38,7 @@ from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.tracker import Tracker
 from sweeps.common.conclusion import address_lines, conclude
 from sweeps.common.dry_run import neighbours_of, show_plan
-from sweeps.common.local_costs import budget_seconds
+from sweeps.common.local_costs import time_budget
 from sweeps.common.plan_forecast import PlanForecast
 from sweeps.common.request import StudyRequest
 from sweeps.common.run_options import run_options
@@ -90,12 +90,16 @@ def run_study(
         content = content_of(base, ask_hub=not execution.dry_run, earlier=earlier)
         memory = _memory_line(base, resources, options)
     launches = not (execution.dry_run or execution.save_study)
+    if launches and execution.address:
+        check_address(execution.address)
     if spec is not None:
         study = spec.study(content.hashes)
+        options = replace(options, device=None if earlier is None else earlier.device)
     else:
         assert request is not None and make is not None
-        seconds = budget_seconds(request, options, earlier, launches=launches)
-        study = make(request, content.hashes, seconds)
+        budget = time_budget(request, options, earlier, content.hashes, launches=launches)
+        options = replace(options, device=budget.device)
+        study = make(request, content.hashes, budget.seconds)
     _check_trials(study, options, content.documents)
     spec = spec or StudySpec.of(study, preset=preset_name, resources=resources, costs=costs)
     if execution.save_study is not None:
@@ -117,8 +121,6 @@ def run_study(
         )
         planned(plan)
         return 0
-    if execution.address:
-        check_address(execution.address)
     _check_search(study, search, execution.output or output_folder(study.name))
     return _execute(study, spec, content, options, execution, search)
 
@@ -259,6 +261,7 @@ def _execute(
         task_metric=content.metric,
         sizes=content.sizes,
         sequential=study.sequential,
+        device=options.device,
         calls=(call,),
     )
     store.open(made)
@@ -272,7 +275,7 @@ def _execute(
     own_search = study.search is not None and search.optuna_storage is None
     _say_where(store.folder, tracker, searches=own_search)
     try:
-        neighbours = neighbours_of(study, store.folder, call, options.keep) if execution.reuse else None
+        neighbours = neighbours_of(study, store.folder, call, options) if execution.reuse else None
         decisions = _decisions(study, store.folder, options)
         runner = StudyRunner(
             study, options, store, tracker=tracker, neighbours=neighbours, decisions=decisions

@@ -8,7 +8,7 @@ from grit.presets.run_presets import departures
 from ray_jobs.design.plan import Study
 from ray_jobs.design.study_spec import StudySpec
 from ray_jobs.execution.runner import RunOptions, output_folder
-from ray_jobs.records.kept_adapters import Keep, default_point_id, will_be_kept
+from ray_jobs.records.kept_adapters import default_point_id, will_be_kept
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
 from ray_jobs.records.study_file import Call
@@ -52,7 +52,7 @@ def show_plan(
     here = forecast_here(study.base, spec.costs, options, measure=execution.measure)
     ended = _ended(study, execution)
     asks = execution.reuse and not provisional
-    neighbours = neighbours_of(study, output, call, options.keep) if asks else None
+    neighbours = neighbours_of(study, output, call, options) if asks else None
     settled = _settled(study, ended, neighbours)
     plan = forecast_plan(
         study,
@@ -101,7 +101,12 @@ def _settled(study: Study, ended: set[str], neighbours: Neighbours | None) -> di
     return settled
 
 
-def neighbours_of(study: Study, folder: Path, call: Call, keep: Keep) -> Neighbours:
+def neighbours_of(study: Study, folder: Path, call: Call, options: RunOptions) -> Neighbours:
     """The studies beside `folder`, for trials of this one."""
     default_point = default_point_id(trial.record for trial in study.trials)
-    return Neighbours(folder, call, needs_adapter=lambda record: will_be_kept(record, keep, default_point))
+    return Neighbours(
+        folder,
+        call,
+        needs_adapter=lambda record: will_be_kept(record, options.keep, default_point),
+        device=options.device,
+    )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grit.cli.phases import phase
 from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from ray_jobs.design.resources import Costs
-from ray_jobs.execution.calibrate import measured_costs, seconds_for
+from ray_jobs.execution.calibrate import budget_of, measured_costs
 from ray_jobs.execution.runner import RunOptions
 from ray_jobs.records.study_file import StudyFile
 from sweeps.common.request import StudyRequest
@@ -53,28 +54,68 @@ def forecast_here(base: RunConfig, guess: Costs, options: RunOptions, *, measure
     return Forecast(costs=costs, source="measured here", memory=memory)
 
 
-def budget_seconds(
-    request: StudyRequest, options: RunOptions, earlier: StudyFile | None, *, launches: bool
-) -> float:
-    """The time budget: as asked for, as the continued study has it, or measured here.
+@dataclass(frozen=True, kw_only=True)
+class TimeBudget:
+    """Training seconds of a time-matched trial, and the model of the device that they were measured on.
+
+    None where they were given, or measured on this machine alone.
+    """
+
+    seconds: float
+    device: str | None = None
+
+
+def time_budget(
+    request: StudyRequest,
+    options: RunOptions,
+    earlier: StudyFile | None,
+    content: Mapping[str, str],
+    *,
+    launches: bool,
+) -> TimeBudget:
+    """The time budget: as asked for, as the continued study has it, or measured where trials will run.
 
     What launches nothing measures nothing: it has the preset's guess.
 
     Raises:
-        ConfigError: it is not known on a cluster.
+        ConfigError: it cannot be measured.
     """
     if request.budget_seconds is not None or "time" not in request.regimes:
-        return request.budget_seconds or 1.0
+        return TimeBudget(seconds=request.budget_seconds or 1.0)
     if earlier is not None and "time" in earlier.budgets:
-        return float(earlier.budgets["time"])
+        return TimeBudget(seconds=float(earlier.budgets["time"]), device=earlier.device)
     steps = request.budget_steps
     if not launches:
-        return request.preset.costs.step_seconds * steps
-    if options.address is not None:
+        return TimeBudget(seconds=request.preset.costs.step_seconds * steps)
+    measured = _measured_budget(request.base, steps, options, content)
+    phase(f"time budget: {measured.seconds:g} s (set --budget-seconds to choose it)")
+    return measured
+
+
+def _measured_budget(
+    base: RunConfig, steps: int, options: RunOptions, content: Mapping[str, str]
+) -> TimeBudget:
+    asked = f"measuring how long {steps} first-order steps take"
+    if options.address is None:
+        phase(f"{asked} here, for the time budget ...")
+        return TimeBudget(seconds=budget_of(measured_costs(base, options.concurrent), steps))
+    if options.workers > 1:
         raise ConfigError(
-            "budget-seconds", None, f"must be given: how long {steps} steps of this take there is not known"
+            "budget-seconds",
+            None,
+            f"must be given: how long {steps} steps of {options.workers} workers take there is not measured",
         )
-    phase(f"measuring how long {steps} first-order steps take here, for the time budget ...")
-    seconds = seconds_for(request.base, steps, options.concurrent)
-    phase(f"time budget: {seconds:g} s (set --budget-seconds to choose it)")
-    return seconds
+    from ray_jobs.execution.nodes.calibration import costs_on_workers
+
+    phase(f"{asked} on workers of {options.address}, for the time budget ...")
+    there = costs_on_workers(
+        base,
+        options.resources,
+        content,
+        address=options.address,
+        concurrent=options.concurrent,
+        may_grow=options.may_grow,
+        verbose=options.verbose,
+    )
+    phase(f"measured on {there.device}")
+    return TimeBudget(seconds=budget_of(there.costs, steps), device=there.device)

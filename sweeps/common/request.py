@@ -52,7 +52,7 @@ class StudyRequest:
 
     Attributes:
         preset: with everything laid over it.
-        budget_seconds: None: to be measured on this machine (a model or task that the preset does not know).
+        budget_seconds: None: to be measured where trials run.
         space: of the search; empty: the script's own.
         listed: settings that were named one by one.
         own: the script's own options.
@@ -186,9 +186,9 @@ def _listed(texts: Sequence[str]) -> Overrides:
 def _budget_seconds(
     line: CommandLine, asked_preset: Preset, base: RunConfig, usual: Preset, presets: PresetOf
 ) -> float | None:
-    """The time budget: as asked for, or the preset's, scaled with the steps.
+    """The time budget: as asked for, or the preset's on a machine of one's own, scaled with the steps.
 
-    None where the preset knows neither model nor task.
+    None where it is to be measured: on a cluster, and where the preset knows neither model nor task.
 
     Raises:
         ConfigError: one that ends before the first step does on any machine.
@@ -198,19 +198,20 @@ def _budget_seconds(
     # The files of a task have lengths of their own.
     is_known = same_model and not (asked_preset.small and base.task != usual.base.task)
     if design.budget_seconds is not None:
-        seconds = Budget(regime="time", amount=design.budget_seconds).amount
+        asked = Budget(regime="time", amount=design.budget_seconds).amount
         step = asked_preset.costs.step_seconds
-        if is_known and seconds < step / FASTEST:
+        if is_known and asked < step / FASTEST:
             raise ConfigError(
-                "budget-seconds", seconds, f"is far less than a step, which takes some {step:g} s"
+                "budget-seconds", asked, f"is far less than a step, which takes some {step:g} s"
             )
-        return seconds
-    if not is_known:
+        return asked
+    seconds, elsewhere = asked_preset.budget_seconds, line.execution.address is not None
+    if seconds is None or elsewhere or not is_known:
         return None
     if design.budget_steps is None:
-        return asked_preset.budget_seconds
+        return seconds
     own = presets(design.preset, design.method, None, line.data.task).budget_steps
-    return asked_preset.budget_seconds * design.budget_steps / own
+    return seconds * design.budget_steps / own
 
 
 def _named_grids(design: DesignOptions) -> dict[str, tuple[Any, ...]]:

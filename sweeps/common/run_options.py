@@ -9,7 +9,7 @@ from grit.errors import ConfigError
 from ray_jobs.design.resources import Costs, TrialResources
 from ray_jobs.execution.cluster import check_concurrency, cores
 from ray_jobs.execution.engines import EngineName, engine_for
-from ray_jobs.execution.per_trial.storage import StudyStorage
+from ray_jobs.execution.nodes.storage import StudyStorage
 from ray_jobs.execution.runner import RunOptions
 from ray_jobs.records.kept_adapters import Keep
 from sweeps.common.study_options import ExecutionOptions

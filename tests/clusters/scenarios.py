@@ -19,6 +19,7 @@ from ray.cluster_utils import Cluster
 from ray_jobs.design.resources import TrialResources
 from ray_jobs.design.study_spec import read_spec
 from ray_jobs.execution.drain import drain
+from ray_jobs.execution.running_file import read_running
 
 #: Trials long enough for something to happen to them, under Ray's own engine.
 ENGINE = (
@@ -32,8 +33,8 @@ ENGINE = (
     "--set",
     "checkpoint_steps=5",
 )
-#: Read by tests/clusters/sitecustomize.py: at which step a worker hangs, once, and where that is noted.
-HANG = "GRIT_TEST_HANG"
+#: Under time budgets, which are measured before the first trial.
+TIMED = ("--regimes", "time", "--budget-steps", "40", "--T", "4")
 
 
 class Scenario:
@@ -42,17 +43,35 @@ class Scenario:
     def __init__(self, folder):
         self.folder, self.study = folder, folder / "study"
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        self.process = None
+        self.processes = []
 
     def add(self, count=1, **node):
         """Nodes with one core each."""
         return [self.cluster.add_node(num_cpus=1, **node) for _ in range(count)]
 
-    def start(self, *more, concurrent=1):
+    def add_unfit(self, **variables):
+        """A node with what tests/clusters/sitecustomize.py reads in its environment."""
+        variables = {"PYTHONPATH": str(Path(__file__).parent), **variables}
+        before = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
+        (node,) = self.add()
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+        return node
+
+    def start(self, *more, concurrent=1, name="study"):
         """The command that a user types."""
         address = ("--address", self.cluster.address, "--max-concurrent", str(concurrent))
-        self.process = start(self.folder, *THREE, *ENGINE, *address, *more)
-        return self.process
+        process = start(self.folder, *THREE, *ENGINE, *address, *more, name=name)
+        self.processes.append(process)
+        return process
+
+    @property
+    def process(self):
+        """The command that was given last."""
+        return self.processes[-1]
 
     def training(self, checkpoints=4):
         """Waits until a trial has left some checkpoints, one after the other."""
@@ -76,16 +95,30 @@ class Scenario:
             time.sleep(0.2)
         raise TimeoutError("no worker has started")
 
-    def ended(self, timeout=300):
+    def stepping(self, steps):
+        """Waits until a trial has taken so many steps; its host and process."""
+        deadline = time.time() + 180
+        while time.time() < deadline:
+            seen = read_running(self.study)
+            trials = () if seen is None else seen.trials
+            taken = [trial for trial in trials if (trial.step or 0) >= steps]
+            if taken:
+                return taken[0].place
+            time.sleep(0.2)
+        raise TimeoutError("no trial has taken a step")
+
+    def ended(self, timeout=300, process=None):
         """The study's exit code and words."""
-        said, errors = self.process.communicate(timeout=timeout)
+        process = process or self.process
+        said, errors = process.communicate(timeout=timeout)
         print(said, errors)
-        return self.process.returncode
+        return process.returncode
 
     def close(self):
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate()
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
         self.cluster.shutdown()
 
 
@@ -126,12 +159,44 @@ def driver_killed(here):
 
 def step_hangs(here):
     """A worker makes no progress any more."""
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
-    os.environ[HANG] = f"20:{here.folder / 'hung'}"
-    here.add(2)  # their workers have these variables
-    del os.environ[HANG]
+    for _ in range(2):
+        here.add_unfit(GRIT_TEST_HANG=f"20:{here.folder / 'hung'}")
     here.start()
     return here.ended()
+
+
+def unfit_nodes(here):
+    """Beside a good node one that kills whatever trains on it, and one that does not share the storage."""
+    here.add()
+    here.add_unfit(GRIT_TEST_DIES="3")
+    here.add_unfit(GRIT_TEST_STORAGE=str(here.folder / "another"))
+    here.start("--T", "15", "30", concurrent=3)
+    return here.ended()
+
+
+def worker_terminated(here):
+    """A worker is told to end (SIGTERM) while it trains, beside another study on the same cluster."""
+    here.add(2)
+    other = here.start(name="other")
+    here.start("--budget-steps", "300", "--set", "checkpoint_steps=none")
+    place = here.stepping(50)
+    os.kill(int(place.rpartition(" ")[2]), signal.SIGTERM)
+    return here.ended() or here.ended(process=other)
+
+
+def boots_slowly(here):
+    """No node for a minute, 30 times as long as Ray waits for a worker; then another kind of node as well."""
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "2"
+    here.start(*TIMED, "--may-grow", concurrent=2)
+    time.sleep(60)
+    here.add()
+    deadline = time.time() + 120
+    while not (here.study / "study.json").exists() and time.time() < deadline:
+        time.sleep(0.2)
+    here.add_unfit(GRIT_TEST_PROCESSOR="Another CPU")
+    code = here.ended()
+    here.start(*TIMED, concurrent=2, name="mixed")
+    return code or here.ended() - 2
 
 
 def gpu_missing(here):
@@ -154,7 +219,7 @@ def gpu_missing(here):
     wanted = replace(read_spec(spec), resources=TrialResources(cpus=1, gpus=1))
     wanted.write(spec)
     options = ("--execution", "ray", "--no-share", "--address", here.cluster.address, "--max-concurrent", "2")
-    here.process = start(here.folder, "--study", str(spec), *options, preset=())
+    here.processes.append(start(here.folder, "--study", str(spec), *options, preset=()))
     return here.ended()
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from launching import assert_nothing_lies, run_script
 
+from ray_jobs.execution.nodes.admission import processor_name
+from ray_jobs.records.faults import NODE_PATIENCE
+from ray_jobs.records.study_file import read_study
 from ray_jobs.records.trials_file import read_trials
 
 pytestmark = [
@@ -75,6 +78,46 @@ def test_a_step_that_hangs_is_ended_with_its_stacks_and_tried_elsewhere(tmp_path
     assert hit.measured.resumed_from_step == 15
     (stacks,) = (tmp_path / "study/ray/stacks").glob("*.txt")
     assert "take_step" in stacks.read_text()
+
+
+def test_unfit_nodes_cost_no_trial_and_are_put_aside(tmp_path):
+    records, _ = _run("unfit_nodes", tmp_path)
+    _whole(tmp_path, len(records))
+    attempts = [attempt for record in records for attempt in record.place.deliveries]
+    refused = [attempt for attempt in attempts if attempt.fault == "node"]
+    assert refused and all("the storage is not shared" in attempt.error for attempt in refused)
+    died = [attempt for attempt in attempts if attempt.fault == "infrastructure"]
+    good = {record.place.worker.partition(",")[0] for record in records}
+    assert len(good) == 1
+    assert good.isdisjoint(attempt.worker.partition(",")[0] for attempt in [*refused, *died])
+    assert 1 <= len(died) <= NODE_PATIENCE
+    assert 1 <= len(refused) <= NODE_PATIENCE
+
+
+def test_a_worker_that_is_told_to_end_leaves_a_checkpoint_beside_another_study(tmp_path):
+    records, _ = _run("worker_terminated", tmp_path)
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for name in ("study", "other"):
+        assert_nothing_lies(tmp_path / name, uri=store, statuses=["completed"] * len(records))
+    (hit,) = [record for record in records if record.place.attempts > 1]
+    first, second = hit.place.deliveries
+    assert (first.fault, second.fault) == ("preemption", None)
+    assert "SIGTERM" in first.error
+    assert second.began_at - first.lost_at < 60  # it took no grace, and no backoff
+    assert hit.measured.resumed_from_step >= 50  # no cadence was set: the signal left it
+
+
+def test_a_slow_boot_burns_nothing_and_time_budgets_are_for_one_kind_of_device(tmp_path):
+    """The budget is measured on the node that comes; one of another kind gets no trial under it."""
+    records, said = _run("boots_slowly", tmp_path)
+    _whole(tmp_path, len(records))
+    made = read_study(tmp_path / "study")
+    assert made.device == processor_name()
+    assert f"measured on {made.device}" in said
+    assert {record.device for record in records} == {made.device}
+    faults = [attempt.fault for record in records for attempt in record.place.deliveries]
+    assert set(faults) == {"device", None}
+    assert f"workers have {made.device} and Another CPU" in said or "Another CPU and" in said
 
 
 def test_nodes_without_their_gpu_train_nothing_and_the_study_pauses(tmp_path):

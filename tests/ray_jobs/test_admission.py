@@ -16,8 +16,7 @@ from grit.secrets import without_secrets
 from grit.training.measurements import Measurements
 from grit.training.trainer import EVALUATION, TRAINING
 from ray_jobs.execution.engines import engine_for
-from ray_jobs.execution.outcome import Fork, JobOutcome
-from ray_jobs.execution.per_trial.admission import (
+from ray_jobs.execution.nodes.admission import (
     TOKEN_FILE,
     NodeRefusedError,
     check_content,
@@ -26,7 +25,8 @@ from ray_jobs.execution.per_trial.admission import (
     expected_of,
     known_step,
 )
-from ray_jobs.execution.per_trial.storage import StudyStorage, below
+from ray_jobs.execution.nodes.storage import StudyStorage, below
+from ray_jobs.execution.outcome import Fork, JobOutcome
 from ray_jobs.execution.per_trial.stored_files import StoredFiles, trunk_file
 from ray_jobs.execution.per_trial.train_job import OUTCOMES, _own_folder, fault_kind, remove_left_behind
 from ray_jobs.execution.per_trial.watchdog import HUNG_EXIT, Patience, Watchdog

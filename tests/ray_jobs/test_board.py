@@ -3,6 +3,7 @@ import asyncio
 import pytest
 from builders import study
 
+from ray_jobs.execution.nodes.timed_device import TimedDevice
 from ray_jobs.execution.outcome import JobOutcome
 from ray_jobs.execution.warm.board import MAX_ATTEMPTS, TrialBoard
 from ray_jobs.schedule.job import Job
@@ -139,5 +140,27 @@ def test_an_outcome_that_does_not_exist_is_none(unknown):
         assert await board.collect(unknown) is None
         await board.take("s")
         await board.finish("s", "a", COMPLETED)
+
+    _play(scene)
+
+
+def test_a_slot_of_another_device_gets_no_work_and_the_others_have_it_on_record():
+    async def scene():
+        board = TrialBoard(TimedDevice())
+        await board.expect(2)
+        assert await board.admit("slot-0", {"name": "A100"}) is None
+        refusal = await board.admit("slot-1", {"name": "H100"})
+        assert refusal == "it is a H100, and time budgets of this study are for a A100"
+        await board.lose_slot("slot-1", refusal)
+        await board.lose_slot("slot-1", "it returned")
+        wait = asyncio.create_task(_run(board, "a"))
+        await board.take("slot-0")
+        await board.finish("slot-0", "a", COMPLETED)
+        assert await wait == "completed"
+        collected = await board.collect("a")
+        assert [attempt.admission for attempt in collected.deliveries] == [{"name": "A100"}]
+        await board.lose_slot("slot-0", "its node was taken away")
+        assert await _run(board, "b") == "failed"
+        assert refusal in (await board.collect("b")).outcome.error
 
     _play(scene)

@@ -9,7 +9,7 @@ from analysis.evidence.study_marks import kept_trials, marks_of
 from analysis.page.adapter_rows import adapters_table
 from grit.adapters.kept_adapter import KeptAdapter, Reloading, file_hashes
 from ray_jobs.execution.engines import FolderFiles
-from ray_jobs.execution.per_trial.storage import StudyStorage
+from ray_jobs.execution.nodes.storage import StudyStorage
 from ray_jobs.execution.per_trial.stored_files import StoredFiles, counted_adapter, stored_adapter
 from ray_jobs.records.kept_adapters import adapter_folder, copy_adapter, has_adapter, write_index
 

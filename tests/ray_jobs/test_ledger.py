@@ -3,14 +3,17 @@
 import asyncio
 
 import pytest
+from builders import ended, planned, study
 
 from grit.config.run_config import RunConfig
 from grit.config.sections import Budget, TaskSource
 from grit.training.measurements import Measurements
+from ray_jobs.execution.nodes.timed_device import TimedDevice, device_of
 from ray_jobs.execution.outcome import JobOutcome
 from ray_jobs.execution.per_trial.ledger import Place, TrialLedger
 from ray_jobs.execution.per_trial.trial import avoided
 from ray_jobs.records.faults import FAULTS, MAX_BACKOFF_SECONDS, NODE_PATIENCE, backoff
+from ray_jobs.records.trial_record import Attempt
 from ray_jobs.schedule.job import Job
 
 CONFIG = RunConfig.of(task=TaskSource(name="arithmetic"), budget=Budget(regime="step", amount=4))
@@ -193,3 +196,34 @@ def test_what_an_earlier_driver_s_worker_left_is_taken_over():
     assert not on("begin", "t", "new", _place())
     collected, token = on("collect", "t")
     assert (token, collected.attempts) == ("old", 0)
+
+
+def test_time_matched_trials_are_for_one_kind_of_device():
+    """Another kind is no fault of its node: others may run there, and the trial goes elsewhere."""
+    timed = CONFIG.changed(budget=Budget(regime="time", amount=2.0))
+    on = Driven("step")
+    on.ledger = TrialLedger(TimedDevice("A100"))
+    on("offer", Job(job_id="step", config=CONFIG))
+    on("offer", Job(job_id="time", config=timed))
+    for job in ("step", "time"):
+        on("begin", job, "a", _place("other"))
+    assert on("admitted", "step", "a", {"name": "H100"}) is None
+    refusal = on("admitted", "time", "a", {"name": "H100"})
+    assert refusal == "it is a H100, and time budgets of this study are for a A100"
+    for _ in range(NODE_PATIENCE):
+        on("fault", "time", "a", "device", refusal, _place("other"))
+        assert on("ended_early", "time", "-").again
+        on("opening", "time")
+        on("begin", "time", "a", _place("other"))
+    assert on("avoided", "time") == ({}, {"other"})
+    assert on("avoided", "step") == ({}, set())
+    on("begin", "time", "b", _place("right"))
+    assert on("admitted", "time", "b", {"name": "A100"}) is None
+
+
+def test_the_device_of_a_continued_study_is_that_of_its_trials():
+    records = [record for record in planned(study()) if record.plan.regime == "time"]
+    attempt = Attempt(worker="w", began_at=0.0, admission={"name": "A100"})
+    done = ended(records[0]).changed(deliveries=(attempt,))
+    assert device_of(records) is None
+    assert device_of([records[1], done]) == "A100"

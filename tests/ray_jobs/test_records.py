@@ -16,7 +16,7 @@ from ray_jobs.records.kept_adapters import adapter_folder
 from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import StudyStore
 from ray_jobs.records.study_file import Execution, read_study
-from ray_jobs.records.trial_record import TrialRecord
+from ray_jobs.records.trial_record import Attempt, TrialRecord
 from ray_jobs.records.trial_tables import read_rows, write_rows
 from ray_jobs.records.trials_file import append_trials, read_trials, read_trials_and_damage, write_trials
 from ray_jobs.schedule.scheduler import Elsewhere, StudyScheduler
@@ -310,3 +310,23 @@ def test_ended_records_are_on_disk_at_once_and_planned_ones_when_the_study_opens
     store.release()
     again = StudyStore(tmp_path / "s", made.fingerprint, resume=True)
     assert len(again.records) == len(records)
+
+
+def test_seconds_of_another_device_do_not_count(tmp_path):
+    """Nor of a second one beside the first that was taken over; steps are steps on any."""
+    attempts = {
+        name: Attempt(worker="w", began_at=0.0, admission={"name": name}) for name in ("A100", "H100")
+    }
+    timed = [record for record in _records() if record.plan.regime == "time"][:2]
+    stepped = next(record for record in _records() if record.plan.regime == "step")
+    store = _open(tmp_path / "a")
+    for record, name in zip((*timed, stepped), ("A100", "H100", "H100"), strict=True):
+        store.put(ended(record).changed(deliveries=(attempts[name],)))
+    store.release()
+    neighbours = Neighbours(tmp_path / "b", CALL)
+    assert [neighbours.find(record) is not None for record in (*timed, stepped)] == [True, False, True]
+    assert neighbours.declined() == [
+        "not reused: 1 trial(s) of a: time budgets of this study are for a A100, and it ran on a H100"
+    ]
+    neighbours = Neighbours(tmp_path / "b", CALL, device="H100")
+    assert [neighbours.find(record) is not None for record in (*timed, stepped)] == [False, True, True]

@@ -2,7 +2,7 @@
 
 Run it in a process namespace: it calls `ray stop`.
 
-Arguments: the folder for the study.
+Arguments: the folder for the study, the engine, and the steps of a trial.
 """
 
 import sys
@@ -68,8 +68,8 @@ def a100_nodes():
     return sum("accelerator_type:A100" in node["Resources"] for node in ray.nodes() if node["Alive"])
 
 
-def study(folder):
-    chosen = preset("smoke", "grit", 30)
+def study(folder, steps):
+    chosen = preset("smoke", "grit", steps)
     task, documents = load_task(chosen.base.task), load_documents(chosen.base.task)
     from grit.backbone import resolve
 
@@ -92,7 +92,7 @@ def study(folder):
     return made, store
 
 
-def main(folder):
+def main(folder, engine, steps):
     cluster = Autoscaling(
         {"CPU": 0},
         {
@@ -112,10 +112,15 @@ def main(folder):
             if ray.is_initialized() and (not seen or a100_nodes() != seen[-1]):
                 seen.append(a100_nodes())
 
-    made, store = study(folder)
+    made, store = study(folder, steps)
     tracker = MlflowTracker(f"sqlite:///{folder / 'mlflow.db'}", read_study(folder / "study"))
     options = RunOptions(
-        concurrent=2, resources=TrialResources(cpus=1, accelerator="A100"), address="auto", may_grow=True
+        concurrent=2,
+        resources=TrialResources(cpus=1, accelerator="A100"),
+        address="auto",
+        may_grow=True,
+        engine=engine,
+        share=engine == "warm",
     )
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -129,9 +134,9 @@ def main(folder):
     deadline = time.monotonic() + 60
     while a100_nodes() and time.monotonic() < deadline:
         time.sleep(0.5)
-    print(f"nodes with an A100: {seen[0]} -> {max(seen)} -> {a100_nodes()}")
+    print(f"nodes with an A100 while trials ran: {' '.join(map(str, seen))}; afterwards: {a100_nodes()}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

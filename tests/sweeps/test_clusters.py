@@ -138,20 +138,33 @@ def test_a_node_that_dies_takes_no_trial_with_it(tmp_path, monkeypatch):
     assert list(read_study(tmp_path / "study").made_by.extensions) == ["my_methods"]
 
 
+def _growing(folder, engine, steps):
+    """Five trials that ask for an A100 each, on Ray's fake autoscaler; the numbers of nodes that it had."""
+    script = Path(__file__).with_name("growing.py")
+    command = [*_isolation(), sys.executable, str(script), str(folder), engine, str(steps)]
+    code, said = run_script(command, folder, 500)
+    assert code == 0, said
+    (line,) = [line for line in said.splitlines() if line.startswith("nodes with an A100 while trials ran:")]
+    during, after = line.partition(": ")[2].split("; afterwards: ")
+    return [int(count) for count in during.split()], int(after)
+
+
 @pytest.mark.slow
 def test_a_cluster_grows_for_waiting_trials(tmp_path):
-    """Ray's fake autoscaler.
-
-    Trials that ask for an A100 each make two nodes come, run spread over them, and let them go.
-    """
-    code, said = run_script(
-        [*_isolation(), sys.executable, str(Path(__file__).with_name("growing.py")), str(tmp_path)],
-        tmp_path,
-        500,
-    )
-    assert code == 0, said
+    """Two nodes come, run spread over them, and go."""
+    during, after = _growing(tmp_path, "warm", 30)
+    assert (during[0], max(during), after) == (0, 2, 0)
     records = assert_nothing_lies(
         tmp_path / "study", uri=f"sqlite:///{tmp_path / 'mlflow.db'}", statuses=["completed"] * 5
     )
     assert len({record.place.worker for record in records}) == 2
-    assert "nodes with an A100: 0 -> 2 -> 0" in said
+
+
+@pytest.mark.slow
+def test_a_node_without_work_goes_while_trials_run(tmp_path):
+    """Of five trials, two at once, the last runs alone: nobody holds the other node for it."""
+    during, after = _growing(tmp_path, "ray", 900)
+    assert (during[0], max(during), after) == (0, 2, 0)
+    assert 1 in during[during.index(2) :]
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert_nothing_lies(tmp_path / "study", uri=uri, statuses=["completed"] * 5)

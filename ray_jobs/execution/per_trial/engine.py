@@ -11,10 +11,11 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_jobs.execution.nodes.admission import TOKEN_FILE, expected_of
+from ray_jobs.execution.nodes.storage import StudyStorage
+from ray_jobs.execution.nodes.timed_device import TimedDevice
 from ray_jobs.execution.outcome import Collected
-from ray_jobs.execution.per_trial.admission import TOKEN_FILE, expected_of
 from ray_jobs.execution.per_trial.ledger import TrialLedger
-from ray_jobs.execution.per_trial.storage import StudyStorage
 from ray_jobs.execution.per_trial.stored_files import attempt_folder, counted_adapter
 from ray_jobs.execution.per_trial.train_job import OUTCOMES, EngineSettings
 from ray_jobs.execution.per_trial.trial import train_trial
@@ -36,6 +37,7 @@ class PerTrialEngine:
         folder: the study's own, on this machine.
         content: hashes of task, documents and model, as the driver has them.
         keeps: whether completed trials leave their adapters in the storage.
+        timed_device: of time-matched trials; None where there are none.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class PerTrialEngine:
         folder: Path,
         content: Mapping[str, str],
         keeps: bool = False,
+        timed_device: TimedDevice | None = None,
     ) -> None:
         self._storage, self._folder = StudyStorage(storage), folder
         token = uuid.uuid4().hex
@@ -58,7 +61,7 @@ class PerTrialEngine:
         self.board: Any = (
             remote(TrialLedger)
             .options(name=f"ledger-{name}", num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
-            .remote()
+            .remote(timed_device)
         )
         self.settings = EngineSettings(
             ledger=f"ledger-{name}",

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_jobs.execution.nodes.timed_device import TimedDevice
 from ray_jobs.execution.outcome import Collected, JobOutcome
 from ray_jobs.execution.standings import EvaluationKey, Standings
 from ray_jobs.records.faults import FAULTS, NODE_PATIENCE, FaultKind, backoff
@@ -73,9 +74,14 @@ class _Account:
 
 
 class TrialLedger:
-    """Plain asyncio: Ray makes an actor of it, a test needs no Ray."""
+    """Plain asyncio: Ray makes an actor of it, a test needs no Ray.
 
-    def __init__(self) -> None:
+    Args:
+        timed_device: of time-matched trials; None where any will do.
+    """
+
+    def __init__(self, timed_device: TimedDevice | None = None) -> None:
+        self._timed_device = timed_device
         self._entries: dict[str, _Account] = {}
         self._progress: dict[str, dict[str, Any]] = {}
         self._standings = Standings()
@@ -117,13 +123,15 @@ class TrialLedger:
         entry.places = [place]
         return True
 
-    async def admitted(self, job_id: str, token: str, admission: dict[str, Any]) -> bool:
-        """What the newest attempt's worker was found to be; False for an attempt that is superseded."""
+    async def admitted(self, job_id: str, token: str, admission: dict[str, Any]) -> str | None:
+        """What the newest attempt's worker was found to be; why it may not have the trial, if so."""
         entry = self._newest(job_id, token)
         if entry is None:
-            return False
+            return None
         entry.attempts[-1] = entry.attempts[-1].model_copy(update={"admission": admission})
-        return True
+        if self._timed_device is None or entry.job.config.budget.regime != "time":
+            return None
+        return self._timed_device.refusal(admission["name"])
 
     def _newest(self, job_id: str, token: str) -> _Account | None:
         """The entry, if the token is its newest attempt's and it has not ended."""
@@ -141,8 +149,9 @@ class TrialLedger:
     def _blame(self, entry: _Account, kind: FaultKind, error: str, place: Place | None) -> None:
         entry.blame(kind, error, time.time())
         self._progress.pop(entry.job.job_id, None)
-        if FAULTS[kind].blames_node and place is not None:
+        if FAULTS[kind].avoids_node and place is not None:
             entry.avoided.add(place.node_id)
+        if FAULTS[kind].blames_node and place is not None:
             # A trial that kills its worker wherever it goes counts once; what a node is unfit for, each time.
             blame = entry.job.job_id if kind == "infrastructure" else f"{entry.job.job_id} {time.time()}"
             self._blamed.setdefault(place.node_id, set()).add(blame)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from grit.runtime.checkpoint_files import CHECKPOINT_FILE
-from ray_jobs.execution.per_trial.storage import StudyStorage
+from ray_jobs.execution.nodes.storage import StudyStorage
 from ray_jobs.records.kept_adapters import ADAPTERS, adapter_folder, forget_adapters, has_adapter
 
 

@@ -20,17 +20,12 @@ from grit.adapters.kept_adapter import ADAPTER_FILE
 from grit.errors import ConfigError
 from grit.runtime.checkpoint_files import CHECKPOINT_FILE
 from ray_jobs.execution.job_run import Placement, explain, run_job
+from ray_jobs.execution.nodes.admission import Expected, NodeRefusedError, OtherDeviceError, admitted
+from ray_jobs.execution.nodes.storage import StudyStorage
 from ray_jobs.execution.outcome import JobOutcome
-from ray_jobs.execution.per_trial.admission import (
-    Expected,
-    NodeRefusedError,
-    check_content,
-    check_room,
-    examine,
-)
 from ray_jobs.execution.per_trial.ledger import Place
-from ray_jobs.execution.per_trial.storage import StudyStorage
 from ray_jobs.execution.per_trial.stored_files import attempt_folder, stored_adapter, trunk_file
+from ray_jobs.execution.per_trial.termination import TERMINATION, TerminatedError
 from ray_jobs.execution.per_trial.watchdog import Patience, Watchdog
 from ray_jobs.execution.standings import EvaluationKey
 from ray_jobs.records.faults import FaultKind
@@ -134,6 +129,8 @@ def fault_kind(error: Exception) -> FaultKind:
     if isinstance(error, torch.OutOfMemoryError):
         return "trial"
     kinds: dict[type[Exception], FaultKind] = {
+        TerminatedError: "preemption",
+        OtherDeviceError: "device",
         NodeRefusedError: "node",
         ray.exceptions.RayError: "infrastructure",
         OSError: "infrastructure",  # the storage, or a full disk of this node
@@ -156,7 +153,7 @@ class _Attempt:
         self._folder = _own_folder()
         (self._folder / "tables").mkdir()
         self._saved_at = self._looked_at = time.monotonic()
-        self._noticed = False
+        self._noticed = self._terminated = False
 
     def run(self) -> None:
         """Admission, training, and what is left of it."""
@@ -165,6 +162,7 @@ class _Attempt:
 
         check_extensions(self._settings.expected.content.get("extensions"))
         keep_freed_memory()
+        TERMINATION.expect(self._ended_untimely)
         watchdog = Watchdog(self._settings.patience, self._hung)
         try:
             bench = self._admitted()
@@ -185,8 +183,13 @@ class _Attempt:
             if self._workers.leads:
                 self._leave(outcome, fetched)
         finally:
+            TERMINATION.expect(None)
             watchdog.close()
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _ended_untimely(self) -> None:
+        """There was no step, at whose end it would have left a checkpoint."""
+        self._heard.fault("preemption", "its process was told to end (SIGTERM)", self._place)
 
     def _hung(self, reason: str, stacks: str) -> None:
         """Leaves a stack dump, and tells why this process is about to end."""
@@ -203,17 +206,18 @@ class _Attempt:
 
         Raises:
             NodeRefusedError: it is not.
+            OtherDeviceError: it is fit, but not for a time-matched trial of this study.
         """
         from grit.training.workbench import Workbench
 
-        expected = self._settings.expected
-        admission = examine(expected, self._storage)
-        check_room(admission, self._job.config)
         bench = Workbench(base_cache=self._folder / "base")
-        check_content(expected, bench.content(self._job.config))
+        admission = admitted(self._settings.expected, self._storage, self._job.config, bench)
+        refusal = None
         if self._workers.leads:
             ledger = self._settings.ledger_actor()
-            ray.get(ledger.admitted.remote(self._job.job_id, self._token, admission.row()))
+            refusal = ray.get(ledger.admitted.remote(self._job.job_id, self._token, admission.row()))
+        if refusal := self._workers.first_says(refusal):
+            raise OtherDeviceError(refusal)
         return bench
 
     def _fetch(self) -> set[str]:
@@ -235,13 +239,18 @@ class _Attempt:
         due = now - self._saved_at > self._settings.checkpoint_seconds
         if self._workers.first_says(now - self._looked_at > NOTICE_SECONDS):
             self._looked_at = now
-            leaving = ray.train.get_preemption_info() is not None
+            self._terminated = self._workers.any_says(TERMINATION.heard)
+            leaving = self._terminated or ray.train.get_preemption_info() is not None
             due = due or (leaving and not self._noticed)
             self._noticed = self._noticed or leaving
         return bool(self._workers.first_says(due))
 
     def _saved(self, folder: Path) -> None:
-        """Hands a checkpoint to Ray Train, which writes it beside training; before a node goes, at once."""
+        """Hands a checkpoint to Ray Train, which writes it beside training; before a node goes, at once.
+
+        Raises:
+            TerminatedError: the process was told to end: it has left what the trial goes on from.
+        """
         from ray.train import Checkpoint, CheckpointUploadMode
 
         self._saved_at = time.monotonic()
@@ -254,6 +263,8 @@ class _Attempt:
             handed = Checkpoint.from_directory(str(copy))
         mode = CheckpointUploadMode.SYNC if self._noticed else CheckpointUploadMode.ASYNC
         ray.train.report({}, handed, checkpoint_upload_mode=mode, delete_local_checkpoint_after_upload=True)
+        if self._terminated:
+            raise TerminatedError("its process was told to end (SIGTERM)")
 
     def _leave(self, outcome: JobOutcome, fetched: set[str]) -> None:
         """Uploads base scores, a trunk's checkpoint, adapter, tables and the outcome, and closes the job."""

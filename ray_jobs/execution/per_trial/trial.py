@@ -15,6 +15,7 @@ from ray_jobs.execution.cluster import room
 from ray_jobs.execution.outcome import TrialFailedError
 from ray_jobs.execution.per_trial.ledger import Place, Retry
 from ray_jobs.execution.per_trial.stored_files import train_run
+from ray_jobs.execution.per_trial.termination import HeedTermination
 from ray_jobs.execution.per_trial.train_job import EngineSettings, describe_failure, train_job
 
 #: How often Ray may wait in vain for a worker group to start, two minutes each: nodes boot slowly, or none is
@@ -101,6 +102,7 @@ def _fit(job_id: str, settings: EngineSettings, avoided: list[str]) -> tuple[str
                 max_failures=0, controller_failure_limit=MAX_STARTS, max_preemption_failures=-1
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=[HeedTermination()],  # type: ignore[list-item]  # Ray takes its own kind as well
         ),
     )
     try:

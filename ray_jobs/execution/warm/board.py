@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_jobs.execution.nodes.timed_device import TimedDevice
 from ray_jobs.execution.outcome import Collected, JobOutcome, JobStatus
 from ray_jobs.execution.standings import EvaluationKey, Standings
 from ray_jobs.records.trial_record import Attempt
@@ -32,9 +33,9 @@ class _Entry:
     collected: Collected | None = None
     deliveries: list[Attempt] = field(default_factory=list)
 
-    def deliver(self, slot: str, now: float) -> None:
+    def deliver(self, slot: str, now: float, admission: dict[str, Any] | None) -> None:
         """Notes that a slot takes the job."""
-        self.deliveries.append(Attempt(worker=slot, began_at=now))
+        self.deliveries.append(Attempt(worker=slot, began_at=now, admission=admission))
 
     def lose(self, now: float) -> None:
         """Notes that the worker of the last delivery has died."""
@@ -45,9 +46,14 @@ class TrialBoard:
     """Hands jobs to slots in the order in which they came.
 
     Plain asyncio: Ray makes an actor of it, a test needs no Ray.
+
+    Args:
+        timed_device: of a study with time budgets, whose slots must all be of one kind.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timed_device: TimedDevice | None = None) -> None:
+        self._timed_device = timed_device
+        self._admissions: dict[str, dict[str, Any]] = {}
         self._entries: dict[str, _Entry] = {}
         self._waiting: deque[str] = deque()
         self._assigned: dict[str, str] = {}
@@ -68,6 +74,11 @@ class TrialBoard:
             self._waiting.append(job.job_id)
             self._fail_if_no_slot()
             self._changed.notify_all()
+
+    async def admit(self, slot: str, admission: dict[str, Any]) -> str | None:
+        """What a slot's worker was found to be; why it may not have work, if so."""
+        self._admissions[slot] = admission
+        return None if self._timed_device is None else self._timed_device.refusal(admission["name"])
 
     async def wait(self, job_id: str) -> JobStatus:
         """The status of an offered job, once it has one."""
@@ -90,7 +101,7 @@ class TrialBoard:
                     return None
                 self._assigned[slot] = self._waiting.popleft()
             entry = self._entries[self._assigned[slot]]
-            entry.deliver(slot, time.time())
+            entry.deliver(slot, time.time(), self._admissions.get(slot))
             return entry.job
 
     def _settle_interrupted(self, slot: str) -> None:
@@ -131,7 +142,7 @@ class TrialBoard:
         Its job fails, and so does every waiting one when no slot is left.
         """
         async with self._changed:
-            self._lost[slot] = reason
+            self._lost.setdefault(slot, reason)  # what its worker said comes before what followed
             self._ready.discard(slot)
             if slot in self._assigned:
                 entry = self._entries[self._assigned[slot]]

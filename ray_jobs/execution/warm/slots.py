@@ -10,14 +10,21 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, ScalingConfig
+from ray.train import RunConfig as TrainRunConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from grit.config.run_config import RunConfig
+from ray_jobs.execution.nodes.admission import TOKEN_FILE, Expected, expected_of
+from ray_jobs.execution.nodes.storage import StudyStorage
+from ray_jobs.execution.nodes.timed_device import TimedDevice
 from ray_jobs.execution.outcome import Collected
 from ray_jobs.execution.warm.board import TrialBoard
 from ray_jobs.execution.warm.lean_trainer import LeanTrainer
@@ -38,7 +45,7 @@ class SlotDriver:
         scaling = ScalingConfig(
             num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources
         )
-        run = RunConfig(
+        run = TrainRunConfig(
             name=settings.slot, storage_path=storage, failure_config=FailureConfig(max_failures=-1)
         )
         loop_config: dict[str, Any] = {"settings": settings}
@@ -59,6 +66,13 @@ def trainer_of_slot(scaling: ScalingConfig) -> Any:
     return TorchTrainer
 
 
+def _expected(resources: dict[str, float], content: Mapping[str, str], folder: Path) -> Expected:
+    """What workers must be; leaves in the study's folder what they must be able to read."""
+    token = uuid.uuid4().hex
+    StudyStorage(str(folder)).write(TOKEN_FILE, token.encode())
+    return expected_of(int(resources.get("GPU", 0)), content, token)
+
+
 class SlotPool:
     """All slots of a study and their board.
 
@@ -68,8 +82,10 @@ class SlotPool:
         resources: what one worker holds, e.g. {"CPU": 1} or {"CPU": 8, "GPU": 1}.
         workers: processes that train one trial together.
         folder: the study's, which every node can reach.
+        content: hashes of task, documents, model and the user's modules, as the driver has them.
         keeps: whether trials leave their adapters there.
-        extensions: the hash of the user's modules that trials were planned with.
+        examined: the study's configuration, where workers are examined before they get work.
+        timed_device: of time-matched trials; None where there are none.
     """
 
     def __init__(
@@ -80,8 +96,10 @@ class SlotPool:
         resources: dict[str, float],
         workers: int,
         folder: Path,
+        content: Mapping[str, str],
         keeps: bool = False,
-        extensions: str | None = None,
+        examined: RunConfig | None = None,
+        timed_device: TimedDevice | None = None,
     ) -> None:
         self.namespace = ray.get_runtime_context().namespace
         self.board_name = f"board-{name}"
@@ -91,9 +109,10 @@ class SlotPool:
         self.board: Any = (
             remote(TrialBoard)
             .options(name=self.board_name, num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
-            .remote()
+            .remote(timed_device)
         )
         ray.get(self.board.expect.remote(slots))
+        expected = None if examined is None else _expected(resources, content, folder)
         driver = remote(SlotDriver).options(num_cpus=0, scheduling_strategy=here)
         self._drivers: list[Any] = [driver.remote() for _ in range(slots)]
         self._fits: dict[Any, str] = {}
@@ -104,7 +123,9 @@ class SlotPool:
                 slot=f"slot-{index}",
                 folder=str(folder),
                 keeps=keeps,
-                extensions=extensions,
+                extensions=content.get("extensions"),
+                expected=expected,
+                examined=examined,
             )
             fit = actor.serve.remote(settings, resources, workers, str(folder / "ray"))
             self._fits[fit] = settings.slot

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from grit.config.run_config import RunConfig
 from ray_jobs.execution.job_run import Placement, explain, run_job
+from ray_jobs.execution.nodes.admission import Expected, NodeRefusedError, admitted
+from ray_jobs.execution.nodes.storage import StudyStorage
 from ray_jobs.execution.outcome import JobOutcome
 from ray_jobs.execution.standings import EvaluationKey
 from ray_jobs.records.kept_adapters import ADAPTERS
@@ -21,6 +24,7 @@ from ray_jobs.schedule.job import Job
 from ray_jobs.schedule.stopping import Standing
 
 if TYPE_CHECKING:
+    from grit.runtime.workers import Workers
     from grit.training.workbench import Workbench
 
 #: A worker whose memory has grown by this much since its first trial is replaced by a fresh one.
@@ -34,6 +38,8 @@ class SlotSettings:
     Attributes:
         keeps: whether trials leave their adapters there.
         extensions: the hash of the user's modules that trials were planned with.
+        expected, examined: what a worker must be, and the configuration that it must have room for; None
+            where workers are not examined.
     """
 
     board: str
@@ -42,6 +48,8 @@ class SlotSettings:
     folder: str
     keeps: bool = False
     extensions: str | None = None
+    expected: Expected | None = None
+    examined: RunConfig | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -69,6 +77,10 @@ def slot_loop(loop_config: dict[str, SlotSettings]) -> None:
     board: Any = ray.get_actor(settings.board, namespace=settings.namespace)
     workers = Workers()
     bench = Workbench(base_cache=Path(settings.folder) / "base")
+    if refusal := _refusal(settings, workers, bench, board):
+        if workers.leads:
+            ray.get(board.lose_slot.remote(settings.slot, refusal))
+        return
     first: int | None = None
     while True:
         taken = ray.get(board.take.remote(settings.slot)) if workers.leads else None
@@ -85,6 +97,20 @@ def slot_loop(loop_config: dict[str, SlotSettings]) -> None:
             raise WorkerRetiredError(
                 f"its memory grew by more than {LEAK_BYTES >> 20} MiB since its first trial"
             )
+
+
+def _refusal(settings: SlotSettings, workers: Workers, bench: Workbench, board: Any) -> str | None:
+    """Why this slot gets no work, the same on all its workers; None where it does."""
+    if settings.expected is None or settings.examined is None:
+        return None
+    reason = None
+    try:
+        admission = admitted(settings.expected, StudyStorage(settings.folder), settings.examined, bench)
+        if workers.leads:
+            reason = ray.get(board.admit.remote(settings.slot, admission.row()))
+    except NodeRefusedError as error:
+        reason = str(error)
+    return next(filter(None, workers.all_say(reason)), None)
 
 
 def _serve(job: Job, bench: Workbench, board: Any, settings: SlotSettings) -> None:

@@ -13,13 +13,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from grit.backbone import resolve as model_folder
 from grit.config.run_config import RunConfig
 from grit.io.provenance import PACKAGES
 from ray_jobs.design.forecast import memory_bytes, shape_of
-from ray_jobs.execution.per_trial.storage import StudyStorage
+from ray_jobs.execution.nodes.storage import StudyStorage
+
+if TYPE_CHECKING:
+    from grit.training.workbench import Workbench
 
 #: Where the driver leaves a word that every worker must be able to read.
 TOKEN_FILE = "shared/token"
@@ -33,6 +37,10 @@ class NodeRefusedError(RuntimeError):
     """This worker is not what the plan needs."""
 
 
+class OtherDeviceError(RuntimeError):
+    """This worker is fit, but its device is not the one that the study's time budgets are for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Expected:
     """What the driver means.
@@ -40,13 +48,14 @@ class Expected:
     Attributes:
         gpus: that each worker holds.
         versions: of `PACKAGES`. content: hashes of task, documents and model, by name.
-        token: what `TOKEN_FILE` holds. answer: of `known_step` on the driver, in float64.
+        token: what `TOKEN_FILE` holds; None where nothing is shared by file.
+        answer: of `known_step` on the driver, in float64.
     """
 
     gpus: int
     versions: Mapping[str, str]
     content: Mapping[str, str]
-    token: str
+    token: str | None
     answer: float
 
 
@@ -55,6 +64,7 @@ class Admission:
     """What a worker was found to be.
 
     Attributes:
+        device: cpu or cuda. name: the model of the processor or GPU.
         memory_bytes: of the device. driver: of the GPU.
         step_error: of the known step against the driver's answer, relative.
         gflops: of products of float32 matrices of side 512.
@@ -81,7 +91,7 @@ def installed_versions() -> dict[str, str]:
     return {name: metadata.version(name).partition("+")[0] for name in PACKAGES}
 
 
-def expected_of(gpus: int, content: Mapping[str, str], token: str) -> Expected:
+def expected_of(gpus: int, content: Mapping[str, str], token: str | None = None) -> Expected:
     """What the driver itself is, and the answer it finds."""
     return Expected(
         gpus=gpus,
@@ -92,8 +102,22 @@ def expected_of(gpus: int, content: Mapping[str, str], token: str) -> Expected:
     )
 
 
-def examine(expected: Expected, storage: StudyStorage) -> Admission:
-    """Examines this process.
+def admitted(
+    expected: Expected, storage: StudyStorage | None, config: RunConfig, bench: Workbench
+) -> Admission:
+    """Examines this process, and whether a run of `config` fits it and reads the driver's data and model.
+
+    Raises:
+        NodeRefusedError: the first thing that is not as the driver means it.
+    """
+    admission = examine(expected, storage)
+    check_room(admission, config)
+    check_content(expected, bench.content(config))
+    return admission
+
+
+def examine(expected: Expected, storage: StudyStorage | None = None) -> Admission:
+    """Examines this process; without a storage not whether it is shared.
 
     Raises:
         NodeRefusedError: the first thing that is not as the driver means it.
@@ -104,7 +128,8 @@ def examine(expected: Expected, storage: StudyStorage) -> Admission:
     for name, wanted in expected.versions.items():
         if versions.get(name) != wanted:
             raise NodeRefusedError(f"it has {name} {versions.get(name)}, and the driver has {wanted}")
-    _check_shared(expected, storage)
+    if storage is not None:
+        _check_shared(expected, storage)
     if expected.gpus and not torch.cuda.is_available():
         raise NodeRefusedError("it holds a GPU that torch cannot use (no driver, or a torch without CUDA)")
     if expected.gpus > torch.cuda.device_count():
@@ -121,7 +146,7 @@ def examine(expected: Expected, storage: StudyStorage) -> Admission:
         )
     return Admission(
         device=device,
-        name=torch.cuda.get_device_name() if expected.gpus else platform.processor() or platform.machine(),
+        name=torch.cuda.get_device_name() if expected.gpus else processor_name(),
         memory_bytes=_memory(device),
         driver=_driver() if expected.gpus else None,
         versions=versions,
@@ -164,7 +189,7 @@ def _check_shared(expected: Expected, storage: StudyStorage) -> None:
         read = storage.read(TOKEN_FILE)
     except OSError as error:
         raise NodeRefusedError(f"the storage does not answer: {str(error).splitlines()[0]}") from error
-    if read is None or read.decode() != expected.token:
+    if read is None or expected.token is None or read.decode() != expected.token:
         raise NodeRefusedError(
             "the storage is not shared: it does not find what the driver wrote there; give --storage a "
             "folder or URI that every node can reach"
@@ -222,6 +247,16 @@ def _memory(device: str) -> int:
     if device == "cuda":
         return int(torch.cuda.get_device_properties(0).total_memory)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def processor_name() -> str:
+    """The model of this machine's processors; their architecture where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
 
 
 def _driver() -> str | None:
