@@ -227,9 +227,11 @@ def save_lora(
     check_exportable(model, adapter)
     config = copy.copy(model.peft_config[adapter])
     # A transformers model with an adapter of its own (`add_adapter`) has no wrapper, and its names no prefix.
+    # What a factor is made of, where it is (grit/methods/fixed_factors.py), is not written: the factor is.
+    state = {name: value for name, value in model.state_dict().items() if ".parametrizations." not in name}
     written = {
         _PREFIX + name.removeprefix(_PREFIX): tensor
-        for name, tensor in get_peft_model_state_dict(model, adapter_name=adapter).items()
+        for name, tensor in get_peft_model_state_dict(model, state, adapter_name=adapter).items()
     }
     names = {name: name.removeprefix(_PREFIX) for name in factors}
     for name, (down, up) in factors.items():

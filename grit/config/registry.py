@@ -41,7 +41,7 @@ class MethodSpec:
         reads_general_text: whether it looks at general text before training.
         moves_backbone: initialization changes weights of the adapted layers, which are put back when the run
             has ended.
-        inexact: untrained, the model is the backbone up to rounding only.
+        inexact: untrained, the model is not quite the backbone: by rounding, or by how the method begins.
         switches: settings that make it this method, whatever a preset has there.
         rate_multiple: what a grid of rates for AdamW is multiplied by: other optimizers have others.
         scheduled: needs to know the number of steps in advance, so that it has no time-matched form.
@@ -237,6 +237,23 @@ METHODS: dict[Method, MethodSpec] = {
     "shira": MethodSpec(
         title="SHiRA", source="Bhardwaj et al., 2024", adapter="shira", one_rank=True, factors=False
     ),
+    "lift": MethodSpec(
+        title="LIFT, one mask", source="Liu et al., 2025", adapter="lift", one_rank=True, factors=False
+    ),
+    "lora_pro": MethodSpec(title="LoRA-Pro", source="Wang et al., 2024", optimizer="lora_pro"),
+    "lora_xs": MethodSpec(title="LoRA-XS", source="Balazy et al., 2024", adapter="lora_xs", inexact=True),
+    "lora_sb": MethodSpec(
+        title="LoRA-SB",
+        source="Ponkshe et al., 2024",
+        adapter="lora_sb",
+        one_process=True,
+        scheduled=True,
+        inexact=True,
+    ),
+    "svfit": MethodSpec(title="SVFit", source="Sun et al., 2024", adapter="svfit"),
+    "loldu": MethodSpec(title="LoLDU", source="Shi et al., 2024", adapter="loldu"),
+    "s2ft": MethodSpec(title="S2FT", source="Yang et al., 2024", adapter="s2ft"),
+    "matryoshka": MethodSpec(title="MatryoshkaLoRA", source="Modoranu et al., 2026", adapter="matryoshka"),
 }
 
 

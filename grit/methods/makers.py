@@ -12,11 +12,13 @@ from transformers import PreTrainedModel
 from grit.adapters.peft_adapters import quiet_peft
 from grit.config.registry import MethodSpec
 from grit.config.run_config import RunConfig
-from grit.methods import peft_tuners
+from grit.methods import fixed_factors, peft_tuners
 from grit.methods.adalora import AdaLora
+from grit.methods.fixed_factors import WithFixedFactors
 from grit.methods.initialized_by_data import Corda, Eva, LoraGA
 from grit.methods.lora import Lora
 from grit.methods.maker import Adaptation, AdapterMaker, Batches
+from grit.methods.matryoshka import Matryoshka
 from grit.methods.peft_tuners import Tuner
 
 MAKERS: dict[str, AdapterMaker] = {
@@ -33,6 +35,13 @@ MAKERS: dict[str, AdapterMaker] = {
     "oft": Tuner(peft_tuners.oft),
     "delora": Tuner(peft_tuners.delora),
     "shira": Tuner(peft_tuners.shira),
+    "lift": Tuner(peft_tuners.lift),
+    "lora_xs": WithFixedFactors(fixed_factors.lora_xs, scaling=None),
+    "lora_sb": WithFixedFactors(fixed_factors.lora_sb),
+    "svfit": WithFixedFactors(fixed_factors.svfit),
+    "loldu": WithFixedFactors(fixed_factors.loldu),
+    "s2ft": WithFixedFactors(fixed_factors.s2ft),
+    "matryoshka": Matryoshka(),
 }
 
 

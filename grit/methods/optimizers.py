@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer, create_riemannian_optimizer
 
+from grit.adapters.peft_adapters import adapted_layers
 from grit.config.run_config import RunConfig
+from grit.methods.lora_pro import LoraPro
 
 #: LoRA+'s ratio of B's learning rate to A's.
 LORA_PLUS_RATIO = 16.0
@@ -80,6 +82,15 @@ def _riemannian(model: Any, config: RunConfig) -> torch.optim.Optimizer:
     return create_riemannian_optimizer(
         model,
         torch.optim.AdamW,
+        lr=config.optimization.learning_rate,
+        weight_decay=config.optimization.weight_decay,
+    )
+
+
+def _lora_pro(model: Any, config: RunConfig) -> torch.optim.Optimizer:
+    """Adam on the weights' own update (Wang et al., 2024)."""
+    return LoraPro(
+        adapted_layers(model),
         lr=config.optimization.learning_rate,
         weight_decay=config.optimization.weight_decay,
     )
@@ -158,6 +169,7 @@ OPTIMIZERS: dict[str, Callable[[Any, RunConfig], torch.optim.Optimizer]] = {
     "sgd": _sgd,
     "lora_plus": _lora_plus,
     "lora_fa": _lora_fa,
+    "lora_pro": _lora_pro,
     "lora_rite": _lora_rite,
     "riemannian": _riemannian,
     "muon": _muon,

@@ -22,7 +22,7 @@ from peft import (
     VeraConfig,
     get_peft_model,
 )
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grit.methods.maker import Adaptation, AdapterMaker
@@ -129,3 +129,26 @@ def shira(wanted: Adaptation, _backbone: nn.Module) -> ShiraConfig:
     return ShiraConfig(
         **_common(wanted), r=wanted.config.adapter.rank, mask_type="random", random_seed=wanted.config.seed
     )
+
+
+def low_rank_mask(weight: Tensor, rank: int) -> Tensor:
+    """1 where a weight's best approximation of this rank is largest, as often as LoRA has entries.
+
+    (d_out, d_in). As LIFT's paper says; the authors' scripts select the smallest, by a lost word.
+    """
+    rows, columns = weight.shape
+    left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
+    size = ((left[:, :rank] * values[:rank]) @ right[:rank]).abs().flatten()
+    mask = torch.zeros_like(size)
+    mask[size.topk(min(len(size), rank * (rows + columns))).indices] = 1.0
+    return mask.view(rows, columns)
+
+
+def lift(wanted: Adaptation, backbone: nn.Module) -> ShiraConfig:
+    """As many of the weights' own entries as LoRA would train, where their low-rank part is largest.
+
+    One choice, from the weights as they are first: LIFT chooses anew as training goes on.
+    """
+    config = shira(wanted, backbone)
+    config.mask_fn = lambda layer, r, **_: low_rank_mask(layer.weight.detach(), r)
+    return config

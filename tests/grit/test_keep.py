@@ -14,6 +14,12 @@ from grit.training.keep import UnwrittenAdapterError
 from grit.training.side_by_side import train
 from grit.training.workbench import Workbench
 
+#: Methods whose layers are LoRA's with a part that is made of something else.
+WITH_PARTS_THAT_STAY = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("lora_xs", "lora_sb", "svfit", "loldu", "s2ft", "lift", "matryoshka")
+]
+
 
 def _config(method, **changed):
     config = configuration("embedded", method, task=None, steps=12)
@@ -28,7 +34,8 @@ def bench():
 
 @pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning")
 @pytest.mark.parametrize(
-    "method", ["grit", "lora", "dora", "eva", "lora_fa", "adalora", "vera", "ia3", "qgrit"]
+    "method",
+    ["grit", "lora", "dora", "eva", "lora_fa", "adalora", "vera", "ia3", "qgrit", *WITH_PARTS_THAT_STAY],
 )
 def test_what_peft_reloads_computes_what_was_scored(bench, tmp_path, method):
     """The answers' losses of the reloaded adapter are those that the run has recorded."""
