@@ -16,7 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there
 
 from grit.cli.parser import flag
-from grit.config.registry import Method
+from grit.config.registry import METHODS, Method
 from grit.errors import ConfigError
 from ray_jobs.design.points import Point, control_method
 from ray_jobs.design.study_presets import Preset, preset
@@ -29,6 +29,8 @@ BASES: dict[str, dict[str, Any]] = {
     "one-sided": {"two_sided": False},
     "balanced": {"basis": "balanced"},
 }
+#: The method whose first directions are adapters themselves.
+NESTED = "matryoshka"
 #: Learning rates as multiples of the preset's, when none are given.
 MULTIPLES = (1.0, 2.0, 4.0)
 
@@ -70,7 +72,7 @@ def points(request: StudyRequest) -> list[Point]:
     """Per learning rate: trained at r and truncated afterwards, and GRIT as it is; per k too.
 
     Trained at k, and at r with reprojection to k. Reprojection begins in the middle of the run, in each
-    basis.
+    basis. And trained so that its first directions are adapters themselves.
     """
     base, ranks = request.base, _ranks(request)
     rates = learning_rate_grid(request, MULTIPLES)
@@ -84,10 +86,14 @@ def points(request: StudyRequest) -> list[Point]:
     # Without preconditioning and reprojection GRIT trains as LoRA does, and has watched the curvature by
     # which it can be truncated.
     watched = {"preconditioner": "none", "T": None, "truncations": tuple(ranks)}
+    nested = {"truncations": tuple(ranks)}
     designed: list[Point] = []
     for value in rates:
         lr = {"learning_rate": value}
         designed += [Point.of("after", {**lr, **watched}), Point.of("grit", lr)]
+        if not base.quantized:
+            own = value * METHODS[NESTED].rate_multiple
+            designed.append(Point.of("nested", {"learning_rate": own, **nested}, NESTED))
         for k in ranks:
             small = {"rank": k, "alpha": base.adapter.alpha * k / base.adapter.rank, **lr}
             designed.append(Point.of("at k", small, control_method(base)))

@@ -64,17 +64,22 @@ def _stability(trained: Trained) -> list[Row]:
 
 def _truncated(trained: Trained) -> list[Row]:
     from grit.audits.truncation import truncation_rows
+    from grit.methods.makers import maker_of
 
-    assert trained.handle is not None
-    ranks = trained.config.audits.truncations
-    return truncation_rows(trained.model, trained.handle, ranks, trained.score)
+    return truncation_rows(
+        trained.model.eval(),
+        trained.handle,
+        trained.config.audits.truncations,
+        trained.score,
+        prefix_scale=maker_of(trained.config.spec).prefix_scale,
+    )
 
 
 def _ladder(trained: Trained) -> list[Row]:
     from grit.audits.ladder import ladder_rows
 
     assert trained.handle is not None
-    return ladder_rows(trained.handle, trained.config.audits.ladder, trained.score)
+    return ladder_rows(trained.model, trained.handle, trained.config.audits.ladder, trained.score)
 
 
 def _scaled(trained: Trained) -> list[Row]:

@@ -8,6 +8,7 @@ be trained in at all (analysis/studies/knob_axes/rungs.py). Ours: the paper trai
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -38,7 +39,9 @@ def rung_ranks(handle: GritHandle, rung: float) -> dict[str, int]:
     return ranks
 
 
-def ladder_rows(handle: GritHandle, rungs: tuple[float, ...], score: Callable[[], list[Row]]) -> list[Row]:
+def ladder_rows(
+    model: Any, handle: GritHandle, rungs: tuple[float, ...], score: Callable[[], list[Row]]
+) -> list[Row]:
     """The rows of `score` at every rung, each with the rung and its share of the adapter's parameters.
 
     Raises:
@@ -49,7 +52,7 @@ def ladder_rows(handle: GritHandle, rungs: tuple[float, ...], score: Callable[[]
     for rung in rungs:
         ranks = rung_ranks(handle, rung)
         footprint = _kept_share(handle, ranks)
-        with torch.no_grad(), replaced(handle, truncated_factors(handle, basis_of(handle), ranks)):
+        with torch.no_grad(), replaced(model, truncated_factors(handle, basis_of(handle), ranks)):
             rows += [{"rung": float(rung), "footprint": footprint, **row} for row in score()]
     return rows
 

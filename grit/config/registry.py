@@ -240,8 +240,12 @@ METHODS: dict[Method, MethodSpec] = {
     "lift": MethodSpec(
         title="LIFT, one mask", source="Liu et al., 2025", adapter="lift", one_rank=True, factors=False
     ),
-    "lora_pro": MethodSpec(title="LoRA-Pro", source="Wang et al., 2024", optimizer="lora_pro"),
-    "lora_xs": MethodSpec(title="LoRA-XS", source="Balazy et al., 2024", adapter="lora_xs", inexact=True),
+    "lora_pro": MethodSpec(
+        title="LoRA-Pro", source="Wang et al., 2024", optimizer="lora_pro", rate_multiple=0.3
+    ),
+    "lora_xs": MethodSpec(
+        title="LoRA-XS", source="Balazy et al., 2024", adapter="lora_xs", inexact=True, rate_multiple=2.0
+    ),
     "lora_sb": MethodSpec(
         title="LoRA-SB",
         source="Ponkshe et al., 2024",
@@ -249,11 +253,14 @@ METHODS: dict[Method, MethodSpec] = {
         one_process=True,
         scheduled=True,
         inexact=True,
+        rate_multiple=10.0,
     ),
-    "svfit": MethodSpec(title="SVFit", source="Sun et al., 2024", adapter="svfit"),
+    "svfit": MethodSpec(title="SVFit", source="Sun et al., 2024", adapter="svfit", rate_multiple=20.0),
     "loldu": MethodSpec(title="LoLDU", source="Shi et al., 2024", adapter="loldu"),
-    "s2ft": MethodSpec(title="S2FT", source="Yang et al., 2024", adapter="s2ft"),
-    "matryoshka": MethodSpec(title="MatryoshkaLoRA", source="Modoranu et al., 2026", adapter="matryoshka"),
+    "s2ft": MethodSpec(title="S2FT", source="Yang et al., 2024", adapter="s2ft", rate_multiple=5.0),
+    "matryoshka": MethodSpec(
+        title="MatryoshkaLoRA", source="Modoranu et al., 2026", adapter="matryoshka", rate_multiple=4.0
+    ),
 }
 
 

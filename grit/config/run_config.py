@@ -112,7 +112,7 @@ class RunConfig:
 
     def _check_audits(self) -> None:
         audits = self.audits
-        of_factors = {"exported": audits.exported, "scales": audits.scales}
+        of_factors = {"exported": audits.exported, "scales": audits.scales, "truncations": audits.truncations}
         asked_name = next((name for name, asked in of_factors.items() if asked), None)
         if asked_name is not None and not self.spec.factors:
             raise ConfigError(

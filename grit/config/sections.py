@@ -296,10 +296,8 @@ class AuditConfig:
     truncations: tuple[int, ...] = setting(
         (),
         "ranks at which the trained adapter is scored as well, truncated in every way there is "
-        "(grit/audits/truncation.py); "
-        "needs GRIT",
+        "(grit/audits/truncation.py); needs a plain LoRA adapter, and GRIT for the ways by curvature",
         identity="changed",
-        needs_statistics=True,
     )
     ladder: tuple[int | float, ...] = setting(
         (),

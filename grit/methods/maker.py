@@ -71,6 +71,10 @@ class AdapterMaker:
     def load_extra_state(self, model: Any, state: dict[str, Any]) -> None:
         """Restores `extra_state()`."""
 
+    def prefix_scale(self, rank: int, whole: int) -> float:
+        """What B A of the first `rank` of `whole` directions is multiplied by, where they are used alone."""
+        return 1.0
+
     def effective_parameters(self, model: nn.Module, parameters: int) -> int:
         """How many of the trained `parameters` act."""
         return parameters

@@ -61,6 +61,10 @@ class NestedColumns(nn.Module):
 class Matryoshka(AdapterMaker):
     """LoRA layers that train all nested adapters at once."""
 
+    def prefix_scale(self, rank: int, whole: int) -> float:
+        """As each of them was trained."""
+        return prefix_scale(rank, whole)
+
     def make(self, backbone: PreTrainedModel, wanted: Adaptation) -> Any:
         """A and B of each module's own rank."""
         model: Any = get_peft_model(backbone, configured(wanted))

@@ -135,9 +135,12 @@ def test_compression(tmp_path, base, bench):
     trained_study(tmp_path / "s", "compression", base, points, bench)
     best = BestArms(all_arms(load_study(tmp_path / "s")))
     arms = {arm.way: arm for arm in best.at("2")}
-    ways_after = [f"truncated after training: {way}" for way in ("svd", "one_sided", "two_sided", "balanced")]
+    ways_after = [
+        f"truncated after training: {way}" for way in ("svd", "prefix", "one_sided", "two_sided", "balanced")
+    ]
+    nested = [f"trained nested: {way}" for way in ("svd", "prefix")]
     reprojected = [f"reprojected: {basis}" for basis in ("two-sided", "one-sided", "balanced")]
-    assert set(arms) == {AT_K, *reprojected, *ways_after}
+    assert set(arms) == {AT_K, *reprojected, *ways_after, *nested}
     assert len({arm.parameters for arm in arms.values()}) == 1  # equal exported parameters
     sizes = [arm.size for arm in arms.values()]
     assert max(sizes) / min(sizes) < 1.05  # but for the names in a file's header
@@ -147,6 +150,11 @@ def test_compression(tmp_path, base, bench):
     written = rebuild(tmp_path / "s")
     assert "against LoRA trained at 2" in _whole(tmp_path / "s", written)
     assert "against_k" in written.figures
+    areas = _table(written, "areas")
+    assert [row.area.way for row in areas] == [AT_K, *sorted({*reprojected, *ways_after, *nested})]
+    assert areas[0].quality is None
+    for row in areas:  # of one k the area is the score itself
+        assert row.area.mean_quality == pytest.approx(arms[row.area.way].test)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from analysis.evidence.point_summary import (
 )
 from analysis.stats.arrays import Floats
 
-AT_K, GRIT, WHOLE = "trained at k", "GRIT", "LoRA, whole"
+AT_K, GRIT, WHOLE, NESTED = "trained at k", "GRIT", "LoRA, whole", "trained nested"
 #: What stands for the number of directions where it is the rank rule's, or all that were trained.
 BY_TAU, ALL_DIRECTIONS = "tau", "r"
 
@@ -88,9 +88,11 @@ def _arms_of(data: StudyData, point: PointSummary) -> list[Arm]:
         return [trained_arm(data, point, str(config.grit.reprojection_k), way)]
     if "grit" in point.designs:
         return [trained_arm(data, point, BY_TAU, GRIT)]
+    if "nested" in point.designs:
+        return truncated_arms(data, point, config.optimization.learning_rate, NESTED)
     if "after" in point.designs:
         whole = trained_arm(data, point, ALL_DIRECTIONS, WHOLE)
-        return [whole, *truncated_arms(data, point, whole.rate)]
+        return [whole, *truncated_arms(data, point, whole.rate, "truncated after training")]
     return []
 
 
@@ -118,14 +120,14 @@ def trained_arm(data: StudyData, point: PointSummary, k: str, way: str) -> Arm:
     )
 
 
-def truncated_arms(data: StudyData, point: PointSummary, rate: float) -> list[Arm]:
-    """The arms that one trained adapter was truncated to, way by way and k by k."""
+def truncated_arms(data: StudyData, point: PointSummary, rate: float, trained: str) -> list[Arm]:
+    """The arms that one adapter, `trained` in words, was truncated to, way by way and k by k."""
     tables = [data.table("truncated", record) for record in point.records]
     arms = []
     for way, k in dict.fromkeys((row["way"], row["k"]) for row in tables[0]):
         by_seed = [_rows_of(rows, way, k) for rows in tables]
         if all(by_seed):
-            arms.append(_truncated_arm(point, by_seed, f"truncated after training: {way}", k, rate))
+            arms.append(_truncated_arm(point, by_seed, f"{trained}: {way}", k, rate))
     return arms
 
 

@@ -16,6 +16,7 @@ from analysis.page.figure_spec import FigureSpec
 from analysis.page.style import SHADES, STROKES, new_figure
 from analysis.stats.estimates import estimate
 from analysis.studies.compression.arms import AT_K, Arm, BestArms, all_arms
+from analysis.studies.compression.rank_areas import area_table
 from analysis.studies.compression.tables import compression_answer, compression_table, rank_table
 from grit.training.measurements import QUANTITIES
 
@@ -108,12 +109,22 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
             sentences=[
                 f"Trained at k: LoRA of rank k. Reprojected: rank {rank}, cut to k directions from the "
                 f"middle of the run on. Truncated after: LoRA of rank {rank}, cut once it is trained; svd "
-                "is "
-                "the best approximation of the update itself, the others choose by curvature. PEFT's own "
-                "conversion at a fixed rank is svd, number for number.",
+                "is the best approximation of the update itself (what LoRA-Squeeze keeps), prefix its first "
+                "k directions, the others choose by curvature. PEFT's own conversion at a fixed rank is svd, "
+                f"number for number. Trained nested: MatryoshkaLoRA of rank {rank}, which trains its first "
+                "1, 2, 4, ... directions to work alone, cut likewise.",
                 "File sizes are those of PEFT adapters as written to disk.",
             ],
             table=compression_table(best),
+        ),
+        Section(
+            name="areas",
+            title="Over all k, as one number",
+            sentences=[
+                "AURAC (Modoranu et al., 2026): the area under quality over log2 k between the smallest and "
+                "the largest k, as a share of that range; each k at its own learning rate. On the test half."
+            ],
+            table=area_table(best),
         ),
         Section(
             name="against_k",
