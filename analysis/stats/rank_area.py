@@ -24,4 +24,5 @@ def rank_weights(ranks: Sequence[int]) -> Floats:
     weights = np.zeros(len(ranks))
     weights[:-1] += halves
     weights[1:] += halves
-    return weights / weights.sum()
+    shares: Floats = weights / weights.sum()
+    return shares

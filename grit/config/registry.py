@@ -253,7 +253,7 @@ METHODS: dict[Method, MethodSpec] = {
         one_process=True,
         scheduled=True,
         inexact=True,
-        rate_multiple=10.0,
+        rate_multiple=3.0,
     ),
     "svfit": MethodSpec(title="SVFit", source="Sun et al., 2024", adapter="svfit", rate_multiple=20.0),
     "loldu": MethodSpec(title="LoLDU", source="Shi et al., 2024", adapter="loldu"),

@@ -19,8 +19,8 @@ from ray_jobs.records.study_file import StudyFile
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.tracking.marks import SettingMarks
 
-#: Points of a curve that are kept: the charts of MLflow's UI get slow above some hundreds.
-CURVE_POINTS = 100
+#: Points of a curve that are kept: more cost the store more than they show.
+CURVE_POINTS = 50
 #: What telemetry has of every step, by its column.
 CURVES = ("loss", "learning_rate", "grad_norm", "mean_rank", "effective_parameters", "ms_step")
 #: Verdicts on whether a setting is safe; a family's pages have other words.

@@ -76,6 +76,20 @@ def test_the_same_seed_makes_the_same_predictions(bench, shared_data):
     assert train(config, bench).predictions == train(config, bench).predictions
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "method", ["lora_pro", "lora_xs", "lora_sb", "svfit", "loldu", "s2ft", "lift", "matryoshka"]
+)
+def test_a_neighbour_trains_on_a_pretrained_model(bench, shared_data, method, dtype):
+    config = _config(shared_data, "gsm8k", method, dtype)
+    config = config.changed(learning_rate=1e-4 * config.spec.rate_multiple)
+    result = train(config, bench)
+    assert result.status == "completed"
+    assert result.measured.answer_loss < result.measured.base_answer_loss
+    assert result.measured.skipped_steps == 0
+
+
 def test_files_of_the_field_are_read_whole(shared_data):
     tasks = {name: load_task(_config(shared_data, name, "grit", "float32").task) for name in FILES}
     assert {name: (len(task.train), len(task.evaluation)) for name, task in tasks.items()} == {
