@@ -41,7 +41,7 @@ OWNERS = {
         f"ray_jobs/execution/{name}.py"
         for name in (
             *("cluster", "drain", "runner", "display", "quiet", "tune_bridge", "warm/slots", "warm/worker"),
-            *("warm/lean_trainer", "warm/tune_trial"),
+            *("warm/lean_trainer", "warm/tune_trial", "warm/group_watch"),
             *("per_trial/engine", "per_trial/trial", "per_trial/train_job", "per_trial/termination"),
             "nodes/calibration",
         )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def own_folder(folder: Path, name: str) -> Path:
         raise ConfigError("output", str(inside), "is no folder of its own (a link or a file): move it away")
     inside.mkdir(exist_ok=True)
     return inside
+
+
+@contextlib.contextmanager
+def held_alone(path: Path) -> Iterator[None]:
+    """Waits until no other process is within such a block; the file is made if need be, and stays."""
+    with path.open("w", encoding="utf8") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -6,10 +6,9 @@ Loaded backbones, tokenized data, and the base model's own scores, each made onc
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -31,8 +30,10 @@ from grit.data.packing import Pack, by_length, check_separation, collate_packs, 
 from grit.errors import ConfigError
 from grit.evaluation.evaluator import EvaluationBar, Evaluator
 from grit.evaluation.scores import DocumentLoss, Prediction, Scores
+from grit.io.files import held_alone, write_atomically
 from grit.io.hashing import digest
 from grit.methods.makers import add_adapter
+from grit.runtime.workers import Workers
 from grit.tasks.base import Example, Task
 from grit.tasks.loading import content_hashes, load_documents, load_task, source_documents
 
@@ -350,17 +351,18 @@ class Workbench:
         """The scores of `model` with its adapter still zero, computed once per backbone and data."""
         decisive = {**config.untuned_key(), "device": self.device}
         key = digest(decisive)
+        if key not in self._base and self._base_cache is None:
+            self._base[key] = self.score_fully(model, config)
         if key not in self._base:
-            kept = None if self._base_cache is None else self._base_file(config, decisive)
-            if kept is not None and kept.exists():
+            kept = self._base_file(config, decisive)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            # Whoever comes second reads what the first has found. Workers of one run score together.
+            alone = Workers().count == 1
+            with held_alone(kept.with_suffix(".lock")) if alone else nullcontext():
+                if not kept.exists():
+                    scores = self.score_fully(model, config)
+                    write_atomically(kept, json.dumps(asdict(scores)))
                 self._base[key] = Scores.from_dict(json.loads(kept.read_text(encoding="utf8")))
-            else:
-                self._base[key] = self.score_fully(model, config)
-                if kept is not None:
-                    kept.parent.mkdir(parents=True, exist_ok=True)
-                    partial = kept.with_suffix(f".{os.getpid()}.partial")
-                    partial.write_text(json.dumps(asdict(self._base[key])), encoding="utf8")
-                    partial.replace(kept)
         return self._base[key]
 
     def content(self, config: RunConfig) -> dict[str, str]:

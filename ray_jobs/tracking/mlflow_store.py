@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
 from grit.errors import ConfigError
+from grit.io.files import held_alone
 from grit.io.local_disk import check_sqlite, sqlite_file
 
 #: What a store raises when it does not answer, or refuses.
@@ -33,8 +33,7 @@ def _alone(uri: str) -> Iterator[None]:
     if path is None:
         yield
         return
-    with Path(f"{path}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with held_alone(Path(f"{path}.lock")):
         yield
 
 

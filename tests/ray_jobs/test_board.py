@@ -164,3 +164,28 @@ def test_a_slot_of_another_device_gets_no_work_and_the_others_have_it_on_record(
         assert refusal in (await board.collect("b")).outcome.error
 
     _play(scene)
+
+
+def test_a_trial_whose_worker_is_gone_goes_to_whoever_is_free():
+    """Not to the slot that had it, whose next worker has to start first; nor does it end with its slot."""
+
+    async def scene():
+        board = TrialBoard()
+        await board.expect(3)
+        wait = asyncio.create_task(_run(board, "a"))
+        idle = [asyncio.create_task(board.take(slot)) for slot in ("slot-0", "slot-1", "slot-2")]
+        done, _ = await asyncio.wait(idle, return_when=asyncio.FIRST_COMPLETED)
+        assert {task.result().job_id for task in done} == {"a"}
+        await board.free_slot("slot-0")
+        assert (await idle[1]).job_id == "a"
+        await board.finish("slot-0", "a", COMPLETED)  # of the worker that is gone: nobody hears it
+        assert not wait.done()
+        await board.lose_slot("slot-1", "its node was taken away")
+        assert (await idle[2]).job_id == "a"
+        await board.finish("slot-2", "a", COMPLETED)
+        assert await wait == "completed"
+        collected = await board.collect("a")
+        assert [attempt.worker for attempt in collected.deliveries] == ["slot-0", "slot-1", "slot-2"]
+        assert [attempt.lost_at is None for attempt in collected.deliveries] == [False, False, True]
+
+    _play(scene)

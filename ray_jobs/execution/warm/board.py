@@ -88,24 +88,20 @@ class TrialBoard:
         return entry.collected.outcome.status
 
     async def take(self, slot: str) -> Job | None:
-        """The next job for `slot`; the one it had, if its worker died in it.
-
-        None once the board is closed.
-        """
+        """The next job for `slot`: first one whose worker has died in it. None once the board is closed."""
         async with self._changed:
             self._ready.add(slot)
             self._settle_interrupted(slot)
-            await self._changed.wait_for(lambda: self._closed or self._waiting or slot in self._assigned)
-            if slot not in self._assigned:
-                if self._closed or not self._waiting:
-                    return None
-                self._assigned[slot] = self._waiting.popleft()
+            await self._changed.wait_for(lambda: self._closed or self._waiting)
+            if self._closed or not self._waiting:
+                return None
+            self._assigned[slot] = self._waiting.popleft()
             entry = self._entries[self._assigned[slot]]
             entry.deliver(slot, time.time(), self._admissions.get(slot))
             return entry.job
 
     def _settle_interrupted(self, slot: str) -> None:
-        """Where a slot asks for a job and still has one, the worker that had it has died."""
+        """Where a slot has a job still, its worker has died: the job goes to whoever asks first."""
         job_id = self._assigned.get(slot)
         if job_id is None:
             return
@@ -114,6 +110,18 @@ class TrialBoard:
         if len(entry.deliveries) >= MAX_ATTEMPTS:
             error = f"its worker died {len(entry.deliveries)} times (out of memory or killed)"
             self._finish(slot, entry, JobOutcome(status="failed", error=error))
+        else:
+            del self._assigned[slot]
+            self._progress.pop(job_id, None)
+            self._waiting.appendleft(job_id)
+
+    async def free_slot(self, slot: str) -> None:
+        """A slot's workers are gone, and others may come in their place."""
+        async with self._changed:
+            self._ready.discard(slot)
+            self._settle_interrupted(slot)
+            self._fail_if_no_slot()
+            self._changed.notify_all()
 
     def _finish(self, slot: str, entry: _Entry, outcome: JobOutcome) -> None:
         job_id = entry.job.job_id
@@ -139,15 +147,12 @@ class TrialBoard:
     async def lose_slot(self, slot: str, reason: str) -> None:
         """A slot's workers ended for good.
 
-        Its job fails, and so does every waiting one when no slot is left.
+        Its job goes to another slot; when none is left, all that wait fail.
         """
         async with self._changed:
             self._lost.setdefault(slot, reason)  # what its worker said comes before what followed
             self._ready.discard(slot)
-            if slot in self._assigned:
-                entry = self._entries[self._assigned[slot]]
-                entry.lose(time.time())
-                self._finish(slot, entry, JobOutcome(status="failed", error=f"its slot ended: {reason}"))
+            self._settle_interrupted(slot)
             self._fail_if_no_slot()
             self._changed.notify_all()
 

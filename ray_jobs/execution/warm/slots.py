@@ -27,6 +27,7 @@ from ray_jobs.execution.nodes.storage import StudyStorage
 from ray_jobs.execution.nodes.timed_device import TimedDevice
 from ray_jobs.execution.outcome import Collected
 from ray_jobs.execution.warm.board import TrialBoard
+from ray_jobs.execution.warm.group_watch import GroupWatch
 from ray_jobs.execution.warm.lean_trainer import LeanTrainer
 from ray_jobs.execution.warm.tune_trial import tune_trial
 from ray_jobs.execution.warm.worker import SlotSettings, slot_loop
@@ -45,8 +46,12 @@ class SlotDriver:
         scaling = ScalingConfig(
             num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources
         )
+        watch: Any = GroupWatch(settings.board, settings.namespace, settings.slot)
         run = TrainRunConfig(
-            name=settings.slot, storage_path=storage, failure_config=FailureConfig(max_failures=-1)
+            name=settings.slot,
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=-1),
+            callbacks=[watch],
         )
         loop_config: dict[str, Any] = {"settings": settings}
         trainer_of_slot(scaling)(
