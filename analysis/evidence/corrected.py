@@ -8,10 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from analysis.evidence.noise import UNBOUNDED, quality_bounds
 from analysis.stats.arrays import Floats
 from analysis.stats.estimates import LEVEL, Verdict, holm
 from analysis.stats.pooled_noise import Contrast, NoiseModel, SettingScores, verdict_of
-from analysis.stats.unlike import contrasts_with
+from analysis.stats.unlike import unlike_contrasts
 from grit.tasks.metrics import tolerance_of
 
 JointVerdict = Literal["better", "worse", "mixed", "equivalent", "inconclusive", "changed nothing"]
@@ -112,8 +113,32 @@ def unlike_differences(
         tolerance: within which a difference is equivalence.
     """
     others = [name for name in scores if name != reference]
-    contrasts = contrasts_with(reference, others, scores, weights, bounds)
+    contrasts = unlike_contrasts([(name, reference) for name in others], scores, weights, bounds)
     return corrected_for_number(others, contrasts, tolerance)
+
+
+def unlike_score_differences(
+    pairs: Sequence[tuple[str, str]],
+    quality: Mapping[str, SettingScores],
+    forgetting: Mapping[str, SettingScores],
+    *,
+    metric: str,
+    tokens: Floats,
+) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
+    """The first of each pair against the second in quality and in forgetting, by its name.
+
+    Settings may be unlike. Examples count alike, documents by their `tokens`; `metric` says what a quality
+    can be, and what is equivalent.
+    """
+    names = [name for name, _ in pairs]
+    examples = next(iter(quality.values())).values.shape[1]
+    uniform = np.full(examples, 1 / examples)
+    of_quality = unlike_contrasts(pairs, quality, uniform, quality_bounds(metric))
+    of_forgetting = unlike_contrasts(pairs, forgetting, tokens / tokens.sum(), UNBOUNDED)
+    return (
+        corrected_for_number(names, of_quality, tolerance_of(metric)),
+        corrected_for_number(names, of_forgetting, FORGETTING_TOLERANCE),
+    )
 
 
 def score_differences(

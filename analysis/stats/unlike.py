@@ -43,22 +43,21 @@ def erratic(scores: Mapping[str, SettingScores], weights: Floats) -> list[str]:
     return [name for name, value in zip(scores, variances, strict=True) if value > usual * most / lowest]
 
 
-def contrasts_with(
-    reference: str,
-    names: Sequence[str],
+def unlike_contrasts(
+    pairs: Sequence[tuple[str, str]],
     scores: Mapping[str, SettingScores],
     weights: Floats,
     bounds: tuple[float, float],
 ) -> list[Contrast]:
-    """Each of `names` less the reference: of the model of all that are alike, or of those two alone."""
+    """The first of each pair less the second: of the model of all that are alike, or of those two alone."""
     seeds = {one.seeds for one in scores.values()}
     apart = set(erratic(scores, weights)) if len(seeds) == 1 else set()
-    alike = {name: one for name, one in scores.items() if name not in apart or name == reference}
+    alike = {name: one for name, one in scores.items() if name not in apart} or dict(scores)
     together = NoiseModel(scores=alike, weights=weights, bounds=bounds)
     contrasts = []
-    for name in names:
+    for name, reference in pairs:
         model = together
-        if name in apart or reference in apart:
+        if not apart.isdisjoint((name, reference)):
             pair = {each: scores[each] for each in (name, reference)}
             model = NoiseModel(scores=pair, weights=weights, bounds=bounds)
         contrasts.append(model.difference(name, reference))

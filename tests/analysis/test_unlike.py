@@ -4,7 +4,7 @@ import numpy as np
 
 from analysis.stats.estimates import holm
 from analysis.stats.pooled_noise import NoiseModel, SettingScores
-from analysis.stats.unlike import contrasts_with, erratic
+from analysis.stats.unlike import erratic, unlike_contrasts
 
 EXAMPLES, UNBOUNDED = 60, (-np.inf, np.inf)
 WEIGHTS = np.full(EXAMPLES, 1 / EXAMPLES)
@@ -27,7 +27,8 @@ def _field(number, *, settings=12, seeds=3, collapsing=(), better=()):
 
 
 def _contrasts(scores):
-    return contrasts_with("m0", [name for name in scores if name != "m0"], scores, WEIGHTS, UNBOUNDED)
+    pairs = [(name, "m0") for name in scores if name != "m0"]
+    return unlike_contrasts(pairs, scores, WEIGHTS, UNBOUNDED)
 
 
 def test_no_difference_is_seldom_told_whoever_collapses():

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.evidence.corrected import FORGETTING_TOLERANCE, CorrectedContrast, unlike_differences
+from analysis.evidence.corrected import CorrectedContrast, unlike_score_differences
 from analysis.evidence.load import StudyData
-from analysis.evidence.noise import quality_bounds
 from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
 from analysis.page.columns import shown_choice
 from analysis.stats.frontier_gap import Gap, SettingValues, gap_to
 from analysis.stats.pooled_noise import SettingScores
 from grit.config.registry import METHODS, Method
 from grit.io.files import Row
-from grit.tasks.metrics import tolerance_of
 from ray_jobs.records.trial_record import TrialRecord
 
 DESIGN = "baseline"
@@ -123,19 +121,8 @@ def best_differences(
         forgotten[method] = SettingScores(seeds=best.seeds, values=forgetting_matrix(data, best)[0])
     metric = tuned[reference].best.quality_metric
     _, tokens = forgetting_matrix(data, tuned[reference].best)
-    examples = odd[reference].values.shape[1]
-    return (
-        unlike_differences(
-            reference,
-            odd,
-            weights=np.full(examples, 1 / examples),
-            bounds=quality_bounds(metric),
-            tolerance=tolerance_of(metric),
-        ),
-        unlike_differences(
-            reference, forgotten, weights=tokens / tokens.sum(), tolerance=FORGETTING_TOLERANCE
-        ),
-    )
+    pairs = [(method, reference) for method in others]
+    return unlike_score_differences(pairs, odd, forgotten, metric=metric, tokens=tokens)
 
 
 def frontier_of(data: StudyData, reference: TunedMethod) -> list[SettingValues]:

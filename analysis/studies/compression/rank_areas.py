@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.evidence.corrected import CorrectedContrast, contrast_of, score_differences
-from analysis.evidence.noise import score_models
+from analysis.evidence.corrected import CorrectedContrast, contrast_of, unlike_score_differences
 from analysis.page.table import Column, Table
 from analysis.stats.arrays import Floats
 from analysis.stats.pooled_noise import SettingScores
@@ -88,14 +87,13 @@ def area_rows(best: BestArms) -> list[AreaRow]:
     others = [way for way in areas if way != AT_K]
     if AT_K not in areas or not others:
         return []
-    metric = best.all()[0].metric
-    models = score_models(
+    quality, forgetting = unlike_score_differences(
+        [(way, AT_K) for way in others],
         {way: SettingScores(seeds=area.seeds, values=area.quality) for way, area in areas.items()},
         {way: SettingScores(seeds=area.seeds, values=area.forgetting) for way, area in areas.items()},
-        metric=metric,
+        metric=best.all()[0].metric,
         tokens=areas[AT_K].document_weights,
     )
-    quality, forgetting = score_differences(models, others, [AT_K] * len(others), metric)
     return [
         AreaRow(area=area, quality=quality.get(way), forgetting=forgetting.get(way))
         for way, area in areas.items()

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from analysis.evidence.corrected import (
     CorrectedContrast,
     contrast_of,
-    score_differences,
     shown_words,
+    unlike_score_differences,
     words_of,
 )
-from analysis.evidence.noise import score_models
 from analysis.page.table import Column, Table
 from analysis.stats.pooled_noise import SettingScores
 from analysis.studies.compression.arms import ALL_DIRECTIONS, AT_K, BY_TAU, GRIT, Arm, BestArms
@@ -22,7 +21,8 @@ from analysis.studies.compression.arms import ALL_DIRECTIONS, AT_K, BY_TAU, GRIT
 class ArmRow:
     """One arm against the reference of its k; the gaps are None for the reference itself.
 
-    They are of the noise of all arms together, corrected for all that are compared.
+    They are of the noise of all arms that are alike (analysis/stats/unlike.py), corrected for all that are
+    compared.
     """
 
     arm: Arm
@@ -65,14 +65,13 @@ def _differences(
     if not pairs:
         return {}, {}
     by_name = {arm.name: arm for arm in (*arms, *references) if arm is not None}
-    models = score_models(
+    return unlike_score_differences(
+        pairs,
         {name: SettingScores(seeds=arm.seeds, values=arm.quality[:, 1::2]) for name, arm in by_name.items()},
         {name: SettingScores(seeds=arm.seeds, values=arm.forgetting) for name, arm in by_name.items()},
         metric=arms[0].metric,
         tokens=arms[0].weights,
     )
-    names, others = [first for first, _ in pairs], [second for _, second in pairs]
-    return score_differences(models, names, others, arms[0].metric)
 
 
 def compression_rows(best: BestArms) -> list[ArmRow]:
