@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers
-from grit.methods.lora import lora_config
+from grit.methods.lora import add_lora
 from grit.methods.maker import Adaptation, AdapterMaker
 
 #: Standard deviation of LoRA-XS's first core.
@@ -83,10 +82,10 @@ class WithFixedFactors(AdapterMaker):
             RuntimeError: a weight has none.
         """
         factors = self.factors(backbone, wanted)
-        ranks = {path: len(chosen.down) for path, chosen in factors.items()}
+        ranks = {path: len(fixed.down) for path, fixed in factors.items()}
         scaling = wanted.scaling if self.scaling is None else self.scaling
-        lora = lora_config(ranks, scaling, wanted.config.adapter.dropout, wanted.config.spec.options)
-        model: Any = get_peft_model(backbone, lora)
+        dropout, seed = wanted.config.adapter.dropout, wanted.config.seed
+        model = add_lora(backbone, ranks=ranks, scaling=scaling, dropout=dropout, seed=seed)
         for path, layer in _layers(model).items():
             _fix(layer, factors[path])
         return model
@@ -120,13 +119,13 @@ def _parametrization(layer: AdaptedLayer) -> Any:
     return up.parametrizations.weight[0] if parametrize.is_parametrized(up) else up
 
 
-def _fix(layer: AdaptedLayer, chosen: FixedFactors) -> None:
+def _fix(layer: AdaptedLayer, factors: FixedFactors) -> None:
     down, up = layer.down.weight, layer.up.weight
     with torch.no_grad():
-        down.copy_(chosen.down)
+        down.copy_(factors.down)
     down.requires_grad_(False)
-    if chosen.columns is not None and chosen.core is not None:
-        made = CoreTimesColumns(chosen.columns.to(up), chosen.core.to(up))
+    if factors.columns is not None and factors.core is not None:
+        made = CoreTimesColumns(factors.columns.to(up), factors.core.to(up))
         parametrize.register_parametrization(
             layer.up, "weight", made, unsafe=True
         )  # the core has another shape
@@ -249,8 +248,10 @@ def s2ft(backbone: PreTrainedModel, wanted: Adaptation) -> dict[str, FixedFactor
     channels = [(path, channel) for path, shape in shapes.items() for channel in range(shape[1])]
     mean_cost = sum(shapes[path][0] for path, _ in channels) / len(channels)
     drawn = torch.randperm(len(channels))[: max(1, min(len(channels), round(budget / mean_cost)))]
-    chosen: dict[str, list[int]] = {}
+    by_layer: dict[str, list[int]] = {}
     for index in sorted(drawn.tolist()):
         path, channel = channels[index]
-        chosen.setdefault(path, []).append(channel)
-    return {path: FixedFactors(down=torch.eye(shapes[path][1])[columns]) for path, columns in chosen.items()}
+        by_layer.setdefault(path, []).append(channel)
+    return {
+        path: FixedFactors(down=torch.eye(shapes[path][1])[columns]) for path, columns in by_layer.items()
+    }

@@ -6,14 +6,13 @@ import math
 from typing import Any
 
 import torch
-from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from grit.adapters.peft_adapters import adapted_layers
-from grit.methods.lora import configured
-from grit.methods.maker import Adaptation, AdapterMaker
+from grit.methods.lora import Lora
+from grit.methods.maker import Adaptation
 
 
 def nested_ranks(rank: int) -> tuple[int, ...]:
@@ -34,10 +33,10 @@ def direction_weights(rank: int) -> Tensor:
 
     The update that is trained is the sum of all nested ones: B diag(P) A (the paper's algorithm 1).
     """
-    ranks = nested_ranks(rank)
-    return torch.tensor(
-        [sum(prefix_scale(each, rank) for each in ranks if each > direction) for direction in range(rank)]
-    )
+    weights = torch.zeros(rank)
+    for each in nested_ranks(rank):
+        weights[:each] += prefix_scale(each, rank)
+    return weights
 
 
 class NestedColumns(nn.Module):
@@ -58,7 +57,7 @@ class NestedColumns(nn.Module):
         return columns
 
 
-class Matryoshka(AdapterMaker):
+class Matryoshka(Lora):
     """LoRA layers that train all nested adapters at once."""
 
     def prefix_scale(self, rank: int, whole: int) -> float:
@@ -67,7 +66,7 @@ class Matryoshka(AdapterMaker):
 
     def make(self, backbone: PreTrainedModel, wanted: Adaptation) -> Any:
         """A and B of each module's own rank."""
-        model: Any = get_peft_model(backbone, configured(wanted))
+        model = super().make(backbone, wanted)
         for layer in adapted_layers(model):
             parametrize.register_parametrization(layer.up, "weight", NestedColumns(layer.rank))
         return model

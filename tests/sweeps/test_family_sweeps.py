@@ -27,7 +27,7 @@ SCRIPTS = {
 
 @pytest.mark.parametrize(
     "name, trials",
-    [("baselines", 170), ("compression", 129), ("overhead", 36), ("small_batch", 88), ("forgetting_law", 58)],
+    [("baselines", 170), ("compression", 138), ("overhead", 36), ("small_batch", 88), ("forgetting_law", 58)],
 )
 def test_the_embedded_plan_launches_nothing(capsys, name, trials):
     assert SCRIPTS[name](["--dry-run", "--no-measure"]) == 0

@@ -98,6 +98,18 @@ def draw_ways_over_k(ways: WaysOverK) -> Figure:
     return figure
 
 
+def _areas(best: BestArms) -> Section:
+    return Section(
+        name="areas",
+        title="Over all k, as one number",
+        sentences=[
+            "AURAC (Modoranu et al., 2026): the area under quality over log2 k between the smallest and "
+            "the largest k, as a share of that range; each k at its own learning rate. On the test half."
+        ],
+        table=area_table(best),
+    )
+
+
 def build(data: StudyData, folder: Path) -> WrittenPage:
     """Writes the page, its tables and figures in the study's folder."""
     best = BestArms(all_arms(data))
@@ -117,15 +129,7 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
             ],
             table=compression_table(best),
         ),
-        Section(
-            name="areas",
-            title="Over all k, as one number",
-            sentences=[
-                "AURAC (Modoranu et al., 2026): the area under quality over log2 k between the smallest and "
-                "the largest k, as a share of that range; each k at its own learning rate. On the test half."
-            ],
-            table=area_table(best),
-        ),
+        _areas(best),
         Section(
             name="against_k",
             title="Against k",

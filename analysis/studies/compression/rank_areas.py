@@ -47,19 +47,21 @@ def rank_areas(best: BestArms) -> list[RankArea]:
     ways = dict.fromkeys(arm.way for k in sizes for arm in best.at(k))
     areas = []
     for way in sorted(ways, key=lambda way: (way != AT_K, way)):
-        arms = [arm for arm in (best.get(k, way) for k in sizes) if arm is not None]
+        candidates = [best.get(k, way) for k in sizes]
+        arms = [arm for arm in candidates if arm is not None]
         if len(arms) == len(sizes):
             areas.append(_area(way, arms, rank_weights([int(k) for k in sizes])))
     return areas
 
 
 def _area(way: str, arms: Sequence[Arm], weights: Floats) -> RankArea:
-    common = [seed for seed in arms[0].seeds if all(seed in arm.seeds for arm in arms)]
+    common = sorted(set(arms[0].seeds).intersection(*(arm.seeds for arm in arms[1:])))
 
     def over_k(values: Sequence[Floats]) -> Floats:
         rows = []
         for arm, matrix in zip(arms, values, strict=True):
-            rows.append(matrix[[arm.seeds.index(seed) for seed in common]])
+            places = [arm.seeds.index(seed) for seed in common]
+            rows.append(matrix[places])
         area: Floats = np.tensordot(weights, np.stack(rows), axes=1)
         return area
 
@@ -73,7 +75,7 @@ def _area(way: str, arms: Sequence[Arm], weights: Floats) -> RankArea:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AreaRow:
+class RankAreaRow:
     """One way against training at k, corrected for how many there are; None for that itself."""
 
     area: RankArea
@@ -81,7 +83,7 @@ class AreaRow:
     forgetting: CorrectedContrast | None
 
 
-def area_rows(best: BestArms) -> list[AreaRow]:
+def area_rows(best: BestArms) -> list[RankAreaRow]:
     """Every way's area; none where training at k has none."""
     areas = {area.way: area for area in rank_areas(best) if area.seeds}
     others = [way for way in areas if way != AT_K]
@@ -95,14 +97,14 @@ def area_rows(best: BestArms) -> list[AreaRow]:
         tokens=areas[AT_K].document_weights,
     )
     return [
-        AreaRow(area=area, quality=quality.get(way), forgetting=forgetting.get(way))
+        RankAreaRow(area=area, quality=quality.get(way), forgetting=forgetting.get(way))
         for way, area in areas.items()
     ]
 
 
-def area_table(best: BestArms) -> Table[AreaRow]:
+def area_table(best: BestArms) -> Table[RankAreaRow]:
     """One row per way."""
-    columns: list[Column[AreaRow]] = [
+    columns: list[Column[RankAreaRow]] = [
         Column(header="way", value=lambda row: row.area.way, terminal=True),
         Column(header="n", value=lambda row: len(row.area.seeds)),
         Column(header="AURAC", value=lambda row: row.area.mean_quality, style=".3f", terminal=True),
