@@ -51,6 +51,9 @@ def _create_whole(uri: str) -> None:
     store: Any = SqlAlchemyStore(  # type: ignore[no-untyped-call]  # MLflow has no types here
         f"sqlite:///{new}", _artifacts_beside(path).as_uri()
     )
+    with store.engine.connect() as connection:
+        # Stays with the file: a commit costs less, and those who look do not keep the writer waiting.
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
     store.engine.dispose()
     new.replace(path)
 
