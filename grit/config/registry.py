@@ -44,6 +44,7 @@ class MethodSpec:
         inexact: untrained, the model is not quite the backbone: by rounding, or by how the method begins.
         switches: settings that make it this method, whatever a preset has there.
         rate_multiple: what a grid of rates for AdamW is multiplied by: other optimizers have others.
+        weight_bytes: that it holds for every weight of the adapted layers, beside the backbone's own.
         scheduled: needs to know the number of steps in advance, so that it has no time-matched form.
         one_process: its initialization may differ between processes, which then would train two models.
     """
@@ -63,6 +64,7 @@ class MethodSpec:
     inexact: bool = False
     switches: Mapping[str, Any] = field(default_factory=dict)
     rate_multiple: float = 1.0
+    weight_bytes: float = 0.0
     scheduled: bool = False
     one_process: bool = False
 
@@ -241,7 +243,11 @@ METHODS: dict[Method, MethodSpec] = {
         title="LIFT, one mask", source="Liu et al., 2025", adapter="lift", one_rank=True, factors=False
     ),
     "lora_pro": MethodSpec(
-        title="LoRA-Pro", source="Wang et al., 2024", optimizer="lora_pro", rate_multiple=0.3
+        title="LoRA-Pro",
+        source="Wang et al., 2024",
+        optimizer="lora_pro",
+        rate_multiple=0.3,
+        weight_bytes=8.0,
     ),
     "lora_xs": MethodSpec(
         title="LoRA-XS", source="Balazy et al., 2024", adapter="lora_xs", inexact=True, rate_multiple=2.0
@@ -251,12 +257,13 @@ METHODS: dict[Method, MethodSpec] = {
         source="Ponkshe et al., 2024",
         adapter="lora_sb",
         one_process=True,
-        scheduled=True,
         inexact=True,
         rate_multiple=3.0,
     ),
-    "svfit": MethodSpec(title="SVFit", source="Sun et al., 2024", adapter="svfit", rate_multiple=20.0),
-    "loldu": MethodSpec(title="LoLDU", source="Shi et al., 2024", adapter="loldu"),
+    "svfit": MethodSpec(
+        title="SVFit", source="Sun et al., 2024", adapter="svfit", rate_multiple=20.0, weight_bytes=10.0
+    ),
+    "loldu": MethodSpec(title="LoLDU", source="Shi et al., 2024", adapter="loldu", weight_bytes=10.0),
     "s2ft": MethodSpec(title="S2FT", source="Yang et al., 2024", adapter="s2ft", rate_multiple=5.0),
     "matryoshka": MethodSpec(
         title="MatryoshkaLoRA", source="Modoranu et al., 2026", adapter="matryoshka", rate_multiple=4.0

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers
 from grit.methods.lora import add_lora
 from grit.methods.maker import Adaptation, AdapterMaker
+from grit.stepping.learning_rate import learning_rate_factor
 
 #: Standard deviation of LoRA-XS's first core.
 XS_DEVIATION = 1e-5
@@ -95,7 +96,7 @@ class WithFixedFactors(AdapterMaker):
         fixed = {}
         for path, layer in _layers(model).items():
             columns = getattr(_parametrization(layer), "columns", None)
-            fixed[path] = (layer.down.weight.detach().clone(), columns)
+            fixed[path] = (layer.down.weight.detach(), columns)
         return {"fixed_factors": fixed}
 
     @torch.no_grad()
@@ -155,7 +156,7 @@ def lora_xs(backbone: PreTrainedModel, wanted: Adaptation) -> dict[str, FixedFac
     factors = {}
     for path, rank in wanted.ranks.items():
         left, values, right = singular_factors(_weight(backbone, path), rank)
-        core = XS_DEVIATION * torch.randn(rank, rank)
+        core = XS_DEVIATION * torch.randn(len(values), len(values))
         factors[path] = FixedFactors(down=values[:, None] * right, columns=left, core=core.to(left))
     return factors
 
@@ -164,11 +165,11 @@ def lora_sb(backbone: PreTrainedModel, wanted: Adaptation) -> dict[str, FixedFac
     """A r x r core between the singular vectors of full fine-tuning's first step (Ponkshe et al., 2024).
 
     That step is -eta sign(G), as AdamW takes it, with G the gradient of the first examples and eta the rate
-    of the first step of the warm-up. The adapter begins with the step's best approximation of rank r:
+    of the run's first step. The adapter begins with the step's best approximation of rank r:
     untrained, the model is not the backbone.
     """
-    optimization, steps = wanted.config.optimization, wanted.config.budget.amount
-    eta = optimization.learning_rate / max(1.0, optimization.warmup_fraction * steps)
+    optimization = wanted.config.optimization
+    eta = optimization.learning_rate * learning_rate_factor(0.0, optimization.warmup_fraction)
     factors = {}
     for path, gradient in weight_gradients(backbone, wanted).items():
         left, values, right = singular_factors(-eta * gradient.sign(), wanted.ranks[path])

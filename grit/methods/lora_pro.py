@@ -56,16 +56,22 @@ def nearest_x(grad_a: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor | 
     if not b.any():
         return None
     right = -(_inverse_gramian(b.T) @ grad_a / scaling**2 @ a.T).double()
-    values_b, vectors_b = torch.linalg.eigh((b.T @ b).double())
-    values_a, vectors_a = torch.linalg.eigh((a @ a.T).double())
+    values_b, vectors_b = torch.linalg.eigh(_gramian(b.T))
+    values_a, vectors_a = torch.linalg.eigh(_gramian(a))
     sums = (values_b[:, None] + values_a[None]).clamp_min(RIDGE)
     solved: Tensor = vectors_b @ ((vectors_b.T @ right @ vectors_a) / sums) @ vectors_a.T
     return solved.to(a)
 
 
+def _gramian(rows: Tensor) -> Tensor:
+    """M M^T of M (r, n), in float64 from the first product on: its condition is the square of M's."""
+    precise = rows.double()
+    return precise @ precise.T
+
+
 def _inverse_gramian(rows: Tensor) -> Tensor:
     """(M M^T + ridge)^-1 of M (r, n)."""
-    gramian = (rows @ rows.T).double()
+    gramian = _gramian(rows)
     eye = torch.eye(len(gramian), dtype=gramian.dtype, device=gramian.device)
     inverse: Tensor = torch.linalg.pinv(gramian + RIDGE * eye, hermitian=True)
     return inverse.to(rows)

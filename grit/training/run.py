@@ -32,6 +32,7 @@ from grit.runtime.memory import MemoryPeak
 from grit.runtime.step_sections import GEOMETRY_SECTIONS
 from grit.runtime.workers import Workers
 from grit.stepping.gradient_guard import GradientGuard
+from grit.stepping.learning_rate import learning_rate_factor
 from grit.training.divergence import DivergenceRule
 from grit.training.hooks import Interim
 from grit.training.score_rows import short_rows
@@ -40,16 +41,6 @@ from grit.training.step_log import StepLog
 from grit.training.workbench import Workbench
 
 Returned = TypeVar("Returned")
-
-
-def learning_rate_factor(progress: float, warmup: float) -> float:
-    """Linear warm-up over the first `warmup` of the budget (from a tenth of the rate), then cosine to zero.
-
-    `progress` lies in [0, 1], on the budget's own clock.
-    """
-    if progress < warmup:
-        return max(progress / warmup, 0.1)
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-9)))
 
 
 class RunState:

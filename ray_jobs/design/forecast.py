@@ -24,6 +24,8 @@ USD_PER_GPU_HOUR = 2.5
 #: Bytes of activations that a layer keeps for the backward pass, per token and unit of width, in 16-bit
 #: numbers with an attention that keeps no score matrix (Korthikanti et al., 2022, section 4: 34 s b h).
 ACTIVATION_BYTES = 34
+#: Linear layers of a decoder block: what `EVERY_LINEAR` adapts.
+LINEAR_KINDS = 7
 #: Bytes per logit: the model's own type, its float32 copy, and the gradient of that.
 LOGIT_BYTES = 10
 
@@ -73,7 +75,7 @@ def shape_of(model: str, folder: str) -> ModelShape | None:
 def memory_bytes(config: RunConfig, shape: ModelShape, *, gpu: bool) -> int:
     """Peak memory of one training process of `config`, by its parts.
 
-    Weights, adapter with AdamW's states, activations, logits.
+    Weights, adapter with AdamW's states, what a method holds of the weights' own size, activations, logits.
 
     Runs that take turns have weights and states each, and activations one at a time.
     """
@@ -86,9 +88,11 @@ def memory_bytes(config: RunConfig, shape: ModelShape, *, gpu: bool) -> int:
         2
         * config.adapter.rank
         * shape.width
-        * (7 if config.adapter.targets == EVERY_LINEAR else len(config.adapter.targets))
+        * (LINEAR_KINDS if config.adapter.targets == EVERY_LINEAR else len(config.adapter.targets))
         * shape.layers
     )
+    kinds = 1.0 if config.adapter.targets == EVERY_LINEAR else len(config.adapter.targets) / LINEAR_KINDS
+    adapted = kinds * max(0, shape.parameters - shape.vocabulary * shape.width)
     tokens = config.optimization.micro_batch * config.optimization.max_length
     of_a_layer = ACTIVATION_BYTES * number / 2 * tokens * shape.width
     activations = of_a_layer * shape.layers
@@ -100,6 +104,7 @@ def memory_bytes(config: RunConfig, shape: ModelShape, *, gpu: bool) -> int:
     return int(
         stored * shape.parameters
         + 16 * len(methods) * adapter
+        + sum(METHODS[method].weight_bytes for method in methods) * adapted
         + activations
         + logits
         + (0 if gpu else LIBRARY_BYTES)

@@ -120,6 +120,15 @@ def room(node: dict[str, float], needs: dict[str, float]) -> int:
     return min(int(node.get(name, 0) // amount) for name, amount in needs.items())
 
 
+def room_on_nodes(needs: dict[str, float]) -> dict[str, int]:
+    """Nodes that are there now, by Ray's id, and how many workers each could hold if it did nothing else."""
+    import ray
+
+    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    counts = {name: room(held, needs) for name, held in nodes.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
 def _shown(node: dict[str, float], needs: dict[str, float]) -> str:
     return " ".join(f"{node.get(name, 0):g} {name}" for name in needs)
 

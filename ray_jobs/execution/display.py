@@ -109,7 +109,7 @@ class StudyDisplay:
         if self._ready < seen["ready"] <= self._slots:
             self._ready = seen["ready"]
             self._say(stamped(f"{self._ready} of {self._slots} workers are ready"))
-        for progress in seen["running"].values():
+        for progress in seen["running"].values() if not self._bar.n else ():
             phase = progress.get("phase")
             if phase is not None and phase not in self._phases:
                 self._phases.add(phase)

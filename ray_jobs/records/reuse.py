@@ -76,10 +76,9 @@ class Neighbours:
             if needs_adapter and not has_adapter(folder, trial_id):
                 self._declined[trial_id] = (folder.name, "its adapter is wanted and was not kept there")
             elif self._is_of_another_device(outcome):
-                self._declined[trial_id] = (
-                    folder.name,
-                    f"time budgets of this study are for a {self._device}, and it ran on a {outcome.device}",
-                )
+                there = f"a {outcome.device}" if outcome.device else "what is not on record"
+                reason = f"time budgets of this study are for a {self._device}, and it ran on {there}"
+                self._declined[trial_id] = (folder.name, reason)
             else:
                 self._declined.pop(trial_id, None)
                 return folder, outcome.model_copy(update={"plan": record.plan, "config": record.config})
@@ -89,7 +88,7 @@ class Neighbours:
 
     def _is_of_another_device(self, outcome: TrialRecord) -> bool:
         """Whether seconds of its device are not those of this study."""
-        if outcome.plan.regime != "time" or outcome.device is None:
+        if outcome.plan.regime != "time":
             return False
         self._device = self._device or outcome.device
         return outcome.device != self._device

@@ -29,6 +29,7 @@ from ray_jobs.design.plan import Study
 from ray_jobs.design.resources import Costs, TrialResources
 from ray_jobs.design.study_spec import SPEC_FILE, StudySpec
 from ray_jobs.execution.cluster import ROOT, check_address
+from ray_jobs.execution.nodes.timed_device import device_of
 from ray_jobs.execution.runner import RunOptions, StudyRunner, output_folder
 from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
 from ray_jobs.records.study_file import STUDY_FILE, Call, Caps, Execution, StudyFile, read_study
@@ -243,12 +244,12 @@ def _execute(
 
     What is refused before its first trial leaves nothing behind, and no MLflow run is left open.
     """
-    options = replace(options, optuna_storage=search.optuna_storage)
     fingerprint = study.fingerprint()
     store = StudyStore(execution.output or output_folder(study.name), fingerprint, resume=execution.resume)
     if store.continues:
         done = sum(record.ended for record in store.records.values())
         print(f"continuing the study in {store.folder}: {done} trials have ended", file=sys.stderr)
+    options = replace(options, optuna_storage=search.optuna_storage, device=_device(options, store))
     call = _call(options, study, search)
     made = StudyFile(
         study_id=store.study_id,
@@ -291,6 +292,11 @@ def _execute(
     except BaseException:
         tracker.finish(StudyMarks(), [], interrupted=True)
         raise
+
+
+def _device(options: RunOptions, store: StudyStore) -> str | None:
+    """What time budgets are for: as measured, or what the folder's own trials ran on."""
+    return options.device or device_of(store.records.values())
 
 
 def _say_where(folder: Path, tracker: Tracker, *, searches: bool) -> None:

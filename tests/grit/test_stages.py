@@ -6,8 +6,8 @@ from killing import Killed, killed_at
 from grit.config.registry import METHODS
 from grit.config.sections import Budget, TaskSource
 from grit.errors import ConfigError
+from grit.stepping.learning_rate import learning_rate_factor
 from grit.training.hooks import Hooks
-from grit.training.run import learning_rate_factor
 from grit.training.stages import Stages
 from grit.training.trainer import train
 

@@ -9,9 +9,9 @@ from grit.config.method import GritConfig
 from grit.config.sections import Budget, TaskSource
 from grit.errors import ConfigError
 from grit.geometry.events import NonfiniteGradient
+from grit.stepping.learning_rate import learning_rate_factor
 from grit.training.hooks import Hooks
 from grit.training.result import TABLES
-from grit.training.run import learning_rate_factor
 from grit.training.side_by_side import train as train_side_by_side
 from grit.training.trainer import on_finished, train
 from grit.training.workbench import Workbench

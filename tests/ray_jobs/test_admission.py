@@ -25,6 +25,7 @@ from ray_jobs.execution.nodes.admission import (
     expected_of,
     known_step,
 )
+from ray_jobs.execution.nodes.calibration import probe_places
 from ray_jobs.execution.nodes.storage import StudyStorage, below
 from ray_jobs.execution.outcome import Fork, JobOutcome
 from ray_jobs.execution.per_trial.stored_files import StoredFiles, trunk_file
@@ -218,3 +219,16 @@ def test_patience_follows_the_trial_s_own_steps_and_evaluation_has_its_own():
 )
 def test_long_trials_on_a_cluster_are_rays_own(seconds, on_cluster, engine):
     assert engine_for(seconds, on_cluster=on_cluster) == engine
+
+
+@pytest.mark.parametrize(
+    "on_nodes, concurrent, places",
+    [
+        ({}, 8, [None]),  # whichever node comes first
+        ({"a": 8, "b": 8, "c": 8, "d": 8}, 32, ["a"] * 8 + ["b"] * 8),  # as full as they will be
+        ({"a": 8, "b": 8, "c": 8, "d": 8}, 4, ["a", "b"]),
+        ({"a": 1, "b": 4}, 3, ["b", "b", "a"]),
+    ],
+)
+def test_probes_load_a_node_as_trials_will(on_nodes, concurrent, places):
+    assert probe_places(on_nodes, concurrent) == places

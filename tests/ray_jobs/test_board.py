@@ -148,8 +148,8 @@ def test_a_slot_of_another_device_gets_no_work_and_the_others_have_it_on_record(
     async def scene():
         board = TrialBoard(TimedDevice())
         await board.expect(2)
-        assert await board.admit("slot-0", {"name": "A100"}) is None
-        refusal = await board.admit("slot-1", {"name": "H100"})
+        assert await board.admit("slot-0", {"name": "A100"}, ["A100"]) is None
+        refusal = await board.admit("slot-1", {"name": "H100"}, ["H100"])
         assert refusal == "it is a H100, and time budgets of this study are for a A100"
         await board.lose_slot("slot-1", refusal)
         await board.lose_slot("slot-1", "it returned")
@@ -187,5 +187,32 @@ def test_a_trial_whose_worker_is_gone_goes_to_whoever_is_free():
         collected = await board.collect("a")
         assert [attempt.worker for attempt in collected.deliveries] == ["slot-0", "slot-1", "slot-2"]
         assert [attempt.lost_at is None for attempt in collected.deliveries] == [False, False, True]
+
+    _play(scene)
+
+
+def test_a_worker_that_died_in_waiting_takes_nothing():
+    """What it had asked for is given to the one that asks in its place."""
+
+    async def scene():
+        board = TrialBoard()
+        await board.expect(1)
+        await board.started("slot-0")
+        stale = asyncio.create_task(board.take("slot-0"))
+        await asyncio.sleep(0)
+        await board.free_slot("slot-0")
+        assert await stale is None
+        unheard = asyncio.create_task(board.take("slot-0"))  # nobody said that this one has died
+        await asyncio.sleep(0)
+        fresh = asyncio.create_task(board.take("slot-0"))
+        await asyncio.sleep(0)
+        wait = asyncio.create_task(_run(board, "a"))
+        assert (await fresh).job_id == "a"
+        assert await unheard is None
+        await board.finish("slot-0", "a", COMPLETED)
+        assert await wait == "completed"
+        await board.free_slot("slot-0")
+        seen = await board.snapshot()
+        assert (seen["ready"], seen["started"]) == (0, 1)  # a slot that starts anew has been there
 
     _play(scene)

@@ -30,6 +30,10 @@ def test_memory_by_hand():
     recomputed = base.changed(gradient_checkpointing=True)
     kept = 34 * 20 * 8 * 3 - (2 * 20 * 8 * 3 + 34 * 20 * 8)  # inputs of all layers, and one layer whole
     assert memory_bytes(recomputed, shape, gpu=True) == expected - kept
+    # Two moments of every weight that is adapted: all but the embeddings.
+    weights = shape.parameters - shape.vocabulary * shape.width
+    plain = memory_bytes(base.changed(method="lora"), shape, gpu=True)
+    assert memory_bytes(base.changed(method="lora_pro"), shape, gpu=True) == plain + 8 * max(0, weights)
 
 
 @pytest.mark.parametrize(

@@ -207,8 +207,8 @@ def test_time_matched_trials_are_for_one_kind_of_device():
     on("offer", Job(job_id="time", config=timed))
     for job in ("step", "time"):
         on("begin", job, "a", _place("other"))
-    assert on("admitted", "step", "a", {"name": "H100"}) is None
-    refusal = on("admitted", "time", "a", {"name": "H100"})
+    assert on("admitted", "step", "a", {"name": "H100"}, ["H100"]) is None
+    refusal = on("admitted", "time", "a", {"name": "H100"}, ["H100"])
     assert refusal == "it is a H100, and time budgets of this study are for a A100"
     for _ in range(NODE_PATIENCE):
         on("fault", "time", "a", "device", refusal, _place("other"))
@@ -218,7 +218,8 @@ def test_time_matched_trials_are_for_one_kind_of_device():
     assert on("avoided", "time") == ({}, {"other"})
     assert on("avoided", "step") == ({}, set())
     on("begin", "time", "b", _place("right"))
-    assert on("admitted", "time", "b", {"name": "A100"}) is None
+    assert on("admitted", "time", "b", {"name": "A100"}, ["A100", "A100"]) is None
+    assert "it is a A10, and" in on("admitted", "time", "b", {"name": "A100"}, ["A100", "A10"])
 
 
 def test_the_device_of_a_continued_study_is_that_of_its_trials():
@@ -227,3 +228,10 @@ def test_the_device_of_a_continued_study_is_that_of_its_trials():
     done = ended(records[0]).changed(deliveries=(attempt,))
     assert device_of(records) is None
     assert device_of([records[1], done]) == "A100"
+
+
+def test_a_device_is_that_of_all_workers_or_none():
+    device = TimedDevice()
+    assert device.refusal(["A100", "A10"]) == "it is a A10, and time budgets of this study are for a A100"
+    assert device.refusal(["A10"]) is None  # no trial has run on the other yet
+    assert device.refusal(["A100"]) is not None

@@ -330,3 +330,14 @@ def test_seconds_of_another_device_do_not_count(tmp_path):
     ]
     neighbours = Neighbours(tmp_path / "b", CALL, device="H100")
     assert [neighbours.find(record) is not None for record in (*timed, stepped)] == [False, True, True]
+
+
+def test_where_the_device_counts_one_that_is_not_on_record_does_not(tmp_path):
+    timed = next(record for record in _records() if record.plan.regime == "time")
+    store = _open(tmp_path / "a")
+    store.put(ended(timed))
+    store.release()
+    assert Neighbours(tmp_path / "b", CALL).find(timed) is not None
+    neighbours = Neighbours(tmp_path / "b", CALL, device="A100")
+    assert neighbours.find(timed) is None
+    assert "for a A100, and it ran on what is not on record" in neighbours.declined()[0]

@@ -72,3 +72,18 @@ def test_where_nothing_is_left_or_at_the_second_time_it_ends_at_once(expecting, 
         time.sleep(0.5)
     process.communicate(timeout=10)
     assert process.returncode == -signal.SIGTERM
+
+
+def test_one_whose_farewell_nobody_hears_ends_all_the_same(termination):
+    def unheard():
+        raise ConnectionError
+
+    termination.listen()
+    termination.expect(unheard)
+    before, threading.excepthook = threading.excepthook, lambda _: None
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        _await(lambda: termination.ended)
+    finally:
+        threading.excepthook = before
+    assert termination.ended == [TERMINATED_EXIT]

@@ -1,7 +1,7 @@
 """What a trial takes on the workers of a cluster, measured there before a time budget is set.
 
-As many probes as trials would run at once, up to `PROBES`, each on a worker with a trial's own resources that
-is admitted first: by the same steps and evaluation that a laptop is measured with.
+As many probes on a node as trials would run there at once, on `NODES` nodes, each on a worker with a trial's
+own resources that is admitted first: by the same steps and evaluation that a laptop is measured with.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from grit.cli.phases import phase
 from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from ray_jobs.design.resources import TrialResources
 from ray_jobs.execution.calibrate import MeasuredCosts, measure, median_costs, probe_of
-from ray_jobs.execution.cluster import check_resources
+from ray_jobs.execution.cluster import check_resources, room_on_nodes
 from ray_jobs.execution.nodes.admission import Expected, admitted, expected_of
 from ray_jobs.execution.quiet import chatter, connected
 
 #: More say nothing new.
-PROBES = 4
+NODES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,19 +53,19 @@ def costs_on_workers(
         content: hashes of task, documents and model, as the driver has them.
         address: of the cluster.
         concurrent: trials at once.
-        may_grow: whether more nodes may come: then one probe is enough to wait for.
+        may_grow: whether more nodes may come: where none is there yet, one probe waits for the first.
         verbose: whether Ray's words go to the terminal.
 
     Raises:
         ConfigError: there is no room, no worker is fit, a trial does not train, or workers are of different
             kinds.
     """
-    probes = 1 if may_grow else min(concurrent, PROBES)
     probe = probe_of(base)
     with tempfile.TemporaryDirectory() as logs, chatter(Path(logs) / "ray.log", keep=verbose):
         with connected(address, verbose=verbose):
-            check_resources(probes, resources, may_grow=may_grow)
-            answers = _answers(probe, expected_of(resources.gpus, content), resources, probes)
+            check_resources(concurrent, resources, may_grow=may_grow)
+            places = probe_places(room_on_nodes(resources.as_dict()), concurrent)
+            answers = _answers(probe, expected_of(resources.gpus, content), resources, places)
     refused = [answer for answer in answers if isinstance(answer, str)]
     for reason in refused:
         phase(f"a worker was not measured: {reason}")
@@ -80,18 +82,33 @@ def costs_on_workers(
     return CalibratedCosts(costs=median_costs([costs for costs, _ in measured]), device=devices[0])
 
 
+def probe_places(on_nodes: Mapping[str, int], concurrent: int) -> list[str | None]:
+    """The node of every probe, the roomiest first; None for whichever comes, where there is none yet."""
+    if not on_nodes:
+        return [None]
+    share = -(-concurrent // len(on_nodes))
+    roomiest = sorted(on_nodes, key=lambda name: (-on_nodes[name], name))[:NODES]
+    places: list[str | None] = []
+    for name in roomiest:
+        places += [name] * min(share, on_nodes[name])
+    return places
+
+
 def _answers(
-    probe: RunConfig, expected: Expected, resources: TrialResources, probes: int
+    probe: RunConfig, expected: Expected, resources: TrialResources, places: list[str | None]
 ) -> list[tuple[MeasuredCosts, str] | str]:
     import ray
 
     held = resources.as_dict()
     remote: Any = ray.remote(max_calls=1)  # its process ends with it, and gives back its GPU
-    task = remote(_probe).options(
-        num_cpus=held.pop("CPU"), num_gpus=held.pop("GPU", 0.0), resources=held, scheduling_strategy="SPREAD"
-    )
+    task = remote(_probe)
+    needs = {"num_cpus": held.pop("CPU"), "num_gpus": held.pop("GPU", 0.0), "resources": held}
     answers: list[tuple[MeasuredCosts, str] | str] = []
-    for pending in [task.remote(probe.to_dict(), expected) for _ in range(probes)]:
+    running = []
+    for place in places:
+        where = "DEFAULT" if place is None else NodeAffinitySchedulingStrategy(place, soft=False)
+        running.append(task.options(**needs, scheduling_strategy=where).remote(probe.to_dict(), expected))
+    for pending in running:
         try:
             answers.append(ray.get(pending))
         except ray.exceptions.RayTaskError as error:

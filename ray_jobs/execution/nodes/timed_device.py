@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ray_jobs.records.trial_record import TrialRecord
 
@@ -17,12 +17,14 @@ class TimedDevice:
     def __init__(self, name: str | None = None) -> None:
         self._name = name
 
-    def refusal(self, name: str) -> str | None:
-        """Why a device gets no time-matched trial of this study; None where it does."""
-        self._name = self._name or name
-        if name == self._name:
+    def refusal(self, names: Sequence[str]) -> str | None:
+        """Why workers on these devices get no time-matched trial of this study; None where they do."""
+        others = sorted({name for name in names if name != (self._name or names[0])})
+        if not others:
+            self._name = self._name or names[0]
             return None
-        return f"it is a {name}, and time budgets of this study are for a {self._name}"
+        wanted = self._name or names[0]
+        return f"it is a {' and a '.join(others)}, and time budgets of this study are for a {wanted}"
 
 
 def device_of(records: Iterable[TrialRecord]) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,15 +124,20 @@ class TrialLedger:
         entry.places = [place]
         return True
 
-    async def admitted(self, job_id: str, token: str, admission: dict[str, Any]) -> str | None:
-        """What the newest attempt's worker was found to be; why it may not have the trial, if so."""
+    async def admitted(
+        self, job_id: str, token: str, admission: dict[str, Any], names: Sequence[str]
+    ) -> str | None:
+        """What the newest attempt's first worker was found to be; why it may not have the trial, if so.
+
+        `names` are the devices of all its workers.
+        """
         entry = self._newest(job_id, token)
         if entry is None:
             return None
         entry.attempts[-1] = entry.attempts[-1].model_copy(update={"admission": admission})
         if self._timed_device is None or entry.job.config.budget.regime != "time":
             return None
-        return self._timed_device.refusal(admission["name"])
+        return self._timed_device.refusal(names)
 
     def _newest(self, job_id: str, token: str) -> _Account | None:
         """The entry, if the token is its newest attempt's and it has not ended."""

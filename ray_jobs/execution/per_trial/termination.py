@@ -68,8 +68,11 @@ class Termination:
         late.start()
 
     def _too_late(self) -> None:
-        if self._farewell is not None:
+        if self._farewell is None:
+            return
+        try:
             self._farewell()
+        finally:  # whoever is not there to hear it any more
             self._end(TERMINATED_EXIT)
 
 

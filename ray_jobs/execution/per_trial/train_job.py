@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import time
 import traceback
 import uuid
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from ray_jobs.execution.nodes.admission import Expected, NodeRefusedError, Other
 from ray_jobs.execution.nodes.storage import StudyStorage
 from ray_jobs.execution.outcome import JobOutcome
 from ray_jobs.execution.per_trial.ledger import Place
+from ray_jobs.execution.per_trial.saving import SavingTimes
 from ray_jobs.execution.per_trial.stored_files import attempt_folder, stored_adapter, trunk_file
 from ray_jobs.execution.per_trial.termination import TERMINATION, TerminatedError
 from ray_jobs.execution.per_trial.watchdog import Patience, Watchdog
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from grit.runtime.workers import Workers
     from grit.training.workbench import Workbench
 
-#: Seconds between looks for a notice that the node is about to go.
-NOTICE_SECONDS = 2.0
+#: Seconds that a process whose time is up waits for the ledger to hear why.
+FAREWELL_SECONDS = 5.0
 #: As text, whole and typed.
 OUTCOMES: TypeAdapter[JobOutcome] = TypeAdapter(JobOutcome)
 
@@ -85,9 +85,9 @@ class _ToLedger:
         """Where it stands."""
         return bool(ray.get(self._ledger.evaluated.remote(self._job_id, self._token, where, standing)))
 
-    def fault(self, kind: FaultKind, error: str, place: Place) -> None:
-        """Why it ends early, heard before the process goes."""
-        ray.get(self._ledger.fault.remote(self._job_id, self._token, kind, error, place))
+    def fault(self, kind: FaultKind, error: str, place: Place, timeout: float | None = None) -> None:
+        """Why it ends early, heard before the process goes, within `timeout` seconds if they are given."""
+        ray.get(self._ledger.fault.remote(self._job_id, self._token, kind, error, place), timeout=timeout)
 
 
 def train_job(loop_config: dict[str, Any]) -> None:
@@ -152,8 +152,12 @@ class _Attempt:
         remove_left_behind()
         self._folder = _own_folder()
         (self._folder / "tables").mkdir()
-        self._saved_at = self._looked_at = time.monotonic()
-        self._noticed = self._terminated = False
+        self._times = SavingTimes(
+            workers,
+            seconds=settings.checkpoint_seconds,
+            leaving=lambda: ray.train.get_preemption_info() is not None,
+            told_to_end=lambda: TERMINATION.heard,
+        )
 
     def run(self) -> None:
         """Admission, training, and what is left of it."""
@@ -174,7 +178,7 @@ class _Attempt:
                 private=True,
                 stepped=watchdog.stepped,
                 phase=watchdog.phase,
-                should_save=self._should_save,
+                should_save=self._times.due,
                 saved=self._saved,
             )
             listener = self._heard if self._workers.leads else None
@@ -189,7 +193,8 @@ class _Attempt:
 
     def _ended_untimely(self) -> None:
         """There was no step, at whose end it would have left a checkpoint."""
-        self._heard.fault("preemption", "its process was told to end (SIGTERM)", self._place)
+        reason = "its process was told to end (SIGTERM)"
+        self._heard.fault("preemption", reason, self._place, timeout=FAREWELL_SECONDS)
 
     def _hung(self, reason: str, stacks: str) -> None:
         """Leaves a stack dump, and tells why this process is about to end."""
@@ -212,10 +217,11 @@ class _Attempt:
 
         bench = Workbench(base_cache=self._folder / "base")
         admission = admitted(self._settings.expected, self._storage, self._job.config, bench)
-        refusal = None
+        refusal, names = None, self._workers.all_say(admission.name)
         if self._workers.leads:
             ledger = self._settings.ledger_actor()
-            refusal = ray.get(ledger.admitted.remote(self._job.job_id, self._token, admission.row()))
+            answer = ledger.admitted.remote(self._job.job_id, self._token, admission.row(), names)
+            refusal = ray.get(answer)
         if refusal := self._workers.first_says(refusal):
             raise OtherDeviceError(refusal)
         return bench
@@ -233,18 +239,6 @@ class _Attempt:
             self._storage.download(name, self._folder / "base" / Path(name).name)
         return {Path(name).name for name in names}
 
-    def _should_save(self) -> bool:
-        """On wall time, and once the node is about to go; all workers hear the first."""
-        now = time.monotonic()
-        due = now - self._saved_at > self._settings.checkpoint_seconds
-        if self._workers.first_says(now - self._looked_at > NOTICE_SECONDS):
-            self._looked_at = now
-            self._terminated = self._workers.any_says(TERMINATION.heard)
-            leaving = self._terminated or ray.train.get_preemption_info() is not None
-            due = due or (leaving and not self._noticed)
-            self._noticed = self._noticed or leaving
-        return bool(self._workers.first_says(due))
-
     def _saved(self, folder: Path) -> None:
         """Hands a checkpoint to Ray Train, which writes it beside training; before a node goes, at once.
 
@@ -253,7 +247,7 @@ class _Attempt:
         """
         from ray.train import Checkpoint, CheckpointUploadMode
 
-        self._saved_at = time.monotonic()
+        self._times.saved()
         handed = None
         if self._workers.leads:
             copy = _own_folder()  # beside: it is uploaded, and removed, when this attempt may have ended
@@ -261,9 +255,9 @@ class _Attempt:
                 if path.is_file() and not path.name.endswith(".partial"):
                     os.link(path, copy / path.name)
             handed = Checkpoint.from_directory(str(copy))
-        mode = CheckpointUploadMode.SYNC if self._noticed else CheckpointUploadMode.ASYNC
+        mode = CheckpointUploadMode.SYNC if self._times.urgent else CheckpointUploadMode.ASYNC
         ray.train.report({}, handed, checkpoint_upload_mode=mode, delete_local_checkpoint_after_upload=True)
-        if self._terminated:
+        if self._times.ending:
             raise TerminatedError("its process was told to end (SIGTERM)")
 
     def _leave(self, outcome: JobOutcome, fetched: set[str]) -> None:

@@ -11,7 +11,7 @@ from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, 
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from ray_jobs.execution.cluster import room
+from ray_jobs.execution.cluster import room_on_nodes
 from ray_jobs.execution.outcome import TrialFailedError
 from ray_jobs.execution.per_trial.ledger import Place, Retry
 from ray_jobs.execution.per_trial.stored_files import train_run
@@ -35,7 +35,7 @@ def train_trial(config: dict[str, Any], *, settings: EngineSettings) -> None:
     ledger, job_id = settings.ledger_actor(), config["job_id"]
     while (closing := ray.get(ledger.closing.remote(job_id))) is None:
         aside, failed_on = ray.get(ledger.avoided.remote(job_id))
-        on_nodes = room_on_nodes(settings)
+        on_nodes = room_on_nodes(settings.resources)
         left = sum(count for node, count in on_nodes.items() if node not in aside)
         if aside and left < settings.workers and not settings.may_grow:
             ray.get(ledger.no_node.remote(job_id))
@@ -63,13 +63,6 @@ def a_node_is_gone(places: list[Place]) -> bool:
             return True
         time.sleep(0.5)
     return False
-
-
-def room_on_nodes(settings: EngineSettings) -> dict[str, int]:
-    """Nodes that are there now, and how many workers each could hold if it did nothing else."""
-    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    counts = {name: room(held, settings.resources) for name, held in nodes.items()}
-    return {name: count for name, count in counts.items() if count}
 
 
 def avoided(on_nodes: dict[str, int], aside: dict[str, str], failed_on: set[str], workers: int) -> list[str]:

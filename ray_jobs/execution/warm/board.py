@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,8 @@ class TrialBoard:
         self._progress: dict[str, dict[str, Any]] = {}
         self._standings = Standings()
         self._ready: set[str] = set()
+        self._started: set[str] = set()
+        self._takes: Counter[str] = Counter()
         self._lost: dict[str, str] = {}
         self._changed = asyncio.Condition()
         self._closed = False
@@ -75,10 +78,17 @@ class TrialBoard:
             self._fail_if_no_slot()
             self._changed.notify_all()
 
-    async def admit(self, slot: str, admission: dict[str, Any]) -> str | None:
-        """What a slot's worker was found to be; why it may not have work, if so."""
+    async def started(self, slot: str) -> None:
+        """A slot's worker is there: it is examined, and loads, before it asks for a job."""
+        self._started.add(slot)
+
+    async def admit(self, slot: str, admission: dict[str, Any], names: Sequence[str]) -> str | None:
+        """What a slot's first worker was found to be; why it may not have work, if so.
+
+        `names` are the devices of all its workers.
+        """
         self._admissions[slot] = admission
-        return None if self._timed_device is None else self._timed_device.refusal(admission["name"])
+        return None if self._timed_device is None else self._timed_device.refusal(names)
 
     async def wait(self, job_id: str) -> JobStatus:
         """The status of an offered job, once it has one."""
@@ -92,8 +102,11 @@ class TrialBoard:
         async with self._changed:
             self._ready.add(slot)
             self._settle_interrupted(slot)
-            await self._changed.wait_for(lambda: self._closed or self._waiting)
-            if self._closed or not self._waiting:
+            self._takes[slot] += 1
+            turn = self._takes[slot]
+            await self._changed.wait_for(lambda: self._closed or self._waiting or self._takes[slot] != turn)
+            # Where the slot's worker has died in waiting, another asks in its place.
+            if self._closed or self._takes[slot] != turn:
                 return None
             self._assigned[slot] = self._waiting.popleft()
             entry = self._entries[self._assigned[slot]]
@@ -119,6 +132,7 @@ class TrialBoard:
         """A slot's workers are gone, and others may come in their place."""
         async with self._changed:
             self._ready.discard(slot)
+            self._takes[slot] += 1
             self._settle_interrupted(slot)
             self._fail_if_no_slot()
             self._changed.notify_all()
@@ -185,8 +199,13 @@ class TrialBoard:
         return self._standings.dominated(job_id, where, standing)
 
     async def snapshot(self) -> dict[str, Any]:
-        """Running jobs with their progress, and how many slots are ready."""
-        return {"running": dict(self._progress), "ready": len(self._ready), "waiting": len(self._waiting)}
+        """Running jobs with their progress, how many slots are ready, and how many have ever been there."""
+        return {
+            "running": dict(self._progress),
+            "ready": len(self._ready),
+            "started": len(self._started),
+            "waiting": len(self._waiting),
+        }
 
     async def close(self) -> None:
         """Lets the slots end: no job is handed out any more."""

@@ -161,7 +161,7 @@ class SlotPool:
         open_fits = dict(self._fits)
         while open_fits and not self._closing.wait(1.0):
             if time.monotonic() > self._deadline:
-                if ray.get(self.board.snapshot.remote())["ready"] == 0:
+                if ray.get(self.board.snapshot.remote())["started"] == 0:
                     for slot in open_fits.values():
                         ray.get(
                             self.board.lose_slot.remote(

@@ -6,6 +6,7 @@ A warm loop that takes jobs from the board and trains them with `grit`.
 from __future__ import annotations
 
 import gc
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from grit.config.run_config import RunConfig
+from grit.errors import ConfigError
 from ray_jobs.execution.job_run import Placement, explain, run_job
-from ray_jobs.execution.nodes.admission import Expected, NodeRefusedError, admitted
+from ray_jobs.execution.nodes.admission import Admission, Expected, NodeRefusedError, admitted
 from ray_jobs.execution.nodes.storage import StudyStorage
 from ray_jobs.execution.outcome import JobOutcome
 from ray_jobs.execution.standings import EvaluationKey
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from grit.runtime.workers import Workers
     from grit.training.workbench import Workbench
 
+#: How often a worker is examined before its slot is lost, and the seconds between.
+ADMISSION_TRIES, ADMISSION_PAUSE = 3, 5.0
 #: A worker whose memory has grown by this much since its first trial is replaced by a fresh one.
 LEAK_BYTES = 2 << 30
 
@@ -76,6 +80,8 @@ def slot_loop(loop_config: dict[str, SlotSettings]) -> None:
     keep_freed_memory()
     board: Any = ray.get_actor(settings.board, namespace=settings.namespace)
     workers = Workers()
+    if workers.leads:
+        ray.get(board.started.remote(settings.slot))
     bench = Workbench(base_cache=Path(settings.folder) / "base")
     if refusal := _refusal(settings, workers, bench, board):
         if workers.leads:
@@ -103,14 +109,28 @@ def _refusal(settings: SlotSettings, workers: Workers, bench: Workbench, board: 
     """Why this slot gets no work, the same on all its workers; None where it does."""
     if settings.expected is None or settings.examined is None:
         return None
-    reason = None
+    for tries_left in reversed(range(ADMISSION_TRIES)):
+        admission, reason = _examined(settings.expected, settings.folder, settings.examined, bench)
+        reasons = [each for each in workers.all_say(reason) if each is not None]
+        if not reasons or not tries_left:
+            break
+        time.sleep(ADMISSION_PAUSE)  # a storage that was slow, a GPU that a dead process still held
+    if reasons:
+        return str(reasons[0])
+    assert admission is not None
+    names = workers.all_say(admission.name)
+    refusal = ray.get(board.admit.remote(settings.slot, admission.row(), names)) if workers.leads else None
+    return workers.first_says(refusal)  # type: ignore[no-any-return]  # as the board said it
+
+
+def _examined(
+    expected: Expected, folder: str, config: RunConfig, bench: Workbench
+) -> tuple[Admission | None, str | None]:
+    """What this process is, or why it is not what the driver means."""
     try:
-        admission = admitted(settings.expected, StudyStorage(settings.folder), settings.examined, bench)
-        if workers.leads:
-            reason = ray.get(board.admit.remote(settings.slot, admission.row()))
-    except NodeRefusedError as error:
-        reason = str(error)
-    return next(filter(None, workers.all_say(reason)), None)
+        return admitted(expected, StudyStorage(folder), config, bench), None
+    except (NodeRefusedError, ConfigError, OSError) as error:
+        return None, explain(error)
 
 
 def _serve(job: Job, bench: Workbench, board: Any, settings: SlotSettings) -> None:
