@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from grit.config.sections import EVERY_LINEAR
 from grit.errors import ConfigError
 from ray_jobs.design.forecast import KNOWN, ModelShape, check_memory, machine_memory, memory_bytes, shape_of
 from ray_jobs.design.study_presets import preset
@@ -31,9 +32,9 @@ def test_memory_by_hand():
     kept = 34 * 20 * 8 * 3 - (2 * 20 * 8 * 3 + 34 * 20 * 8)  # inputs of all layers, and one layer whole
     assert memory_bytes(recomputed, shape, gpu=True) == expected - kept
     # Two moments of every weight that is adapted: all but the embeddings.
-    weights = shape.parameters - shape.vocabulary * shape.width
-    plain = memory_bytes(base.changed(method="lora"), shape, gpu=True)
-    assert memory_bytes(base.changed(method="lora_pro"), shape, gpu=True) == plain + 8 * max(0, weights)
+    every = base.changed(targets=EVERY_LINEAR, method="lora")
+    plain = memory_bytes(every, shape, gpu=True)
+    assert memory_bytes(every.changed(method="lora_pro"), shape, gpu=True) == plain + 8 * (1000 - 50 * 8)
 
 
 @pytest.mark.parametrize(
