@@ -84,7 +84,7 @@ def test_a_run_reports_probes_and_keeps_the_base_models_answers(short_run, files
     assert first.measured.probes["arc_challenge"]["items"] == 3
     rows = [row for row in first.predictions if row["kind"] == "probe"]
     assert [row["example_id"] for row in rows] == [f"arc_challenge-{i}" for i in range(3)]
-    kept = list((tmp_path / "base").iterdir())
+    kept = list((tmp_path / "base").glob("*.json"))
     assert len(kept) == 1
     again = Workbench(base_cache=tmp_path / "base")
     scored = []
@@ -98,7 +98,7 @@ def test_a_run_reports_probes_and_keeps_the_base_models_answers(short_run, files
         "".join(json.dumps({**row, "gold": 0}) + "\n" for row in ITEMS)
     )
     train(config, Workbench(base_cache=tmp_path / "base"))
-    assert len(list((tmp_path / "base").iterdir())) == 2  # other content, other answers
+    assert len(list((tmp_path / "base").glob("*.json"))) == 2  # other content, other answers
 
 
 def test_probes_that_cannot_be_used_are_refused(bench, short_run, tmp_path):
