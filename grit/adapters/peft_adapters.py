@@ -46,6 +46,11 @@ class AdaptedLayer:
         return self.down.weight.shape[0]
 
     @property
+    def path(self) -> str:
+        """Its name in the backbone, without PEFT's wrapper."""
+        return self.name.removeprefix(_PREFIX)
+
+    @property
     def width(self) -> int:
         """d_in + d_out: trained parameters per direction."""
         return self.down.weight.shape[1] + self.up.weight.shape[0]

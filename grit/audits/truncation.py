@@ -30,7 +30,6 @@ from grit.rank_space.rank import coverage_rank
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 #: Ways that any plain LoRA adapter has, and those by curvature.
 PLAIN_WAYS, CURVED_WAYS = ("svd", "prefix"), ("one_sided", "two_sided", "balanced")
-WAYS = (*PLAIN_WAYS, *CURVED_WAYS)
 #: What B A of the first k directions of r is multiplied by, given k and r.
 PrefixScale = Callable[[int, int], float]
 
@@ -40,7 +39,7 @@ def middle(way: str, sigma_a: Tensor, sigma_g: Tensor, rank: int) -> Tensor | No
 
     None for the identity (`svd` truncates the product).
     """
-    if way in PLAIN_WAYS:
+    if way == "svd":
         return None
     kept = leading(torch.tensor([rank], device=sigma_a.device), sigma_a.shape[-1])
     first, second = sigma_a.double()[None], sigma_g.double()[None]

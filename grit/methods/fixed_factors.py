@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers
 from grit.methods.lora import add_lora
-from grit.methods.maker import Adaptation, AdapterMaker
+from grit.methods.maker import Adaptation, AdapterMaker, backward_over
 from grit.stepping.learning_rate import learning_rate_factor
 
 #: Standard deviation of LoRA-XS's first core.
@@ -87,37 +87,32 @@ class WithFixedFactors(AdapterMaker):
         scaling = wanted.scaling if self.scaling is None else self.scaling
         dropout, seed = wanted.config.adapter.dropout, wanted.config.seed
         model = add_lora(backbone, ranks=ranks, scaling=scaling, dropout=dropout, seed=seed)
-        for path, layer in _layers(model).items():
-            _fix(layer, factors[path])
+        for layer in adapted_layers(model):
+            _fix(layer, factors[layer.path])
         return model
 
     def extra_state(self, model: Any) -> dict[str, Any]:
         """The fixed factors: another machine may find others, which the trained core is not for."""
         fixed = {}
-        for path, layer in _layers(model).items():
-            columns = getattr(_parametrization(layer), "columns", None)
-            fixed[path] = (layer.down.weight.detach(), columns)
+        for layer in adapted_layers(model):
+            made = _made_of(layer)
+            fixed[layer.path] = (layer.down.weight.detach(), None if made is None else made.columns)
         return {"fixed_factors": fixed}
 
     @torch.no_grad()
     def load_extra_state(self, model: Any, state: dict[str, Any]) -> None:
         """Those that the run began with."""
-        layers = _layers(model)
-        for path, (down, columns) in state["fixed_factors"].items():
-            layers[path].down.weight.copy_(down)
-            if columns is not None:
-                _parametrization(layers[path]).columns.copy_(columns)
+        for layer in adapted_layers(model):
+            down, columns = state["fixed_factors"][layer.path]
+            layer.down.weight.copy_(down)
+            if (made := _made_of(layer)) is not None:
+                made.columns.copy_(columns)
 
 
-def _layers(model: Any) -> dict[str, AdaptedLayer]:
-    """The adapted layers by their paths in the backbone."""
-    return {layer.name.removeprefix("base_model.model."): layer for layer in adapted_layers(model)}
-
-
-def _parametrization(layer: AdaptedLayer) -> Any:
-    """What makes B, or the layer itself where B is trained."""
+def _made_of(layer: AdaptedLayer) -> CoreTimesColumns | None:
+    """What makes B; None where B itself is trained."""
     up: Any = layer.up
-    return up.parametrizations.weight[0] if parametrize.is_parametrized(up) else up
+    return up.parametrizations.weight[0] if parametrize.is_parametrized(up) else None
 
 
 def _fix(layer: AdaptedLayer, factors: FixedFactors) -> None:
@@ -127,9 +122,8 @@ def _fix(layer: AdaptedLayer, factors: FixedFactors) -> None:
     down.requires_grad_(False)
     if factors.columns is not None and factors.core is not None:
         made = CoreTimesColumns(factors.columns.to(up), factors.core.to(up))
-        parametrize.register_parametrization(
-            layer.up, "weight", made, unsafe=True
-        )  # the core has another shape
+        # Unsafe: the core has another shape than B.
+        parametrize.register_parametrization(layer.up, "weight", made, unsafe=True)
 
 
 def _weight(backbone: nn.Module, path: str) -> Tensor:
@@ -188,9 +182,7 @@ def weight_gradients(backbone: PreTrainedModel, wanted: Adaptation) -> dict[str,
     try:
         for weight in weights.values():
             weight.requires_grad_(True)
-        for batch in wanted.examples():
-            labels = int((batch["labels"] != -100).sum())
-            backbone(**batch, num_items_in_batch=labels, use_cache=False).loss.backward()
+        backward_over(backbone, wanted.examples())
         return {path: _gradient(path, weight) for path, weight in weights.items()}
     finally:
         for weight in weights.values():

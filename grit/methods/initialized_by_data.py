@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from grit.methods.lora import configured
-from grit.methods.maker import Adaptation, AdapterMaker, Batches
+from grit.methods.maker import Adaptation, AdapterMaker, Batches, backward_over
 
 #: Forward passes after which EVA's decompositions must have converged.
 MAX_EVA_PASSES = 400
@@ -92,15 +92,9 @@ class LoraGA(AdapterMaker):
         """By a forward and a backward pass over each batch of examples."""
         lora: LoraConfig = configured(wanted, lora_ga_config=LoraGAConfig())
         batches = wanted.examples()
-
-        def run() -> None:
-            for batch in batches:
-                labels = int((batch["labels"] != -100).sum())
-                backbone(**batch, num_items_in_batch=labels, use_cache=False).loss.backward()
-
         training = backbone.training
         backbone.enable_input_require_grads()  # PEFT watches full backward hooks, which need it
-        preprocess_loraga(backbone, lora, run)
+        preprocess_loraga(backbone, lora, lambda: backward_over(backbone, batches))
         backbone.disable_input_require_grads()
         backbone.train(training)
         model: Any = get_peft_model(backbone, lora)

@@ -8,6 +8,8 @@ scaling, and symmetric eigendecompositions in float64.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,62 +21,88 @@ from grit.adapters.peft_adapters import AdaptedLayer
 RIDGE = 1e-8
 
 
-def lifted(
-    grad_a: Tensor, grad_b: Tensor, a: Tensor, b: Tensor, scaling: float, x: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Directions of A and B whose effect, s B g_A + s g_B A, is the full gradient's projection.
+@dataclass(frozen=True, kw_only=True)
+class Gramian:
+    """M M^T of a factor's r rows M, by its eigenvalues (r,) and eigenvectors (r, r) in float64."""
 
-    Onto what A and B can reach; whatever `x` is.
+    values: Tensor
+    vectors: Tensor
 
-    Args:
-        grad_a: s B^T G (r, d_in).
-        grad_b: s G A^T (d_out, r).
-        a: (r, d_in).
-        b: (d_out, r).
-        scaling: s, of the layer.
-        x: (r, r); None for zero.
+    @classmethod
+    def of(cls, rows: Tensor) -> Gramian:
+        """In float64 from the first product on: its condition is the square of M's."""
+        precise = rows.double()
+        values, vectors = torch.linalg.eigh(precise @ precise.T)
+        return cls(values=values, vectors=vectors)
 
-    Returns:
-        g_A (r, d_in) and g_B (d_out, r); where B is zero g_A is `grad_a`.
-    """
-    of_a = grad_b @ _inverse_gramian(a) / scaling**2
-    if not b.any():
-        return grad_a, of_a
-    inverse = _inverse_gramian(b.T)
-    direction_a = inverse @ grad_a / scaling**2
-    direction_b = of_a - b @ (inverse @ (b.T @ of_a))
-    if x is not None:
-        direction_a, direction_b = direction_a + x @ a, direction_b - b @ x
-    return direction_a, direction_b
+    def inverse(self) -> Tensor:
+        """(M M^T + ridge)^-1, in float64."""
+        return (self.vectors / (self.values.clamp_min(0) + RIDGE)) @ self.vectors.T
 
 
-def nearest_x(grad_a: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor | None:
-    """The x (r, r) for which `lifted` stays nearest the factors' own gradients; None where B is zero.
+@dataclass(frozen=True)
+class LayerFactors:
+    """A layer's A (r, d_in) and B (d_out, r) before a step, and its scaling s."""
 
-    It solves the Sylvester equation B^T B X + X A A^T = -(B^T B)^-1 grad_A A^T / s^2.
-    """
-    if not b.any():
-        return None
-    right = -(_inverse_gramian(b.T) @ grad_a / scaling**2 @ a.T).double()
-    values_b, vectors_b = torch.linalg.eigh(_gramian(b.T))
-    values_a, vectors_a = torch.linalg.eigh(_gramian(a))
-    sums = (values_b[:, None] + values_a[None]).clamp_min(RIDGE)
-    solved: Tensor = vectors_b @ ((vectors_b.T @ right @ vectors_a) / sums) @ vectors_a.T
-    return solved.to(a)
+    a: Tensor
+    b: Tensor
+    scaling: float
 
+    @cached_property
+    def _gramian_a(self) -> Gramian:
+        return Gramian.of(self.a)
 
-def _gramian(rows: Tensor) -> Tensor:
-    """M M^T of M (r, n), in float64 from the first product on: its condition is the square of M's."""
-    precise = rows.double()
-    return precise @ precise.T
+    @cached_property
+    def _gramian_b(self) -> Gramian:
+        return Gramian.of(self.b.T)
 
+    @cached_property
+    def _inverse_a(self) -> Tensor:
+        return self._gramian_a.inverse().to(self.a)
 
-def _inverse_gramian(rows: Tensor) -> Tensor:
-    """(M M^T + ridge)^-1 of M (r, n)."""
-    gramian = _gramian(rows)
-    eye = torch.eye(len(gramian), dtype=gramian.dtype, device=gramian.device)
-    inverse: Tensor = torch.linalg.pinv(gramian + RIDGE * eye, hermitian=True)
-    return inverse.to(rows)
+    @cached_property
+    def _inverse_b(self) -> Tensor | None:
+        """None where B is zero, as it is first."""
+        return self._gramian_b.inverse().to(self.b) if self.b.any() else None
+
+    def lifted(self, grad_a: Tensor, grad_b: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Directions of A and B whose effect is the full gradient's projection, whatever `x` is.
+
+        Onto what A and B can reach.
+
+        Args:
+            grad_a: s B^T G (r, d_in).
+            grad_b: s G A^T (d_out, r).
+            x: (r, r); None for zero.
+
+        Returns:
+            g_A (r, d_in) and g_B (d_out, r); where B is zero g_A is `grad_a`.
+        """
+        of_a = grad_b @ self._inverse_a / self.scaling**2
+        if self._inverse_b is None:
+            return grad_a, of_a
+        direction_a = self._inverse_b @ grad_a / self.scaling**2
+        direction_b = of_a - self.b @ (self._inverse_b @ (self.b.T @ of_a))
+        if x is not None:
+            direction_a, direction_b = direction_a + x @ self.a, direction_b - self.b @ x
+        return direction_a, direction_b
+
+    def effect(self, direction_a: Tensor, direction_b: Tensor) -> Tensor:
+        """What the weight's update moves by, to first order: s B g_A + s g_B A (d_out, d_in)."""
+        return self.scaling * (self.b @ direction_a + direction_b @ self.a)
+
+    def nearest_x(self, grad_a: Tensor) -> Tensor | None:
+        """The x (r, r) for which `lifted` stays nearest the factors' own gradients; None where B is zero.
+
+        It solves the Sylvester equation B^T B X + X A A^T = -(B^T B)^-1 grad_A A^T / s^2.
+        """
+        if self._inverse_b is None:
+            return None
+        right = -(self._inverse_b @ grad_a / self.scaling**2 @ self.a.T).double()
+        of_a, of_b = self._gramian_a, self._gramian_b
+        sums = (of_b.values[:, None] + of_a.values[None]).clamp_min(RIDGE)
+        solved: Tensor = of_b.vectors @ ((of_b.vectors.T @ right @ of_a.vectors) / sums) @ of_a.vectors.T
+        return solved.to(self.a)
 
 
 class LoraPro(torch.optim.Optimizer):
@@ -107,21 +135,18 @@ class LoraPro(torch.optim.Optimizer):
         for group, scaling in zip(self.param_groups, self._scalings, strict=True):
             a, b = group["params"]
             if a.grad is not None and b.grad is not None:
-                self._step(group, (a, a.grad), (b, b.grad), scaling)
+                self._step(group, LayerFactors(a, b, scaling), a.grad, b.grad)
         return loss
 
-    def _step(
-        self, group: dict[str, Any], of_a: tuple[Tensor, Tensor], of_b: tuple[Tensor, Tensor], scaling: float
-    ) -> None:
-        (a, grad_a), (b, grad_b) = of_a, of_b
+    def _step(self, group: dict[str, Any], factors: LayerFactors, grad_a: Tensor, grad_b: Tensor) -> None:
+        a, b, scaling = factors.a, factors.b, factors.scaling
         state, (first_decay, second_decay) = self.state[a], group["betas"]
         if not state:
             shape = (b.shape[0], a.shape[1])
             state["step"] = torch.zeros(())
             state["exp_avg"], state["exp_avg_sq"] = a.new_zeros(shape), a.new_zeros(shape)
         state["step"] += 1
-        direction_a, direction_b = lifted(grad_a, grad_b, a, b, scaling)
-        full = scaling * (b @ direction_a + direction_b @ a)
+        full = factors.effect(*factors.lifted(grad_a, grad_b))
         state["exp_avg"].lerp_(full, 1 - first_decay)
         state["exp_avg_sq"].mul_(second_decay).addcmul_(full, full, value=1 - second_decay)
         taken = float(state["step"])
@@ -129,8 +154,7 @@ class LoraPro(torch.optim.Optimizer):
         root = (state["exp_avg_sq"] / (1 - second_decay**taken)).sqrt_()
         adam = mean / (root + group["eps"])
         grad_a, grad_b = scaling * b.T @ adam, scaling * adam @ a.T
-        x = nearest_x(grad_a, a, b, scaling)
-        direction_a, direction_b = lifted(grad_a, grad_b, a, b, scaling, x)
-        for factor, direction in ((a, direction_a), (b, direction_b)):
+        directions = factors.lifted(grad_a, grad_b, factors.nearest_x(grad_a))
+        for factor, direction in zip((a, b), directions, strict=True):
             factor.mul_(1 - group["lr"] * group["weight_decay"])
             factor.add_(direction, alpha=-group["lr"])

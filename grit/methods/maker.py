@@ -42,6 +42,13 @@ class Adaptation:
         return self.config.adapter.alpha / self.config.adapter.rank
 
 
+def backward_over(backbone: PreTrainedModel, batches: Batches) -> None:
+    """A forward and a backward pass over each batch: of its mean loss over labels."""
+    for batch in batches:
+        labels = int((batch["labels"] != -100).sum())
+        backbone(**batch, num_items_in_batch=labels, use_cache=False).loss.backward()
+
+
 class AdapterMaker:
     """Makes the adapters of one kind, and knows what they need beside a gradient step: mostly nothing."""
 

@@ -25,6 +25,7 @@ from peft import (
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from grit.methods.fixed_factors import singular_factors
 from grit.methods.maker import Adaptation, AdapterMaker
 
 #: VeRA's shared rank and initial scale; RandLoRA's alpha per rank.
@@ -137,8 +138,8 @@ def low_rank_mask(weight: Tensor, rank: int) -> Tensor:
     (d_out, d_in). As LIFT's paper says; the authors' scripts select the smallest, by a lost word.
     """
     rows, columns = weight.shape
-    left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
-    size = ((left[:, :rank] * values[:rank]) @ right[:rank]).abs().flatten()
+    left, values, right = singular_factors(weight.float(), rank)
+    size = ((left * values) @ right).abs().flatten()
     mask = torch.zeros_like(size)
     mask[size.topk(min(len(size), rank * (rows + columns))).indices] = 1.0
     return mask.view(rows, columns)

@@ -84,15 +84,10 @@ def memory_bytes(config: RunConfig, shape: ModelShape, *, gpu: bool) -> int:
     quantized = [METHODS[method].quantized for method in methods]
     # NF4, double quantization: 4.13 bits, and embeddings in full
     stored = 0.55 * quantized.count(True) + number * quantized.count(False)
-    adapter = (
-        2
-        * config.adapter.rank
-        * shape.width
-        * (LINEAR_KINDS if config.adapter.targets == EVERY_LINEAR else len(config.adapter.targets))
-        * shape.layers
-    )
-    kinds = 1.0 if config.adapter.targets == EVERY_LINEAR else len(config.adapter.targets) / LINEAR_KINDS
-    adapted = kinds * max(0, shape.parameters - shape.vocabulary * shape.width)
+    targets = config.adapter.targets
+    kinds = LINEAR_KINDS if targets == EVERY_LINEAR else len(targets)
+    adapter = 2 * config.adapter.rank * shape.width * kinds * shape.layers
+    adapted = kinds / LINEAR_KINDS * max(0, shape.parameters - shape.vocabulary * shape.width)
     tokens = config.optimization.micro_batch * config.optimization.max_length
     of_a_layer = ACTIVATION_BYTES * number / 2 * tokens * shape.width
     activations = of_a_layer * shape.layers

@@ -64,6 +64,7 @@ class StudyDisplay:
         self._thread: threading.Thread | None = None
         self._slots, self._ready, self._phases = slots, 0, set[str]()
         self._best: TrialRecord | None = None
+        self._one_has_ended = False
         left = scheduler.expected - scheduler.ended
         workers = "1 worker loads" if slots == 1 else f"{slots} workers load"
         self._say(stamped(f"{scheduler.expected} trials, {left} to run: {workers} torch and the model"))
@@ -109,14 +110,15 @@ class StudyDisplay:
         if self._ready < seen["ready"] <= self._slots:
             self._ready = seen["ready"]
             self._say(stamped(f"{self._ready} of {self._slots} workers are ready"))
-        for progress in seen["running"].values() if not self._bar.n else ():
+        for progress in seen["running"].values():
             phase = progress.get("phase")
-            if phase is not None and phase not in self._phases:
+            if phase is not None and phase not in self._phases and not self._one_has_ended:
                 self._phases.add(phase)
                 self._say(stamped(f"first trials: {phase}"))
 
     def ended(self, record: TrialRecord) -> None:
         """A trial has ended."""
+        self._one_has_ended = True
         self._bar.total = self._scheduler.expected
         self._bar.update(1)
         count = f"[{self._scheduler.ended}/{self._scheduler.expected}]"

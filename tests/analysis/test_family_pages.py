@@ -151,10 +151,10 @@ def test_compression(tmp_path, base, bench):
     assert "against LoRA trained at 2" in _whole(tmp_path / "s", written)
     assert "against_k" in written.figures
     areas = _table(written, "areas")
-    assert [row.area.way for row in areas] == [AT_K, *sorted({*reprojected, *ways_after, *nested})]
+    assert [row.arm.way for row in areas] == [AT_K, *sorted({*reprojected, *ways_after, *nested})]
     assert areas[0].quality is None
     for row in areas:  # of one k the area is the score itself
-        assert row.area.mean_quality == pytest.approx(arms[row.area.way].test)
+        assert row.arm.test == pytest.approx(arms[row.arm.way].test)
 
 
 @pytest.fixture(scope="module")

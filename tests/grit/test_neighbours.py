@@ -9,7 +9,7 @@ from torch import nn
 from grit.adapters.peft_adapters import adapted_layers
 from grit.config.sections import Budget
 from grit.methods.fixed_factors import singular_factors, weight_gradients
-from grit.methods.lora_pro import LoraPro, lifted, nearest_x
+from grit.methods.lora_pro import LayerFactors, LoraPro
 from grit.methods.maker import Adaptation
 from grit.methods.matryoshka import direction_weights, nested_ranks, prefix_scale
 from grit.methods.peft_tuners import low_rank_mask
@@ -41,8 +41,12 @@ class Factored:
     def gradients(self):
         return SCALING * self.b.T @ self.full, SCALING * self.full @ self.a.T
 
+    @property
+    def factors(self):
+        return LayerFactors(self.a, self.b, SCALING)
+
     def effect(self, x=None):
-        of_a, of_b = lifted(*self.gradients, self.a, self.b, SCALING, x)
+        of_a, of_b = self.factors.lifted(*self.gradients, x)
         return SCALING * (self.b @ of_a + of_b @ self.a)
 
 
@@ -70,20 +74,20 @@ def test_lora_pros_x_is_the_nearest(factored):
     grad_a, grad_b = factored.gradients
 
     def distance(x):
-        of_a, of_b = lifted(grad_a, grad_b, factored.a, factored.b, SCALING, x)
+        of_a, of_b = factored.factors.lifted(grad_a, grad_b, x)
         return float((of_a - grad_a).square().sum() + (of_b - grad_b).square().sum())
 
-    x = nearest_x(grad_a, factored.a, factored.b, SCALING)
+    x = factored.factors.nearest_x(grad_a)
     for seed in range(5):
         assert distance(x) < distance(x + 1e-3 * _drawn(RANK, RANK, seed=seed))
     assert distance(x) < distance(None)
 
 
 def test_lora_pros_first_step_moves_b_alone(factored):
-    zero = torch.zeros_like(factored.b)
+    factors = LayerFactors(factored.a, torch.zeros_like(factored.b), SCALING)
     grad_a, grad_b = 0 * factored.a, SCALING * factored.full @ factored.a.T
-    assert nearest_x(grad_a, factored.a, zero, SCALING) is None
-    of_a, of_b = lifted(grad_a, grad_b, factored.a, zero, SCALING)
+    assert factors.nearest_x(grad_a) is None
+    of_a, of_b = factors.lifted(grad_a, grad_b)
     assert not of_a.any()
     torch.testing.assert_close(
         SCALING * of_b @ factored.a, factored.full @ _onto_rows(factored.a), rtol=1e-6, atol=1e-6
@@ -148,7 +152,7 @@ def test_lora_pro_is_exact_where_factors_are_nearly_dependent():
     b = (left * torch.tensor([1.0, 0.1, 3e-4]) @ right.T).float()
     a, full = _drawn(RANK, IN, seed=1).float(), _drawn(OUT, IN, seed=3).float()
     grad_a, grad_b = SCALING * b.T @ full, SCALING * full @ a.T
-    of_a, _ = lifted(grad_a, grad_b, a, b, SCALING)
+    of_a, _ = LayerFactors(a, b, SCALING).lifted(grad_a, grad_b)
     gramian = b.double().T @ b.double() + 1e-8 * torch.eye(RANK)
     expected = torch.linalg.solve(gramian, grad_a.double()) / SCALING**2
     assert float((of_a.double() - expected).norm() / expected.norm()) < 1e-3
@@ -167,7 +171,7 @@ def test_lora_sb_begins_with_the_best_part_of_a_full_first_step(bench, run_of):
     gradients = weight_gradients(backbone, wanted)
     assert not any(p.requires_grad or p.grad is not None for p in backbone.parameters())
     with adapted(config, bench) as model:
-        layers = {layer.name.removeprefix("base_model.model."): layer for layer in adapted_layers(model)}
+        layers = {layer.path: layer for layer in adapted_layers(model)}
         for path, gradient in gradients.items():
             _, update, (core,) = _plain(layers[path])
             step = -0.1 * config.optimization.learning_rate * gradient.sign()  # the warm-up begins so

@@ -21,32 +21,24 @@ from analysis.stats.arrays import Floats
 AT_K, GRIT, WHOLE, NESTED = "trained at k", "GRIT", "LoRA, whole", "trained nested"
 #: What stands for the number of directions where it is the rank rule's, or all that were trained.
 BY_TAU, ALL_DIRECTIONS = "tau", "r"
+#: And where it is all that were looked at, as one number.
+OVER_K = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One way to have an adapter of k directions, at one learning rate.
+class ScoredWay:
+    """One way to have an adapter of k directions, as it is compared.
 
-    `quality` (seeds, examples), `forgetting` (seeds, documents) in nats per token; `size` in bytes.
+    `quality` (seeds, examples), `forgetting` (seeds, documents) in nats per token; `weights` of documents.
     """
 
     k: str
     way: str
-    rate: float
     seeds: tuple[int, ...]
     metric: str
     quality: Floats
     forgetting: Floats
     weights: Floats
-    answer_loss: float
-    parameters: float
-    size: float
-    at_edge: bool = False
-
-    @property
-    def shown_rate(self) -> str:
-        """The learning rate, marked where it is the lowest or highest of several."""
-        return f"{self.rate:g}" + ("*" if self.at_edge else "")
 
     @property
     def validation(self) -> float:
@@ -65,8 +57,24 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """Among the arms that are judged."""
+        """Among those that are judged."""
         return f"{self.way}, k = {self.k}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm(ScoredWay):
+    """One way at one learning rate; `size` in bytes."""
+
+    rate: float
+    answer_loss: float
+    parameters: float
+    size: float
+    at_edge: bool = False
+
+    @property
+    def shown_rate(self) -> str:
+        """The learning rate, marked where it is the lowest or highest of several."""
+        return f"{self.rate:g}" + ("*" if self.at_edge else "")
 
 
 def all_arms(data: StudyData) -> list[Arm]:

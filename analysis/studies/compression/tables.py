@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from analysis.evidence.corrected import (
     CorrectedContrast,
@@ -14,18 +15,20 @@ from analysis.evidence.corrected import (
 )
 from analysis.page.table import Column, Table
 from analysis.stats.pooled_noise import SettingScores
-from analysis.studies.compression.arms import ALL_DIRECTIONS, AT_K, BY_TAU, GRIT, Arm, BestArms
+from analysis.studies.compression.arms import ALL_DIRECTIONS, AT_K, BY_TAU, GRIT, Arm, BestArms, ScoredWay
+
+Way = TypeVar("Way", bound=ScoredWay)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmRow:
+class ArmRow(Generic[Way]):
     """One arm against the reference of its k; the gaps are None for the reference itself.
 
     They are of the noise of all arms that are alike (analysis/stats/unlike.py), corrected for all that are
     compared.
     """
 
-    arm: Arm
+    arm: Way
     is_reference: bool
     quality: CorrectedContrast | None
     forgetting: CorrectedContrast | None
@@ -39,7 +42,7 @@ class ArmRow:
         return "the reference" if self.is_reference else shown_words(self.words())
 
 
-def arm_rows(arms: Sequence[Arm], reference_of: Mapping[str, Arm | None]) -> list[ArmRow]:
+def arm_rows(arms: Sequence[Way], reference_of: Mapping[str, Way | None]) -> list[ArmRow[Way]]:
     """Each against the reference of its k."""
     pairs = []
     for arm in arms:
@@ -59,7 +62,7 @@ def arm_rows(arms: Sequence[Arm], reference_of: Mapping[str, Arm | None]) -> lis
 
 
 def _differences(
-    arms: Sequence[Arm], references: Sequence[Arm | None], pairs: Sequence[tuple[str, str]]
+    arms: Sequence[Way], references: Sequence[Way | None], pairs: Sequence[tuple[str, str]]
 ) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
     """Quality on the odd examples, and forgetting, of every pair, by the name of its first."""
     if not pairs:
@@ -74,15 +77,15 @@ def _differences(
     )
 
 
-def compression_rows(best: BestArms) -> list[ArmRow]:
+def compression_rows(best: BestArms) -> list[ArmRow[Arm]]:
     """At fixed k: against what was trained at k."""
     arms = [arm for k in best.sizes() for arm in best.at(k)]
     return arm_rows(arms, {k: best.get(k, AT_K) for k in best.sizes()})
 
 
-def compression_table(best: BestArms) -> Table[ArmRow]:
+def compression_table(best: BestArms) -> Table[ArmRow[Arm]]:
     """One row per way and k."""
-    columns: list[Column[ArmRow]] = [
+    columns: list[Column[ArmRow[Arm]]] = [
         Column(header="k", value=lambda row: row.arm.k, terminal=True),
         Column(header="way", value=lambda row: row.arm.way, terminal=True),
         Column(header="n", value=lambda row: len(row.arm.quality)),
@@ -105,16 +108,16 @@ def compression_table(best: BestArms) -> Table[ArmRow]:
     return Table(name="compression", columns=columns, rows=compression_rows(best))
 
 
-def rank_rows(best: BestArms) -> list[ArmRow]:
+def rank_rows(best: BestArms) -> list[ArmRow[Arm]]:
     """GRIT as it is, and what is left of a trained LoRA at the ranks that GRIT's rule finds in it."""
     arms = [arm for arm in best.all() if arm.k in (BY_TAU, ALL_DIRECTIONS)]
     grit = best.get(BY_TAU, GRIT)
     return arm_rows(arms, {BY_TAU: grit, ALL_DIRECTIONS: grit})
 
 
-def rank_table(best: BestArms) -> Table[ArmRow]:
+def rank_table(best: BestArms) -> Table[ArmRow[Arm]]:
     """One row per adapter."""
-    columns: list[Column[ArmRow]] = [
+    columns: list[Column[ArmRow[Arm]]] = [
         Column(header="adapter", value=lambda row: row.arm.way),
         Column(header="learning rate", value=lambda row: row.arm.shown_rate),
         Column(header="parameters", value=lambda row: row.arm.parameters, style=",.0f"),

@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -100,6 +101,15 @@ def expected_of(gpus: int, content: Mapping[str, str], token: str | None = None)
         token=token,
         answer=known_step("cpu", double=True),
     )
+
+
+def expected_at(
+    storage: StudyStorage, resources: Mapping[str, float], content: Mapping[str, str]
+) -> Expected:
+    """What workers with these resources must be; leaves in the storage what they must be able to read."""
+    token = uuid.uuid4().hex
+    storage.write(TOKEN_FILE, token.encode())
+    return expected_of(int(resources.get("GPU", 0)), content, token)
 
 
 def admitted(

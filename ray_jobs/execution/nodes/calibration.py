@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from grit.cli.phases import phase
@@ -97,8 +98,6 @@ def probe_places(on_nodes: Mapping[str, int], concurrent: int) -> list[str | Non
 def _answers(
     probe: RunConfig, expected: Expected, resources: TrialResources, places: list[str | None]
 ) -> list[tuple[MeasuredCosts, str] | str]:
-    import ray
-
     held = resources.as_dict()
     remote: Any = ray.remote(max_calls=1)  # its process ends with it, and gives back its GPU
     task = remote(_probe)

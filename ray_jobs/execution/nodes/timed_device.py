@@ -19,12 +19,12 @@ class TimedDevice:
 
     def refusal(self, names: Sequence[str]) -> str | None:
         """Why workers on these devices get no time-matched trial of this study; None where they do."""
-        others = sorted({name for name in names if name != (self._name or names[0])})
-        if not others:
-            self._name = self._name or names[0]
-            return None
         wanted = self._name or names[0]
-        return f"it is a {' and a '.join(others)}, and time budgets of this study are for a {wanted}"
+        others = sorted(set(names) - {wanted})
+        if others:
+            return f"it is a {' and a '.join(others)}, and time budgets of this study are for a {wanted}"
+        self._name = wanted
+        return None
 
 
 def device_of(records: Iterable[TrialRecord]) -> str | None:

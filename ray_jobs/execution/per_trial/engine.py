@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_jobs.execution.nodes.admission import TOKEN_FILE, expected_of
+from ray_jobs.execution.nodes.admission import expected_at
 from ray_jobs.execution.nodes.storage import StudyStorage
 from ray_jobs.execution.nodes.timed_device import TimedDevice
 from ray_jobs.execution.outcome import Collected
@@ -54,8 +53,6 @@ class PerTrialEngine:
         timed_device: TimedDevice | None = None,
     ) -> None:
         self._storage, self._folder = StudyStorage(storage), folder
-        token = uuid.uuid4().hex
-        self._storage.write(TOKEN_FILE, token.encode())
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         remote: Any = ray.remote
         self.board: Any = (
@@ -67,7 +64,7 @@ class PerTrialEngine:
             ledger=f"ledger-{name}",
             namespace=ray.get_runtime_context().namespace,
             storage=storage,
-            expected=expected_of(int(resources.get("GPU", 0)), content, token),
+            expected=expected_at(self._storage, resources, content),
             resources=resources,
             workers=workers,
             may_grow=may_grow,

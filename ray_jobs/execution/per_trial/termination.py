@@ -17,6 +17,8 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 #: Seconds after which a process that was told to end does, whatever it is at: a checkpoint takes less.
 GRACE_SECONDS = 20.0
+#: Why such a process ends.
+TOLD_TO_END = "its process was told to end (SIGTERM)"
 #: The exit code of a process that SIGTERM has ended.
 TERMINATED_EXIT = 128 + signal.SIGTERM
 

@@ -25,7 +25,7 @@ from ray_jobs.execution.outcome import JobOutcome
 from ray_jobs.execution.per_trial.ledger import Place
 from ray_jobs.execution.per_trial.saving import SavingTimes
 from ray_jobs.execution.per_trial.stored_files import attempt_folder, stored_adapter, trunk_file
-from ray_jobs.execution.per_trial.termination import TERMINATION, TerminatedError
+from ray_jobs.execution.per_trial.termination import TERMINATION, TOLD_TO_END, TerminatedError
 from ray_jobs.execution.per_trial.watchdog import Patience, Watchdog
 from ray_jobs.execution.standings import EvaluationKey
 from ray_jobs.records.faults import FaultKind
@@ -193,8 +193,7 @@ class _Attempt:
 
     def _ended_untimely(self) -> None:
         """There was no step, at whose end it would have left a checkpoint."""
-        reason = "its process was told to end (SIGTERM)"
-        self._heard.fault("preemption", reason, self._place, timeout=FAREWELL_SECONDS)
+        self._heard.fault("preemption", TOLD_TO_END, self._place, timeout=FAREWELL_SECONDS)
 
     def _hung(self, reason: str, stacks: str) -> None:
         """Leaves a stack dump, and tells why this process is about to end."""
@@ -258,7 +257,7 @@ class _Attempt:
         mode = CheckpointUploadMode.SYNC if self._times.urgent else CheckpointUploadMode.ASYNC
         ray.train.report({}, handed, checkpoint_upload_mode=mode, delete_local_checkpoint_after_upload=True)
         if self._times.ending:
-            raise TerminatedError("its process was told to end (SIGTERM)")
+            raise TerminatedError(TOLD_TO_END)
 
     def _leave(self, outcome: JobOutcome, fetched: set[str]) -> None:
         """Uploads base scores, a trunk's checkpoint, adapter, tables and the outcome, and closes the job."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ray.train import RunConfig as TrainRunConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from grit.config.run_config import RunConfig
-from ray_jobs.execution.nodes.admission import TOKEN_FILE, Expected, expected_of
+from ray_jobs.execution.nodes.admission import expected_at
 from ray_jobs.execution.nodes.storage import StudyStorage
 from ray_jobs.execution.nodes.timed_device import TimedDevice
 from ray_jobs.execution.outcome import Collected
@@ -71,13 +70,6 @@ def trainer_of_slot(scaling: ScalingConfig) -> Any:
     return TorchTrainer
 
 
-def _expected(resources: dict[str, float], content: Mapping[str, str], folder: Path) -> Expected:
-    """What workers must be; leaves in the study's folder what they must be able to read."""
-    token = uuid.uuid4().hex
-    StudyStorage(str(folder)).write(TOKEN_FILE, token.encode())
-    return expected_of(int(resources.get("GPU", 0)), content, token)
-
-
 class SlotPool:
     """All slots of a study and their board.
 
@@ -117,7 +109,9 @@ class SlotPool:
             .remote(timed_device)
         )
         ray.get(self.board.expect.remote(slots))
-        expected = None if examined is None else _expected(resources, content, folder)
+        expected = None
+        if examined is not None:
+            expected = expected_at(StudyStorage(str(folder)), resources, content)
         driver = remote(SlotDriver).options(num_cpus=0, scheduling_strategy=here)
         self._drivers: list[Any] = [driver.remote() for _ in range(slots)]
         self._fits: dict[Any, str] = {}
