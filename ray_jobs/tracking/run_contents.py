@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from grit.config.declared_knobs import ALIASES, KNOBS
 from grit.config.run_config import RunConfig
+from grit.config.sections import AuditConfig
 from grit.io.files import Row
 from grit.training.measurements import OBJECTIVES, TRACKED
 from ray_jobs.records.describe import shown_value
@@ -70,15 +71,20 @@ def knob_value(value: float | int | None) -> str:
 
 
 def setting_params(record: TrialRecord) -> dict[str, str]:
-    """Of a setting in one regime."""
-    budget = record.config.budget
-    place = {"regime": budget.regime, "budget": str(budget.amount), "design": record.plan.design}
-    return {**config_params(record.config), **place}
+    """Of a setting in one regime: what decides its results.
+
+    MLflow's compare page opens on the first three that differ: what is only measured beside, and by which
+    design it came to be asked for, would stand before the knobs.
+    """
+    config, budget = record.config, record.config.budget
+    decisive = config_params(config.changed(audits=AuditConfig()))
+    return {**decisive, "regime": budget.regime, "budget": str(budget.amount)}
 
 
 def trial_params(record: TrialRecord) -> dict[str, str]:
     """Of a trial."""
-    return {**setting_params(record), "seed": str(record.plan.seed)}
+    place = {"design": record.plan.design, "seed": str(record.plan.seed)}
+    return {**setting_params(record), **config_params(record.config), **place}
 
 
 def setting_name(record: TrialRecord) -> str:
@@ -173,10 +179,14 @@ def mark_tags(marks: SettingMarks) -> dict[str, str]:
 
 
 def setting_points(marks: SettingMarks, at: int) -> list[MetricPoint]:
-    """A setting's means with their intervals, at its number of seeds."""
-    numbers: dict[str, float | None] = {"n": marks.seeds, "front_probability": marks.front_probability}
+    """A setting's means with their intervals, at its number of seeds.
+
+    The compare page opens on the first.
+    """
+    numbers: dict[str, float | None] = {}
     for name, aggregate in marks.objectives.items():
         numbers |= {name: aggregate.mean, f"{name}.low": aggregate.low, f"{name}.high": aggregate.high}
+    numbers |= {"n": marks.seeds, "front_probability": marks.front_probability}
     return [
         MetricPoint(name, float(value), at, marks.seeds)
         for name, value in numbers.items()

@@ -23,7 +23,7 @@ from ray_jobs.design.points import Point
 from ray_jobs.tracking import mlflow_tracker
 from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.mlflow_tracker import MlflowTracker
-from ray_jobs.tracking.run_contents import CURVE_POINTS
+from ray_jobs.tracking.run_contents import CURVE_POINTS, setting_params, setting_points, trial_params
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -89,6 +89,20 @@ def test_a_study_is_a_parent_with_one_nested_run_per_trial(uri, tmp_path, monkey
     paths = {a.path for a in client.list_artifacts(parents[0].info.run_id)}
     assert paths == {"front_step.json", "front_time.json", "report.md"}
     assert {r.info.status for r in runs} <= {"FINISHED", "FAILED"}
+
+
+def test_settings_differ_in_what_was_set_and_quality_comes_first():
+    """MLflow's compare page opens on the first parameters that differ, by the alphabet, and a metric."""
+    default, other = planned(study(seeds=(41,), regimes=("step",), search_points=1))[1:3]
+    assert default.plan.overrides != other.plan.overrides
+    watched = default.changed(design="ladder", config=default.config.changed(ladder=(0.9,)))
+    ours, others = setting_params(watched), setting_params(other)
+    differing = sorted(name for name in ours if ours[name] != others[name])
+    assert differing and set(differing) <= {"T", "lambda", "tau"}
+    assert trial_params(watched)["ladder"] != trial_params(other)["ladder"]
+    assert trial_params(watched)["design"] == "ladder"
+    (marks,) = marks_of([ended(default)]).settings
+    assert setting_points(marks, 0)[0].name == "quality"
 
 
 def test_what_decided_a_run_is_a_param_what_it_read_is_an_input(uri, tmp_path, monkeypatch):
