@@ -7,7 +7,7 @@ INSTALL := $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-
 # A third of all that is installed.
 NEVER_IMPORTED := '/(tests?|rllib|databricks|nltk|transformers/models/(?!auto|llama|gpt2))/'
 
-.PHONY: sweep smoke smollm2 audit test test-slow test-cluster lint docs clean
+.PHONY: sweep smoke smollm2 audit test test-slow test-cluster test-browser lint docs clean
 .DEFAULT_GOAL := sweep
 
 $(READY): pyproject.toml constraints.txt
@@ -41,6 +41,14 @@ lint: $(READY)
 # Also what takes longer than a minute: more failures that are made to happen, autoscaling, real data.
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m "slow and not gpu and not browser" $(ARGS)
+
+$(VENV)/.browser: $(READY)
+	$(INSTALL) --editable ".[browser]"
+	@touch $@
+
+# What people see: MLflow's pages and the report in Qt's Chromium, a wheel of some 300 MB. Pictures go to $$GRIT_SCREENSHOTS.
+test-browser: $(VENV)/.browser
+	$(VENV)/bin/python -m pytest -m browser $(ARGS)
 
 # Ray's own engine on fake nodes to which something happens: killed, drained, hung, without their GPU. Each prints its counts.
 test-cluster: $(READY)

@@ -1,13 +1,15 @@
-"""What the verdicts are worth: studies with a known truth, decided seed by seed.
+"""What the verdicts are worth: studies with a known truth, and a recorded one, decided seed by seed.
 
     python benchmarks/verdicts.py [--studies 200]
 
 Scores are drawn with the variances that were measured of the embedded default's step-matched trials. Four
 truths: `null`, where no setting differs; `null, noisy`, with the larger variances of time-matched trials on
 shared cores; `one worse`, where one damping is four tolerances worse; `measured`, with the differences that
-such a study measured. Each study grows as `--decide` lets it, by the same code. A fixed design judges every
-contrast from its own values (Student's t on its seeds), as before; it needs the number of seeds with which it
-decides the same share.
+such a study measured. `recorded` replays a real study with many seeds (benchmarks/recorded/study.npz), whose
+seeds come in another order each time; its truth is what all of its seeds together decide, each contrast
+alone. Each study grows as `--decide` lets it, by the same code. A fixed design judges every contrast from its
+own values (Student's t on its seeds), as before; it needs the number of seeds with which it decides the same
+share.
 
 Ends in one line of JSON: the share of verdicts in reach that are decided, false verdicts per family, trials
 over those of the fixed design, and how often studies leave a default or call a knob tuning-sensitive.
@@ -17,70 +19,43 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import t
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import builders  # noqa: E402 - the tests' maker of records
-
-from analysis.evidence.corrected import FORGETTING_TOLERANCE  # noqa: E402
-from analysis.evidence.noise import RegimeNoise  # noqa: E402
-from analysis.evidence.point_summary import PointSummary, summarize_points  # noqa: E402
-from analysis.stats.decisions import ERROR_RATE, Looks, Outcome  # noqa: E402
-from analysis.stats.pooled_noise import NoiseModel, SettingScores  # noqa: E402
-from analysis.studies.sensitivity.bands import Band, SettingVerdict  # noqa: E402
-from analysis.studies.sensitivity.criteria import (  # noqa: E402
-    NEAR_BEST,
-    RETENTION,
-    Criterion,
-    Judged,
-    criteria_of,
+from study_worlds import (
+    CENTER,
+    MOST_SEEDS_DRAWN,
+    NOISY,
+    OAT,
+    QUALITY,
+    RECORDED,
+    TOLERANCE,
+    Truth,
+    World,
+    designed,
+    drawn,
+    recorded,
 )
-from analysis.studies.sensitivity.growth import worth_of_seeds  # noqa: E402
-from analysis.studies.sensitivity.one_at_a_time import default_point, knob_value, sweep_of  # noqa: E402
-from analysis.studies.sensitivity.recommend import picked  # noqa: E402
-from grit.config.declared_knobs import KNOBS  # noqa: E402
-from grit.tasks.metrics import tolerance_of  # noqa: E402
-from ray_jobs.design.points import one_at_a_time  # noqa: E402
-from ray_jobs.records.sequential import FIRST_SEEDS, MOST_SEEDS, SHARED_SEEDS  # noqa: E402
+
+from analysis.evidence.corrected import FORGETTING_TOLERANCE
+from analysis.evidence.noise import RegimeNoise
+from analysis.evidence.point_summary import PointSummary
+from analysis.stats.decisions import ERROR_RATE, Looks, Outcome
+from analysis.stats.pooled_noise import NoiseModel
+from analysis.studies.sensitivity.bands import Band, SettingVerdict
+from analysis.studies.sensitivity.criteria import NEAR_BEST, RETENTION, Criterion, Judged, criteria_of
+from analysis.studies.sensitivity.growth import worth_of_seeds
+from analysis.studies.sensitivity.one_at_a_time import knob_value, sweep_of
+from analysis.studies.sensitivity.recommend import picked
+from grit.config.declared_knobs import KNOBS
+from ray_jobs.records.sequential import FIRST_SEEDS, MOST_SEEDS, SHARED_SEEDS
 
 MAX_TRIALS = 40
-#: Seeds of the largest fixed design that is looked at.
-MOST_FIXED = 40
-TOLERANCE = tolerance_of("answer_logprob")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    """Standard deviations of one metric's parts, and how many items it has."""
-
-    seed: float
-    seed_setting: float
-    item: float
-    item_setting: float
-    rest: float
-    items: int
-
-
-#: As measured of the embedded default: quality is the log-likelihood of answers, in nats per token.
-QUALITY = Noise(seed=0.025, seed_setting=0.006, item=0.055, item_setting=0.018, rest=0.04, items=100)
-FORGETTING = Noise(seed=0.012, seed_setting=0.0045, item=0.065, item_setting=0.019, rest=0.031, items=60)
-#: Of time-matched trials, whose steps follow the clock.
-NOISY = replace(QUALITY, seed=0.031, seed_setting=0.016)
-#: Overhead and footprint of a trial: mean, and standard deviation over trials.
-OVERHEAD, FOOTPRINT = (0.025, 0.001), (0.82, 0.01)
-
-OAT = {"tau": (0.9, 0.999), "T": (5, 40), "lambda": (1e-4, 1e-1)}
-#: Differences to the default, by knob and value: quality, forgetting.
-Truth = Mapping[tuple[str, float], tuple[float, float]]
+#: The row of the replays.
+RECORDED_ROW = "recorded"
 TRUTHS: dict[str, Truth] = {
     "null": {},
     "null, noisy": {},
@@ -94,96 +69,6 @@ TRUTHS: dict[str, Truth] = {
         ("lambda", 1e-1): (0.035, 0.026),
     },
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """One simulated study: everything that its trials would show, drawn beforehand."""
-
-    points: tuple[PointSummary, ...]
-    quality: dict[str, np.ndarray]
-    forgetting: dict[str, np.ndarray]
-    overhead: dict[str, np.ndarray]
-    footprint: dict[str, np.ndarray]
-
-    def cut(self, counts: Mapping[str, int]) -> tuple[list[PointSummary], RegimeNoise]:
-        """What is known with so many seeds of each setting."""
-        points = []
-        for point in self.points:
-            run = point.records[: counts[point.point_id]]
-            points.append(replace(point, records=run, planned_trials=run))
-        even = np.full(QUALITY.items, 1 / QUALITY.items)
-        quality = _model(points, self.quality, even)
-        forgetting = _model(points, self.forgetting, np.full(FORGETTING.items, 1 / FORGETTING.items))
-        return points, RegimeNoise(
-            quality=quality,
-            answers=quality,
-            forgetting=forgetting,
-            overhead=_model(points, self.overhead, np.ones(1)),
-            footprint=_model(points, self.footprint, np.ones(1)),
-        )
-
-
-def _model(
-    points: Sequence[PointSummary], values: Mapping[str, np.ndarray], weights: np.ndarray
-) -> NoiseModel:
-    scores = {}
-    for point in points:
-        count = len(point.records)
-        scores[point.point_id] = SettingScores(
-            seeds=tuple(range(count)), values=values[point.point_id][:count]
-        )
-    return NoiseModel(scores=scores, weights=weights)
-
-
-def made_points() -> tuple[PointSummary, ...]:
-    """The control and the one-at-a-time design, with records for every seed."""
-    study = builders.study(
-        seeds=range(MOST_FIXED),
-        regimes=("step",),
-        oat=one_at_a_time(builders.CENTER, OAT),
-        quality="answer_logprob",
-    )
-    records = [builders.ended(r, quality_metric="answer_logprob") for r in builders.planned(study)]
-    return tuple(summarize_points(records))
-
-
-def drawn(
-    points: Sequence[PointSummary], truth: Truth, quality: Noise, generator: np.random.Generator
-) -> World:
-    """A study's scores: the control is as the default."""
-    shifts = {}
-    for point in points:
-        shift = (0.0, 0.0)
-        for (knob, value), difference in truth.items():
-            if point.config.uses_grit and point.config.setting(knob) == value:
-                shift = difference
-        shifts[point.point_id] = shift
-    return World(
-        points=tuple(points),
-        quality=_scores({name: s[0] for name, s in shifts.items()}, quality, generator),
-        overhead={name: generator.normal(*OVERHEAD, (MOST_FIXED, 1)) for name in shifts},
-        footprint={name: generator.normal(*FOOTPRINT, (MOST_FIXED, 1)) for name in shifts},
-        forgetting=_scores({name: s[1] for name, s in shifts.items()}, FORGETTING, generator),
-    )
-
-
-def _scores(
-    means: Mapping[str, float], noise: Noise, generator: np.random.Generator
-) -> dict[str, np.ndarray]:
-    seed = generator.normal(0, noise.seed, (MOST_FIXED, 1))
-    item = generator.normal(0, noise.item, (1, noise.items))
-    # The seed x setting deviation that was measured holds the rest term's share in a mean over items.
-    own = np.sqrt(max(0.0, noise.seed_setting**2 - noise.rest**2 / noise.items))
-    scores = {}
-    for name, mean in means.items():
-        parts = (
-            generator.normal(0, own, (MOST_FIXED, 1)),
-            generator.normal(0, noise.item_setting, (1, noise.items)),
-            generator.normal(0, noise.rest, (MOST_FIXED, noise.items)),
-        )
-        scores[name] = mean + seed + item + sum(parts)
-    return scores
 
 
 Verdicts = dict[tuple[str, str], tuple[Criterion, ...]]
@@ -201,9 +86,8 @@ class Grown:
 def grown(world: World) -> Grown:
     """A sequential study."""
     looks = Looks(sequential=True, most_seeds=MOST_SEEDS)
-    center = default_point(world.points, "step")
-    assert center is not None
-    counts = {p.point_id: SHARED_SEEDS if p.is_control or p is center else FIRST_SEEDS for p in world.points}
+    shared = [p.point_id for p in world.points if p.is_control or p is world.center]
+    counts = {p.point_id: SHARED_SEEDS if p.point_id in shared else FIRST_SEEDS for p in world.points}
     while True:
         points, noise = world.cut(counts)
         judged = Judged.of_regime(points, noise, "step", looks)
@@ -212,12 +96,14 @@ def grown(world: World) -> Grown:
         worth = worth_of_seeds(judged, verdicts)
         open_to = [key for key in sorted(worth, key=lambda k: -worth[k]) if counts[key[0]] < MOST_SEEDS]
         if not open_to or sum(counts.values()) >= MAX_TRIALS:
-            left = _left_defaults(verdicts, points, noise)
+            left = _left_defaults(verdicts, points, noise, world.center)
             return Grown(verdicts=verdicts, trials=sum(counts.values()), left=left)
         counts[open_to[0][0]] += 1
 
 
-def _left_defaults(verdicts: Verdicts, points: Sequence[PointSummary], noise: RegimeNoise) -> int:
+def _left_defaults(
+    verdicts: Verdicts, points: Sequence[PointSummary], noise: RegimeNoise, center: PointSummary
+) -> int:
     """How many knobs are advised to leave their default."""
     left = 0
     for knob in KNOBS:
@@ -228,7 +114,7 @@ def _left_defaults(verdicts: Verdicts, points: Sequence[PointSummary], noise: Re
                 SettingVerdict(
                     knob=knob,
                     value=value,
-                    is_default=value == builders.CENTER[knob],
+                    is_default=value == knob_value(center, knob),
                     point=point,
                     criteria=verdicts[knob, point.point_id],
                 )
@@ -237,11 +123,15 @@ def _left_defaults(verdicts: Verdicts, points: Sequence[PointSummary], noise: Re
     return left
 
 
-def answers(truth: Truth) -> dict[tuple[str, str, str], bool]:
-    """The right answer to every question that has noise in it: by criterion, knob and shown value."""
+#: The right answer to a question: by criterion, knob and shown value.
+Answers = dict[tuple[str, str, str], bool]
+
+
+def answers(truth: Truth) -> Answers:
+    """The right answer to every question that has noise in it."""
     right = {}
     for knob, values in OAT.items():
-        sweep = {builders.CENTER[knob]: (0.0, 0.0)}
+        sweep = {CENTER[knob]: (0.0, 0.0)}
         sweep |= {value: truth.get((knob, value), (0.0, 0.0)) for value in values}
         best = max(quality for quality, _ in sweep.values())
         for value, (quality, forgetting) in sweep.items():
@@ -265,16 +155,16 @@ class Tally:
     sensitive: int = 0
     left: int = 0
 
-    def add(self, study: Grown, points: Mapping[str, PointSummary], truth: Truth) -> None:
-        """One study."""
+    def add(self, study: Grown, points: Mapping[str, PointSummary], right: Answers) -> None:
+        """One study; what `right` does not answer can be decided either way."""
         verdicts = study.verdicts
-        right, wrong = answers(truth), {NEAR_BEST: False, RETENTION: False}
+        wrong = {NEAR_BEST: False, RETENTION: False}
         for (knob, name), criteria in verdicts.items():
             value = str(points[name].config.setting(knob))
             for criterion in criteria:
                 if criterion.name not in wrong or criterion.decision is None:
                     continue
-                self._one(criterion.outcome, criterion, right[criterion.name, knob, value], wrong)
+                self._one(criterion.outcome, criterion, right.get((criterion.name, knob, value)), wrong)
         self.studies += 1
         self.trials += study.trials
         self.left += bool(study.left)
@@ -284,66 +174,131 @@ class Tally:
             failed = [any(c.outcome == "fail" for c in v) for (k, _), v in verdicts.items() if k == knob]
             self.sensitive += 2 * sum(failed) > len(failed)
 
-    def _one(self, outcome: Outcome, criterion: Criterion, right: bool, wrong: dict[str, bool]) -> None:
+    def _one(
+        self, outcome: Outcome, criterion: Criterion, right: bool | None, wrong: dict[str, bool]
+    ) -> None:
         is_decided = outcome in ("pass", "fail")
         reach = outcome != "out of reach"
         self.asked += 1
         self.decided += is_decided
         self.in_reach += reach
         self.decided_in_reach += is_decided and reach
-        if is_decided and (outcome == "pass") != right:
+        if is_decided and right is not None and (outcome == "pass") != right:
             wrong[criterion.name] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a fixed design asks of one contrast: whether it lies above minus the tolerance.
+
+    Attributes:
+        key: criterion, knob and shown value.
+        differences: by seed and item; more is better.
+    """
+
+    key: tuple[str, str, str]
+    differences: np.ndarray
+    weights: np.ndarray
+    tolerance: float
+
+    def by_seed(self, seeds: int) -> np.ndarray:
+        """Means over items of the first seeds."""
+        means: np.ndarray = self.differences[:seeds] @ self.weights
+        return means
+
+    def decision(self, seeds: int) -> bool | None:
+        """Student's t on the first seeds: above, below, or not told."""
+        above = self.by_seed(seeds) + self.tolerance
+        error = above.std(ddof=1) / np.sqrt(seeds)
+        if abs(above.mean()) < t.isf(ERROR_RATE / 6, seeds - 1) * error:
+            return None
+        return bool(above.mean() >= 0)
+
+
+def questions(world: World, seeds: int) -> list[Question]:
+    """All that a fixed design with so many seeds asks: the best setting is the best of its own seeds."""
+    asked = []
+    for knob in KNOBS:
+        sweep = sweep_of(world.points, knob, "step")
+        best = max(sweep, key=lambda p: _mean(world.noise.quality, p, seeds))
+        for point in sweep:
+            value = str(point.config.setting(knob))
+            rivals = (
+                (NEAR_BEST, world.noise.quality, best, TOLERANCE, 1.0),
+                (RETENTION, world.noise.forgetting, world.center, FORGETTING_TOLERANCE, -1.0),
+            )
+            for name, model, rival, tolerance, sign in rivals:
+                if point is not rival:
+                    values = [model.scores[each.point_id].values for each in (point, rival)]
+                    asked.append(
+                        Question(
+                            key=(name, knob, value),
+                            differences=sign * (values[0] - values[1]),
+                            weights=model.weights,
+                            tolerance=tolerance,
+                        )
+                    )
+    return asked
+
+
+def _mean(model: NoiseModel, point: PointSummary, seeds: int) -> float:
+    return float((model.scores[point.point_id].values[:seeds] @ model.weights).mean())
+
+
+def decided_by_all(world: World) -> Answers:
+    """What all seeds of a recorded study decide, each contrast alone; what they do not decide is left out.
+
+    The best setting of all seeds is near the best by definition.
+    """
+    right: Answers = {}
+    for knob in KNOBS:
+        sweep = sweep_of(world.points, knob, "step")
+        best = max(sweep, key=lambda p: _mean(world.noise.quality, p, world.seeds))
+        right[NEAR_BEST, knob, str(best.config.setting(knob))] = True
+    for question in questions(world, world.seeds):
+        decision = question.decision(world.seeds)
+        if decision is not None:
+            right[question.key] = decision
+    return right
 
 
 def fixed_share(world: World, seeds: int) -> float:
     """Share of the same questions that each contrast alone decides, with so many seeds of every setting."""
-    center = default_point(world.points, "step")
-    assert center is not None
-    level = ERROR_RATE / 6
-    decided, asked = 0, 0
-    for knob in KNOBS:
-        sweep = sweep_of(world.points, knob, "step")
-        best = max(sweep, key=lambda p: float(world.quality[p.point_id][:seeds].mean()))
-        for point in sweep:
-            pairs = (
-                (world.quality, best, TOLERANCE, 1.0),
-                (world.forgetting, center, FORGETTING_TOLERANCE, -1.0),
-            )
-            for values, reference, tolerance, sign in pairs:
-                if point is reference:
-                    continue
-                asked += 1
-                decided += _alone(
-                    sign * (values[point.point_id] - values[reference.point_id])[:seeds], tolerance, level
-                )
-    return decided / asked
-
-
-def _alone(differences: np.ndarray, tolerance: float, level: float) -> bool:
-    by_seed = differences.mean(axis=1)
-    error = by_seed.std(ddof=1) / np.sqrt(len(by_seed))
-    return bool(abs(by_seed.mean() + tolerance) >= t.isf(level, len(by_seed) - 1) * error)
+    return float(np.mean([question.decision(seeds) is not None for question in questions(world, seeds)]))
 
 
 def seeds_of_fixed(worlds: Sequence[World], share: float) -> int:
     """With how many seeds a fixed design decides this share, on the mean over some worlds."""
-    for seeds in range(2, MOST_FIXED):
+    most = worlds[0].seeds
+    for seeds in range(2, most):
         if np.mean([fixed_share(world, seeds) for world in worlds]) >= share:
             return seeds
-    return MOST_FIXED
+    return most
 
 
-def run(name: str, studies: int, points: Sequence[PointSummary]) -> dict[str, Any]:
+def simulated(name: str) -> tuple[Callable[[np.random.Generator], World], Answers]:
+    """Draws studies of one truth; with the right answers."""
+    points = designed(CENTER, OAT, MOST_SEEDS_DRAWN)
+    quality = NOISY if name == "null, noisy" else QUALITY
+    return lambda generator: drawn(points, TRUTHS[name], quality, generator), answers(TRUTHS[name])
+
+
+def replayed() -> tuple[Callable[[np.random.Generator], World], Answers]:
+    """The recorded study with its seeds in another order; with what all of them decide."""
+    whole = recorded(RECORDED)
+    return whole.shuffled, decided_by_all(whole)
+
+
+def run(make: Callable[[np.random.Generator], World], right: Answers, studies: int) -> dict[str, Any]:
     """All studies of one truth."""
     generator, tally = np.random.default_rng(17), Tally()
-    by_id = {point.point_id: point for point in points}
     worlds = []
     for _ in range(studies):
-        quality = NOISY if name == "null, noisy" else QUALITY
-        worlds.append(drawn(points, TRUTHS[name], quality, generator))
-        tally.add(grown(worlds[-1]), by_id, TRUTHS[name])
+        worlds.append(make(generator))
+        by_id = {point.point_id: point for point in worlds[-1].points}
+        tally.add(grown(worlds[-1]), by_id, right)
     share = tally.decided / tally.asked
-    fixed = seeds_of_fixed(worlds[:20], share) * len(points)
+    fixed = seeds_of_fixed(worlds[:20], share) * len(worlds[0].points)
     return {
         "studies": studies,
         "decided": share,
@@ -362,10 +317,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Verdicts on studies with a known truth.")
     parser.add_argument("--studies", type=int, default=200)
     options = parser.parse_args()
-    points = made_points()
     rows = {}
-    for name in TRUTHS:
-        rows[name] = run(name, options.studies, points)
+    for name in (*TRUTHS, RECORDED_ROW):
+        make, right = replayed() if name == RECORDED_ROW else simulated(name)
+        rows[name] = run(make, right, options.studies)
         print(name, {key: round(value, 3) for key, value in rows[name].items()}, flush=True)
     print(json.dumps({"benchmark": "verdicts", **rows}))
 

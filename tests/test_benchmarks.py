@@ -1,12 +1,17 @@
 """Every benchmark runs, as small as it can be, and ends in one line of JSON."""
 
+import importlib
 import json
 import runpy
 import sys
 
+import numpy as np
 import pytest
 from builders import study_folder
 from conftest import ROOT
+
+from analysis.evidence.load import load_study
+from analysis.evidence.point_summary import quality_matrix, summarize_points
 
 SMALL = {
     "analysis_scale": ("--records", "20", "--resumed", "20"),
@@ -23,7 +28,7 @@ SMALL = {
     "trunks": ("--steps", "16", "--values", "1"),
 }
 #: Those with a test of their own.
-ON_THEIR_OWN = ("mlflow_overhead", "record_curves", "track")
+ON_THEIR_OWN = ("mlflow_overhead", "record_curves", "study_worlds", "track")
 
 
 @pytest.fixture
@@ -57,6 +62,26 @@ def test_the_cost_of_mlflow(last_line, tmp_path):
     study_folder(tmp_path / "s")
     (tmp_path / "s" / "report.html").write_text("page")
     assert last_line("mlflow_overhead", str(tmp_path / "s"))["trials"] == 20
+
+
+def test_a_real_study_is_kept_and_replayed(last_line, tmp_path, monkeypatch):
+    records = study_folder(tmp_path / "s", seeds=range(3), quality="answer_logprob", regimes=("step",))
+    kept = tmp_path / "kept.npz"
+    said = last_line("study_worlds", str(tmp_path / "s"), "--output", str(kept))
+    assert said == {"benchmark": "study_worlds", "settings": 5, "seeds": 3}
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    study_worlds = importlib.import_module("study_worlds")
+    world = study_worlds.recorded(kept)
+    data = load_study(tmp_path / "s")
+    for point in summarize_points(records):
+        kept_as = next(p for p in world.points if p.knob_texts() == point.knob_texts())
+        values = world.noise.quality.scores[kept_as.point_id].values
+        np.testing.assert_allclose(values, quality_matrix(data, point), rtol=1e-6)
+    again = world.shuffled(np.random.default_rng(0)).noise.quality
+    for name, of_setting in world.noise.quality.scores.items():
+        np.testing.assert_allclose(
+            np.sort(again.scores[name].values, axis=0), np.sort(of_setting.values, axis=0)
+        )
 
 
 def test_curves_are_recorded(last_line, tmp_path):

@@ -19,7 +19,7 @@ FORBIDDEN = {
 #: One vendor behind one file (or, for Ray, behind the files that run on it).
 OWNERS = {
     "peft": {
-        "grit/adapters/peft_adapters.py",
+        *(f"grit/adapters/{name}.py" for name in ("peft_adapters", "quick_import")),
         *(f"grit/methods/{name}.py" for name in ("adalora", "initialized_by_data", "lora")),
         *(f"grit/methods/{name}.py" for name in ("optimizers", "peft_tuners")),
     },

@@ -3,19 +3,20 @@
 Pure functions on (seeds, items) matrices.
 
 At the measured means a frontier's quality at some forgetting is a weighted sum of two of its points, so the
-gap is a mean over seeds and examples like any other difference, and gets the same interval
-(analysis/stats/estimates.py); what is uncertain in forgetting enters with the frontier's slope.
+gap is a mean over seeds and examples like any other difference; what is uncertain in forgetting enters with
+the frontier's slope.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from analysis.stats.arrays import Floats
-from analysis.stats.estimates import Estimate, estimate
+from analysis.stats.pooled_noise import Contrast, SettingScores, verdict_of
+from analysis.stats.unlike import unlike_means
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +82,8 @@ class Gap:
     And minus that of the frontier's next harsher point (None: there is none).
     """
 
-    chord: Estimate
-    harsher: Estimate | None
+    chord: Contrast
+    harsher: Contrast | None
 
     def verdict(self, p_value: float) -> str:
         """`above` only where the next harsher point is beaten too.
@@ -92,20 +93,27 @@ class Gap:
         Args:
             p_value: of the chord's gap, corrected for how many gaps are looked at.
         """
-        if p_value > 0.05 or self.chord.verdict() == "inconclusive":
-            return "inconclusive"
-        if self.chord.verdict() == "worse":
+        chord = verdict_of(self.chord.mean, p_value)
+        if chord == "inconclusive":
+            return chord
+        if chord == "worse":
             return "below LoRA's frontier"
         if self.harsher is None:
             return "better than LoRA anywhere, and harsher"
-        return (
-            "above LoRA's frontier"
-            if self.harsher.verdict() == "better"
-            else "above the chord, within the gap of LoRA's grid"
-        )
+        if verdict_of(self.harsher.mean, self.harsher.p_value) == "better":
+            return "above LoRA's frontier"
+        return "above the chord, within the gap of LoRA's grid"
 
 
-def gap_to(point: SettingValues, frontier: Sequence[SettingValues], untuned: Floats) -> Gap:
+@dataclass(frozen=True, kw_only=True)
+class GapValues:
+    """What a point's `Gap` is the mean of: (seeds, examples) each."""
+
+    chord: Floats
+    harsher: Floats | None
+
+
+def gap_values(point: SettingValues, frontier: Sequence[SettingValues], untuned: Floats) -> GapValues:
     """All with the same seeds, examples and documents.
 
     `untuned` is the model's quality before training, (examples,).
@@ -126,14 +134,35 @@ def gap_to(point: SettingValues, frontier: Sequence[SettingValues], untuned: Flo
         return zero if index is None else frontier[index].by_seed
 
     if segment.harsh is None:
-        return Gap(chord=estimate(point.quality - quality(segment.gentle)), harsher=None)
+        return GapValues(chord=point.quality - quality(segment.gentle), harsher=None)
     there = (1 - segment.weight) * quality(segment.gentle) + segment.weight * quality(segment.harsh)
     astray = (
         point.by_seed
         - (1 - segment.weight) * forgetting(segment.gentle)
         - segment.weight * forgetting(segment.harsh)
     )
-    return Gap(
-        chord=estimate(point.quality - there - segment.slope * astray[:, None]),
-        harsher=estimate(point.quality - quality(segment.harsh)),
+    return GapValues(
+        chord=point.quality - there - segment.slope * astray[:, None],
+        harsher=point.quality - quality(segment.harsh),
     )
+
+
+def gaps_of(values: Mapping[str, GapValues]) -> dict[str, Gap]:
+    """Gaps of points to one frontier, of the noise of all of them together but for erratic ones.
+
+    What the frontier does with a seed is common to all gaps; what a point does with it is its own, and
+    estimated from all of them (analysis/stats/unlike.py).
+    """
+    chords = _means({name: one.chord for name, one in values.items()})
+    harsher = _means({name: one.harsher for name, one in values.items() if one.harsher is not None})
+    return {name: Gap(chord=chord, harsher=harsher.get(name)) for name, chord in chords.items()}
+
+
+def _means(matrices: Mapping[str, Floats]) -> dict[str, Contrast]:
+    scores = {}
+    for name, matrix in matrices.items():
+        scores[name] = SettingScores(seeds=tuple(range(len(matrix))), values=matrix)
+    if not scores:
+        return {}
+    examples = next(iter(matrices.values())).shape[1]
+    return unlike_means(scores, np.full(examples, 1 / examples))

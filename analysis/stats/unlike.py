@@ -50,9 +50,7 @@ def unlike_contrasts(
     bounds: tuple[float, float],
 ) -> list[Contrast]:
     """The first of each pair less the second: of the model of all that are alike, or of those two alone."""
-    seeds = {one.seeds for one in scores.values()}
-    apart = set(erratic(scores, weights)) if len(seeds) == 1 else set()
-    alike = {name: one for name, one in scores.items() if name not in apart} or dict(scores)
+    apart, alike = _parted(scores, weights)
     together = NoiseModel(scores=alike, weights=weights, bounds=bounds)
     contrasts = []
     for name, reference in pairs:
@@ -62,6 +60,26 @@ def unlike_contrasts(
             model = NoiseModel(scores=pair, weights=weights, bounds=bounds)
         contrasts.append(model.difference(name, reference))
     return contrasts
+
+
+def unlike_means(scores: Mapping[str, SettingScores], weights: Floats) -> dict[str, Contrast]:
+    """Every setting's mean: of the model of all that are alike, or of that one alone."""
+    apart, alike = _parted(scores, weights)
+    together = NoiseModel(scores=alike, weights=weights)
+    means = {}
+    for name, one in scores.items():
+        model = NoiseModel(scores={name: one}, weights=weights) if name in apart else together
+        means[name] = model.mean(name)
+    return means
+
+
+def _parted(
+    scores: Mapping[str, SettingScores], weights: Floats
+) -> tuple[set[str], dict[str, SettingScores]]:
+    """Names of the erratic ones, and the scores of the others."""
+    seeds = {one.seeds for one in scores.values()}
+    apart = set(erratic(scores, weights)) if len(seeds) == 1 else set()
+    return apart, {name: one for name, one in scores.items() if name not in apart} or dict(scores)
 
 
 def _without_medians(means: Floats) -> Floats:

@@ -161,14 +161,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Namespace) -> int:
-    from grit.cli.show import measures_table
-    from grit.cli.single_run import open_run, train_into
-    from grit.cli.watching import RunDisplay, evaluation_bar
-    from grit.runtime.allocator import keep_freed_memory
-    from grit.training.workbench import Workbench
-
+    config = run_configuration(arguments)
     with passing("checking the task and the model"):
-        config = run_configuration(arguments)
+        # With torch: what cannot be used has been refused by now.
+        from grit.cli.show import measures_table
+        from grit.cli.single_run import open_run, train_into
+        from grit.cli.watching import RunDisplay, evaluation_bar
+        from grit.runtime.allocator import keep_freed_memory
+        from grit.training.workbench import Workbench
+
         record = open_run(arguments.output, config, resume=arguments.resume)
     if record.status == "planned":
         keep_freed_memory()

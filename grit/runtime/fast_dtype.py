@@ -10,8 +10,6 @@ import json
 import platform
 import time
 
-import torch
-
 from grit.config.sections import Dtype
 from grit.io.cache import cache_folder
 from grit.io.files import write_atomically
@@ -26,6 +24,8 @@ def fast_dtype() -> Dtype:
 
     Kept in the cache: two calls on one machine never differ, and a study can be resumed.
     """
+    import torch
+
     if torch.cuda.is_available():
         return "bfloat16"
     kept = cache_folder() / f"dtype-{platform.node()}.json"
@@ -40,6 +40,7 @@ def fast_dtype() -> Dtype:
 
 def step_seconds(dtype: Dtype) -> float:
     """The fastest of a few forward and backward passes through two decoder layers and a head, on one core."""
+    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     threads = torch.get_num_threads()

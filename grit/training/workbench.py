@@ -14,6 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import grit.adapters.quick_import  # noqa: F401
+
+# isort: split
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 

@@ -19,6 +19,8 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[None]:
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
+    # Tune would write each trial's results a second to a fourth time, and import torch here for TensorBoard.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     before = {name: os.environ.get(name) for name in PLACE_VARIABLES}
     connect(address, verbose=verbose)
     import ray

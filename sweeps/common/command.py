@@ -40,7 +40,7 @@ from ray_jobs.tracking.tracker import Tracker
 from sweeps.common.conclusion import address_lines, conclude
 from sweeps.common.dry_run import neighbours_of, show_plan
 from sweeps.common.local_costs import time_budget
-from sweeps.common.plan_forecast import PlanForecast
+from sweeps.common.plan_forecast import PlanForecast, unheard
 from sweeps.common.request import StudyRequest
 from sweeps.common.run_options import run_options
 from sweeps.common.study_options import ExecutionOptions, SearchOptions
@@ -58,10 +58,6 @@ class Content:
     metric: str
     sizes: dict[str, int]
     documents: list[str]
-
-
-def unheard(_plan: PlanForecast) -> None:
-    """Nobody asks what a dry run predicts."""
 
 
 def run_study(

@@ -162,3 +162,7 @@ def _time_and_money(seconds: float, gpu_hours: float, usd_per_gpu_hour: float) -
         return words
     cost = gpu_hours * usd_per_gpu_hour
     return f"{words}, {gpu_hours:.1f} GPU-hours, about ${cost:,.0f} at ${usd_per_gpu_hour:g} each"
+
+
+def unheard(_plan: PlanForecast) -> None:
+    """Nobody asks what a dry run predicts."""

@@ -19,8 +19,7 @@ from ray_jobs.design.points import Point
 from ray_jobs.design.search_space import Search
 from ray_jobs.design.study_presets import PresetOf, preset
 from ray_jobs.design.study_spec import StudySpec, read_spec
-from sweeps.common.command import content_of, run_study, unheard
-from sweeps.common.plan_forecast import PlanForecast
+from sweeps.common.plan_forecast import PlanForecast, unheard
 from sweeps.common.request import CommandLine, StudyRequest, check_points_act, idle_sentences, resolve
 from sweeps.common.study_options import KNOB_OPTIONS, DesignOptions, ExecutionOptions, SearchOptions
 
@@ -116,6 +115,8 @@ class StudyScript:
         Raises:
             ConfigError: a value that cannot be used.
         """
+        from sweeps.common.command import content_of
+
         request = self.request(self.read(argv)[0])
         guess = request.preset.costs.step_seconds * request.budget_steps
         content = content_of(request.base, ask_hub=False)
@@ -141,15 +142,18 @@ class StudyScript:
         line = replace(line, execution=replace(line.execution, address=address))
         try:
             self._refuse_what_says_nothing(line)
-            if line.execution.study is not None:
-                spec = self._read_spec(line)
-                return run_study(spec.preset, line.execution, line.search, spec=spec, planned=planned)
-            request = self.request(line)
+            asked = self.request(line) if line.execution.study is None else self._read_spec(line)
+            from sweeps.common.command import (
+                run_study,  # and torch: what cannot be used has been refused by now
+            )
+
+            if isinstance(asked, StudySpec):
+                return run_study(asked.preset, line.execution, line.search, spec=asked, planned=planned)
             return run_study(
-                request.preset_name,
+                asked.preset_name,
                 line.execution,
                 line.search,
-                request=request,
+                request=asked,
                 make=self._study,
                 planned=planned,
             )

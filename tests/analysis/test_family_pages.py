@@ -14,17 +14,11 @@ from analysis.evidence.load import load_study
 from analysis.evidence.point_summary import summarize_points
 from analysis.report import main, rebuild
 from analysis.stats.estimates import Estimate
-from analysis.stats.frontier_gap import gap_to
+from analysis.stats.frontier_gap import gap_values
 from analysis.studies.baselines.areas import area_rows
 from analysis.studies.baselines.field_figure import field_of
 from analysis.studies.baselines.frontier import frontiers
-from analysis.studies.baselines.tuning import (
-    against_frontier,
-    frontier_of,
-    held_out_quality,
-    setting_values,
-    tune,
-)
+from analysis.studies.baselines.tuning import gaps_to_frontier, held_out_quality, setting_values, tune
 from analysis.studies.compression.arms import ALL_DIRECTIONS, AT_K, BY_TAU, GRIT, WHOLE, BestArms, all_arms
 from analysis.studies.small_batch.diagnostics import diagnostics_of
 from analysis.studies.small_batch.regimes import BatchRegimes, GapChange, LostRegime, batch_verdict
@@ -124,9 +118,8 @@ def _check_paths(data, tuned, rows):
     point, reference = tuned["grit"].best, tuned["lora"]
     ends = [setting_values(data, p) for p in reference.settings]
     untuned = data.untuned_values(point.records[0]).values[1::2]
-    by_ends = gap_to(setting_values(data, point), ends, untuned).chord.mean
-    frontier = frontier_of(data, reference)
-    assert against_frontier(data, point, reference, frontier).chord.mean <= by_ends + 1e-12
+    by_ends = gap_values(setting_values(data, point), ends, untuned).chord.mean()
+    assert gaps_to_frontier(data, tuned, reference)["grit"].chord.mean <= by_ends + 1e-12
 
 
 def test_compression(tmp_path, base, bench):

@@ -6,8 +6,9 @@ And how often its interval calls a difference where there is none.
 import numpy as np
 import pytest
 
-from analysis.stats.estimates import Estimate
-from analysis.stats.frontier_gap import Gap, SettingValues, gap_to, segment_at
+from analysis.stats.estimates import estimate
+from analysis.stats.frontier_gap import Gap, SettingValues, gap_values, gaps_of, segment_at
+from analysis.stats.pooled_noise import Contrast
 
 
 def test_a_frontier_is_what_nothing_gentler_beats():
@@ -35,33 +36,68 @@ def _side(quality, forgetting, generator, seeds=3, spread=0.1):
     )
 
 
-def test_a_point_on_the_frontier_is_seldom_told_from_it():
+def _gaps(points, frontier):
+    untuned = np.zeros(60)
+    return gaps_of({name: gap_values(point, frontier, untuned) for name, point in points.items()})
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_points_on_the_frontier_are_seldom_told_from_it(count):
+    """With the noise of all of them: 5% of intervals, whether there is one point or many."""
     called = 0
-    for number in range(200):
+    studies = 600 // count
+    for number in range(studies):
         generator = np.random.default_rng(number)
         frontier = [_side(0.3, 0.5, generator), _side(0.6, 1.0, generator)]
-        gap = gap_to(_side(0.45, 0.75, generator), frontier, np.zeros(60))
-        called += gap.chord.verdict() != "inconclusive"
-    assert called <= 20  # 5% of 200 are 10
+        points = {str(k): _side(0.45, 0.75, generator) for k in range(count)}
+        called += sum(gap.chord.p_value <= 0.05 for gap in _gaps(points, frontier).values())
+    assert called <= 0.065 * studies * count
+
+
+def test_one_point_that_strays_widens_no_other_gap():
+    calm, wild, told = [], [], 0
+    for number in range(60):
+        generator = np.random.default_rng(number)
+        frontier = [_side(0.3, 0.5, generator, spread=0.01), _side(0.6, 1.0, generator, spread=0.01)]
+        points = {str(k): _side(0.45, 0.75, generator, spread=0.01) for k in range(5)}
+        alone = _gaps(points, frontier)["0"].chord
+        points["stray"] = _side(0.45, 0.75, generator, spread=2.0)
+        gaps = _gaps(points, frontier)
+        told += gaps["stray"].chord.p_value <= 0.05
+        calm.append(alone.error)
+        wild.append(gaps["0"].chord.error)
+    assert np.median(wild) < 1.5 * np.median(calm)
+    assert told <= 9
+
+
+def test_many_points_are_told_with_shorter_intervals_than_each_alone():
+    together, alone = [], []
+    for number in range(40):
+        generator = np.random.default_rng(number)
+        frontier = [_side(0.3, 0.5, generator, spread=0.02), _side(0.6, 1.0, generator, spread=0.02)]
+        points = {str(k): _side(0.45, 0.75, generator) for k in range(8)}
+        chord = _gaps(points, frontier)["0"].chord
+        together.append(chord.high - chord.low)
+        own = estimate(gap_values(points["0"], frontier, np.zeros(60)).chord)
+        alone.append(own.high - own.low)
+    assert np.median(together) < 0.75 * np.median(alone)
 
 
 def test_above_asks_for_more_than_the_chord():
     generator = np.random.default_rng(0)
     frontier = [_side(0.3, 0.5, generator, spread=0), _side(0.9, 1.0, generator, spread=0)]
-    between = gap_to(_side(0.8, 0.7, generator, spread=0), frontier, np.zeros(60))
+
+    def gap(quality, forgetting):
+        return _gaps({"it": _side(quality, forgetting, generator, spread=0)}, frontier)["it"]
+
+    between = gap(0.8, 0.7)
     assert between.chord.mean == pytest.approx(0.8 - 0.54, abs=0.1)
     assert between.verdict(0.001) == "above the chord, within the gap of LoRA's grid"
-    assert (
-        gap_to(_side(1.4, 0.7, generator, spread=0), frontier, np.zeros(60)).verdict(0.001)
-        == "above LoRA's frontier"
-    )
-    assert (
-        gap_to(_side(0.3, 0.9, generator, spread=0), frontier, np.zeros(60)).verdict(0.001)
-        == "below LoRA's frontier"
-    )
-    beyond = gap_to(_side(0.5, 3.0, generator, spread=0), frontier, np.zeros(60))
+    assert gap(1.4, 0.7).verdict(0.001) == "above LoRA's frontier"
+    assert gap(0.3, 0.9).verdict(0.001) == "below LoRA's frontier"
+    beyond = gap(0.5, 3.0)
     assert beyond.harsher is None
     assert beyond.verdict(0.001) == "below LoRA's frontier"
     assert between.verdict(0.2) == "inconclusive"
-    better = Estimate(mean=0.2, low=0.1, high=0.3, seeds=3, items=60)
+    better = Contrast(mean=0.2, error=0.05, freedom=20, seed_variance=0.0, item_variance=0.0, seeds=3)
     assert Gap(chord=better, harsher=None).verdict(0.01) == "better than LoRA anywhere, and harsher"

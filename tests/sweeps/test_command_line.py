@@ -2,6 +2,8 @@
 
 import importlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -127,6 +129,34 @@ def test_bad_input_is_one_line_and_two(rows, capsys, monkeypatch, argv, words):
     assert error.count("\n") == 1
     assert re.search(words, error), error
     assert [p for p in sorted(rows.rglob("*")) if p not in before and p.name != "results"] == []
+
+
+#: Refuses a command line in a process of its own, and says whether torch was imported for that.
+REFUSES = """import sys
+{program}
+code = command.main(sys.argv[1:])
+sys.exit(9 if "torch" in sys.modules else code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "argv"),
+    [
+        ("from sweeps.tau_T_lambda import SCRIPT as command", ["--preset", "smoke", "--task", "poetry"]),
+        ("from sweeps.baselines import SCRIPT as command", ["--preset", "smoke", "--set", "rnak=3"]),
+        ("from grit.cli import main as command", ["train", "--output", "x", "--task", "poetry"]),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_torch_is_imported(program, argv, tmp_path):
+    refused = subprocess.run(
+        [sys.executable, "-c", REFUSES.format(program=program), *argv],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.count("\n") == 1
 
 
 def test_a_misspelt_option_is_told_of_its_neighbour(capsys):

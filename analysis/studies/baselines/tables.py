@@ -15,9 +15,8 @@ from analysis.stats.estimates import holm
 from analysis.stats.frontier_gap import Gap
 from analysis.studies.baselines.tuning import (
     TunedMethod,
-    against_frontier,
     best_differences,
-    frontier_of,
+    gaps_to_frontier,
     held_out_quality,
     path_of,
 )
@@ -67,14 +66,7 @@ class ReachedRow:
 def reached_rows(data: StudyData, tuned: dict[Method, TunedMethod]) -> list[ReachedRow]:
     """Every tuned method."""
     reference = tuned.get(REFERENCE)
-    gaps: dict[Method, Gap] = {}
-    if reference is not None:
-        frontier = frontier_of(data, reference)
-        others = {method: tuning for method, tuning in tuned.items() if tuning is not reference}
-        for method, tuning in others.items():
-            gap = against_frontier(data, tuning.best, reference, frontier)
-            if gap is not None:
-                gaps[method] = gap
+    gaps = {} if reference is None else gaps_to_frontier(data, tuned, reference)
     adjusted = dict(zip(gaps, holm([gap.chord.p_value for gap in gaps.values()]), strict=True))
     quality, forgetting = best_differences(data, tuned, REFERENCE)
     rows = []

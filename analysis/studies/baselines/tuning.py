@@ -11,7 +11,7 @@ from analysis.evidence.corrected import CorrectedContrast, unlike_score_differen
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
 from analysis.page.columns import shown_choice
-from analysis.stats.frontier_gap import Gap, SettingValues, gap_to
+from analysis.stats.frontier_gap import Gap, SettingValues, gap_values, gaps_of
 from analysis.stats.pooled_noise import SettingScores
 from grit.config.registry import METHODS, Method
 from grit.io.files import Row
@@ -133,14 +133,21 @@ def frontier_of(data: StudyData, reference: TunedMethod) -> list[SettingValues]:
     return frontier
 
 
-def against_frontier(
-    data: StudyData, point: PointSummary, reference: TunedMethod, frontier: Sequence[SettingValues]
-) -> Gap | None:
-    """The point against the reference's `frontier`, on the odd examples; None where their seeds differ."""
-    if any(p.seeds != point.seeds for p in reference.settings):
-        return None
-    untuned = data.untuned_values(point.records[0]).values[1::2]
-    return gap_to(setting_values(data, point), frontier, untuned)
+def gaps_to_frontier(
+    data: StudyData, tuned: Mapping[Method, TunedMethod], reference: TunedMethod
+) -> dict[Method, Gap]:
+    """Every other method's best setting against the reference's frontier, on the odd examples.
+
+    Those whose seeds are not the reference's are left out.
+    """
+    frontier, values = frontier_of(data, reference), {}
+    for method, tuning in tuned.items():
+        point = tuning.best
+        if tuning is reference or any(p.seeds != point.seeds for p in reference.settings):
+            continue
+        untuned = data.untuned_values(point.records[0]).values[1::2]
+        values[method] = gap_values(setting_values(data, point), frontier, untuned)
+    return gaps_of(values)
 
 
 @dataclass(frozen=True, kw_only=True)
