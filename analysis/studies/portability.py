@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 from analysis.evidence.load import StudyData, load_study
-from analysis.evidence.point_summary import PointSummary, paired_forgetting, quality_matrix, summarize_points
+from analysis.evidence.noise import score_models
+from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix, summarize_points
 from analysis.page.document import FEW_SEEDS, write_table
 from analysis.page.render import render
 from analysis.page.table import Column, Table
-from analysis.stats.estimates import Estimate, estimate
+from analysis.stats.pooled_noise import Contrast, SettingScores
 from analysis.studies.sensitivity.one_at_a_time import default_point
 from grit.errors import ConfigError
 from grit.io.files import write_atomically
@@ -37,7 +38,8 @@ class TaskPortability:
 
     Attributes:
         settings: how many the best was chosen from.
-        gain: of the best over the default; `forgetting` likewise, in nats per token.
+        gain: of the best over the default, of the noise of all settings together; `forgetting` likewise, in
+            nats per token.
     """
 
     task: str
@@ -45,8 +47,8 @@ class TaskPortability:
     default: PointSummary
     best: PointSummary
     settings: int
-    gain: Estimate
-    forgetting: Estimate | None
+    gain: Contrast
+    forgetting: Contrast
 
     @property
     def tolerance(self) -> float:
@@ -77,14 +79,20 @@ def judge(data: StudyData, regime: str = "step") -> TaskPortability | None:
     settings = [p for p in points if p.regime == regime and not p.is_control and p.seeds == default.seeds]
     values = {p.point_id: quality_matrix(data, p) for p in settings}
     best = max(settings, key=lambda p: float(values[p.point_id][:, ::2].mean()))
+    odd, forgotten = {}, {}
+    for point in settings:
+        matrix, tokens = forgetting_matrix(data, point)
+        odd[point.point_id] = SettingScores(seeds=point.seeds, values=values[point.point_id][:, 1::2])
+        forgotten[point.point_id] = SettingScores(seeds=point.seeds, values=matrix)
+    quality, forgetting = score_models(odd, forgotten, metric=default.quality_metric, tokens=tokens)
     return TaskPortability(
         task=data.study.config.task.name,
         metric=default.quality_metric,
         default=default,
         best=best,
         settings=len(settings),
-        gain=estimate(values[best.point_id][:, 1::2] - values[default.point_id][:, 1::2]),
-        forgetting=paired_forgetting(data, best, default),
+        gain=quality.difference(best.point_id, default.point_id),
+        forgetting=forgetting.difference(best.point_id, default.point_id),
     )
 
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.evidence.load import StudyData
-from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality
+from analysis.evidence.noise import regime_noise
+from analysis.evidence.point_summary import PointSummary
 from analysis.page.table import Column, Table, shown
-from analysis.stats.estimates import Estimate
+from analysis.stats.pooled_noise import Contrast
 from analysis.studies.ablation.members import family_members
 from analysis.studies.ablation.published import LEAST_SAVED, MOST_OVERHEAD, PARITY
 
@@ -35,10 +36,13 @@ def claim_rows(data: StudyData, points: Sequence[PointSummary]) -> list[Claim]:
     point, control = members.get(method), members.get("qlora" if method == "qgrit" else "lora")
     if point is None or control is None:
         return []
+    noise = regime_noise(data, list(members.values()))
+    assert noise is not None  # two of them were measured
+    names = (point.point_id, control.point_id)
     judged = (
         _fewer_parameters(point),
-        _parity(paired_quality(data, point, control), control),
-        _drift(paired_forgetting(data, point, control)),
+        _parity(noise.quality.difference(*names), control),
+        _drift(noise.forgetting.difference(*names)),
         _time(point, control),
         _reprojections(point),
     )
@@ -59,21 +63,21 @@ def _fewer_parameters(point: PointSummary) -> tuple[str, str, str]:
     return "46% fewer trained parameters on average (30 to 68%)", f"{saved:.0%} fewer", verdict
 
 
-def _parity(quality: Estimate | None, control: PointSummary) -> tuple[str, str, str]:
+def _parity(quality: Contrast, control: PointSummary) -> tuple[str, str, str]:
     margin = PARITY * max(abs(control.mean("quality")), 1e-9)
     verdict = "not decided: the interval reaches beyond 3%"
-    if quality is not None and quality.low >= -margin:
+    if quality.low >= -margin:
         verdict = CONFIRMED
-    elif quality is not None and quality.high < -margin:
+    elif quality.high < -margin:
         verdict = NOT_CONFIRMED
     return "quality parity with LoRA or QLoRA (within 1 to 3%)", shown(quality), verdict
 
 
-def _drift(forgetting: Estimate | None) -> tuple[str, str, str]:
+def _drift(forgetting: Contrast) -> tuple[str, str, str]:
     verdict = "not decided: the interval holds zero"
-    if forgetting is not None and forgetting.verdict(higher_is_better=False) == "better":
+    if forgetting.high < 0:
         verdict = CONFIRMED
-    elif forgetting is not None and forgetting.verdict(higher_is_better=False) == "worse":
+    elif forgetting.low > 0:
         verdict = f"{NOT_CONFIRMED}: it forgets more"
     return "lower drift (less forgetting)", f"{shown(forgetting)} nats/token", verdict
 

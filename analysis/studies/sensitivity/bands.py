@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from analysis.evidence.corrected import score_differences
 from analysis.evidence.load import StudyData
 from analysis.evidence.noise import RegimeNoise
 from analysis.evidence.point_summary import PointSummary, paired_quality
 from analysis.stats.decisions import Looks, Outcome
-from analysis.stats.estimates import Estimate, holm
+from analysis.stats.estimates import Estimate
 from analysis.stats.pooled_noise import Contrast
 from analysis.studies.sensitivity.criteria import Criterion, Judged, criteria_of
-from analysis.studies.sensitivity.failures import FailureMode, failure_modes
+from analysis.studies.sensitivity.failures import AgainstDefault, FailureMode, failure_modes
 from analysis.studies.sensitivity.one_at_a_time import knob_value
 from grit.config.declared_knobs import KNOBS
 from grit.config.sections import Regime
@@ -138,48 +139,58 @@ def bands_of(
     judged = Judged.of_regime(points, noise, regime, looks)
     if judged is None:
         return ()
-    criteria, adjusted = criteria_of(judged), _adjusted(judged)
+    criteria, against = criteria_of(judged), _against_default(judged)
     bands = []
     for knob, sweep in judged.sweeps.items():
-        verdicts = [_verdict(data, judged, point, knob, criteria, adjusted) for point in sweep]
+        verdicts = []
+        for point in sweep:
+            of_point = criteria[knob, point.point_id]
+            verdicts.append(_verdict(data, judged, knob, point, of_point, against.get(point.point_id)))
         bands.append(Band(knob=knob, regime=regime, settings=tuple(verdicts)))
     return tuple(bands)
 
 
-def _adjusted(judged: Judged) -> dict[str, float]:
-    """Quality's p-values against the default, corrected over all settings of the regime."""
-    center = judged.center.point_id
-    names = [point.point_id for point in judged.measured if point.point_id != center]
-    p_values = [judged.noise.quality.difference(name, center).p_value for name in names]
-    return dict(zip(names, holm(p_values), strict=True))
+def _against_default(judged: Judged) -> dict[str, AgainstDefault]:
+    """Every other measured setting, by its name; corrected over all of the regime."""
+    center = judged.center
+    others = {p.point_id: p for p in judged.measured if p.point_id != center.point_id}
+    if not center.records or not others:
+        return {}
+    models = (judged.noise.quality, judged.noise.forgetting)
+    references = [center.point_id] * len(others)
+    quality, forgetting = score_differences(models, list(others), references, center.quality_metric)
+    against = {}
+    for name, point in others.items():
+        against[name] = AgainstDefault(
+            point=point, center=center, quality=quality[name], forgetting=forgetting[name]
+        )
+    return against
 
 
 def _verdict(
     data: StudyData,
     judged: Judged,
-    point: PointSummary,
     knob: str,
-    criteria: dict[tuple[str, str], tuple[Criterion, ...]],
-    adjusted: dict[str, float],
+    point: PointSummary,
+    criteria: tuple[Criterion, ...],
+    against: AgainstDefault | None,
 ) -> SettingVerdict:
-    name, center, noise = point.point_id, judged.center, judged.noise
-    deltas: dict[str, Contrast] = {}
-    own = None
-    if point.records and name != center.point_id:
-        deltas = {
-            "quality_delta": noise.quality.difference(name, center.point_id),
-            "answers_delta": noise.answers.difference(name, center.point_id),
-            "forgetting_delta": noise.forgetting.difference(name, center.point_id),
-        }
-        own = paired_quality(data, point, center)
-    return SettingVerdict(
+    value, center = knob_value(point, knob), judged.center
+    verdict = SettingVerdict(
         knob=knob,
-        value=knob_value(point, knob),
-        is_default=name == center.point_id,
+        value=value,
+        is_default=point.point_id == center.point_id,
         point=point,
-        criteria=criteria[knob, name],
-        own_delta=own,
-        p_holm=adjusted.get(name),
-        modes=failure_modes(data, point, center, knob),
-        **deltas,
+        criteria=criteria,
+        modes=failure_modes(data, point, knob, against),
+    )
+    if against is None:
+        return verdict
+    return replace(
+        verdict,
+        quality_delta=against.quality.contrast,
+        answers_delta=judged.noise.answers.difference(point.point_id, center.point_id),
+        forgetting_delta=against.forgetting.contrast,
+        own_delta=paired_quality(data, point, center),
+        p_holm=against.quality.p_value,
     )

@@ -9,8 +9,9 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from analysis.evidence.corrected import CorrectedContrast
 from analysis.evidence.load import StudyData
-from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality
+from analysis.evidence.point_summary import PointSummary
 from grit.config.declared_knobs import KNOBS
 from grit.geometry.events import RankChange
 from ray_jobs.records.trial_record import TrialRecord
@@ -36,18 +37,33 @@ class FailureMode:
     evidence: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class AgainstDefault:
+    """A measured setting and the default.
+
+    Attributes:
+        quality, forgetting: the setting's less the default's, of the noise of all settings and corrected for
+            their number.
+    """
+
+    point: PointSummary
+    center: PointSummary
+    quality: CorrectedContrast
+    forgetting: CorrectedContrast
+
+
 def failure_modes(
-    data: StudyData, point: PointSummary, center: PointSummary, knob: str
+    data: StudyData, point: PointSummary, knob: str, against: AgainstDefault | None
 ) -> tuple[FailureMode, ...]:
-    """The modes that the trials of `point` show; `center` is the default.
+    """The modes that the trials of `point` show; `against` the default, None where that cannot be said.
 
     None is a good sign, not a proof.
     """
     candidates = [_lost_trials(point)]
     if point.records:
         candidates += [_skipped_steps(point), _overhead(point), _noisy_triggering(data, point)]
-    if point.records and center.records and point.point_id != center.point_id:
-        candidates += [look(data, point, center) for look in _OF_KNOB.get(knob, ())]
+    if against is not None:
+        candidates += [look(data, against) for look in _OF_KNOB.get(knob, ())]
     return tuple(mode for mode in candidates if mode is not None)
 
 
@@ -98,34 +114,32 @@ def later_rank_events(data: StudyData, record: TrialRecord) -> list[RankChange]:
     return [event for event in data.events(record) if isinstance(event, RankChange)][1:]
 
 
-def _triggering(data: StudyData, point: PointSummary, center: PointSummary) -> FailureMode | None:
+def _triggering(_data: StudyData, against: AgainstDefault) -> FailureMode | None:
     """More parameters without better quality, or fewer with worse."""
-    quality = paired_quality(data, point, center)
-    if quality is None:
-        return None
-    change, verdict = point.mean("footprint") - center.mean("footprint"), quality.verdict()
-    if change > FOOTPRINT_STEP and verdict != "better":
-        evidence = f"{change:+.0%} footprint for {quality.mean:+.3f} quality ({verdict})"
+    change = against.point.mean("footprint") - against.center.mean("footprint")
+    gain, word = against.quality.contrast.mean, against.quality.word()
+    if change > FOOTPRINT_STEP and word != "better":
+        evidence = f"{change:+.0%} footprint for {gain:+.3f} quality ({word})"
         return FailureMode(name="over-triggering", evidence=evidence)
-    if change < -FOOTPRINT_STEP and verdict == "worse":
-        evidence = f"{change:+.0%} footprint costs {quality.mean:+.3f} quality"
+    if change < -FOOTPRINT_STEP and word == "worse":
+        evidence = f"{change:+.0%} footprint costs {gain:+.3f} quality"
         return FailureMode(name="under-triggering", evidence=evidence)
     return None
 
 
-def _drift(data: StudyData, point: PointSummary, center: PointSummary) -> FailureMode | None:
+def _drift(_data: StudyData, against: AgainstDefault) -> FailureMode | None:
     """A larger cadence that forgets more."""
+    point, center = against.point, against.center
     rarer = point.T is None or (center.T is not None and point.T > center.T)
-    more = paired_forgetting(data, point, center)
-    if not rarer or more is None or more.verdict(higher_is_better=False) != "worse":
+    if not rarer or against.forgetting.word(higher_is_better=False) != "worse":
         return None
-    cadence = KNOBS["T"].shown(center.T)
-    evidence = f"forgets {more.mean:+.3f} nats/token more than at T = {cadence}"
-    return FailureMode(name="drift", evidence=evidence)
+    cadence, more = KNOBS["T"].shown(center.T), against.forgetting.contrast.mean
+    return FailureMode(name="drift", evidence=f"forgets {more:+.3f} nats/token more than at T = {cadence}")
 
 
-def _washed_out(data: StudyData, point: PointSummary, center: PointSummary) -> FailureMode | None:
+def _washed_out(data: StudyData, against: AgainstDefault) -> FailureMode | None:
     """A larger damping that is no longer small against the spectrum: the factors hardly act any more."""
+    point, center = against.point, against.center
     if point.lambda_ is None or center.lambda_ is None or point.lambda_ <= center.lambda_:
         return None
     rows = [row for record in point.records for row in data.geometry(record)]
@@ -141,7 +155,7 @@ def _washed_out(data: StudyData, point: PointSummary, center: PointSummary) -> F
 
 
 #: What can go wrong with each knob.
-_OF_KNOB: dict[str, tuple[Callable[[StudyData, PointSummary, PointSummary], FailureMode | None], ...]] = {
+_OF_KNOB: dict[str, tuple[Callable[[StudyData, AgainstDefault], FailureMode | None], ...]] = {
     "tau": (_triggering,),
     "T": (_drift,),
     "lambda": (_washed_out,),
