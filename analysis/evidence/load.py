@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,10 @@ class Predictions:
     forgetting: PerExample
 
 
+#: Tables that are kept in memory: several figures look at the same few trials.
+RECENT_TABLES = 64
+
+
 @dataclass(kw_only=True)
 class StudyData:
     """One study's records and tables.
@@ -77,6 +82,7 @@ class StudyData:
 
         All pages need them, and what is damaged must be known first.
         """
+        self._recent_rows = lru_cache(RECENT_TABLES)(partial(read_rows, self.folder))
         self.records = [self._checked(record) for record in self.records]
 
     def _checked(self, record: TrialRecord) -> TrialRecord:
@@ -113,7 +119,7 @@ class StudyData:
         None where the trial has no such table, or it cannot be read: `damage` then says so.
         """
         try:
-            return read_rows(self.folder, kind, record.trial_id)
+            return self._recent_rows(kind, record.trial_id)
         except TableError as error:
             self._note(error)
             return []
