@@ -19,7 +19,7 @@ from analysis.evidence.point_summary import PointSummary, forgetting_matrix, qua
 from analysis.stats.arrays import Floats
 from analysis.stats.decisions import ERROR_RATE
 from analysis.stats.estimates import Resampling
-from analysis.stats.pareto import DOMINANCE_SHARE, dominance_share, hypervolume, non_dominated
+from analysis.stats.pareto import hypervolume, non_dominated
 from analysis.stats.pooled_noise import NoiseModel
 from grit.training.measurements import OBJECTIVES
 from ray_jobs.records.study_file import Caps
@@ -148,21 +148,26 @@ class Placing:
     dominated_by: str | None
 
 
-def dominated_beyond_noise(points: Sequence[PointSummary], noise: RegimeNoise) -> dict[str, PointSummary]:
+def dominated_beyond_noise(
+    points: Sequence[PointSummary], noise: RegimeNoise, *, priced: bool = True
+) -> dict[str, PointSummary]:
     """By point_id, who dominates a setting beyond noise.
 
     It is better in some objective by a p-value that is corrected for all pairs of settings and all
-    objectives, and worse in none of their means. Of several, the one with the smallest p-value.
+    objectives, and worse in none of their means. Of several, the one with the smallest p-value. Not `priced`:
+    quality and retention alone are looked at.
     """
     measured = [point for point in points if point.records]
     if len(measured) < 2:
         return {}
-    costly = (noise.forgetting, noise.overhead, noise.footprint)  # lower is better
-    models = [(noise.quality, True), *((model, False) for model in costly)]
+    models = [(noise.quality, True), (noise.forgetting, False)]
+    if priced:
+        models += [(noise.overhead, False), (noise.footprint, False)]
+    means = costs(measured)[:, : len(models)]
+    level = ERROR_RATE / (len(measured) * (len(measured) - 1) * len(models))
     # One seed shows no noise of its timings to be beyond.
     models = [(model, higher) for model, higher in models if model.several_seeds]
-    level = ERROR_RATE / (len(measured) * (len(measured) - 1) * (1 + len(costly)))
-    least, means = _least_p_values(measured, models), costs(measured)
+    least = _least_p_values(measured, models)
     dominated = {}
     for place, point in enumerate(measured):
         smallest, strongest = level, None
@@ -211,16 +216,13 @@ def placings(replicated: ReplicatedCosts, dominated: Mapping[str, PointSummary])
     return placed
 
 
-def two_stage(replicated: ReplicatedCosts, points: Sequence[PointSummary]) -> list[PointSummary]:
+def two_stage(points: Sequence[PointSummary], noise: RegimeNoise) -> list[PointSummary]:
     """Quality and retention first, then cost.
 
-    The points that none dominates beyond noise in the first two, cheapest first. Cheap is a small footprint;
-    equal footprints go by overhead.
+    The points without a lost trial that none dominates beyond noise in the first two, cheapest first. Cheap
+    is a small footprint; equal footprints go by overhead.
     """
-    if not replicated.points:
-        return []
-    worst = dominance_share(replicated.draws[:, :, :2]).max(axis=0)
-    whole = {point.point_id: point for point in points}
-    pairs = zip(replicated.points, worst, strict=True)
-    kept = [whole[point.point_id] for point, share in pairs if share < DOMINANCE_SHARE]
+    usable = [point for point in points if point.records and not point.lost]
+    dominated = dominated_beyond_noise(usable, noise, priced=False)
+    kept = [point for point in usable if point.point_id not in dominated]
     return sorted(kept, key=lambda p: (round(p.mean("footprint"), 3), p.mean("overhead")))

@@ -7,9 +7,6 @@ from numpy.typing import NDArray
 
 from analysis.stats.arrays import Floats
 
-#: Share of replicates in which one point must dominate another to count as better beyond noise.
-DOMINANCE_SHARE = 0.95
-
 
 def non_dominated(cost: Floats) -> NDArray[np.bool_]:
     """Mask (n,) of the rows of (n, d) that no other row dominates.
@@ -80,11 +77,3 @@ def knee(cost: Floats) -> int | None:
     low, span = members.min(axis=0), np.ptp(members, axis=0)
     scaled = np.where(span > 0, (members - low) / np.where(span > 0, span, 1), 0.0)
     return int(on_front[int(np.argmin((scaled**2).sum(axis=1)))])
-
-
-def dominance_share(draws: Floats) -> Floats:
-    """(n, n): in which share of replicates (b, n, d) row i dominates column j."""
-    counts = np.zeros((draws.shape[1], draws.shape[1]))
-    for replicate in draws:
-        counts += _dominates(replicate)
-    return counts / len(draws)

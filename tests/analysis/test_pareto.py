@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from oracles import grid_hypervolume, slow_front
 
-from analysis.stats.pareto import dominance_share, hypervolume, knee, non_dominated
+from analysis.stats.pareto import hypervolume, knee, non_dominated
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -62,14 +62,3 @@ def test_the_knee_of_known_fronts():
     assert knee(np.empty((0, 3))) is None
     assert knee(np.array([[np.nan, 0.0]])) is None
     assert knee(np.array([[1.0, 3.0], [1.0, 3.0]])) == 0  # duplicates, and no range at all
-
-
-def test_dominance_shares_count_replicates():
-    generator = np.random.default_rng(0)
-    draws = generator.integers(0, 3, size=(50, 5, 3)).astype(float)
-    shares = dominance_share(draws)
-    for i in range(5):
-        for j in range(5):
-            pairs = [list(zip(r[i], r[j], strict=True)) for r in draws]
-            slow = np.mean([all(a <= b for a, b in pair) and any(a < b for a, b in pair) for pair in pairs])
-            assert shares[i, j] == slow

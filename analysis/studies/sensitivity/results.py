@@ -172,7 +172,7 @@ def _regime_result(
         front=tuple(on_front),
         placings=placings(replicated, dominated_beyond_noise(points, noise)),
         knee=None if bend is None else allowed[bend],
-        cheapest=tuple(point for point in two_stage(replicated, points) if within_caps(point, caps)),
+        cheapest=tuple(point for point in two_stage(points, noise) if within_caps(point, caps)),
         hypervolume=study_hypervolume(points),
         noise=noise,
         bands=bands_of(data, points, noise, regime, looks),
