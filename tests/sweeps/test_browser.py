@@ -5,11 +5,11 @@ The browser is Qt's Chromium, a wheel (`make test-browser` installs it). Picture
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import quote
 
 import matplotlib.image
 import numpy as np
@@ -25,6 +25,7 @@ pytestmark = [
     ),
 ]
 LOADED = "document.readyState == 'complete'"
+TEXT = "document.body.innerText"
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def look(tmp_path):
 
 def shows(text):
     """JavaScript that holds once the page shows `text`."""
-    return f"document.body.innerText.includes({json.dumps(text)})"
+    return f"{TEXT}.includes({json.dumps(text)})"
 
 
 @pytest.fixture(scope="module")
@@ -83,24 +84,27 @@ def report(study):
     return (study / "study" / "report.html").as_uri()
 
 
-def test_the_runs_table_shows_the_trials_of_the_study(study, ui, look):
-    trials = [run for run in runs(f"sqlite:///{study / 'mlflow.db'}") if run.data.tags.get("kind") == "trial"]
-    name = trials[0].info.run_name
-    seen = look("runs", f"{ui}/#/experiments/{trials[0].info.experiment_id}/runs", ready=shows(name))
-    assert all(run.info.run_name in seen["document"] for run in trials)
+@pytest.fixture(scope="module")
+def recorded(study):
+    """All runs, and the study's own."""
+    everything = runs(f"sqlite:///{study / 'mlflow.db'}")
+    (own,) = [run for run in everything if run.data.tags.get("kind") == "study"]
+    return everything, own
 
 
-def test_the_compare_page_draws_parallel_coordinates_over_knobs_and_quality(study, ui, look):
-    settings = [
-        run for run in runs(f"sqlite:///{study / 'mlflow.db'}") if run.data.tags.get("kind") == "setting"
-    ]
-    ids = quote("[" + ",".join(f'"{run.info.run_id}"' for run in settings) + "]")
-    experiments = quote(f'["{settings[0].info.experiment_id}"]')
-    drawn = "document.querySelectorAll('.parcoords .axis-title, .parcoords .axis-heading').length > 1"
+def test_the_runs_table_has_the_study_and_its_runs_below_it(recorded, ui, look):
+    everything, own = recorded
+    page = f"{ui}/#/experiments/{own.info.experiment_id}/runs"
+    seen = look("runs", page, ready=shows(own.info.run_name) + " && " + shows("matching runs"), ask=TEXT)
+    assert f"{len(everything)} matching runs" in seen["answer"]
+
+
+def test_the_studys_link_compares_settings_by_knobs_and_quality(recorded, ui, look):
+    link = re.search(r"\((#/compare-runs[^)]*)\)", recorded[1].data.tags["mlflow.note.content"]).group(1)
+    drawn = "document.querySelectorAll('.parcoords .axis-title').length > 1"
     axes = "[...document.querySelectorAll('.parcoords .axis-title')].map(each => each.textContent)"
-    seen = look("compare", f"{ui}/#/compare-runs?runs={ids}&experiments={experiments}", ready=drawn, ask=axes)
-    assert "tau" in seen["answer"]
-    assert any("likelihood" in axis or "quality" in axis for axis in seen["answer"])
+    seen = look("compare", f"{ui}/{link}", ready=drawn, ask=axes)
+    assert seen["answer"] == ["T", "lambda", "tau", "quality"]
 
 
 def test_the_report_stands_alone(report, look):
