@@ -1,9 +1,8 @@
 """Studies whose every score is known beforehand: drawn with a known truth, or recorded with many seeds.
 
-    python benchmarks/study_worlds.py FOLDER
+    python benchmarks/study_worlds.py FOLDER FILE
 
-keeps the step-matched trials of a real study in benchmarks/recorded/study.npz, for `verdicts.py` to replay.
-Ends in one line of JSON.
+keeps the step-matched trials of a real study for `verdicts.py --replay FILE`. Ends in one line of JSON.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from analysis.studies.sensitivity.one_at_a_time import default_point, knob_value
 from grit.config.declared_knobs import KNOBS  # noqa: E402
 from grit.tasks.metrics import tolerance_of  # noqa: E402
 from ray_jobs.design.points import one_at_a_time  # noqa: E402
+from ray_jobs.records.sequential import MOST_SEEDS  # noqa: E402
 
 RECORDED = Path(__file__).parent / "recorded" / "study.npz"
 MEASURE = "answer_logprob"
@@ -100,7 +100,11 @@ class World:
     def shuffled(self, generator: np.random.Generator) -> World:
         """The same study, had its seeds come in another order."""
         order = generator.permutation(self.seeds)
-        return replace(self, noise=self._each(lambda _name: order))
+        points = []
+        for point in self.points:
+            records = tuple(point.records[number] for number in order)
+            points.append(replace(point, records=records, planned_trials=records))
+        return World(points=tuple(points), noise=self._each(lambda _name: order))
 
     def _each(self, rows: Callable[[str], np.ndarray]) -> RegimeNoise:
         """The models of the chosen seeds of each setting, numbered anew."""
@@ -193,10 +197,10 @@ def _scores(means: Sequence[float], noise: Noise, seeds: int, generator: np.rand
 
 
 def keep(folder: Path, path: Path) -> None:
-    """Keeps the step-matched trials of a real study whose settings all have the same seeds.
+    """Keeps the step-matched trials of a real study, of all settings with the same seeds.
 
     Raises:
-        ValueError: they have not.
+        ValueError: they have not, or too few for a study to grow, or another measure decides.
     """
     data = load_study(folder)
     points = [point for point in summarize_points(data.records) if point.regime == "step"]
@@ -208,8 +212,10 @@ def keep(folder: Path, path: Path) -> None:
         others = [point for point in sweep_of(points, knob, "step") if point is not center]
         neighbours[knob] = [knob_value(point, knob) for point in others]
         ordered += others
-    if len({point.seeds for point in ordered}) > 1:
-        raise ValueError(f"{folder}: its settings have different seeds")
+    if len({point.seeds for point in ordered}) > 1 or len(center.seeds) < MOST_SEEDS:
+        raise ValueError(f"{folder}: its settings need the same seeds, at least {MOST_SEEDS}")
+    if center.quality_metric != MEASURE:
+        raise ValueError(f"{folder}: decided by {center.quality_metric}, not by {MEASURE}")
     noise = regime_noise(data, ordered)
     assert noise is not None
     design = {"center": {knob: knob_value(center, knob) for knob in KNOBS}, "neighbours": neighbours}
@@ -237,17 +243,27 @@ def recorded(path: Path = RECORDED) -> World:
         points = designed(design["center"], design["neighbours"], arrays["quality"].shape[1])
         costs = (list(arrays["overhead"]), list(arrays["footprint"]))
         models = _models(points, list(arrays["quality"]), list(arrays["forgetting"]), costs, arrays["tokens"])
-    return World(points=points, noise=models)
+    return World(points=tuple(_priced(point, models) for point in points), noise=models)
+
+
+def _priced(point: PointSummary, models: RegimeNoise) -> PointSummary:
+    """The point with the recorded costs in its records, which criteria read as well."""
+    records = []
+    overhead, footprint = (m.scores[point.point_id].values[:, 0] for m in (models.overhead, models.footprint))
+    for number, record in enumerate(point.records):
+        costs = {"overhead": float(overhead[number]), "footprint": float(footprint[number])}
+        records.append(builders.ended(record, quality_metric=MEASURE, **costs))
+    return replace(point, records=tuple(records), planned_trials=tuple(records))
 
 
 def main() -> None:
     """Keeps a study."""
     parser = argparse.ArgumentParser(description="Keeps a study for verdicts.py to replay.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--output", type=Path, default=RECORDED)
+    parser.add_argument("file", type=Path)
     options = parser.parse_args()
-    keep(options.folder, options.output)
-    world = recorded(options.output)
+    keep(options.folder, options.file)
+    world = recorded(options.file)
     print(json.dumps({"benchmark": "study_worlds", "settings": len(world.points), "seeds": world.seeds}))
 
 

@@ -1,15 +1,15 @@
 """What the verdicts are worth: studies with a known truth, and a recorded one, decided seed by seed.
 
-    python benchmarks/verdicts.py [--studies 200]
+    python benchmarks/verdicts.py [--studies 200] [--replay FILE]
 
 Scores are drawn with the variances that were measured of the embedded default's step-matched trials. Four
 truths: `null`, where no setting differs; `null, noisy`, with the larger variances of time-matched trials on
 shared cores; `one worse`, where one damping is four tolerances worse; `measured`, with the differences that
-such a study measured. `recorded` replays a real study with many seeds (benchmarks/recorded/study.npz), whose
-seeds come in another order each time; its truth is what all of its seeds together decide, each contrast
-alone. Each study grows as `--decide` lets it, by the same code. A fixed design judges every contrast from its
-own values (Student's t on its seeds), as before; it needs the number of seeds with which it decides the same
-share.
+such a study measured. `recorded` replays a real study with many seeds (benchmarks/recorded/study.npz, or what
+study_worlds.py has kept), whose seeds come in another order each time; nobody knows its truth, so a verdict
+counts as false where all of its seeds together, each contrast alone, decide the other way. Each study grows
+as `--decide` lets it, by the same code. A fixed design judges every contrast from its own values (Student's
+t on its seeds), as before; it needs the number of seeds with which it decides the same share.
 
 Ends in one line of JSON: the share of verdicts in reach that are decided, false verdicts per family, trials
 over those of the fixed design, and how often studies leave a default or call a knob tuning-sensitive.
@@ -21,6 +21,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -216,13 +217,13 @@ class Question:
 
 
 def questions(world: World, seeds: int) -> list[Question]:
-    """All that a fixed design with so many seeds asks: the best setting is the best of its own seeds."""
+    """All that a fixed design with so many seeds asks; a setting's rival is the best other one."""
     asked = []
     for knob in KNOBS:
         sweep = sweep_of(world.points, knob, "step")
-        best = max(sweep, key=lambda p: _mean(world.noise.quality, p, seeds))
+        ordered = sorted(sweep, key=lambda p: -_mean(world.noise.quality, p, seeds))
         for point in sweep:
-            value = str(point.config.setting(knob))
+            value, best = str(point.config.setting(knob)), ordered[point is ordered[0]]
             rivals = (
                 (NEAR_BEST, world.noise.quality, best, TOLERANCE, 1.0),
                 (RETENTION, world.noise.forgetting, world.center, FORGETTING_TOLERANCE, -1.0),
@@ -246,15 +247,8 @@ def _mean(model: NoiseModel, point: PointSummary, seeds: int) -> float:
 
 
 def decided_by_all(world: World) -> Answers:
-    """What all seeds of a recorded study decide, each contrast alone; what they do not decide is left out.
-
-    The best setting of all seeds is near the best by definition.
-    """
+    """What all seeds of a recorded study decide, each contrast alone; what they do not decide is left out."""
     right: Answers = {}
-    for knob in KNOBS:
-        sweep = sweep_of(world.points, knob, "step")
-        best = max(sweep, key=lambda p: _mean(world.noise.quality, p, world.seeds))
-        right[NEAR_BEST, knob, str(best.config.setting(knob))] = True
     for question in questions(world, world.seeds):
         decision = question.decision(world.seeds)
         if decision is not None:
@@ -267,13 +261,12 @@ def fixed_share(world: World, seeds: int) -> float:
     return float(np.mean([question.decision(seeds) is not None for question in questions(world, seeds)]))
 
 
-def seeds_of_fixed(worlds: Sequence[World], share: float) -> int:
-    """With how many seeds a fixed design decides this share, on the mean over some worlds."""
-    most = worlds[0].seeds
-    for seeds in range(2, most):
+def seeds_of_fixed(worlds: Sequence[World], share: float) -> int | None:
+    """With how many seeds a fixed design decides this share, on the mean over some worlds; None with none."""
+    for seeds in range(2, worlds[0].seeds + 1):
         if np.mean([fixed_share(world, seeds) for world in worlds]) >= share:
             return seeds
-    return most
+    return None
 
 
 def simulated(name: str) -> tuple[Callable[[np.random.Generator], World], Answers]:
@@ -283,9 +276,9 @@ def simulated(name: str) -> tuple[Callable[[np.random.Generator], World], Answer
     return lambda generator: drawn(points, TRUTHS[name], quality, generator), answers(TRUTHS[name])
 
 
-def replayed() -> tuple[Callable[[np.random.Generator], World], Answers]:
+def replayed(path: Path) -> tuple[Callable[[np.random.Generator], World], Answers]:
     """The recorded study with its seeds in another order; with what all of them decide."""
-    whole = recorded(RECORDED)
+    whole = recorded(path)
     return whole.shuffled, decided_by_all(whole)
 
 
@@ -298,7 +291,8 @@ def run(make: Callable[[np.random.Generator], World], right: Answers, studies: i
         by_id = {point.point_id: point for point in worlds[-1].points}
         tally.add(grown(worlds[-1]), by_id, right)
     share = tally.decided / tally.asked
-    fixed = seeds_of_fixed(worlds[:20], share) * len(worlds[0].points)
+    seeds, settings = seeds_of_fixed(worlds[:20], share), len(worlds[0].points)
+    fixed = None if seeds is None else seeds * settings
     return {
         "studies": studies,
         "decided": share,
@@ -306,7 +300,8 @@ def run(make: Callable[[np.random.Generator], World], right: Answers, studies: i
         "false_per_family": tally.false_families / tally.families,
         "trials": tally.trials / studies,
         "trials_of_fixed": fixed,
-        "trials_over_fixed": tally.trials / studies / fixed,
+        "trials_over_fixed": None if fixed is None else tally.trials / studies / fixed,
+        "decided_of_fixed_with_all_seeds": float(np.mean([fixed_share(w, w.seeds) for w in worlds[:20]])),
         "leave_the_default": tally.left / studies,
         "tuning_sensitive": tally.sensitive / (studies * len(KNOBS)),
     }
@@ -316,12 +311,14 @@ def main() -> None:
     """One row per truth."""
     parser = argparse.ArgumentParser(description="Verdicts on studies with a known truth.")
     parser.add_argument("--studies", type=int, default=200)
+    parser.add_argument("--replay", type=Path, default=RECORDED)
     options = parser.parse_args()
     rows = {}
     for name in (*TRUTHS, RECORDED_ROW):
-        make, right = replayed() if name == RECORDED_ROW else simulated(name)
+        make, right = replayed(options.replay) if name == RECORDED_ROW else simulated(name)
         rows[name] = run(make, right, options.studies)
-        print(name, {key: round(value, 3) for key, value in rows[name].items()}, flush=True)
+        shown = {key: value if value is None else round(value, 3) for key, value in rows[name].items()}
+        print(name, shown, flush=True)
     print(json.dumps({"benchmark": "verdicts", **rows}))
 
 

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from builders import study_folder
+from builders import ended, planned, study, study_folder
 from conftest import ROOT
 
 from analysis.evidence.load import load_study
@@ -65,10 +65,13 @@ def test_the_cost_of_mlflow(last_line, tmp_path):
 
 
 def test_a_real_study_is_kept_and_replayed(last_line, tmp_path, monkeypatch):
-    records = study_folder(tmp_path / "s", seeds=range(3), quality="answer_logprob", regimes=("step",))
+    options = {"seeds": range(8), "quality": "answer_logprob", "regimes": ("step",)}
+    usual = {"quality_metric": "answer_logprob", "quality": -0.2, "footprint": 0.7}
+    records = [ended(record, **usual) for record in planned(study(**options))]
+    study_folder(tmp_path / "s", records, **options)
     kept = tmp_path / "kept.npz"
-    said = last_line("study_worlds", str(tmp_path / "s"), "--output", str(kept))
-    assert said == {"benchmark": "study_worlds", "settings": 5, "seeds": 3}
+    said = last_line("study_worlds", str(tmp_path / "s"), str(kept))
+    assert said == {"benchmark": "study_worlds", "settings": 5, "seeds": 8}
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     study_worlds = importlib.import_module("study_worlds")
     world = study_worlds.recorded(kept)
@@ -77,11 +80,20 @@ def test_a_real_study_is_kept_and_replayed(last_line, tmp_path, monkeypatch):
         kept_as = next(p for p in world.points if p.knob_texts() == point.knob_texts())
         values = world.noise.quality.scores[kept_as.point_id].values
         np.testing.assert_allclose(values, quality_matrix(data, point), rtol=1e-6)
+        assert kept_as.mean("footprint") == pytest.approx(point.mean("footprint"))
     again = world.shuffled(np.random.default_rng(0)).noise.quality
     for name, of_setting in world.noise.quality.scores.items():
-        np.testing.assert_allclose(
-            np.sort(again.scores[name].values, axis=0), np.sort(of_setting.values, axis=0)
-        )
+        own, other = (np.sort(each, axis=0) for each in (of_setting.values, again.scores[name].values))
+        np.testing.assert_allclose(own, other)
+    row = last_line("verdicts", "--studies", "1", "--replay", str(kept))["recorded"]
+    assert row["studies"] == 1
+    assert row["trials"] >= 10
+
+
+def test_a_study_that_cannot_be_replayed_is_not_kept(last_line, tmp_path):
+    study_folder(tmp_path / "few", seeds=range(3), quality="answer_logprob", regimes=("step",))
+    with pytest.raises(ValueError, match="the same seeds, at least 8"):
+        last_line("study_worlds", str(tmp_path / "few"), str(tmp_path / "kept.npz"))
 
 
 def test_curves_are_recorded(last_line, tmp_path):

@@ -161,12 +161,12 @@ def dominated_beyond_noise(
     if len(measured) < 2:
         return {}
     models = [(noise.quality, True), (noise.forgetting, False)]
-    if priced:
-        models += [(noise.overhead, False), (noise.footprint, False)]
-    means = costs(measured)[:, : len(models)]
-    level = ERROR_RATE / (len(measured) * (len(measured) - 1) * len(models))
-    # One seed shows no noise of its timings to be beyond.
-    models = [(model, higher) for model, higher in models if model.several_seeds]
+    prices = [(noise.overhead, False), (noise.footprint, False)] if priced else []
+    objectives = len(models) + len(prices)
+    means = costs(measured)[:, :objectives]
+    level = ERROR_RATE / (len(measured) * (len(measured) - 1) * objectives)
+    # One seed shows no noise of its timings to be beyond; scores have that of their examples.
+    models += [(model, higher) for model, higher in prices if model.several_seeds]
     least = _least_p_values(measured, models)
     dominated = {}
     for place, point in enumerate(measured):

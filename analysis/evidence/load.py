@@ -59,7 +59,7 @@ class Predictions:
 
 
 #: Tables that are kept in memory: several figures look at the same few trials.
-RECENT_TABLES = 64
+RECENT_TABLES = 32
 
 
 @dataclass(kw_only=True)
@@ -116,7 +116,7 @@ class StudyData:
     def table(self, kind: str, record: TrialRecord) -> list[Row]:
         """The rows of one of a trial's tables (grit/training/result.py).
 
-        None where the trial has no such table, or it cannot be read: `damage` then says so.
+        None of them where the trial has no such table, or it cannot be read: `damage` then says so.
         """
         try:
             return self._recent_rows(kind, record.trial_id)

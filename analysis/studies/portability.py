@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from analysis.evidence.corrected import unlike_score_differences
 from analysis.evidence.load import StudyData, load_study
-from analysis.evidence.noise import score_models
 from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix, summarize_points
 from analysis.page.document import FEW_SEEDS, write_table
 from analysis.page.render import render
@@ -38,8 +38,8 @@ class TaskPortability:
 
     Attributes:
         settings: how many the best was chosen from.
-        gain: of the best over the default, of the noise of all settings together; `forgetting` likewise, in
-            nats per token.
+        gain: of the best over the default, of the noise of all settings that are alike.
+        forgetting: likewise, in nats per token.
     """
 
     task: str
@@ -84,15 +84,17 @@ def judge(data: StudyData, regime: str = "step") -> TaskPortability | None:
         matrix, tokens = forgetting_matrix(data, point)
         odd[point.point_id] = SettingScores(seeds=point.seeds, values=values[point.point_id][:, 1::2])
         forgotten[point.point_id] = SettingScores(seeds=point.seeds, values=matrix)
-    quality, forgetting = score_models(odd, forgotten, metric=default.quality_metric, tokens=tokens)
+    pair = (best.point_id, default.point_id)
+    metric = default.quality_metric
+    quality, forgetting = unlike_score_differences([pair], odd, forgotten, metric=metric, tokens=tokens)
     return TaskPortability(
         task=data.study.config.task.name,
-        metric=default.quality_metric,
+        metric=metric,
         default=default,
         best=best,
         settings=len(settings),
-        gain=quality.difference(best.point_id, default.point_id),
-        forgetting=forgetting.difference(best.point_id, default.point_id),
+        gain=quality[best.point_id].contrast,
+        forgetting=forgetting[best.point_id].contrast,
     )
 
 

@@ -13,25 +13,32 @@ def import_libraries() -> None:
 
     Nothing that is made while they are imported becomes garbage, yet collecting it costs a fifth of the
     time. Four fallback kernels of bitsandbytes are decorated with `torch.compile`, which alone loads all of
-    Inductor, another fifth: meanwhile it means "eager". NF4 uses none of the four, neither on a CPU nor on a
-    GPU, and whoever calls one runs it as it is written. Both are put back: what users compile themselves is
-    not touched.
+    Inductor, another fifth: meanwhile it means "eager", so that whoever calls one gets what is written there.
+    (NF4 needs none of the four, but for weights of an odd width on a CPU.) Both are put back: what users
+    compile themselves is not touched.
     """
     collected = gc.isenabled()
     gc.disable()
-    import torch
-
-    backend = torch.compiler.get_default_backend()
-    torch.compiler.set_default_backend("eager")
     try:
-        import bitsandbytes  # noqa: F401
-        import peft  # noqa: F401
+        _import_with("eager")
     finally:
-        torch.compiler.set_default_backend(backend)
         if collected:
             gc.freeze()
             gc.unfreeze()  # as old objects, which the next collection does not walk through
             gc.enable()
+
+
+def _import_with(backend: str) -> None:
+    """Imports them while this is what `torch.compile` means."""
+    import torch
+
+    usual = torch.compiler.get_default_backend()
+    torch.compiler.set_default_backend(backend)
+    try:
+        import bitsandbytes  # noqa: F401
+        import peft  # noqa: F401
+    finally:
+        torch.compiler.set_default_backend(usual)
 
 
 import_libraries()

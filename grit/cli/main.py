@@ -161,9 +161,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Namespace) -> int:
-    config = run_configuration(arguments)
     with passing("checking the task and the model"):
-        # With torch: what cannot be used has been refused by now.
+        config = run_configuration(arguments)
+        # With torch: what is no use has been refused by now.
         from grit.cli.show import measures_table
         from grit.cli.single_run import open_run, train_into
         from grit.cli.watching import RunDisplay, evaluation_bar

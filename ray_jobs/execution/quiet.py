@@ -11,6 +11,9 @@ from pathlib import Path
 
 from ray_jobs.execution.cluster import PLACE_VARIABLES, connect
 
+#: Whether Tune goes without its own logs of results.
+OWN_LOGS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
+
 
 @contextlib.contextmanager
 def connected(address: str | None, *, verbose: bool) -> Iterator[None]:
@@ -19,9 +22,9 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[None]:
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
+    before = {name: os.environ.get(name) for name in (*PLACE_VARIABLES, OWN_LOGS)}
     # Tune would write each trial's results a second to a fourth time, and import torch here for TensorBoard.
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    before = {name: os.environ.get(name) for name in PLACE_VARIABLES}
+    os.environ.setdefault(OWN_LOGS, "1")
     connect(address, verbose=verbose)
     import ray
 

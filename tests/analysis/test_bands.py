@@ -121,6 +121,17 @@ def test_a_cheap_setting_of_equal_merit_comes_first_and_a_cap_takes_the_dear_one
     assert len(free.cheapest) == len(free.points)
 
 
+@pytest.mark.parametrize("seeds", [(41,), (41, 42, 43)])
+def test_what_is_beaten_beyond_noise_in_quality_is_not_among_the_cheapest(tmp_path, seeds):
+    def outcome(record):
+        return ended(record, quality=0.1, footprint=0.3) if record.tau == 0.9 else ended(record, quality=0.8)
+
+    (result,) = analyse(_study(tmp_path, outcome, seeds=seeds)).regimes
+    beaten = next(point for point in result.points if point.tau == 0.9)
+    assert beaten not in result.cheapest
+    assert len(result.cheapest) == len(result.points) - 1
+
+
 def test_failure_modes_are_named(tmp_path):
     def outcome(record):
         if record.tau == 0.9:

@@ -42,16 +42,17 @@ def _gaps(points, frontier):
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
-def test_points_on_the_frontier_are_seldom_told_from_it(count):
-    """With the noise of all of them: 5% of intervals, whether there is one point or many."""
+@pytest.mark.parametrize("of_frontier, of_points", [(0.1, 0.1), (0.1, 0.02), (0.02, 0.1)])
+def test_points_on_the_frontier_are_seldom_told_from_it(count, of_frontier, of_points):
+    """5% of intervals, whether there is one point or many, and whoever the seeds' noise is of."""
     called = 0
     studies = 600 // count
     for number in range(studies):
         generator = np.random.default_rng(number)
-        frontier = [_side(0.3, 0.5, generator), _side(0.6, 1.0, generator)]
-        points = {str(k): _side(0.45, 0.75, generator) for k in range(count)}
+        frontier = [_side(*at, generator, spread=of_frontier) for at in ((0.3, 0.5), (0.6, 1.0))]
+        points = {str(k): _side(0.45, 0.75, generator, spread=of_points) for k in range(count)}
         called += sum(gap.chord.p_value <= 0.05 for gap in _gaps(points, frontier).values())
-    assert called <= 0.065 * studies * count
+    assert called <= 0.068 * studies * count  # 5%, and twice its deviation
 
 
 def test_one_point_that_strays_widens_no_other_gap():

@@ -154,7 +154,7 @@ def _against_default(judged: Judged) -> dict[str, AgainstDefault]:
     """Every other measured setting, by its name; corrected over all of the regime."""
     center = judged.center
     others = {p.point_id: p for p in judged.measured if p.point_id != center.point_id}
-    if not center.records or not others:
+    if not others:
         return {}
     models = (judged.noise.quality, judged.noise.forgetting)
     references = [center.point_id] * len(others)
