@@ -20,6 +20,8 @@ from grit.io.versions import SCHEMA_VERSION, upgraded
 
 #: What says whose an adapter is, and its model card, which may be written anew.
 ADAPTER_FILE, CARD_FILE = "adapter.json", "README.md"
+#: An address of MLflow's: models:/NAME/VERSION, or models:/m-... of a logged model.
+MODELS = "models:/"
 #: Why there is no adapter, in its place.
 PROBLEM_FILE = "problem.txt"
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from grit.adapters.kept_adapter import ADAPTER_FILE, CARD_FILE, read_kept_adapter
+from grit.adapters.kept_adapter import ADAPTER_FILE, CARD_FILE, MODELS, read_kept_adapter
 from grit.adapters.peft_adapters import reload_adapter, remove_lora
 from grit.cli.single_run import (
     EVALUATION_FILE,
@@ -25,9 +25,6 @@ from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from grit.training.measurements import Measurements
 from grit.training.workbench import Workbench
-
-#: An address of MLflow's: models:/NAME/VERSION, or models:/m-... of a logged model.
-MODELS = "models:/"
 
 
 @contextmanager

@@ -10,12 +10,14 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
+from grit.adapters.kept_adapter import MODELS
 from grit.cli.fields import HelpFields
 from grit.cli.one_line import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from grit.cli.options import DataOptions, ModelOptions, with_data_options
 from grit.cli.parser import OneLineParser, flag, taken
 from grit.cli.pasted import pasted
 from grit.cli.phases import passing
+from grit.config.first_effect import idle_schedules
 from grit.config.overrides import parse_cadence, with_overrides
 from grit.config.registry import METHODS
 from grit.config.run_config import RunConfig
@@ -127,6 +129,8 @@ def run_configuration(arguments: Namespace) -> RunConfig:
     options, data = taken(TrainOptions, arguments), taken(DataOptions, arguments)
     if options.budget_steps is not None and options.budget_seconds is not None:
         raise ConfigError("budget-seconds", options.budget_seconds, "cannot be given beside --budget-steps")
+    if options.budget_steps is not None:
+        at_least(1).check("budget-steps", options.budget_steps)
     method = options.method
     base = configuration(options.preset, method, task=data.task, steps=options.budget_steps)
     base = with_data_options(base, data, arguments.model)
@@ -150,13 +154,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 the run diverged, 2 bad input, 130 interrupted."""
     arguments = parser().parse_args(argv)
     try:
+        if arguments.command != "train":
+            _check_place(arguments.place)
         commands = {"train": _train, "show": _show, "eval": _evaluate, "export": _export, "push": _push}
         return commands[arguments.command](arguments)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted; continue from the last checkpoint with --resume", file=sys.stderr)
+        print("interrupted: the same command with --resume goes on from its last checkpoint", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -171,6 +177,7 @@ def _train(arguments: Namespace) -> int:
         from grit.training.workbench import Workbench
 
         record = open_run(arguments.output, config, resume=arguments.resume)
+    _say_what_cannot_act(config)
     if record.status == "planned":
         keep_freed_memory()
         signal.signal(signal.SIGTERM, _interrupt)
@@ -190,6 +197,20 @@ def _train(arguments: Namespace) -> int:
     for what, command in (("look at it", "show"), ("export it", "export")):
         print(f"{what + ':':12}{pasted(sys.executable, '-m', 'grit', command, arguments.output)}")
     return 0 if record.status == "completed" else 1
+
+
+def _say_what_cannot_act(config: RunConfig) -> None:
+    """A line for each part of the geometry that comes too late for the budget of steps."""
+    if not config.uses_grit or config.budget.regime != "step":
+        return
+    for reason in idle_schedules(config.grit, config.budget.amount):
+        print(f"{reason}, and the budget is {config.budget.amount:g}", file=sys.stderr)
+
+
+def _check_place(place: str) -> None:
+    """Refuses a folder that is not there, before torch is imported."""
+    if not place.startswith(MODELS) and not Path(place).is_dir():
+        raise ConfigError("DIR", place, "is no folder")
 
 
 def _show(arguments: Namespace) -> int:
@@ -213,7 +234,7 @@ def _share(value: float | None) -> str:
 
 
 def _evaluate(arguments: Namespace) -> int:
-    from grit.cli.kept_run import MODELS, adapter_at, evaluate_kept, is_kept
+    from grit.cli.kept_run import adapter_at, evaluate_kept, is_kept
     from grit.cli.show import measures_table
     from grit.cli.single_run import PREDICTIONS_FILE, evaluate_run, with_config
     from grit.cli.watching import evaluation_bar
@@ -233,7 +254,7 @@ def _evaluate(arguments: Namespace) -> int:
 
 
 def _export(arguments: Namespace) -> int:
-    from grit.cli.kept_run import MODELS, adapter_at, export_kept, is_kept
+    from grit.cli.kept_run import adapter_at, export_kept, is_kept
     from grit.cli.single_run import export_run
     from grit.training.workbench import Workbench
 

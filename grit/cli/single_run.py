@@ -135,7 +135,8 @@ def open_run(folder: Path, config: RunConfig, *, resume: bool) -> RunFile:
 def _found(folder: Path, identity: str, config: RunConfig, *, resume: bool) -> RunFile:
     """The run in `folder`, if it is this one."""
     record = read_run(folder)
-    if record.status == "planned" and not checkpoint.exists(folder / STATE):
+    unbegun = record.status == "planned" and not checkpoint.exists(folder / STATE)
+    if unbegun and not (resume and record.run_id != identity):
         # It never came to a first checkpoint: nothing is lost by starting anew, with whatever settings.
         return _begun(folder, identity, config)
     if record.run_id != identity:

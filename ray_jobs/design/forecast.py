@@ -129,6 +129,13 @@ def check_memory(
                 "fewer "
                 "methods take turns (--methods), or lower micro_batch",
             )
+        if machine_bytes is not None and not gpu and needed <= machine_bytes:
+            raise ConfigError(
+                "max-concurrent",
+                concurrent,
+                f"a trial would need about {needed / 1e9:.1f} GB, and {machine_bytes / 1e9:.0f} GB are free: "
+                f"at most {machine_bytes // needed}",
+            )
         raise ConfigError(
             "micro_batch",
             config.optimization.micro_batch,

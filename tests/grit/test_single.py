@@ -14,7 +14,7 @@ from conftest import ROOT
 from transformers import AutoModelForCausalLM
 
 from grit.cli.main import main, parser, run_configuration
-from grit.cli.single_run import read_run
+from grit.cli.single_run import open_run, read_run
 from grit.training.measurements import OBJECTIVES
 
 SHORT = (
@@ -144,6 +144,15 @@ def test_a_start_that_failed_leaves_room_for_another(tmp_path, monkeypatch):
             main(["train", "--output", folder, *SHORT])
     assert main(["train", "--output", folder, "--method", "lora", *SHORT]) == 0
     assert read_run(tmp_path / "run").config.method == "lora"
+
+
+def test_resuming_before_the_first_checkpoint_is_the_same_run_or_refused(tmp_path, capsys):
+    """A bare --resume has other settings: it once trained those, in the interrupted run's folder."""
+    config = run_configuration(parser().parse_args(["train", "--output", str(tmp_path / "run"), *SHORT]))
+    begun = open_run(tmp_path / "run", config, resume=False)
+    assert main(["train", "--resume", "--output", str(tmp_path / "run")]) == 2
+    assert "holds another run" in capsys.readouterr().err
+    assert open_run(tmp_path / "run", config, resume=True).run_id == begun.run_id
 
 
 def test_export_and_evaluation_need_no_training_file(tmp_path):

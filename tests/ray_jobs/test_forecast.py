@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from grit.backbone import resolve
 from grit.config.sections import EVERY_LINEAR
 from grit.errors import ConfigError
 from ray_jobs.design.forecast import KNOWN, ModelShape, check_memory, machine_memory, memory_bytes, shape_of
@@ -62,6 +63,13 @@ def test_the_presets_fit_the_gpu_they_are_for(name, method):
             concurrent=1,
             machine_bytes=None,
         )
+
+
+def test_too_many_at_once_is_not_blamed_on_the_batch():
+    base = preset("embedded", "grit", None).base
+    shape = shape_of(base.backbone.model, resolve(base.backbone.model))
+    with pytest.raises(ConfigError, match=r"max-concurrent = 64: a trial would need .* at most \d+$"):
+        check_memory(base, shape, gpu=False, concurrent=64, machine_bytes=4 << 30)
 
 
 def test_what_is_not_known_is_said():

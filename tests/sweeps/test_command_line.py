@@ -145,6 +145,8 @@ sys.exit(9 if "torch" in sys.modules else code)
         ("from sweeps.tau_T_lambda import SCRIPT as command", ["--preset", "smoke", "--task", "poetry"]),
         ("from sweeps.baselines import SCRIPT as command", ["--preset", "smoke", "--set", "rnak=3"]),
         ("from grit.cli import main as command", ["train", "--output", "x", "--task", "poetry"]),
+        ("from grit.cli import main as command", ["train", "--output", "x", "--budget-steps", "0"]),
+        ("from grit.cli import main as command", ["show", "nowhere"]),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_torch_is_imported(program, argv, tmp_path):

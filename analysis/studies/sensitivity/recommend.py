@@ -170,11 +170,21 @@ class Recommendation:
         return plain
 
 
+#: What a study with one seed can say of what it needs.
+ONE_SEED = (
+    "One seed of every setting: how much seeds differ is not known, and nothing that depends on it is "
+    "decided. The same command with --seeds 41 42 43, or with --decide, would."
+)
+
+
 def _needs(bands: Sequence[Band]) -> list[str]:
     """What the design tells of each criterion, and what would decide what is open."""
     smallest: dict[str, list[float]] = {}
     more: dict[str, float] = {}
-    for setting in [setting for band in bands for setting in band.settings]:
+    settings = [setting for band in bands for setting in band.settings]
+    if all(len(setting.point.seeds) < 2 for setting in settings):
+        return [ONE_SEED] if settings else []
+    for setting in settings:
         point = setting.point
         for criterion in setting.criteria:
             decision = criterion.decision
