@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 
@@ -16,3 +17,13 @@ def pasted(*words: str | Path) -> str:
     if Path(program).is_relative_to(here):
         program = str(Path(program).relative_to(here))
     return shlex.join([program, *rest])
+
+
+def this_command(output: Path) -> str:
+    """The command of this process, with this `--output` instead of its own."""
+    words, skipped = list[str](), False
+    for word in sys.argv:
+        if not skipped and word != "--output" and not word.startswith("--output="):
+            words.append(word)
+        skipped = word == "--output"
+    return pasted(sys.executable, *words, "--output", output)

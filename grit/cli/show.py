@@ -12,6 +12,7 @@ from grit.adapters.kept_adapter import CARD_FILE, read_kept_adapter
 from grit.cli.answering import Answering
 from grit.cli.model_card import ranks_in_words
 from grit.cli.single_run import ADAPTER, RunFile, read_run
+from grit.config.declared_knobs import KNOBS
 from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
 from grit.io.files import Row, read_table
@@ -91,7 +92,11 @@ def _rows_of(path: Path) -> list[Row]:
 
 
 def _what(config: RunConfig) -> str:
-    return f"{config.spec.title} on {config.task_title}, model {config.backbone.model}, seed {config.seed}"
+    what = f"{config.spec.title} on {config.task_title}, model {config.backbone.model}, seed {config.seed}"
+    if config.uses_grit:
+        knobs = [f"{name} = {KNOBS[name].shown(config.setting(name))}" for name in KNOBS]
+        what = f"{what}, {', '.join(knobs)}"
+    return what
 
 
 def _headline(run: RunFile) -> str:

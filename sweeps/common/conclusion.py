@@ -12,7 +12,7 @@ from analysis.evidence.study_marks import kept_trials
 from grit.adapters.kept_adapter import read_kept_adapter
 from grit.cli.model_card import write_card
 from grit.cli.one_line import EXIT_INTERRUPTED
-from grit.cli.pasted import pasted
+from grit.cli.pasted import pasted, this_command
 from grit.cli.phases import phase
 from grit.errors import ConfigError
 from grit.secrets import without_secrets
@@ -110,7 +110,8 @@ def _in_words(status: str) -> str:
 
 def _exit_code(output: Path, outcome: StudyOutcome, lost: int) -> int:
     if outcome.interrupted:
-        print(f"interrupted: the same command with --output {output} goes on", file=sys.stderr)
+        print(f"interrupted: the same command with --output {output} goes on:", file=sys.stderr)
+        print(f"  {this_command(output)}", file=sys.stderr)
         return EXIT_INTERRUPTED
     if lost:
         print(
