@@ -38,6 +38,7 @@ def last_line(monkeypatch, capsys):
     def run(name, *arguments):
         script = str(ROOT / "benchmarks" / f"{name}.py")
         monkeypatch.setattr(sys, "argv", [script, *arguments])
+        monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as Python does for a script
         runpy.run_path(script, run_name="__main__")
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
@@ -72,7 +73,6 @@ def test_a_real_study_is_kept_and_replayed(last_line, tmp_path, monkeypatch):
     kept = tmp_path / "kept.npz"
     said = last_line("study_worlds", str(tmp_path / "s"), str(kept))
     assert said == {"benchmark": "study_worlds", "settings": 5, "seeds": 8}
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     study_worlds = importlib.import_module("study_worlds")
     world = study_worlds.recorded(kept)
     data = load_study(tmp_path / "s")

@@ -73,9 +73,10 @@ def unlike_means(scores: Mapping[str, SettingScores], weights: Floats) -> dict[s
     it comes out near zero, Satterthwaite's freedom knows nothing of that, and is held at `MOST_FREEDOM`.
     """
     apart, alike = _parted(scores, weights)
+    together = NoiseModel(scores=alike, weights=weights)
     means = {}
     for name, one in scores.items():
-        model = NoiseModel(scores={name: one} if name in apart else alike, weights=weights)
+        model = NoiseModel(scores={name: one}, weights=weights) if name in apart else together
         mean = model.mean(name)
         most = MOST_FREEDOM[len(model.names) > 1] * (len(one.seeds) - 1)
         means[name] = replace(mean, freedom=min(mean.freedom, most)) if most else mean
