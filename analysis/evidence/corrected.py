@@ -8,7 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from analysis.evidence.load import StudyData
 from analysis.evidence.noise import UNBOUNDED, quality_bounds
+from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
 from analysis.stats.arrays import Floats
 from analysis.stats.estimates import LEVEL, Verdict, holm
 from analysis.stats.pooled_noise import Contrast, NoiseModel, SettingScores, verdict_of
@@ -150,6 +152,20 @@ def score_differences(
         differences(quality, names, references, tolerance_of(metric)),
         differences(forgetting, names, references, FORGETTING_TOLERANCE),
     )
+
+
+def held_out_differences(
+    data: StudyData, points: Mapping[str, PointSummary], pairs: Sequence[tuple[str, str]]
+) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
+    """As `unlike_score_differences` of these points; quality on the odd examples, for the even ones chose."""
+    quality: dict[str, SettingScores] = {}
+    forgetting: dict[str, SettingScores] = {}
+    for name, point in points.items():
+        forgotten, tokens = forgetting_matrix(data, point)
+        quality[name] = SettingScores(seeds=point.seeds, values=quality_matrix(data, point)[:, 1::2])
+        forgetting[name] = SettingScores(seeds=point.seeds, values=forgotten)
+    metric = next(iter(points.values())).quality_metric
+    return unlike_score_differences(pairs, quality, forgetting, metric=metric, tokens=tokens)
 
 
 def joint_verdict(quality: CorrectedContrast | None, forgetting: CorrectedContrast | None) -> JointVerdict:

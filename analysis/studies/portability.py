@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from analysis.evidence.corrected import unlike_score_differences
+from analysis.evidence.corrected import held_out_differences
 from analysis.evidence.load import StudyData, load_study
-from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix, summarize_points
+from analysis.evidence.point_summary import PointSummary, quality_matrix, summarize_points
 from analysis.page.document import FEW_SEEDS, write_table
 from analysis.page.render import render
 from analysis.page.table import Column, Table
-from analysis.stats.pooled_noise import Contrast, SettingScores
+from analysis.stats.pooled_noise import Contrast
 from analysis.studies.sensitivity.one_at_a_time import default_point
 from grit.errors import ConfigError
 from grit.io.files import write_atomically
@@ -77,19 +77,12 @@ def judge(data: StudyData, regime: str = "step") -> TaskPortability | None:
     if default is None or not default.records:
         return None
     settings = [p for p in points if p.regime == regime and not p.is_control and p.seeds == default.seeds]
-    values = {p.point_id: quality_matrix(data, p) for p in settings}
-    best = max(settings, key=lambda p: float(values[p.point_id][:, ::2].mean()))
-    odd, forgotten = {}, {}
-    for point in settings:
-        matrix, tokens = forgetting_matrix(data, point)
-        odd[point.point_id] = SettingScores(seeds=point.seeds, values=values[point.point_id][:, 1::2])
-        forgotten[point.point_id] = SettingScores(seeds=point.seeds, values=matrix)
+    best = max(settings, key=lambda p: float(quality_matrix(data, p)[:, ::2].mean()))
     pair = (best.point_id, default.point_id)
-    metric = default.quality_metric
-    quality, forgetting = unlike_score_differences([pair], odd, forgotten, metric=metric, tokens=tokens)
+    quality, forgetting = held_out_differences(data, {p.point_id: p for p in settings}, [pair])
     return TaskPortability(
         task=data.study.config.task.name,
-        metric=metric,
+        metric=default.quality_metric,
         default=default,
         best=best,
         settings=len(settings),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grit.adapters.quick_import  # noqa: F401
+import grit.adapters.quick_import  # noqa: F401 - first: it says why
 
 # isort: split
 from peft import PeftModel, convert_to_lora, get_peft_model_state_dict

@@ -17,7 +17,7 @@ from grit.cli.options import DataOptions, ModelOptions, with_data_options
 from grit.cli.parser import OneLineParser, flag, taken
 from grit.cli.pasted import pasted
 from grit.cli.phases import passing
-from grit.config.first_effect import idle_schedules
+from grit.config.first_effect import beyond_budget, idle_schedules
 from grit.config.overrides import parse_cadence, with_overrides
 from grit.config.registry import METHODS
 from grit.config.run_config import RunConfig
@@ -204,7 +204,7 @@ def _say_what_cannot_act(config: RunConfig) -> None:
     if not config.uses_grit or config.budget.regime != "step":
         return
     for reason in idle_schedules(config.grit, config.budget.amount):
-        print(f"{reason}, and the budget is {config.budget.amount:g}", file=sys.stderr)
+        print(beyond_budget(reason, config.budget.amount), file=sys.stderr)
 
 
 def _check_place(place: str) -> None:

@@ -76,6 +76,11 @@ def idle_schedules(config: GritConfig, steps: float) -> list[str]:
     return idle
 
 
+def beyond_budget(reason: str, steps: float) -> str:
+    """Why something does not act, with the steps that there are."""
+    return f"{reason}, and the budget is {steps:.15g}"
+
+
 def late_fields(config: GritConfig) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The values of `CURVATURE_FIELDS` and of `REPROJECTION_FIELDS`."""
     curvature = tuple(getattr(config, name) for name in CURVATURE_FIELDS)
@@ -142,7 +147,7 @@ def _idle(base: RunConfig, changed: RunConfig, name: str) -> str | None:
     first, what = min((min(onset(base.grit), onset(changed.grit)), what) for onset, what in moments)
     if first < base.budget.amount:
         return None
-    return f"{what} after {first:g} steps at the earliest, and the budget is {base.budget.amount:g}"
+    return beyond_budget(f"{what} after {first:g} steps at the earliest", base.budget.amount)
 
 
 def _declaration(name: str) -> Setting:

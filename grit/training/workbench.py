@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import grit.adapters.quick_import  # noqa: F401
+import grit.adapters.quick_import  # noqa: F401 - first: it says why
 
 # isort: split
 import torch

@@ -111,7 +111,7 @@ def _in_words(status: str) -> str:
 def _exit_code(output: Path, outcome: StudyOutcome, lost: int) -> int:
     if outcome.interrupted:
         print(f"interrupted: the same command with --output {output} goes on:", file=sys.stderr)
-        print(f"  {this_command(output)}", file=sys.stderr)
+        print(f"  {without_secrets(this_command(output))}", file=sys.stderr)
         return EXIT_INTERRUPTED
     if lost:
         print(

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from grit.cli.options import DataOptions, ModelOptions, with_data_options
 from grit.config.declared_knobs import KNOBS
-from grit.config.first_effect import idle_reason, idle_schedules
+from grit.config.first_effect import beyond_budget, idle_reason, idle_schedules
 from grit.config.method import GritConfig
 from grit.config.overrides import parse_cadence, parse_setting, with_overrides
 from grit.config.run_config import Overrides, RunConfig
@@ -282,8 +282,8 @@ def idle_sentences(request: StudyRequest, points: Sequence[Point]) -> list[str]:
         if point.method not in (None, base.method):
             continue
         own = idle_schedules(with_overrides(base, dict(point.overrides)).grit, steps)
-        sentences += [f"{reason}, and the budget is {steps}" for reason in own if reason not in usual]
-    sentences += [f"{reason}, and the budget is {steps}: nothing of it is measured" for reason in usual]
+        sentences += [beyond_budget(reason, steps) for reason in own if reason not in usual]
+    sentences += [f"{beyond_budget(reason, steps)}: nothing of it is measured" for reason in usual]
     return list(dict.fromkeys(sentences))
 
 

@@ -143,9 +143,8 @@ class StudyScript:
         try:
             self._refuse_what_says_nothing(line)
             asked = self.request(line) if line.execution.study is None else self._read_spec(line)
-            from sweeps.common.command import (
-                run_study,  # and torch: what cannot be used has been refused by now
-            )
+            # Heavy: what is no use has been refused by now.
+            from sweeps.common.command import run_study
 
             if isinstance(asked, StudySpec):
                 return run_study(asked.preset, line.execution, line.search, spec=asked, planned=planned)

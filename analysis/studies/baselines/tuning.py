@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.evidence.corrected import CorrectedContrast, unlike_score_differences
+from analysis.evidence.corrected import CorrectedContrast, held_out_differences
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import PointSummary, forgetting_matrix, quality_matrix
 from analysis.page.columns import shown_choice
-from analysis.stats.frontier_gap import Gap, SettingValues, gap_values, gaps_of
-from analysis.stats.pooled_noise import SettingScores
+from analysis.stats.frontier_gap import Gap, GapValues, SettingValues, gap_values, gaps_of
 from grit.config.registry import METHODS, Method
 from grit.io.files import Row
 from ray_jobs.records.trial_record import TrialRecord
@@ -113,16 +112,8 @@ def best_differences(
     others = [method for method in tuned if method != reference]
     if reference not in tuned or not others:
         return {}, {}
-    odd: dict[str, SettingScores] = {}
-    forgotten: dict[str, SettingScores] = {}
-    for method, tuning in tuned.items():
-        best = tuning.best
-        odd[method] = SettingScores(seeds=best.seeds, values=quality_matrix(data, best)[:, 1::2])
-        forgotten[method] = SettingScores(seeds=best.seeds, values=forgetting_matrix(data, best)[0])
-    metric = tuned[reference].best.quality_metric
-    _, tokens = forgetting_matrix(data, tuned[reference].best)
-    pairs = [(method, reference) for method in others]
-    return unlike_score_differences(pairs, odd, forgotten, metric=metric, tokens=tokens)
+    best = {method: tuning.best for method, tuning in tuned.items()}
+    return held_out_differences(data, best, [(method, reference) for method in others])
 
 
 def frontier_of(data: StudyData, reference: TunedMethod) -> list[SettingValues]:
@@ -140,7 +131,8 @@ def gaps_to_frontier(
 
     Those whose seeds are not the reference's are left out.
     """
-    frontier, values = frontier_of(data, reference), {}
+    frontier = frontier_of(data, reference)
+    values: dict[str, GapValues] = {}
     for method, tuning in tuned.items():
         point = tuning.best
         if tuning is reference or any(p.seeds != point.seeds for p in reference.settings):
