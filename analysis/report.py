@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     first, *others = arguments.folders
     try:
         if first == "compare":
-            print(_compare(others, arguments.output))
+            print("\n".join(_compare(others, arguments.output)))
             return 0
         if first == "peft":
             print(_beside_peft(others))
@@ -136,11 +136,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _compare(folders: Sequence[str], output: Path | None) -> Path:
+def _compare(folders: Sequence[str], output: Path | None) -> list[str]:
+    """What it comes to, and where the page lies."""
     if len(folders) != 2:
         raise ConfigError("compare", " ".join(folders), "needs two folders")
     first, second = Path(folders[0]), Path(folders[1])
-    return compare.build(first, second, output or first / f"compare-{second.resolve().name}.html")
+    page = output or first / f"compare-{second.resolve().name}.html"
+    return [*compare.build(first, second, page), str(page)]
 
 
 def _beside_peft(folders: Sequence[str]) -> Path:

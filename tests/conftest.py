@@ -40,8 +40,24 @@ def reference(bench):
     return cache(lambda config: train(config, bench))
 
 
+@pytest.fixture(scope="session")
+def half_backbone(tmp_path_factory):
+    """The first two of the embedded backbone's four layers: a run takes two thirds of the time."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from grit.backbone import resolve
+
+    folder, layers = tmp_path_factory.mktemp("half-backbone"), 2
+    whole = AutoModelForCausalLM.from_pretrained(resolve("embedded"))
+    whole.model.layers = whole.model.layers[:layers]
+    whole.config.num_hidden_layers = layers
+    whole.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(resolve("embedded")).save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture
-def short_run():
+def short_run(half_backbone):
     """A few steps under realistic settings: dropout 0.1, padding, accumulation 2, GRIT acting early."""
     from grit.config.method import GritConfig
     from grit.config.run_config import RunConfig
@@ -52,6 +68,7 @@ def short_run():
     )
     base = RunConfig.of(
         task=TaskSource(name="arithmetic"),
+        model=half_backbone,
         budget=Budget(regime="step", amount=10),
         method="grit",
         learning_rate=2e-3,
@@ -75,14 +92,38 @@ def shared_data():
     return SHARED
 
 
+#: Files that take more than a minute of a core, longest first: what runs beside them fills the gaps.
+LONG = (
+    "test_fuzz",
+    "test_benchmarks",
+    "test_trainer",
+    "test_keep",
+    "test_trunks",
+    "test_real_data",
+    "test_report",
+    "test_examples",
+    "test_methods",
+    "test_family_pages",
+    "test_probes",
+    "test_loops",
+)
+
+
 @cache
 def _starts_ray(path):
     return "pytest.mark.ray" in path.read_text(encoding="utf8")
 
 
+def _place(item):
+    """Files that start a Ray come first, then the long ones."""
+    if _starts_ray(item.path):
+        return -1
+    return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
+
+
 def pytest_collection_modifyitems(items):
-    """Files that start a Ray come first: they take longest."""
-    items.sort(key=lambda item: not _starts_ray(item.path))
+    """What takes longest begins first."""
+    items.sort(key=_place)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -5,7 +5,7 @@ What differs in their settings, and how the settings that both measured compare.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from analysis.evidence.point_summary import PointSummary, paired_forgetting, pai
 from analysis.page.columns import regime_column, setting_columns
 from analysis.page.render import render
 from analysis.page.table import Column, Table
-from analysis.stats.estimates import Estimate
+from analysis.stats.estimates import LEVEL, Estimate, holm
 from grit.config.declared_knobs import KNOBS
 from grit.errors import ConfigError
 from grit.io.files import write_atomically
@@ -112,6 +112,49 @@ def _by_setting(data: StudyData) -> dict[tuple[Any, ...], PointSummary]:
     return settings
 
 
+def summary(settings: Sequence[SharedSetting], metric: str) -> list[str]:
+    """What the second study's settings are against the first's, a sentence per measure.
+
+    Words follow the p-values of the paired differences, corrected over the settings (Holm).
+    """
+    if not settings:
+        return []
+    return [
+        _summed_up(metric.capitalize(), [row.quality for row in settings]),
+        _summed_up("Forgetting", [row.forgetting for row in settings]),
+    ]
+
+
+def _summed_up(name: str, estimates: Sequence[Estimate | None]) -> str:
+    paired = [each for each in estimates if each is not None]
+    if not paired:
+        return f"{name}: no setting has seeds and examples in common."
+    corrected = holm([each.p_value for each in paired])
+    apart = [each.mean for each, p_value in zip(paired, corrected, strict=True) if p_value <= 1 - LEVEL]
+    higher = sum(mean > 0 for mean in apart)
+    one_seed = any(each.seeds < 2 for each in paired)
+    alone = " (with one seed by the examples alone)" if one_seed else ""
+    return (
+        f"{name} of 2 against 1: higher in {higher}, lower in {len(apart) - higher}, not told apart in "
+        f"{len(paired) - len(apart)} of {len(paired)} settings{alone}."
+    )
+
+
+def own_settings(settings: Sequence[SharedSetting]) -> list[SharedSetting]:
+    """Those that are not the same trainings on both sides (what was taken over says nothing)."""
+    return [row for row in settings if not _are_the_same(row.point, row.other)]
+
+
+def _are_the_same(point: PointSummary, other: PointSummary) -> bool:
+    ones, others = _trainings(point), _trainings(other)
+    return bool(ones) and ones == others
+
+
+def _trainings(point: PointSummary) -> dict[str, Any]:
+    """Measured to the last digit, seconds included, by trial."""
+    return {record.trial_id: record.measured for record in point.records}
+
+
 def comparison_table(settings: list[SharedSetting], metric: str) -> Table[SharedSetting]:
     """Objectives of both, and how they differ."""
     columns: list[Column[SharedSetting]] = [
@@ -174,12 +217,14 @@ def difference_table(rows: list[Difference]) -> Table[Difference]:
     return Table(name="differences", columns=columns, rows=rows)
 
 
-def build(first: Path, second: Path, page: Path) -> Path:
-    """Writes the page and returns its path.
+def build(first: Path, second: Path, page: Path) -> list[str]:
+    """Writes the page and returns what it comes to, a sentence each.
 
     Raises:
-        ConfigError: a folder holds no study, or their qualities are different metrics.
+        ConfigError: a folder holds no study, both are the same, or their qualities are different metrics.
     """
+    if first.resolve() == second.resolve():
+        raise ConfigError("compare", f"{first} {second}", "is one study twice")
     one, two = load_study(first), load_study(second)
     points = [p for data in (one, two) for p in summarize_points(data.records) if p.records]
     metrics = sorted({p.quality_metric for p in points})
@@ -187,17 +232,28 @@ def build(first: Path, second: Path, page: Path) -> Path:
         both = f"{first} {second}"
         raise ConfigError("compare", both, f"measure different qualities: {', '.join(metrics)}")
     metric = points[0].quality_label if points else "quality"
+    shared = shared_settings(one, two)
+    own = own_settings(shared)
+    cautions = caveats(one.study, two.study)
+    if not shared:
+        cautions.append("No setting was measured by both.")
+    elif len(own) < len(shared):
+        cautions.append(
+            f"{len(shared) - len(own)} settings are the same trainings in both (taken over) and are left out."
+        )
+    answer = summary(own, metric)
     context = {
         "first": str(first),
         "second": str(second),
         "metric": metric,
-        "settings": comparison_table(shared_settings(one, two), metric),
+        "answer": answer,
+        "settings": comparison_table(own, metric),
         "differences": difference_table(differences(_compared(one.study), _compared(two.study))),
-        "caveats": caveats(one.study, two.study),
+        "caveats": cautions,
         "same_content": one.study.content == two.study.content,
     }
     write_atomically(page, render("compare.html.j2", **context))
-    return page
+    return [*answer, *cautions]
 
 
 def _compared(study: StudyFile) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What can be done with a kept adapter's folder: score it, copy it, merge it, hand it to a hub."""
+"""What can be done with a kept adapter's folder: let it answer, score it, copy it, merge it, hand it on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,9 +22,14 @@ from grit.cli.single_run import (
     write_merged,
 )
 from grit.config.run_config import RunConfig
+from grit.data.encode import prompt_tokens
 from grit.errors import ConfigError
+from grit.evaluation.generation import Sampling, generate
 from grit.training.measurements import Measurements
 from grit.training.workbench import Workbench
+
+#: Of an answer, where the run's evaluation does not say.
+ANSWER_TOKENS = 64
 
 
 @contextmanager
@@ -52,6 +57,35 @@ def adapter_at(place: str) -> Iterator[Path]:
 def is_kept(folder: Path) -> bool:
     """Whether a folder is a kept adapter's own."""
     return (folder / ADAPTER_FILE).exists()
+
+
+class Answering:
+    """A kept adapter that answers prompts, for whoever has its folder, without the run that trained it.
+
+    Raises:
+        ConfigError: the folder holds no whole adapter, or the backbone cannot be had here.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._config, bench = read_kept_adapter(folder).config, Workbench(training=False)
+        self._tokenizer = bench.tokenizer(self._config)
+        self._model = reload_adapter(bench.backbone(self._config), folder)
+
+    def answers(self, prompts: Sequence[str], *, tuned: bool = True) -> list[str]:
+        """One greedy answer per prompt, without the prompt; as long as the run's evaluation let them be.
+
+        Without `tuned` they are the backbone's own.
+        """
+        evaluation = self._config.evaluation
+        with nullcontext() if tuned else self._model.disable_adapter():
+            return generate(
+                self._model,
+                self._tokenizer,
+                [prompt_tokens(self._tokenizer, prompt) for prompt in prompts],
+                prompts,
+                Sampling(max_new_tokens=evaluation.max_new_tokens or ANSWER_TOKENS),
+                batch_size=evaluation.eval_batch,
+            )
 
 
 def evaluate_kept(folder: Path, config: RunConfig, bench: Workbench, to: Path) -> Measurements:

@@ -13,10 +13,11 @@ from typing import Any
 from grit.adapters.kept_adapter import MODELS
 from grit.cli.fields import HelpFields
 from grit.cli.one_line import EXIT_BAD_INPUT, EXIT_INTERRUPTED
-from grit.cli.options import DataOptions, ModelOptions, with_data_options
+from grit.cli.options import DataOptions, ModelOptions, named_settings, with_data_options
 from grit.cli.parser import OneLineParser, flag, taken
 from grit.cli.pasted import pasted
 from grit.cli.phases import passing
+from grit.cli.run_file import check_room
 from grit.config.first_effect import beyond_budget, idle_schedules
 from grit.config.overrides import parse_cadence, with_overrides
 from grit.config.registry import METHODS
@@ -132,6 +133,7 @@ def run_configuration(arguments: Namespace) -> RunConfig:
     if options.budget_steps is not None:
         at_least(1).check("budget-steps", options.budget_steps)
     method = options.method
+    named_settings(data)  # before a preset may have to measure something
     base = configuration(options.preset, method, task=data.task, steps=options.budget_steps)
     base = with_data_options(base, data, arguments.model)
     if base.execution.checkpoint_steps is None:
@@ -169,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(arguments: Namespace) -> int:
     with passing("checking the task and the model"):
         config = run_configuration(arguments)
+        check_room(arguments.output, config, resume=arguments.resume)
         # With torch: what is no use has been refused by now.
         from grit.cli.show import measures_table
         from grit.cli.single_run import open_run, train_into
@@ -274,7 +277,7 @@ def _export(arguments: Namespace) -> int:
 
 def _push(arguments: Namespace) -> int:
     from grit.cli.kept_run import adapter_at, is_kept, push_kept
-    from grit.cli.single_run import ADAPTER
+    from grit.cli.run_file import ADAPTER
 
     with adapter_at(arguments.place) as folder:
         adapter = folder if is_kept(folder) else folder / ADAPTER

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from grit.config.extensions import load_extensions
-from grit.errors import ConfigError, nearest
+from grit.errors import ConfigError, among, nearest
 
 _UNKNOWN = "unrecognized arguments: "
 #: Of every command here: bad input, Ctrl-C.
@@ -38,6 +38,11 @@ class OneLineErrors(argparse.ArgumentParser):
             misspelt = [word for word in self._words if self._is_unknown(word)]
             message = _UNKNOWN + " ".join(misspelt) if misspelt else message
         self.exit(EXIT_BAD_INPUT, f"error: {message}{self._meant(message)} (see --help)\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse does; says the nearest choice first."""
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"{value!r}: {among(value, action.choices)}")
 
     def _is_unknown(self, word: str) -> bool:
         return word.startswith("--") and word.partition("=")[0] not in self._options()

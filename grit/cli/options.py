@@ -8,7 +8,7 @@ from typing import Any
 
 from grit.cli.parser import flag
 from grit.config.overrides import parse_setting, with_overrides
-from grit.config.run_config import RunConfig
+from grit.config.run_config import RunConfig, section_of
 from grit.config.sections import TaskSource
 from grit.tasks.loading import NAMES
 
@@ -17,7 +17,7 @@ from grit.tasks.loading import NAMES
 class DataOptions:
     """Task, files, general text and probes; and any other setting."""
 
-    _argument_group_name = "model and data"
+    _argument_group_name = "data"
 
     task: str | None = flag(None, "what is learned: " + ", ".join(NAMES), metavar="NAME")
     train_file: str | None = flag(
@@ -57,9 +57,21 @@ class DataOptions:
 class ModelOptions:
     """The backbone."""
 
-    _argument_group_name = "model and data"
+    _argument_group_name = "model"
 
     model: str | None = flag(None, "backbone: `embedded`, a folder, or a hub id", metavar="ID_OR_PATH")
+
+
+def named_settings(options: DataOptions) -> dict[str, Any]:
+    """What `--set` says, by name.
+
+    Raises:
+        ConfigError: an unknown name, or no `=`.
+    """
+    settings = dict(parse_setting(text) for text in options.set)
+    for name in settings:
+        section_of(name)
+    return settings
 
 
 def with_data_options(config: RunConfig, options: DataOptions, model: str | None = None) -> RunConfig:
@@ -75,7 +87,7 @@ def with_data_options(config: RunConfig, options: DataOptions, model: str | None
         changes["model"] = _absolute(model) if Path(model).is_dir() else model
     if options.probes is not None:
         changes["probes"] = tuple(_absolute_probe(text) for text in options.probes)
-    settings = dict(parse_setting(text) for text in options.set)
+    settings = named_settings(options)
     for name in ("model", "bertscore_encoder"):
         if isinstance(settings.get(name), str) and Path(settings[name]).is_dir():
             settings[name] = _absolute(settings[name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -19,11 +20,18 @@ def pasted(*words: str | Path) -> str:
     return shlex.join([program, *rest])
 
 
-def this_command(output: Path) -> str:
-    """The command of this process, with this `--output` instead of its own."""
-    words, skipped = list[str](), False
+def this_command(output: Path, *, without: Sequence[str] = (), more: Sequence[str] = ()) -> str:
+    """The command of this process, with this `--output` instead of its own.
+
+    Args:
+        output: the folder.
+        without: options that are left out with their values.
+        more: words that are added.
+    """
+    words, left_out = list[str](), False
     for word in sys.argv:
-        if not skipped and word != "--output" and not word.startswith("--output="):
+        if word.startswith("--"):
+            left_out = word.partition("=")[0] in ("--output", *without)
+        if not left_out:
             words.append(word)
-        skipped = word == "--output"
-    return pasted(sys.executable, *words, "--output", output)
+    return pasted(sys.executable, *words, *more, "--output", output)

@@ -9,9 +9,9 @@ from typing import Any
 from tabulate import tabulate
 
 from grit.adapters.kept_adapter import CARD_FILE, read_kept_adapter
-from grit.cli.answering import Answering
+from grit.cli.kept_run import Answering
 from grit.cli.model_card import ranks_in_words
-from grit.cli.single_run import ADAPTER, RunFile, read_run
+from grit.cli.run_file import ADAPTER, RunFile, read_run
 from grit.config.declared_knobs import KNOBS
 from grit.config.run_config import RunConfig
 from grit.errors import ConfigError
@@ -71,17 +71,19 @@ def measures_table(measured: Measurements) -> str:
     base_loss, forgetting = measured.base_retention_loss, measured.forgetting
     general = None if forgetting is None or base_loss is None else base_loss + forgetting
     rows: list[list[Any]] = [
-        [measured.quality_metric, measured.base_quality, measured.quality, ""],
-        ["answer loss (nats/token)", measured.base_answer_loss, measured.answer_loss, ""],
-        ["general loss (nats/token)", base_loss, general, ""],
-        ["retention", 1.0, measured.retention, ""],
+        [measured.quality_metric, measured.base_quality, measured.quality],
+        ["answer loss (nats/token)", measured.base_answer_loss, measured.answer_loss],
+        ["general loss (nats/token)", base_loss, general],
+        ["retention", 1.0, measured.retention],
     ]
     for name, item in (measured.metrics or {}).items():
-        rows.append([name, item["base_value"], item["value"], item["problem"] or ""])
+        problem = [item["problem"]] if item["problem"] else []
+        rows.append([name, item["base_value"], item["value"], *problem])
     for name, item in (measured.probes or {}).items():
         label = f"probe {name} (n = {item['items']})"
-        rows.append([label, item["base_accuracy"], item["accuracy"], ""])
-    return str(tabulate(rows, headers=["", "untuned", "trained", ""], floatfmt=".4f", missingval="-"))
+        rows.append([label, item["base_accuracy"], item["accuracy"]])
+    headers = ["", "untuned", "trained", "problem"][: max(len(row) for row in rows)]
+    return str(tabulate(rows, headers=headers, floatfmt=".4f", missingval="-"))
 
 
 def _rows_of(path: Path) -> list[Row]:

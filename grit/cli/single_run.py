@@ -7,25 +7,30 @@ import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from grit.adapters.check_model import check_earlier_tasks, check_model
 from grit.adapters.kept_adapter import ADAPTER_FILE, read_kept_adapter
 from grit.adapters.peft_adapters import merged_model
 from grit.backbone import resolve
 from grit.cli.model_card import Card, CardNumber, energy_in_words, ranks_in_words, write_card
-from grit.config.run_config import RunConfig, nested_from_flat
+from grit.cli.run_file import (
+    ADAPTER,
+    HOLDS_ANOTHER,
+    RUN_FILE,
+    STATE,
+    RunFile,
+    check_room,
+    has_begun,
+    read_run,
+)
+from grit.config.run_config import RunConfig
 from grit.config.sections import AdapterConfig
 from grit.errors import ConfigError
 from grit.evaluation.probes import check_probes
 from grit.evaluation.scores import Scores
 from grit.geometry.export import ExportReport, export_lora, export_quietly
-from grit.io.files import PRIVATE, read_object, write_atomically, write_table
+from grit.io.files import PRIVATE, write_atomically, write_table
 from grit.io.provenance import provenance
-from grit.io.validation import refusal
-from grit.io.versions import SCHEMA_VERSION, upgraded
 from grit.runtime import checkpoint
 from grit.tasks.loading import content_hashes, load_documents, load_task, source_documents
 from grit.training.hooks import Hooks
@@ -38,8 +43,6 @@ from grit.training.workbench import Workbench
 
 #: What scoring a trained adapter again leaves.
 EVALUATION_FILE, PREDICTIONS_FILE = "eval.json", "eval-predictions.parquet"
-#: In a run's folder: what it is, its last state, and its adapter as plain PEFT reads it.
-RUN_FILE, STATE, ADAPTER = "run.json", "state", "adapter"
 ROOT = Path(__file__).resolve().parents[2]
 #: Settings that a trained adapter fits: dropout alone may change with what it is evaluated on.
 WITH_THE_ADAPTER = (
@@ -47,54 +50,6 @@ WITH_THE_ADAPTER = (
     "dtype",
     *(item.name for item in fields(AdapterConfig) if item.name != "dropout"),
 )
-
-
-class RunFile(BaseModel):
-    """`run.json`: the run that a folder holds, and what came of it once it has ended."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: int = SCHEMA_VERSION
-    run_id: str
-    status: Literal["planned", "completed", "diverged", "stopped"] = "planned"
-    reason: str | None = None
-    config: RunConfig
-    created: str
-    ended: str | None = None
-    provenance: dict[str, Any]
-    measured: Measurements = Measurements()
-
-    def write(self, folder: Path) -> None:
-        """Into `folder`, whole or not at all."""
-        text = json.dumps(finite(self.model_dump(mode="json")), indent=2, ensure_ascii=False, allow_nan=False)
-        write_atomically(folder / RUN_FILE, text)
-
-
-def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings, provenance and measurements lay beside each other."""
-    own = {"run_id", "status", "reason", "config", "created", "ended"}
-    measured = {name: value for name, value in values.items() if name in Measurements.model_fields}
-    rest = {name: value for name, value in values.items() if name not in own and name not in measured}
-    kept = {name: values[name] for name in own if name in values}
-    return {**kept, "config": nested_from_flat(values["config"]), "provenance": rest, "measured": measured}
-
-
-def read_run(folder: Path) -> RunFile:
-    """`run.json`.
-
-    Raises:
-        ConfigError: it is missing or malformed.
-    """
-    name, place = "run folder", str(folder / RUN_FILE)
-    values = read_object(folder / RUN_FILE, name)
-    try:
-        return RunFile.model_validate(
-            upgraded(values, name=name, place=place, migrations={1: _from_version_1})
-        )
-    except ValidationError as error:
-        raise ConfigError(name, place, f"is malformed: {refusal(error)}") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(name, place, f"is malformed: {type(error).__name__} {error}") from None
 
 
 def check_content(config: RunConfig, *, training: bool = True) -> dict[str, str]:
@@ -120,38 +75,24 @@ def open_run(folder: Path, config: RunConfig, *, resume: bool) -> RunFile:
     Raises:
         ConfigError: it holds another run, or this one and `resume` is off, or cannot be written.
     """
+    check_room(folder, config, resume=resume)
     identity = config.identity(check_content(config))
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError("output", str(folder), "is a file; choose a folder")
-    if (folder / RUN_FILE).exists():
-        return _found(folder, identity, config, resume=resume)
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError("output", str(folder), "is not empty and holds no run; choose an empty folder")
-    if resume:
-        raise ConfigError("output", str(folder), "holds no run to resume")
-    return _begun(folder, identity, config)
-
-
-def _found(folder: Path, identity: str, config: RunConfig, *, resume: bool) -> RunFile:
-    """The run in `folder`, if it is this one."""
-    record = read_run(folder)
-    unbegun = record.status == "planned" and not checkpoint.exists(folder / STATE)
-    if unbegun and not (resume and record.run_id != identity):
-        # It never came to a first checkpoint: nothing is lost by starting anew, with whatever settings.
+    if not (folder / RUN_FILE).exists() or _is_overwritten(folder, identity, resume=resume):
         return _begun(folder, identity, config)
+    record = read_run(folder)
     if record.run_id != identity:
-        raise ConfigError(
-            "output", str(folder), "holds another run (other settings or data); choose another folder"
-        )
-    if not resume:
-        raise ConfigError(
-            "output",
-            str(folder),
-            "holds this run already; add --resume to continue it, or choose another folder",
-        )
+        raise ConfigError("output", str(folder), HOLDS_ANOTHER)
     if record.status != "planned":
         return record
     return record.model_copy(update={"config": config})  # files may have moved: their content is the same
+
+
+def _is_overwritten(folder: Path, identity: str, *, resume: bool) -> bool:
+    """Whether the run there never came to a first checkpoint: starting anew loses nothing.
+
+    With whatever settings, unless it is to be resumed.
+    """
+    return not has_begun(folder) and not (resume and read_run(folder).run_id != identity)
 
 
 def _begun(folder: Path, identity: str, config: RunConfig) -> RunFile:

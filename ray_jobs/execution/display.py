@@ -23,6 +23,8 @@ from ray_jobs.schedule.scheduler import StudyScheduler
 #: Seconds between looks at the board, and between plain lines about running trials where there is no
 #: terminal.
 REFRESH_SECONDS, PLAIN_SECONDS = 1.0, 60.0
+#: Seconds between lines that say what an interrupted study waits for.
+STOPPING_SECONDS = 5.0
 #: Longest description of the best trial so far, in characters.
 POSTFIX = 60
 
@@ -65,6 +67,7 @@ class StudyDisplay:
         self._slots, self._ready, self._phases = slots, 0, set[str]()
         self._best: TrialRecord | None = None
         self._one_has_ended = False
+        self._stopping_said: float | None = None
         left = scheduler.expected - scheduler.ended
         workers = "1 worker loads" if slots == 1 else f"{slots} workers load"
         self._say(stamped(f"{scheduler.expected} trials, {left} to run: {workers} torch and the model"))
@@ -85,6 +88,7 @@ class StudyDisplay:
 
         last_line = time.monotonic()
         while not self._stop.wait(REFRESH_SECONDS):
+            self._say_what_stops()
             try:
                 seen = ray.get(board.snapshot.remote(), timeout=5)
             except (ray.exceptions.RayError, TimeoutError):
@@ -100,6 +104,12 @@ class StudyDisplay:
                 last_line = time.monotonic()
                 for text in running:
                     self._say(text)
+
+    def _say_what_stops(self) -> None:
+        """What an interrupted study still waits for, every few seconds."""
+        if self._stopping_said is not None and time.monotonic() - self._stopping_said >= STOPPING_SECONDS:
+            self._stopping_said = time.monotonic()
+            self._say(stamped("waiting for the running trials to stop"))
 
     def _workers(self, ready: int) -> str:
         """Ray's own engine has no slots that become ready, only workers that train."""
@@ -128,6 +138,12 @@ class StudyDisplay:
             quality = QUANTITIES["quality"].shown(record.measured.quality)
             self._bar.set_postfix_str(f"best trial {quality}: {describe(record)}"[:POSTFIX])
 
+    def taken_over(self, record: TrialRecord) -> None:
+        """A trial that another study has run, planned on the way."""
+        self._bar.total = self._scheduler.expected
+        self._bar.update(1)
+        self._say(f"[taken over from {record.place.reused_from}] {describe(record)}  {outcome(record)}")
+
     def _is_best(self, record: TrialRecord) -> bool:
         quality = record.measured.quality
         if record.status != "completed" or quality is None:
@@ -137,6 +153,7 @@ class StudyDisplay:
 
     def interrupted(self) -> None:
         """Says so at once, and where things stand."""
+        self._stopping_said = time.monotonic()
         ended, expected = self._scheduler.ended, self._scheduler.expected
         self._say(
             stamped(

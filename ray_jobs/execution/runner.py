@@ -76,10 +76,15 @@ class RunOptions:
 class StudyOutcome:
     """What a call of `StudyRunner.run` did.
 
-    `seconds` are wall seconds; `broken` says why it could not go on (the disk is full, trials fail alike).
+    Attributes:
+        expected: trials that the study will have in the end, as far as that is known.
+        reused: trials that this call took over from other studies.
+        seconds: wall seconds.
+        broken: why it could not go on (the disk is full, trials fail alike).
     """
 
     records: list[TrialRecord]
+    expected: int
     interrupted: bool
     reused: int
     seconds: float
@@ -107,6 +112,8 @@ class StudyRunner:
         self._broken: str | None = None
         self._alike = AlikeFailures()
         self._optuna: Any = None
+        self._display: StudyDisplay | None = None
+        self._reused = 0
         self._running = RunningWriter(store.folder)
         earlier = list(store.records.values())
         elsewhere = Elsewhere(
@@ -118,7 +125,6 @@ class StudyRunner:
             decisions=decisions or Decisions(),
         )
         self._scheduler = StudyScheduler(study, earlier, changed=store.put, elsewhere=elsewhere)
-        self._reused = self._scheduler.ended
         store.compact()  # the whole plan is on disk from now on
         for record in self._scheduler.records.values():
             if record.ended:  # an earlier call may not have got it to the tracker
@@ -148,7 +154,18 @@ class StudyRunner:
 
     def _adopted(self, record: TrialRecord) -> TrialRecord | None:
         match = None if self._neighbours is None else self._neighbours.find(record)
-        return None if match is None else self._store.adopt(*match)
+        if match is None:
+            return None
+        self._reused += 1
+        adopted = self._store.adopt(*match)
+        if self._display is not None:  # searched or added on the way: the bar counts it
+            self._display.taken_over(adopted)
+        return adopted
+
+    @property
+    def reused(self) -> int:
+        """Trials that this call has taken over from other studies."""
+        return self._reused
 
     def run(self) -> StudyOutcome:
         """Executes what is left of the study.
@@ -172,7 +189,7 @@ class StudyRunner:
             check_resources(
                 options.concurrent * options.workers, options.resources, may_grow=options.may_grow
             )
-            display = StudyDisplay(self._scheduler, options.concurrent)
+            display = self._display = StudyDisplay(self._scheduler, options.concurrent)
             try:
                 # Ray, once connected, has a handler of its own, which this one replaces.
                 with ended_in_order(display.interrupted, self._tracker.interrupted):
@@ -198,11 +215,12 @@ class StudyRunner:
         seconds = time.time() - began
         try:
             self._store.compact()
-            self._store.close_call(seconds)
+            self._store.close_call(seconds, self._scheduler.expected)
         except OSError as error:  # what is on disk is whole, and older
             self._broken = self._broken or str(error)
         return StudyOutcome(
             records=list(self._scheduler.records.values()),
+            expected=self._scheduler.expected,
             interrupted=not self._scheduler.finished,
             reused=self._reused,
             seconds=seconds,

@@ -151,10 +151,10 @@ class StudyStore:
         if self._earlier is None and not any(record.ended for record in self.records.values()):
             shutil.rmtree(self.folder)
 
-    def close_call(self, seconds: float) -> None:
-        """Notes how long this call took, in wall seconds."""
+    def close_call(self, seconds: float, expected: int) -> None:
+        """Notes how long this call took, in wall seconds, and the trials that it would have in the end."""
         study = read_study(self.folder)
-        last: Call = study.last_call.model_copy(update={"seconds": round(seconds, 3)})
+        last: Call = study.last_call.model_copy(update={"seconds": round(seconds, 3), "expected": expected})
         study.model_copy(update={"calls": (*study.calls[:-1], last)}).write(self.folder)
 
     def put(self, record: TrialRecord) -> None:

@@ -53,7 +53,8 @@ class Call(_StudyPart):
     """One call of a study: when, from what code, on what machine, with what command line.
 
     `extensions` are the user's own modules, with hashes (grit/config/extensions.py). `seconds` is its wall
-    time; None while it runs, or where it did not end by itself. `keep` says whose adapters it kept.
+    time, and `expected` the trials that it would have had in the end, searched ones included; None while it
+    runs, or where it did not end by itself. `keep` says whose adapters it kept.
     """
 
     created: str
@@ -71,6 +72,7 @@ class Call(_StudyPart):
     execution: Execution = Execution()
     keep: str = "none"
     seconds: float | None = None
+    expected: int | None = None
 
     def environment(self, regime: Regime) -> dict[str, object]:
         """What must be the same for one call's trial to count as another's, by name.

@@ -18,7 +18,7 @@ class AdapterModel(PythonModel):
         Raises:
             ConfigError: the backbone cannot be had here.
         """
-        from grit.cli.answering import Answering
+        from grit.cli.kept_run import Answering
 
         self._answering = Answering(Path(context.artifacts["adapter"]))
 

@@ -48,12 +48,14 @@ class StudyMarks:
     Attributes:
         hypervolume: by regime, in the objectives' own units.
         decided, undecided: (setting x criterion) verdicts; None where the study judges none.
+        open: those of the undecided that further trials would decide.
     """
 
     settings: tuple[SettingMarks, ...] = ()
     hypervolume: Mapping[Regime, float] = field(default_factory=dict)
     decided: int | None = None
     undecided: int | None = None
+    open: int = 0
 
     def of(self, point_id: str, regime: str) -> SettingMarks | None:
         """The marks of one setting in one regime."""

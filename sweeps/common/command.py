@@ -31,6 +31,7 @@ from ray_jobs.design.study_spec import SPEC_FILE, StudySpec
 from ray_jobs.execution.cluster import ROOT, check_address
 from ray_jobs.execution.nodes.timed_device import device_of
 from ray_jobs.execution.runner import RunOptions, StudyRunner, output_folder
+from ray_jobs.records.reuse import Neighbours
 from ray_jobs.records.store import STUDY_PACKAGES, StudyStore
 from ray_jobs.records.study_file import STUDY_FILE, Call, Caps, Execution, StudyFile, read_study
 from ray_jobs.schedule.scheduler import Decisions
@@ -277,10 +278,9 @@ def _execute(
         runner = StudyRunner(
             study, options, store, tracker=tracker, neighbours=neighbours, decisions=decisions
         )
-        for sentence in [] if neighbours is None else neighbours.declined():
-            print(sentence, file=sys.stderr)
+        _say_what_is_reused(runner.reused, neighbours)
         outcome = runner.run()
-        return conclude(store.folder, outcome, runner, tracker, execution.register)
+        return conclude(store.folder, outcome, runner, tracker, execution)
     except ConfigError:
         tracker.finish(StudyMarks(), [], interrupted=True)
         store.withdraw()
@@ -288,6 +288,14 @@ def _execute(
     except BaseException:
         tracker.finish(StudyMarks(), [], interrupted=True)
         raise
+
+
+def _say_what_is_reused(count: int, neighbours: Neighbours | None) -> None:
+    """How many trials are taken over, and why others are not."""
+    if count:
+        print(f"reused: {count} trial(s) that studies beside this one have run", file=sys.stderr)
+    for sentence in [] if neighbours is None else neighbours.declined():
+        print(sentence, file=sys.stderr)
 
 
 def _device(options: RunOptions, store: StudyStore) -> str | None:

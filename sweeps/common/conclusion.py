@@ -23,6 +23,7 @@ from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.records.trial_status import STATUSES
 from ray_jobs.tracking.marks import StudyMarks
 from ray_jobs.tracking.tracker import Tracker
+from sweeps.common.study_options import ExecutionOptions
 
 #: Of a call. 0: every trial has ended, whatever it measured. Broken: it could not go on (a full disk, trials
 #: that fail alike). Lost: it has ended, and trials failed.
@@ -42,7 +43,7 @@ ARTIFACTS = (
 
 
 def conclude(
-    output: Path, outcome: StudyOutcome, runner: StudyRunner, tracker: Tracker, register: str | None
+    output: Path, outcome: StudyOutcome, runner: StudyRunner, tracker: Tracker, execution: ExecutionOptions
 ) -> int:
     """Writes the report, keeps adapters, closes MLflow's run, and says how it went.
 
@@ -51,7 +52,7 @@ def conclude(
         outcome: of the runner's call.
         runner: what ran it.
         tracker: its mirror.
-        register: the name of the registered model that gets the recommended adapter; None for none.
+        execution: what was asked for.
 
     Returns:
         The exit code.
@@ -80,22 +81,31 @@ def conclude(
     phase("completing MLflow's record")
     artifacts = [output / name for name in ARTIFACTS if (output / name).exists()]
     tracker.finish(marks, artifacts, interrupted=outcome.interrupted)
-    registered = _log_adapters(output, kept, outcome.records, tracker, register)
+    registered = _log_adapters(output, kept, outcome.records, tracker, execution.register)
     if tracker.failure:
         print(
             f"warning: MLflow lost contact: {without_secrets(tracker.failure)}; the same command with "
             f"--output {output} delivers what is missing",
             file=sys.stderr,
         )
-    counts = Counter(record.status for record in outcome.records)
-    words = ", ".join(f"{count} {_in_words(status)}" for status, count in counts.items())
-    reused = f"; {outcome.reused} reused" if outcome.reused else ""
-    print(f"\n{words} in {outcome.seconds:.0f} s{reused}")
+    print(f"\n{_counts_in_words(outcome)}")
     if completed:
         print(f"report:  {pasted('xdg-open', output / 'report.html')}")
         print(address_lines(tracker))
         _print_adapters(output, kept, registered)
-    return _exit_code(output, outcome, counts["failed"])
+    if marks.open and not outcome.interrupted and execution.study is None:
+        print(f"decide:  {_deciding_command(output)}")
+    return _exit_code(output, outcome)
+
+
+def _counts_in_words(outcome: StudyOutcome) -> str:
+    """How many trials ended how, what the search still had to ask for, and how long it all took."""
+    counts = Counter(record.status for record in outcome.records)
+    words = [f"{count} {_in_words(status)}" for status, count in counts.items()]
+    if to_ask := outcome.expected - len(outcome.records):
+        words.append(f"{to_ask} of the search to be asked for")
+    reused = f"; {outcome.reused} reused" if outcome.reused else ""
+    return f"{', '.join(words)} in {outcome.seconds:.0f} s{reused}"
 
 
 def address_lines(tracker: Tracker) -> str:
@@ -104,11 +114,23 @@ def address_lines(tracker: Tracker) -> str:
     return "\n         ".join([f"MLflow:  {first}", *rest])
 
 
+def _deciding_command(output: Path) -> str:
+    """The command of a study that goes on with this one's trials until what is open here is decided."""
+    sequential = read_study(output).sequential
+    most = None if sequential is None else sequential.max_trials
+    more = ["--decide"] if sequential is None else []
+    more += ["--max-trials", str(2 * most)] if most is not None else []
+    limits = ("--seeds", "--decide", "--resume", "--max-trials", "--max-hours", "--max-gpu-hours")
+    folder = output.with_name(f"{output.name}-decided")
+    return without_secrets(this_command(folder, without=limits, more=more))
+
+
 def _in_words(status: str) -> str:
     return status if STATUSES[status].ended else STATUSES[status].meaning
 
 
-def _exit_code(output: Path, outcome: StudyOutcome, lost: int) -> int:
+def _exit_code(output: Path, outcome: StudyOutcome) -> int:
+    lost = sum(record.status == "failed" for record in outcome.records)
     if outcome.interrupted:
         print(f"interrupted: the same command with --output {output} goes on:", file=sys.stderr)
         print(f"  {without_secrets(this_command(output))}", file=sys.stderr)

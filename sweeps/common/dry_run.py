@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from grit.errors import ConfigError
 from grit.presets.run_presets import departures
 from ray_jobs.design.plan import Study
 from ray_jobs.design.study_spec import StudySpec
+from ray_jobs.execution.cluster import check_concurrency
 from ray_jobs.execution.runner import RunOptions, output_folder
 from ray_jobs.records.kept_adapters import default_point_id, will_be_kept
 from ray_jobs.records.reuse import Neighbours
@@ -71,7 +73,7 @@ def show_plan(
         print("what other studies have run is not counted: the hub was not asked for the model's commit")
     print(total_line(plan, usd_per_gpu_hour=execution.usd_per_gpu_hour, source=here.source))
     print(foresight(study, spec.preset, task_metric, output))
-    print(here.memory or memory)
+    print("\n".join([here.memory or memory, *_refused_here(options)]))
     if rows := departures(spec.preset):
         print("\nwhere this preset is not what its source prints:\n" + departures_table(rows))
     if unmeasured:
@@ -80,6 +82,15 @@ def show_plan(
             "--budget-seconds"
         )
     return plan
+
+
+def _refused_here(options: RunOptions) -> list[str]:
+    """A plan may be for another machine; what this one could not run is said."""
+    try:
+        check_concurrency(options.address, options.concurrent * options.workers, options.resources)
+    except ConfigError as error:
+        return [f"this machine would refuse it: {error}"]
+    return []
 
 
 def _ended(study: Study, execution: ExecutionOptions) -> set[str]:

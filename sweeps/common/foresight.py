@@ -28,9 +28,11 @@ def foresight(study: Study, preset: str, task_metric: str, output: Path) -> str:
     if not noise and preset == "embedded":
         noise = {name: SeenNoise(**values) for name, values in ASSUMED_NOISE.items()}
     if not noise:
+        several = study.sequential is not None or len(study.seeds) > 1
+        would_say = "its own first trials will say" if several else "a pilot with --seeds 41 42 would say"
         return (
-            "what this design can tell is not known: no earlier study of this task and model lies beside its "
-            "output; a pilot with --seeds 41 42 would say"
+            "what this design can tell is not known: no study of this task and model with two seeds or more "
+            f"lies beside its output; {would_say}"
         )
     metric = quality_name(study.base.evaluation.quality, task_metric)
     tolerances = {"quality": tolerance_of(metric), "forgetting": FORGETTING_TOLERANCE}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from grit.cli.options import DataOptions, ModelOptions, with_data_options
+from grit.cli.options import DataOptions, ModelOptions, named_settings, with_data_options
 from grit.config.declared_knobs import KNOBS
 from grit.config.first_effect import beyond_budget, idle_reason, idle_schedules
 from grit.config.method import GritConfig
@@ -104,6 +104,7 @@ def resolve(
     design, method = line.design, line.design.method
     if design.budget_steps is not None:
         at_least(1).check("budget-steps", design.budget_steps)
+    named_settings(line.data)  # before a preset may have to measure something
     asked_preset = presets(design.preset, method, design.budget_steps, line.data.task)
     usual = presets(design.preset, method, None, None)
     base = with_data_options(asked_preset.base, line.data, line.model.model)

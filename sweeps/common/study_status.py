@@ -118,7 +118,7 @@ def study_status(folder: Path) -> StudyStatus:
         state=state,
         note=note,
         trials=dict(counts),
-        expected=max(len(records), 0 if running is None else running.expected),
+        expected=max(len(records), _expected(study, running)),
         at_most=None if study.sequential is None else study.sequential.max_trials,
         running=tuple(_running_now(trial, by_id.get(trial.trial_id)) for trial in now),
         hours=seconds / 3600,
@@ -128,6 +128,11 @@ def study_status(folder: Path) -> StudyStatus:
         verdicts=_verdicts(marks),
         fronts=_fronts(marks),
     )
+
+
+def _expected(study: StudyFile, running: RunningFile | None) -> int:
+    """Trials in the end: as the driver sees it, or as the last call that ended by itself left it."""
+    return running.expected if running is not None else study.last_call.expected or 0
 
 
 def _state(study: StudyFile, records: Sequence[TrialRecord], running: RunningFile | None) -> tuple[str, str]:

@@ -15,13 +15,14 @@ from sweeps import continual
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, bench):
+def study(tmp_path_factory, bench, half_backbone):
     """Three methods at two rates, as short as they can be."""
     from grit.presets.run_presets import configuration
 
     smoke = configuration("smoke", "grit", steps=9)
     grit = replace(smoke.grit, cov_update_freq=1, kfac_update_freq=2, reprojection_freq=3, kfac_min_samples=8)
     base = smoke.changed(
+        model=half_backbone,
         micro_batch=4,
         eval_examples=8,
         retention_documents=4,

@@ -30,14 +30,21 @@ from sweeps import baselines, compression, forgetting_law, overhead, small_batch
 
 
 @pytest.fixture(scope="module")
-def base():
-    """The smoke preset, as short as it can be with everything acting."""
+def base(half_backbone):
+    """The smoke preset on half its backbone, as short as it can be with everything acting."""
     from grit.presets.run_presets import configuration
 
     smoke = configuration("smoke", "grit", steps=12)
     grit = replace(smoke.grit, cov_update_freq=1, kfac_update_freq=2, reprojection_freq=3, kfac_min_samples=8)
     return smoke.changed(
-        rank=8, alpha=16.0, micro_batch=2, eval_examples=8, retention_documents=4, evaluations=1, grit=grit
+        model=half_backbone,
+        rank=8,
+        alpha=16.0,
+        micro_batch=2,
+        eval_examples=8,
+        retention_documents=4,
+        evaluations=1,
+        grit=grit,
     )
 
 

@@ -166,13 +166,26 @@ def test_command_line(tmp_path):
 def test_two_studies_side_by_side(reported, tmp_path, capsys):
     study_folder(tmp_path / "two", rank=8)
     assert main(["compare", str(reported), str(tmp_path / "two"), "--output", str(tmp_path / "c.html")]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "c.html")
+    *answer, page_path = capsys.readouterr().out.splitlines()
+    assert page_path == str(tmp_path / "c.html")
+    assert [line.partition(" of 2 against 1: ")[0] for line in answer] == ["Exact match", "Forgetting"]
     page = (tmp_path / "c.html").read_text()
     assert '<td class="text">rank</td>' in page and "config." not in page
     assert page.count("<tr>") > 10
     assert page.count("paired [95%]") == 2
     assert "They differ in" not in page
     assert main(["compare", str(reported)]) == 2
+
+
+def test_studies_that_share_their_trials_are_not_compared_with_themselves(reported, tmp_path, capsys):
+    """One study twice is refused; what was taken over is left out, and it is said."""
+    assert main(["compare", str(reported), str(reported)]) == 2
+    assert "is one study twice" in capsys.readouterr().err
+    shutil.copytree(reported, tmp_path / "again")
+    assert main(["compare", str(reported), str(tmp_path / "again")]) == 0
+    out = capsys.readouterr().out
+    assert " of 2 against 1" not in out
+    assert "are the same trainings in both (taken over) and are left out" in out
 
 
 def test_every_heading_explains_itself(reported, tmp_path):

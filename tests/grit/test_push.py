@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from grit.adapters.kept_adapter import read_kept_adapter
 from grit.cli.main import main
-from grit.cli.single_run import read_run
+from grit.cli.run_file import read_run
 
 
 class Hub(ThreadingHTTPServer):

@@ -14,7 +14,8 @@ from conftest import ROOT
 from transformers import AutoModelForCausalLM
 
 from grit.cli.main import main, parser, run_configuration
-from grit.cli.single_run import open_run, read_run
+from grit.cli.run_file import read_run
+from grit.cli.single_run import open_run
 from grit.training.measurements import OBJECTIVES
 
 SHORT = (

@@ -14,7 +14,7 @@ from mirrored import STUDY, all_runs, open_tracker, study_run, trials_of, wait_f
 from mlflow.tracking import MlflowClient
 
 from analysis.evidence.study_marks import marks_of
-from grit.cli.answering import Answering
+from grit.cli.kept_run import Answering
 from grit.errors import ConfigError
 from grit.presets.run_presets import configuration
 from grit.training.side_by_side import train

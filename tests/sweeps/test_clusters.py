@@ -117,6 +117,7 @@ def test_a_job_submitted_as_the_readme_says(tmp_path):
     assert (tmp_path / "stranger.rc").read_text().strip() != "0"
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_takes_no_trial_with_it(tmp_path, monkeypatch):
     """The node under the running worker is killed.
 

@@ -147,9 +147,16 @@ sys.exit(9 if "torch" in sys.modules else code)
         ("from grit.cli import main as command", ["train", "--output", "x", "--task", "poetry"]),
         ("from grit.cli import main as command", ["train", "--output", "x", "--budget-steps", "0"]),
         ("from grit.cli import main as command", ["show", "nowhere"]),
+        ("from grit.cli import main as command", ["train", "--output", "occupied"]),
+        (
+            "from grit.cli import main as command",
+            ["train", "--preset", "smollm2-135m", "--output", "x", "--set", "rnak=3"],
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_torch_is_imported(program, argv, tmp_path):
+    (tmp_path / "occupied").mkdir()
+    (tmp_path / "occupied" / "something.txt").touch()
     refused = subprocess.run(
         [sys.executable, "-c", REFUSES.format(program=program), *argv],
         cwd=tmp_path,
@@ -165,6 +172,11 @@ def test_a_misspelt_option_is_told_of_its_neighbour(capsys):
     with pytest.raises(SystemExit):
         _main("--outptu", "x")
     assert "unrecognized arguments: --outptu x; did you mean --output?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        _main("--preset", "smokee")
+    refused = capsys.readouterr().err
+    assert refused.startswith("error: argument --preset: 'smokee': did you mean 'smoke'? must be one of ")
+    assert refused.count("\n") == 1
 
 
 def test_a_setting_that_cannot_act_within_the_budget_is_named(rows, capsys, monkeypatch):

@@ -71,9 +71,12 @@ def test_one_command_leaves_the_whole_contract(interrupted):
     _check_only_progress(errors)
 
 
-# Where a study stands, a phase after so many seconds, a finished trial: nothing else, however long the
-# machine takes. No library's warning reaches a user.
-PROGRESS = re.compile(r"continuing the study in |watch: |search: |MLflow: | {9}\S| +\d+ s  |\[\d+/12\] ")
+# Where a study stands, a phase after so many seconds, a finished trial, one that has run for a minute:
+# nothing else, however long the machine takes. No library's warning reaches a user.
+PROGRESS = re.compile(
+    r"continuing the study in |watch: |search: |MLflow: | {9}\S| +\d+ s  |\[\d+/12\] "
+    r"|  [0-9a-f]{14} (lora|grit) "
+)
 
 
 def _check_only_progress(errors):

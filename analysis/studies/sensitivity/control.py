@@ -58,8 +58,12 @@ class ControlComparison:
         quality, forgetting = self.verdicts
         return (
             f"{self.regime.capitalize()}-matched, {method} at its default {_WORDS[quality]} {control} in "
-            f"quality and {_FORGETS[forgetting]}."
+            f"quality and {_FORGETS[forgetting]}{self._caution()}."
         )
+
+    def _caution(self) -> str:
+        """What one seed cannot say."""
+        return " (one seed: how much seeds differ is not known)" if self.quality.seeds < 2 else ""
 
     def sentence(self) -> str:
         """The comparison in words."""

@@ -214,7 +214,9 @@ class PriorityRow:
         """Whether the choice is more than the best of several alike."""
         if self.lead is None:
             return None
-        return "clearly ahead" if self.lead.p_value <= 1 - LEVEL else "not told from the next"
+        if self.lead.p_value > 1 - LEVEL:
+            return "not told from the next"
+        return "clearly ahead" if self.lead.seeds > 1 else "ahead with this seed"
 
 
 def priority_rows(result: SensitivityResult) -> list[PriorityRow]:

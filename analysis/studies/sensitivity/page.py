@@ -62,7 +62,8 @@ class SensitivityPage:
         answer = [*lines, "", strips] if strips else lines
         if TOLERANCE in strips:  # a narrow terminal has the verdicts alone
             answer.append(
-                "o: the difference, -: its 95% interval, |: the tolerance; right of it is good enough"
+                "o: the difference, -: its 95% interval, |: the tolerance; right of it is good enough; "
+                "< and >: beyond the strip"
             )
         answer.append("")
         priorities = priority_table(self.result).terminal()
@@ -123,7 +124,7 @@ def _compute(result: SensitivityResult) -> list[str]:
     decided = result.marks().decided
     if compute.kwh is not None and decided:
         sentences.append(
-            f"That is {1e3 * compute.kwh / decided:.2g} Wh for each of {decided} decided verdicts."
+            f"That is {1e3 * compute.kwh / decided:.2g} Wh a decided verdict ({decided} settings x criteria)."
         )
     return sentences
 

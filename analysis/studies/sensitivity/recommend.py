@@ -145,8 +145,8 @@ class Recommendation:
         sentences = []
         for regime, count in self.verdicts.items():
             sentences.append(
-                f"{regime.capitalize()}-matched, {count['decided']} of {count['total']} verdicts are "
-                f"decided, {count['open']} open, {count['out_of_reach']} out of reach."
+                f"{regime.capitalize()}-matched, {count['decided']} of {count['total']} verdicts (settings x "
+                f"criteria) are decided, {count['open']} open, {count['out_of_reach']} out of reach."
             )
         sentences += self.needs
         if not self.combination_tested:

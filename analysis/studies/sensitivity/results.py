@@ -119,6 +119,7 @@ class SensitivityResult:
             hypervolume={result.regime: result.hypervolume for result in self.regimes},
             decided=sum(count["decided"] for count in counts),
             undecided=sum(count["open"] + count["out_of_reach"] for count in counts),
+            open=sum(count["open"] for count in counts),
         )
 
     @property
