@@ -20,16 +20,23 @@ def pasted(*words: str | Path) -> str:
     return shlex.join([program, *rest])
 
 
-def this_command(output: Path, *, without: Sequence[str] = (), more: Sequence[str] = ()) -> str:
-    """The command of this process, with this `--output` instead of its own.
+def command_into(
+    output: Path,
+    words_given: Sequence[str] | None = None,
+    *,
+    without: Sequence[str] = (),
+    more: Sequence[str] = (),
+) -> str:
+    """A command with this `--output` instead of its own.
 
     Args:
         output: the folder.
+        words_given: script and options; this process's own without it.
         without: options that are left out with their values.
         more: words that are added.
     """
     words, left_out = list[str](), False
-    for word in sys.argv:
+    for word in sys.argv if words_given is None else words_given:
         if word.startswith("--"):
             left_out = word.partition("=")[0] in ("--output", *without)
         if not left_out:

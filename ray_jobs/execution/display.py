@@ -24,7 +24,7 @@ from ray_jobs.schedule.scheduler import StudyScheduler
 #: terminal.
 REFRESH_SECONDS, PLAIN_SECONDS = 1.0, 60.0
 #: Seconds between lines that say what an interrupted study waits for.
-STOPPING_SECONDS = 5.0
+STOPPING_SECONDS = 2.0
 #: Longest description of the best trial so far, in characters.
 POSTFIX = 60
 

@@ -12,7 +12,7 @@ from analysis.evidence.study_marks import kept_trials
 from grit.adapters.kept_adapter import read_kept_adapter
 from grit.cli.model_card import write_card
 from grit.cli.one_line import EXIT_INTERRUPTED
-from grit.cli.pasted import pasted, this_command
+from grit.cli.pasted import command_into, pasted
 from grit.cli.phases import phase
 from grit.errors import ConfigError
 from grit.secrets import without_secrets
@@ -122,7 +122,7 @@ def _deciding_command(output: Path) -> str:
     more += ["--max-trials", str(2 * most)] if most is not None else []
     limits = ("--seeds", "--decide", "--resume", "--max-trials", "--max-hours", "--max-gpu-hours")
     folder = output.with_name(f"{output.name}-decided")
-    return without_secrets(this_command(folder, without=limits, more=more))
+    return without_secrets(command_into(folder, without=limits, more=more))
 
 
 def _in_words(status: str) -> str:
@@ -133,7 +133,7 @@ def _exit_code(output: Path, outcome: StudyOutcome) -> int:
     lost = sum(record.status == "failed" for record in outcome.records)
     if outcome.interrupted:
         print(f"interrupted: the same command with --output {output} goes on:", file=sys.stderr)
-        print(f"  {without_secrets(this_command(output))}", file=sys.stderr)
+        print(f"  {without_secrets(command_into(output))}", file=sys.stderr)
         return EXIT_INTERRUPTED
     if lost:
         print(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.studies.sensitivity.growth import LiveMarks
+from grit.cli.pasted import command_into
 from ray_jobs.execution.running_file import RunningFile, RunningTrial, read_running
 from ray_jobs.records.describe import describe, duration
 from ray_jobs.records.study_file import StudyFile, read_study
@@ -103,7 +104,7 @@ def study_status(folder: Path) -> StudyStatus:
     study, records, running = read_study(folder), read_trials(folder), read_running(folder)
     ended = [record for record in records if STATUSES[record.status].ended]
     completed = [record for record in records if record.status == "completed"]
-    state, note = _state(study, records, running)
+    state, note = _state(folder, study, records, running)
     marks = LiveMarks(folder=folder)(ended) if completed else StudyMarks()
     seconds = sum(_seconds(record) for record in ended)
     energy = [record.measured.kwh for record in ended if record.measured.kwh is not None]
@@ -135,15 +136,18 @@ def _expected(study: StudyFile, running: RunningFile | None) -> int:
     return running.expected if running is not None else study.last_call.expected or 0
 
 
-def _state(study: StudyFile, records: Sequence[TrialRecord], running: RunningFile | None) -> tuple[str, str]:
+def _state(
+    folder: Path, study: StudyFile, records: Sequence[TrialRecord], running: RunningFile | None
+) -> tuple[str, str]:
+    goes_on = f"the same command goes on: {command_into(folder, study.last_call.command_line)}"
     if running is not None:
         since = f"{duration(time.time() - running.written)} ago"
         driver = f"driver {running.pid} on {running.host}"
         if running.is_fresh:
             return "running", f", {driver}, last heard of {since}"
-        return "lost", f": {driver} was last heard of {since}; the same command with --output goes on"
+        return "lost", f": {driver} was last heard of {since}; {goes_on}"
     if any(STATUSES[record.status].runs_again for record in records):
-        return "interrupted", ": the same command with --output goes on"
+        return "interrupted", f": {goes_on}"
     wall = sum(call.seconds or 0.0 for call in study.calls)
     return "finished", f" after {duration(wall)}"
 

@@ -149,7 +149,7 @@ class Recommendation:
                 f"criteria) are decided, {count['open']} open, {count['out_of_reach']} out of reach."
             )
         sentences += self.needs
-        if not self.combination_tested:
+        if not self.combination_tested and any(one.pick is not None for one in self.knobs):
             sentences.append("This combination itself was not run: each knob was moved alone.")
         if self.clock is not None:
             sentences.append(f"Caution: {self.clock}.")
