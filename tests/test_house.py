@@ -21,7 +21,7 @@ OWNERS = {
     "peft": {
         *(f"grit/adapters/{name}.py" for name in ("peft_adapters", "quick_import")),
         *(f"grit/methods/{name}.py" for name in ("adalora", "initialized_by_data", "lora")),
-        *(f"grit/methods/{name}.py" for name in ("optimizers", "peft_tuners")),
+        *(f"grit/methods/{name}.py" for name in ("intruders", "optimizers", "peft_tuners")),
     },
     "lm_eval": {"grit/evaluation/probes.py"},
     "pytorch_optimizer": {"grit/methods/optimizers.py", "grit/training/memory_probe.py"},

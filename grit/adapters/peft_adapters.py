@@ -15,6 +15,7 @@ import grit.adapters.quick_import  # noqa: F401 - first: it says why
 
 # isort: split
 from peft import PeftModel, convert_to_lora, get_peft_model_state_dict
+from peft.helpers import KappaTuneSelector
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -305,3 +306,9 @@ def merged_model(
     )
     with quiet_peft():
         return PeftModel.from_pretrained(backbone, str(adapter)).merge_and_unload()  # type: ignore[no-any-return]
+
+
+def modules_by_condition(model: nn.Module) -> list[str]:
+    """Paths of all linear layers, that with the smallest condition number first."""
+    names: list[str] = KappaTuneSelector(model, show_progress=False).get_best_targets()
+    return names

@@ -1,10 +1,10 @@
 """Which layers carry an adapter, and of what rank.
 
-By name, by kind of block, by depth, or by an importance score.
+By name, by kind of block, by depth, by an importance score, or by the condition of the weights.
 
 Source: patent, paragraph 91 ("manual selection ... or automatic selection using heuristics derived from
 activation statistics or layer
-importance scores").
+importance scores"); the condition numbers are KappaTune's (arXiv 2506.16289), by PEFT.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grit.adapters.peft_adapters import modules_by_condition
 from grit.config.run_config import RunConfig
 from grit.config.sections import EVERY_LINEAR, Placement
 from grit.errors import ConfigError
@@ -89,6 +90,8 @@ def place(model: nn.Module, config: RunConfig, importance: Any = None) -> dict[s
         names = [name for name in names if any(map(block.search, name.split(".")[:-1]))]
     if config.adapter.placement == "auto":
         names = most_important(names, importance(), config.adapter.placement_share)
+    if config.adapter.placement == "kappa":
+        names = best_conditioned(model, names, config.adapter.placement_share)
     if not names:
         raise ConfigError(
             "placement",
@@ -111,6 +114,15 @@ def most_important(names: Sequence[str], scores: dict[str, float], share: float)
     count = max(1, round(share * len(names)))
     kept = set(sorted(names, key=lambda name: -scores[name])[:count])
     return [name for name in names if name in kept]
+
+
+def best_conditioned(model: nn.Module, names: Sequence[str], share: float) -> list[str]:
+    """The `share` of `names` (at least one) whose weights have the smallest condition numbers.
+
+    The ratio of the largest to the smallest singular value; 4-bit weights are dequantized for it.
+    """
+    places = {name: -float(place) for place, name in enumerate(modules_by_condition(model))}
+    return most_important(names, places, share)
 
 
 def importance_scores(

@@ -193,6 +193,21 @@ METHODS: dict[Method, MethodSpec] = {
         role="control",
         switches={"placement": "attention"},
     ),
+    "lora_kappa": MethodSpec(
+        title="LoRA, KappaTune",
+        source="KappaTune, by PEFT",
+        role="control",
+        switches={"placement": "kappa", "placement_share": 0.2},
+    ),
+    "lora_intruders": MethodSpec(
+        title="LoRA, intruders reduced",
+        source="Shuttleworth et al., 2024",
+        role="control",
+        adapter="lora_intruders",
+    ),
+    "lora_replay": MethodSpec(
+        title="LoRA + replay", source="1% of general text", role="control", switches={"general_replay": 0.01}
+    ),
     "lora_fa": MethodSpec(title="LoRA-FA", source="Zhang et al., 2023", optimizer="lora_fa"),
     "rslora": MethodSpec(title="rsLoRA", source="Kalajdzievski, 2023", options={"use_rslora": True}),
     "riemannian": MethodSpec(

@@ -150,8 +150,9 @@ class RunConfig:
 
     @property
     def reads_source(self) -> bool:
-        """Whether general text is looked at before training."""
-        return self.spec.reads_general_text or (self.uses_grit and self.grit.knows_source)
+        """Whether general text is looked at before or while it trains."""
+        geometry = self.uses_grit and self.grit.knows_source
+        return self.spec.reads_general_text or geometry or self.sequence.general_replay > 0
 
     @property
     def uses_grit(self) -> bool:

@@ -25,7 +25,7 @@ Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 Dtype = Literal["float32", "bfloat16"]
 QualityMetric = Literal["primary", "answer_logprob"]
 InterimQuality = Literal["answer_logprob", "quality"]
-Placement = Literal["all", "attention", "mlp", "auto"]
+Placement = Literal["all", "attention", "mlp", "auto", "kappa"]
 LabelScoring = Literal["likelihood", "generate"]
 LossOn = Literal["answer", "text"]
 ElementwiseOptimizer = Literal["adamw", "sgd"]
@@ -136,9 +136,9 @@ class AdapterConfig:
     placement: Placement = setting(
         "all",
         "which of them: all, those of attention or of MLP blocks, or the `placement_share` with the "
-        "highest importance scores",
+        "highest importance scores (auto) or with the smallest condition numbers (kappa)",
     )
-    placement_share: float = setting(0.5, "for placement `auto`", allowed=within(0, 1))
+    placement_share: float = setting(0.5, "for placement `auto` and `kappa`", allowed=within(0, 1))
     last_layers: int | None = setting(
         None, "only those of the last n layers; none for all", allowed=at_least(1)
     )

@@ -26,6 +26,13 @@ class SequenceConfig:
         identity="changed",
     )
 
+    general_replay: float = setting(
+        0.0,
+        "share of the examples in whose place general text is read that nothing is measured on",
+        allowed=SHARE,
+        identity="changed",
+    )
+
     def __post_init__(self) -> None:
         """Raises ConfigError."""
         check_settings(self)

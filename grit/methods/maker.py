@@ -67,6 +67,9 @@ class AdapterMaker:
     def after_step(self, model: Any, step: int) -> None:
         """What follows the optimizer's step number `step` (from 1), while gradients are there."""
 
+    def after_training(self, model: Any) -> None:
+        """What is done to the adapter once its last step is taken, before it is scored."""
+
     def penalty(self, model: Any) -> Tensor | float:
         """What the adapter adds to the model's loss in every forward pass, nats per token."""
         return 0.0

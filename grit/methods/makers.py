@@ -16,6 +16,7 @@ from grit.methods import fixed_factors, peft_tuners
 from grit.methods.adalora import AdaLora
 from grit.methods.fixed_factors import WithFixedFactors
 from grit.methods.initialized_by_data import Corda, Eva, LoraGA
+from grit.methods.intruders import ReducedIntruders
 from grit.methods.lora import Lora
 from grit.methods.maker import Adaptation, AdapterMaker, Batches
 from grit.methods.matryoshka import Matryoshka
@@ -28,6 +29,7 @@ MAKERS: dict[str, AdapterMaker] = {
     "corda_kpm": Corda("kpm"),
     "lora_ga": LoraGA(),
     "adalora": AdaLora(),
+    "lora_intruders": ReducedIntruders(),
     "ia3": Tuner(peft_tuners.ia3),
     "vera": Tuner(peft_tuners.vera),
     "randlora": Tuner(peft_tuners.randlora),

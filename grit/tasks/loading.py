@@ -141,7 +141,8 @@ def source_documents(config: RunConfig, documents: Sequence[str]) -> list[str]:
             "retention-file",
             config.task.retention_file,
             f"has {len(documents)} documents, and the first {measured} are measured on: source_weight, "
-            "source_penalty and CorDA's kept knowledge need others (or a smaller retention_documents)",
+            "source_penalty, general_replay and CorDA's kept knowledge need others (or a smaller "
+            "retention_documents)",
         )
     return spare
 

@@ -81,6 +81,7 @@ def probe(config: RunConfig) -> RunConfig:
         probes=(),
         before=(),
         replay=0.0,
+        general_replay=0.0,
         budget=Budget(regime="step", amount=STEPS),
         eval_examples=1,
         retention_documents=1,

@@ -66,7 +66,7 @@ class RunState:
                 config.grit, max_grad_norm=config.optimization.max_grad_norm, mixing_seed=config.seed
             )
             began = time.perf_counter()
-            source = bench.source_batches(config) if config.reads_source else ()
+            source = bench.source_batches(config) if config.grit.knows_source else ()
             self.handle = attach(model, self.optimizer, grit, clock=self.clock, source=source)
             bench.adapter_seconds += time.perf_counter() - began
         self.guard = (
@@ -363,6 +363,7 @@ class Run:
         """Truncates the adapter to its ranks, so that what is scored is what is counted, and evaluates it."""
         if self.state.handle is not None:
             self.state.handle.finish()
+        self.state.maker.after_training(self.state.model)
         self.evaluate(last=True)
         if len(self.stages) > 1 and self.spent():
             self.look_back(len(self.stages) - 1)

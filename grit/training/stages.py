@@ -3,7 +3,7 @@
 Tasks that are learned one after the other (continual learning) have equal shares of the steps, the learning
 rate rises and falls anew for each, and a share of every step may be drawn from the tasks learned before
 (replay). How well the earlier ones are still known, and what was forgotten of general text, is measured after
-each stage (table `stages`).
+each stage (table `stages`). In the place of some examples general text may be read (general replay).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from grit.evaluation.scores import example_quality
 from grit.io.files import Row
 from grit.training.workbench import Workbench
 
+#: In the place of a stage: general text.
+GENERAL = -1
 #: What a row of the table `stages` measures.
 _VALUES = ("value", "base_value", "tokens")
 
@@ -41,6 +43,7 @@ class Stages:
         self._config = config
         self._size = config.step_sequences
         self._replayed = round(config.sequence.replay * self._size)
+        self._general = bench.source_packs(config) if config.sequence.general_replay else []
 
     def __len__(self) -> int:
         return len(self.configs)
@@ -74,7 +77,11 @@ class Stages:
 
     def step(self, step: int) -> list[Pack]:
         """The packs of optimizer step `step`."""
-        return [self._packs[stage][index] for stage, index in self._places(step)]
+        return [self._pack(place) for place in self._places(step)]
+
+    def _pack(self, place: tuple[int, int]) -> Pack:
+        stage, index = place
+        return self._general[index] if stage == GENERAL else self._packs[stage][index]
 
     def _places(self, step: int) -> list[tuple[int, int]]:
         """Stage and index of every pack of a step."""
@@ -87,12 +94,20 @@ class Stages:
             earlier = int(torch.randint(stage, (), generator=generator))
             index = int(torch.randint(len(self._packs[earlier]), (), generator=generator))
             places.append((earlier, index))
-        return places
+        if not self._general:
+            return places
+        return [self._or_general_text(place, generator) for place in places]
+
+    def _or_general_text(self, place: tuple[int, int], generator: torch.Generator) -> tuple[int, int]:
+        """An example's place, or with the asked probability that of a document instead."""
+        draw = float(torch.rand((), generator=generator))
+        index = int(torch.randint(len(self._general), (), generator=generator))
+        return (GENERAL, index) if draw < self._config.sequence.general_replay else place
 
     def unique_tokens(self, steps: int) -> int:
         """Tokens of the distinct training examples seen in the first `steps` steps."""
         seen = {place for step in range(steps) for place in self._places(step)}
-        return sum(len(row.tokens) for stage, index in seen for row in self._packs[stage][index])
+        return sum(len(row.tokens) for place in seen for row in self._pack(place))
 
 
 def rows_after(stage: int, stages: Stages, bench: Workbench, model: Any) -> list[Row]:

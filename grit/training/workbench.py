@@ -125,6 +125,12 @@ class Workbench:
         """General text for `source_weight` and `source_penalty`: documents that nothing is measured on."""
         return self.text_batches(config, source_documents(config, self._source(config)[1]))
 
+    def source_packs(self, config: RunConfig) -> list[Pack]:
+        """The same documents, as training examples of their own."""
+        documents = source_documents(config, self._source(config)[1])
+        rows = encode_documents(self.tokenizer(config), documents, config.optimization.max_length)
+        return [(row,) for row in rows]
+
     def text_batches(self, config: RunConfig, documents: Sequence[str]) -> list[dict[str, torch.Tensor]]:
         """Documents in batches of as much as a training step has room for, every token with its label."""
         tokenizer = self.tokenizer(config)

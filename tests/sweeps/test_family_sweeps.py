@@ -27,7 +27,7 @@ SCRIPTS = {
 
 @pytest.mark.parametrize(
     "name, trials",
-    [("baselines", 170), ("compression", 138), ("overhead", 36), ("small_batch", 88), ("forgetting_law", 58)],
+    [("baselines", 200), ("compression", 138), ("overhead", 36), ("small_batch", 88), ("forgetting_law", 58)],
 )
 def test_the_embedded_plan_launches_nothing(capsys, name, trials):
     assert SCRIPTS[name](["--dry-run", "--no-measure"]) == 0
@@ -82,7 +82,7 @@ def test_a_method_nobody_knows_is_refused(capsys):
     with pytest.raises(SystemExit) as left:
         baselines.SCRIPT.main(["--methods", "lora", "magic"])
     assert left.value.code == 2
-    assert capsys.readouterr().err.startswith("error: argument --methods: invalid choice: 'magic'")
+    assert capsys.readouterr().err.startswith("error: argument --methods: 'magic': ")
 
 
 def test_layers_of_deep_and_shallow_models():
