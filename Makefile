@@ -66,6 +66,7 @@ $(VENV)/.docs: $(READY)
 docs: $(VENV)/.docs
 	$(VENV)/bin/python docs/draw_architecture.py
 	$(VENV)/bin/python docs/write_vocabulary.py
+	$(VENV)/bin/python docs/write_claims.py
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict
 	@echo "open site/index.html"
 

@@ -19,6 +19,7 @@ from sweeps.status import main as status
 
 sys.path.insert(0, str(ROOT / "docs"))
 import draw_architecture
+import write_claims
 import write_vocabulary
 
 #: All but the changelog, which speaks of what is gone.
@@ -188,6 +189,17 @@ def test_no_page_speaks_of_what_was_moved():
 
 def test_the_picture_is_of_this_code():
     assert draw_architecture.PICTURE.read_text(encoding="utf8") == draw_architecture.picture()
+
+
+def test_the_claims_ledger_is_whole():
+    """Each claim has a known verdict; what is judged says what was measured and by which command."""
+    claims = write_claims.ledger()
+    assert len({claim["id"] for claim in claims}) == len(claims)
+    assert {claim["verdict"] for claim in claims} <= set(write_claims.VERDICTS)
+    for claim in claims:
+        judged = claim["verdict"] in ("confirmed", "in part", "refuted", "not told")
+        assert not judged or (claim["measured"] and claim["by"]), claim["id"]
+    assert write_claims.PAGE.read_text(encoding="utf8") == write_claims.page()
 
 
 def test_the_vocabulary_is_that_of_this_code():
