@@ -21,7 +21,7 @@ PAGE = LEDGER.with_suffix(".md")
 VERDICTS = {
     "confirmed": "measured here, within the tolerance",
     "in part": "measured here; one part of it holds",
-    "refuted": "measured here, beyond the tolerance",
+    "refuted": "measured here: the opposite is shown, or that there is no such difference within a tolerance",
     "not told": "measured here, and the data cannot tell",
     "not tested": "needs a model, data or a machine that were not at hand",
     "no result": "a definition, a setting, or a table that the paper leaves unfilled",

@@ -64,7 +64,12 @@ def short_run(half_backbone):
     from grit.config.sections import Budget, TaskSource
 
     grit = GritConfig(
-        cov_update_freq=1, kfac_update_freq=2, reprojection_freq=4, kfac_min_samples=8, reprojection_k=4
+        cov_update_freq=1,
+        kfac_update_freq=2,
+        reprojection_freq=4,
+        kfac_min_samples=8,
+        reprojection_k=4,
+        rank_adaptation_threshold=0.96,  # at which directions are dropped
     )
     base = RunConfig.of(
         task=TaskSource(name="arithmetic"),

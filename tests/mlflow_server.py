@@ -51,7 +51,7 @@ class MlflowServer:
                 cwd=self._folder,
                 env=self._environment,
             )
-        deadline = time.time() + 90
+        deadline = time.time() + 180
         while time.time() < deadline:
             with (
                 contextlib.suppress(OSError),
@@ -60,6 +60,7 @@ class MlflowServer:
                 if answer.status == 200:
                     return self
             time.sleep(0.2)
+        self.kill()
         raise TimeoutError((self._folder / "server.log").read_text())
 
     def kill(self):

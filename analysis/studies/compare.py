@@ -120,7 +120,7 @@ def summary(settings: Sequence[SharedSetting], metric: str) -> list[str]:
     if not settings:
         return []
     return [
-        _summed_up(metric.capitalize(), [row.quality for row in settings]),
+        _summed_up(metric[:1].upper() + metric[1:], [row.quality for row in settings]),
         _summed_up("Forgetting", [row.forgetting for row in settings]),
     ]
 
@@ -140,19 +140,13 @@ def _summed_up(name: str, estimates: Sequence[Estimate | None]) -> str:
     )
 
 
-def own_settings(settings: Sequence[SharedSetting]) -> list[SharedSetting]:
-    """Those that are not the same trainings on both sides (what was taken over says nothing)."""
-    return [row for row in settings if not _are_the_same(row.point, row.other)]
-
-
-def _are_the_same(point: PointSummary, other: PointSummary) -> bool:
-    ones, others = _trainings(point), _trainings(other)
-    return bool(ones) and ones == others
-
-
-def _trainings(point: PointSummary) -> dict[str, Any]:
-    """Measured to the last digit, seconds included, by trial."""
-    return {record.trial_id: record.measured for record in point.records}
+def own_trials(data: StudyData, other: StudyData) -> StudyData:
+    """A study without the trainings that are the other's too: what was taken over says nothing of two."""
+    others = {record.trial_id: record.measured for record in other.records}
+    own = [
+        r for r in data.records if others.get(r.trial_id) != r.measured
+    ]  # to the last digit of its seconds
+    return replace(data, records=own)
 
 
 def comparison_table(settings: list[SharedSetting], metric: str) -> Table[SharedSetting]:
@@ -232,15 +226,16 @@ def build(first: Path, second: Path, page: Path) -> list[str]:
         both = f"{first} {second}"
         raise ConfigError("compare", both, f"measure different qualities: {', '.join(metrics)}")
     metric = points[0].quality_label if points else "quality"
-    shared = shared_settings(one, two)
-    own = own_settings(shared)
+    first_own, second_own = own_trials(one, two), own_trials(two, one)
+    own, taken_over = shared_settings(first_own, second_own), len(one.records) - len(first_own.records)
     cautions = caveats(one.study, two.study)
-    if not shared:
-        cautions.append("No setting was measured by both.")
-    elif len(own) < len(shared):
+    if taken_over:
         cautions.append(
-            f"{len(shared) - len(own)} settings are the same trainings in both (taken over) and are left out."
+            f"Trainings that are the same in both (taken over), {taken_over} of {len(one.records)}, are left "
+            "out."
         )
+    if not own:
+        cautions.append("No setting was trained by both.")
     answer = summary(own, metric)
     context = {
         "first": str(first),

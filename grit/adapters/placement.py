@@ -9,6 +9,7 @@ importance scores"); the condition numbers are KappaTune's (arXiv 2506.16289), b
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -68,7 +69,7 @@ def place(model: nn.Module, config: RunConfig, importance: Any = None) -> dict[s
     Args:
         model: the backbone.
         config: the run.
-        importance: called without arguments when `placement = auto`; returns a score per path.
+        importance: called without arguments for the placements `auto` and `kappa`; returns a score per path.
 
     Raises:
         ConfigError: nothing is left to adapt, or the ranks do not fit the model's layers.
@@ -88,10 +89,8 @@ def place(model: nn.Module, config: RunConfig, importance: Any = None) -> dict[s
     if config.adapter.placement in _BLOCKS:
         block = _BLOCKS[config.adapter.placement]
         names = [name for name in names if any(map(block.search, name.split(".")[:-1]))]
-    if config.adapter.placement == "auto":
+    if config.adapter.placement in ("auto", "kappa"):
         names = most_important(names, importance(), config.adapter.placement_share)
-    if config.adapter.placement == "kappa":
-        names = best_conditioned(model, names, config.adapter.placement_share)
     if not names:
         raise ConfigError(
             "placement",
@@ -116,13 +115,14 @@ def most_important(names: Sequence[str], scores: dict[str, float], share: float)
     return [name for name in names if name in kept]
 
 
-def best_conditioned(model: nn.Module, names: Sequence[str], share: float) -> list[str]:
-    """The `share` of `names` (at least one) whose weights have the smallest condition numbers.
+def condition_scores(model: nn.Module, names: Iterable[str]) -> dict[str, float]:
+    """Per module, the higher the smaller the condition number of its weight.
 
-    The ratio of the largest to the smallest singular value; 4-bit weights are dequantized for it.
+    That is the ratio of the largest to the smallest singular value; 4-bit weights are dequantized for it.
+    What PEFT finds too large for an SVD comes last.
     """
     places = {name: -float(place) for place, name in enumerate(modules_by_condition(model))}
-    return most_important(names, places, share)
+    return {name: places.get(name, -math.inf) for name in names}
 
 
 def importance_scores(

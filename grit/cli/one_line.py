@@ -42,7 +42,10 @@ class OneLineErrors(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """As argparse does; says the nearest choice first."""
         if action.choices is not None and value not in action.choices:
-            raise argparse.ArgumentError(action, f"{value!r}: {among(value, action.choices)}")
+            every = f"must be one of {', '.join(map(str, action.choices))}"
+            raise argparse.ArgumentError(
+                action, f"{value!r}: {among(value, action.choices, reference=every)}"
+            )
 
     def _is_unknown(self, word: str) -> bool:
         return word.startswith("--") and word.partition("=")[0] not in self._options()

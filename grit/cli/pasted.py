@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+#: What begins an option, and not a value below zero.
+_OPTION = re.compile(r"--?[A-Za-z]")
 
 
 def pasted(*words: str | Path) -> str:
@@ -37,8 +41,20 @@ def command_into(
     """
     words, left_out = list[str](), False
     for word in sys.argv if words_given is None else words_given:
-        if word.startswith("--"):
+        if _OPTION.match(word):
             left_out = word.partition("=")[0] in ("--output", *without)
         if not left_out:
             words.append(word)
     return pasted(sys.executable, *words, *more, "--output", output)
+
+
+def folder_of_command(folder: Path, words: Sequence[str]) -> Path:
+    """What a command's `--output` is whose study lies in `folder`: that, or for a series, what holds it."""
+    own = next((words[i + 1] for i, word in enumerate(words[:-1]) if word == "--output"), None)
+    own = next((word.partition("=")[2] for word in words if word.startswith("--output=")), own)
+    above = folder.absolute().parent
+    if own is not None:
+        is_member = Path(own).name == above.name != folder.absolute().name
+    else:
+        is_member = bool(words) and above.name.startswith(f"{Path(words[0]).stem}-")
+    return folder.parent if is_member else folder

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from grit.config.run_config import RunConfig, nested_from_flat
 from grit.errors import ConfigError
@@ -20,6 +20,7 @@ from grit.training.measurements import Measurements, finite
 RUN_FILE, STATE, ADAPTER = "run.json", "state", "adapter"
 #: Why a folder is refused to another run than its own.
 HOLDS_ANOTHER = "holds another run (other settings or data); choose another folder"
+_CONFIG = TypeAdapter(RunConfig)
 
 
 class RunFile(BaseModel):
@@ -75,6 +76,11 @@ def has_begun(folder: Path) -> bool:
     return read_run(folder).status != "planned" or (folder / STATE / CHECKPOINT_FILE).exists()
 
 
+def _as_read(config: RunConfig) -> RunConfig:
+    """As a file gives it back: a whole number of a setting that need not be whole has become a float."""
+    return _CONFIG.validate_json(_CONFIG.dump_json(config))
+
+
 def check_room(folder: Path, config: RunConfig, *, resume: bool) -> None:
     """Refuses a folder that is not for this run, as far as settings alone can say.
 
@@ -91,7 +97,7 @@ def check_room(folder: Path, config: RunConfig, *, resume: bool) -> None:
         return
     if not has_begun(folder):
         return
-    if read_run(folder).config.identity({}) != config.identity({}):
+    if read_run(folder).config.identity({}) != _as_read(config).identity({}):
         raise ConfigError("output", str(folder), HOLDS_ANOTHER)
     if not resume:
         raise ConfigError(

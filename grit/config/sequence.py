@@ -28,7 +28,8 @@ class SequenceConfig:
 
     general_replay: float = setting(
         0.0,
-        "share of the examples in whose place general text is read that nothing is measured on",
+        "share of the examples (of the packs, with packing) in whose place general text is read, a document "
+        "that nothing is measured on",
         allowed=SHARE,
         identity="changed",
     )

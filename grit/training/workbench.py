@@ -24,7 +24,7 @@ from grit.adapters.backbones import count_parameters, load_backbone, load_tokeni
 from grit.adapters.lean_pass import lean_pass
 from grit.adapters.merged_while import merged_while
 from grit.adapters.peft_adapters import remove_lora
-from grit.adapters.placement import importance_scores, matching, place
+from grit.adapters.placement import condition_scores, importance_scores, matching, place
 from grit.backbone import resolve
 from grit.config.run_config import RunConfig
 from grit.config.sections import QualityMetric, TaskSource
@@ -228,8 +228,9 @@ class Workbench:
         return micro_batches(rows, 8, pad, self.device)
 
     def _importance(self, config: RunConfig, backbone: PreTrainedModel) -> dict[str, float]:
-        """Scores of the targets on the first training examples, the same for every run on these data."""
+        """Scores of the targets, of weights or of the first examples: the same for all runs on these data."""
         key = (
+            config.adapter.placement,
             config.backbone.model,
             config.quantized,
             config.backbone.dtype,
@@ -239,9 +240,12 @@ class Workbench:
             config.adapter.targets,
         )
         if key not in self._scores:
-            self._scores[key] = importance_scores(
-                backbone.eval(), matching(backbone, config.adapter.targets), self._example_batches(config)
-            )
+            names = matching(backbone, config.adapter.targets)
+            if config.adapter.placement == "kappa":
+                self._scores[key] = condition_scores(backbone, names)
+            else:
+                batches = self._example_batches(config)
+                self._scores[key] = importance_scores(backbone.eval(), names, batches)
         return self._scores[key]
 
     def warm_up(self, config: RunConfig, model: Any, batch: dict[str, torch.Tensor]) -> None:

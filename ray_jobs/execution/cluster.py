@@ -58,13 +58,13 @@ def check_concurrency(address: str | None, concurrent: int, resources: TrialReso
         )
 
 
-def check_address(address: str) -> None:
-    """Refuses an address where nothing answers, within seconds.
+def check_address(address: str | None) -> None:
+    """Refuses an address where nothing answers, within seconds; None is this machine.
 
     Raises:
         ConfigError: no Ray there.
     """
-    if address == "auto":
+    if address in (None, "", "auto"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:

@@ -9,15 +9,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+#: Seconds that the study's loop has to end after SIGTERM. A Ray that was told to end as well (a service, a
+#: container: all their processes are) answers no more, and takes the driver with it after a minute.
+PATIENCE_SECONDS = 20.0
+
 
 @contextmanager
-def ended_in_order(acknowledge: Callable[[], None], at_once: Callable[[], None]) -> Iterator[None]:
+def ended_in_order(
+    acknowledge: Callable[[], None], at_once: Callable[[], None], left_alone: Callable[[], None]
+) -> Iterator[None]:
     """Within the block the first Ctrl-C, or SIGTERM, lets Tune end its loop; a second one ends everything.
 
     Args:
         acknowledge: says so, at once.
         at_once: what is done beside on SIGTERM: there may be no time for more.
+        left_alone: ends the process, where the loop has not ended `PATIENCE_SECONDS` after SIGTERM.
     """
+    patience = threading.Timer(PATIENCE_SECONDS, left_alone)
+    patience.daemon = True
     if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
         yield
         return
@@ -27,6 +36,7 @@ def ended_in_order(acknowledge: Callable[[], None], at_once: Callable[[], None])
         threading.Thread(target=acknowledge, daemon=True).start()
         if number == signal.SIGTERM:
             threading.Thread(target=at_once, daemon=True).start()
+            patience.start()
         if callable(signal.getsignal(signal.SIGUSR1)):  # Tune's loop runs: this is how it is asked to end
             signal.raise_signal(signal.SIGUSR1)
         else:
@@ -39,6 +49,7 @@ def ended_in_order(acknowledge: Callable[[], None], at_once: Callable[[], None])
     try:
         yield
     finally:
+        patience.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.signal(signal.SIGUSR1, asked)

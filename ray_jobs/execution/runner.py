@@ -5,6 +5,8 @@ Connects to Ray, keeps slots warm, lets Tune execute what the scheduler decides,
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 import uuid
 from collections import Counter
@@ -14,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from grit.cli.one_line import EXIT_INTERRUPTED
 from grit.cli.phases import phase
 from grit.config.sections import Budget
 from grit.io.files import write_atomically
@@ -23,7 +26,7 @@ from ray_jobs.design.search_space import Search
 from ray_jobs.execution.cluster import check_resources
 from ray_jobs.execution.display import StudyDisplay
 from ray_jobs.execution.engines import EngineName, job_files, start_engine
-from ray_jobs.execution.interrupts import ended_in_order
+from ray_jobs.execution.interrupts import PATIENCE_SECONDS, ended_in_order
 from ray_jobs.execution.nodes.storage import below
 from ray_jobs.execution.nodes.timed_device import TimedDevice, device_of
 from ray_jobs.execution.outcome import Collected, JobOutcome, filled
@@ -113,7 +116,7 @@ class StudyRunner:
         self._alike = AlikeFailures()
         self._optuna: Any = None
         self._display: StudyDisplay | None = None
-        self._reused = 0
+        self._reused, self._just_adopted = 0, set[str]()
         self._running = RunningWriter(store.folder)
         earlier = list(store.records.values())
         elsewhere = Elsewhere(
@@ -124,7 +127,7 @@ class StudyRunner:
             search=self._search,
             decisions=decisions or Decisions(),
         )
-        self._scheduler = StudyScheduler(study, earlier, changed=store.put, elsewhere=elsewhere)
+        self._scheduler = StudyScheduler(study, earlier, changed=self._changed, elsewhere=elsewhere)
         store.compact()  # the whole plan is on disk from now on
         for record in self._scheduler.records.values():
             if record.ended:  # an earlier call may not have got it to the tracker
@@ -157,10 +160,16 @@ class StudyRunner:
         if match is None:
             return None
         self._reused += 1
-        adopted = self._store.adopt(*match)
-        if self._display is not None:  # searched or added on the way: the bar counts it
-            self._display.taken_over(adopted)
-        return adopted
+        self._just_adopted.add(record.trial_id)
+        return self._store.adopt(*match)
+
+    def _changed(self, record: TrialRecord) -> None:
+        """A record that is new or changed; a trial that is taken over on the way is told of as it comes."""
+        self._store.put(record)
+        if record.trial_id in self._just_adopted and self._display is not None:
+            self._log(record)
+            self._display.taken_over(record)
+        self._just_adopted.discard(record.trial_id)
 
     @property
     def reused(self) -> int:
@@ -192,11 +201,22 @@ class StudyRunner:
             display = self._display = StudyDisplay(self._scheduler, options.concurrent)
             try:
                 # Ray, once connected, has a handler of its own, which this one replaces.
-                with ended_in_order(display.interrupted, self._tracker.interrupted):
+                with ended_in_order(display.interrupted, self._tracker.interrupted, self._left_alone):
                     self._execute(display)
             finally:
                 display.close()
                 self._scheduler.close()
+
+    def _left_alone(self) -> None:
+        """Ends a process that was told to end, and whose Ray answers no more: all that it knew is on disk."""
+        self._running.remove()
+        print(
+            f"interrupted: Ray has not answered for {PATIENCE_SECONDS:g} s; the same command with --output "
+            f"{self._store.folder} goes on",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_INTERRUPTED)
 
     @property
     def keeps(self) -> Keep:

@@ -48,7 +48,7 @@ class StudyMarks:
     Attributes:
         hypervolume: by regime, in the objectives' own units.
         decided, undecided: (setting x criterion) verdicts; None where the study judges none.
-        open: those of the undecided that further trials would decide.
+        open: settings of which further trials are predicted to decide something.
     """
 
     settings: tuple[SettingMarks, ...] = ()

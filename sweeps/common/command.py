@@ -88,8 +88,7 @@ def run_study(
         content = content_of(base, ask_hub=not execution.dry_run, earlier=earlier)
         memory = _memory_line(base, resources, options)
     launches = not (execution.dry_run or execution.save_study)
-    if launches and execution.address:
-        check_address(execution.address)
+    check_address(execution.address if launches else None)
     if spec is not None:
         study = spec.study(content.hashes)
         options = replace(options, device=None if earlier is None else earlier.device)
@@ -105,22 +104,23 @@ def run_study(
         print(f"{execution.save_study}: {len(study.trials)} designed trials; run it with --study")
         return 0
     if execution.dry_run:
-        unmeasured = request is not None and request.budget_seconds is None and "time" in request.regimes
-        plan = show_plan(
-            study,
-            spec,
-            options,
-            execution,
-            _call(options, study, search),
-            memory=memory,
-            task_metric=content.metric,
-            unmeasured=unmeasured,
-            provisional=earlier is None and not Path(model_folder(base.backbone.model)).is_dir(),
+        planned(
+            show_plan(
+                study,
+                spec,
+                options,
+                execution,
+                _call(options, study, search),
+                memory=memory,
+                task_metric=content.metric,
+                unmeasured=request is not None and request.measures_its_budget,
+                provisional=earlier is None and not Path(model_folder(base.backbone.model)).is_dir(),
+            )
         )
-        planned(plan)
         return 0
     _check_search(study, search, execution.output or output_folder(study.name))
-    return _execute(study, spec, content, options, execution, search)
+    decides = request is not None and request.decides
+    return _execute(study, spec, content, options, execution, search, decides=decides)
 
 
 def _check_search(study: Study, search: SearchOptions, output: Path) -> None:
@@ -236,6 +236,8 @@ def _execute(
     options: RunOptions,
     execution: ExecutionOptions,
     search: SearchOptions,
+    *,
+    decides: bool,
 ) -> int:
     """Runs the study.
 
@@ -280,7 +282,7 @@ def _execute(
         )
         _say_what_is_reused(runner.reused, neighbours)
         outcome = runner.run()
-        return conclude(store.folder, outcome, runner, tracker, execution)
+        return conclude(store.folder, outcome, runner, tracker, execution, decides=decides)
     except ConfigError:
         tracker.finish(StudyMarks(), [], interrupted=True)
         store.withdraw()

@@ -12,12 +12,13 @@ from analysis.evidence.study_marks import kept_trials
 from grit.adapters.kept_adapter import read_kept_adapter
 from grit.cli.model_card import write_card
 from grit.cli.one_line import EXIT_INTERRUPTED
-from grit.cli.pasted import command_into, pasted
+from grit.cli.pasted import command_into, folder_of_command, pasted
 from grit.cli.phases import phase
 from grit.errors import ConfigError
 from grit.secrets import without_secrets
 from ray_jobs.execution.runner import StudyOutcome, StudyRunner
 from ray_jobs.records.kept_adapters import ADAPTERS, INDEX_FILE, adapter_folder, has_adapter, write_index
+from ray_jobs.records.sequential import MOST_SEEDS
 from ray_jobs.records.study_file import read_study
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.records.trial_status import STATUSES
@@ -43,7 +44,13 @@ ARTIFACTS = (
 
 
 def conclude(
-    output: Path, outcome: StudyOutcome, runner: StudyRunner, tracker: Tracker, execution: ExecutionOptions
+    output: Path,
+    outcome: StudyOutcome,
+    runner: StudyRunner,
+    tracker: Tracker,
+    execution: ExecutionOptions,
+    *,
+    decides: bool,
 ) -> int:
     """Writes the report, keeps adapters, closes MLflow's run, and says how it went.
 
@@ -53,6 +60,7 @@ def conclude(
         runner: what ran it.
         tracker: its mirror.
         execution: what was asked for.
+        decides: whether its script can grow a study until it is decided.
 
     Returns:
         The exit code.
@@ -93,8 +101,9 @@ def conclude(
         print(f"report:  {pasted('xdg-open', output / 'report.html')}")
         print(address_lines(tracker))
         _print_adapters(output, kept, registered)
-    if marks.open and not outcome.interrupted and execution.study is None:
-        print(f"decide:  {_deciding_command(output)}")
+    command = _deciding_command(output, marks, len(outcome.records)) if decides else None
+    if command is not None and not outcome.interrupted:
+        print(f"decide:  {command}")
     return _exit_code(output, outcome)
 
 
@@ -114,15 +123,26 @@ def address_lines(tracker: Tracker) -> str:
     return "\n         ".join([f"MLflow:  {first}", *rest])
 
 
-def _deciding_command(output: Path) -> str:
-    """The command of a study that goes on with this one's trials until what is open here is decided."""
-    sequential = read_study(output).sequential
-    most = None if sequential is None else sequential.max_trials
-    more = ["--decide"] if sequential is None else []
-    more += ["--max-trials", str(2 * most)] if most is not None else []
-    limits = ("--seeds", "--decide", "--resume", "--max-trials", "--max-hours", "--max-gpu-hours")
-    folder = output.with_name(f"{output.name}-decided")
-    return without_secrets(command_into(folder, without=limits, more=more))
+def _deciding_command(output: Path, marks: StudyMarks, trials: int) -> str | None:
+    """What decides more: this study with more trials, or one beside it that takes over a fixed design's.
+
+    None where nothing more can be decided.
+    """
+    study = read_study(output)
+    limits = ("--max-trials", "--max-hours", "--max-gpu-hours")
+    if study.sequential is not None:
+        more = ["--max-trials", str(2 * trials)]
+        return without_secrets(command_into(output, without=limits, more=more)) if marks.open else None
+    if not marks.undecided:
+        return None
+    further = range(max(study.seeds) + 1, max(study.seeds) + 1 + MOST_SEEDS - len(study.seeds))
+    more = ["--decide", "--seeds", *map(str, (*study.seeds, *further))]
+    if "time" in study.budgets:  # measured anew it would be another budget, and nothing could be taken over
+        more += ["--budget-seconds", str(study.budgets["time"])]
+    beside = output.resolve()
+    beside = beside.with_name(f"{beside.name}-decided")
+    fixed = (*limits, "--seeds", "--resume", "--budget-seconds")
+    return without_secrets(command_into(beside, without=fixed, more=more))
 
 
 def _in_words(status: str) -> str:
@@ -132,8 +152,9 @@ def _in_words(status: str) -> str:
 def _exit_code(output: Path, outcome: StudyOutcome) -> int:
     lost = sum(record.status == "failed" for record in outcome.records)
     if outcome.interrupted:
-        print(f"interrupted: the same command with --output {output} goes on:", file=sys.stderr)
-        print(f"  {without_secrets(command_into(output))}", file=sys.stderr)
+        folder = folder_of_command(output, sys.argv)
+        print(f"interrupted: the same command with --output {folder} goes on:", file=sys.stderr)
+        print(f"  {without_secrets(command_into(folder))}", file=sys.stderr)
         return EXIT_INTERRUPTED
     if lost:
         print(

@@ -57,6 +57,7 @@ class StudyRequest:
         listed: settings that were named one by one.
         own: the script's own options.
         sequential: how the design grows; None for a fixed one.
+        decides: whether its script can grow a study until it is decided.
         not_swept: a sentence on each knob of the preset that changes nothing beside what was asked for.
     """
 
@@ -72,7 +73,14 @@ class StudyRequest:
     small_batch: int | None
     search: SearchOptions
     execution: ExecutionOptions
+    decides: bool = False
     own: Any = None
+
+    @property
+    def measures_its_budget(self) -> bool:
+        """Whether its seconds are measured before the first trial."""
+        return self.budget_seconds is None and "time" in self.regimes
+
     sequential: SequentialDesign | None = None
     not_swept: tuple[str, ...] = ()
 
@@ -131,6 +139,7 @@ def resolve(
         budget_seconds=_budget_seconds(line, asked_preset, base, usual, presets),
         seeds=_seeds(design, asked_preset, sequential),
         sequential=sequential,
+        decides=decides,
         search_points=asked_preset.search_points if asked is None else asked,
         space=parse_space(line.search.space),
         listed=tuple(_listed(texts) for texts in design.point),

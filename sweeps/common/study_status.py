@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.studies.sensitivity.growth import LiveMarks
-from grit.cli.pasted import command_into
+from grit.cli.pasted import command_into, folder_of_command
 from ray_jobs.execution.running_file import RunningFile, RunningTrial, read_running
 from ray_jobs.records.describe import describe, duration
 from ray_jobs.records.study_file import StudyFile, read_study
@@ -139,7 +139,8 @@ def _expected(study: StudyFile, running: RunningFile | None) -> int:
 def _state(
     folder: Path, study: StudyFile, records: Sequence[TrialRecord], running: RunningFile | None
 ) -> tuple[str, str]:
-    goes_on = f"the same command goes on: {command_into(folder, study.last_call.command_line)}"
+    words = study.last_call.command_line
+    goes_on = f"the same command goes on: {command_into(folder_of_command(folder, words), words)}"
     if running is not None:
         since = f"{duration(time.time() - running.written)} ago"
         driver = f"driver {running.pid} on {running.host}"

@@ -185,7 +185,8 @@ def test_studies_that_share_their_trials_are_not_compared_with_themselves(report
     assert main(["compare", str(reported), str(tmp_path / "again")]) == 0
     out = capsys.readouterr().out
     assert " of 2 against 1" not in out
-    assert "are the same trainings in both (taken over) and are left out" in out
+    assert "Trainings that are the same in both (taken over), " in out
+    assert "No setting was trained by both." in out
 
 
 def test_every_heading_explains_itself(reported, tmp_path):

@@ -156,6 +156,17 @@ def test_resuming_before_the_first_checkpoint_is_the_same_run_or_refused(tmp_pat
     assert open_run(tmp_path / "run", config, resume=True).run_id == begun.run_id
 
 
+def test_a_whole_number_for_a_setting_that_need_not_be_one_resumes(tmp_path):
+    """A file gives alpha = 32 back as 32.0: it is the same run."""
+    command = ["train", "--output", str(tmp_path / "run"), *SHORT, "--set", "alpha=32"]
+    config = run_configuration(parser().parse_args(command))
+    (tmp_path / "run" / "state").mkdir(parents=True)
+    begun = open_run(tmp_path / "run2", config, resume=False)
+    begun.write(tmp_path / "run")
+    (tmp_path / "run" / "state" / "run.pt").touch()
+    assert open_run(tmp_path / "run", config, resume=True).run_id == begun.run_id
+
+
 def test_export_and_evaluation_need_no_training_file(tmp_path):
     rows = [json.dumps({"q": f"what is {i}?", "a": f"it is {i}"}) for i in range(30)]
     data, held = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"

@@ -3,6 +3,7 @@
 Each failure is made to happen, and records, Optuna and MLflow must tell the same truth afterwards.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from launching import (
     COMMAND,
@@ -19,6 +21,7 @@ from launching import (
     THREE,
     after_trials,
     assert_nothing_lies,
+    descendants,
     environment,
     launching,
     runs,
@@ -26,8 +29,10 @@ from launching import (
 )
 
 from grit.training.trainer import train
+from ray_jobs.execution.interrupts import PATIENCE_SECONDS
 from ray_jobs.records.trial_tables import read_columns
 from ray_jobs.records.trials_file import read_trials
+from sweeps.common.study_status import study_status
 
 pytestmark = [
     pytest.mark.ray,
@@ -274,6 +279,22 @@ def test_sigterm_is_an_interrupt_and_leaves_no_run_running(launch, tmp_path):
     assert process.returncode == 130, errors
     assert "interrupted: the same command with --output" in errors
     assert {record.status for record in read_trials(tmp_path / "study")} == {"completed", "planned"}
+
+
+@pytest.mark.slow
+def test_sigterm_to_everything_ends_in_order_although_ray_is_gone(launch, tmp_path):
+    """As a service or a container ends: the driver's own Ray is told as well, and never answers again."""
+    process = launch(*FIVE, "--max-concurrent", "1")
+    after_trials(tmp_path / "study", process=process)
+    for each in (*descendants(process.pid), psutil.Process(process.pid)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.terminate()
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS + 60)
+    assert process.returncode == 130, errors
+    assert "the same command with --output" in errors and "goes on" in errors
+    assert {record.status for record in read_trials(tmp_path / "study")} == {"completed", "planned"}
+    assert not [run for run in runs(f"sqlite:///{tmp_path / 'mlflow.db'}") if run.info.status == "RUNNING"]
+    assert study_status(tmp_path / "study").state == "interrupted"
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ class SensitivityResult:
             hypervolume={result.regime: result.hypervolume for result in self.regimes},
             decided=sum(count["decided"] for count in counts),
             undecided=sum(count["open"] + count["out_of_reach"] for count in counts),
-            open=sum(count["open"] for count in counts),
+            open=sum(_is_within_reach(setting) for band in self.bands for setting in band.settings),
         )
 
     @property
@@ -131,6 +131,11 @@ class SensitivityResult:
     def metric(self) -> str:
         """The label of quality."""
         return self.usable[0].quality_label if self.usable else "quality"
+
+
+def _is_within_reach(setting: SettingVerdict) -> bool:
+    """Whether some seeds are predicted to decide a criterion of it."""
+    return any(criterion.more_seeds is not None for criterion in setting.criteria)
 
 
 def analyse(data: StudyData, caps: Caps | None = None) -> SensitivityResult:
