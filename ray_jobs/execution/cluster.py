@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from grit.config.extensions import VARIABLE as EXTENSIONS
 from grit.errors import ConfigError
@@ -26,7 +27,11 @@ ENVIRONMENT = {
 }
 #: For a Ray that is started here: its workers would otherwise give way to every other process, and a clock
 #: would measure those; and nobody takes its one node away, so that nothing need watch for that.
-LOCAL_ENVIRONMENT = {"RAY_worker_niceness": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+LOCAL_ENVIRONMENT = {
+    "RAY_worker_niceness": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_gcs_server_port_wait_time_s": "120",  # a busy machine needs more than the usual 20 s
+}
 #: For a Ray elsewhere, whose nodes may be taken away.
 CLUSTER_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",
@@ -34,6 +39,8 @@ CLUSTER_ENVIRONMENT = {
 }
 #: Ray sets it for the driver of a submitted job.
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+#: How often a Ray of one's own is started before it is given up, and what Ray says of one that was too slow.
+STARTS, _TIMED_OUT = 3, "timed out during startup"
 #: Those that depend on where Ray is.
 PLACE_VARIABLES = (*LOCAL_ENVIRONMENT, *CLUSTER_ENVIRONMENT)
 
@@ -96,12 +103,13 @@ def connect(address: str | None, *, verbose: bool) -> None:
         # Ray's processes inherit this one's variables: a runtime environment would start each of them twice.
         paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(ROOT), *paths]))
-        ray.init(
-            address="local",
-            num_cpus=cores(),
-            include_dashboard=False,
-            log_to_driver=verbose,
-            logging_level=level,
+        _start_here(
+            {
+                "include_dashboard": False,
+                "log_to_driver": verbose,
+                "logging_level": level,
+                "num_cpus": cores(),
+            }
         )
         return
     check_address(address)
@@ -113,6 +121,27 @@ def connect(address: str | None, *, verbose: bool) -> None:
         raise ConfigError(
             "address", address, f"no Ray answers there: {str(error).strip().splitlines()[0]}"
         ) from error
+
+
+def _start_here(settings: dict[str, Any]) -> None:
+    """Starts a Ray of this machine's own; a busy one may take longer than the 30 s for which Ray waits.
+
+    Raises:
+        ConfigError: it did not start, however often it was tried.
+    """
+    import ray
+
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(address="local", **settings)
+            return
+        except Exception as error:  # Ray has no class of its own for it
+            if _TIMED_OUT not in str(error):
+                raise
+            ray.shutdown()
+            if attempt == STARTS:
+                allowed = f"Ray did not start in {STARTS} attempts: this machine is too busy"
+                raise ConfigError("address", None, allowed) from error
 
 
 def room(node: dict[str, float], needs: dict[str, float]) -> int:

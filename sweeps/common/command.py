@@ -272,8 +272,7 @@ def _execute(
     except ConfigError:
         store.withdraw()
         raise
-    own_search = study.search is not None and search.optuna_storage is None
-    _say_where(store.folder, tracker, searches=own_search)
+    _say_where(store.folder, tracker, searches=study.search is not None and search.optuna_storage is None)
     try:
         neighbours = neighbours_of(study, store.folder, call, options) if execution.reuse else None
         decisions = _decisions(study, store.folder, options)

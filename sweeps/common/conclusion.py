@@ -19,7 +19,7 @@ from grit.secrets import without_secrets
 from ray_jobs.execution.runner import StudyOutcome, StudyRunner
 from ray_jobs.records.kept_adapters import ADAPTERS, INDEX_FILE, adapter_folder, has_adapter, write_index
 from ray_jobs.records.sequential import MOST_SEEDS
-from ray_jobs.records.study_file import read_study
+from ray_jobs.records.study_file import StudyFile, read_study
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.records.trial_status import STATUSES
 from ray_jobs.tracking.marks import StudyMarks
@@ -98,12 +98,10 @@ def conclude(
         )
     print(f"\n{_counts_in_words(outcome)}")
     if completed:
-        print(f"report:  {pasted('xdg-open', output / 'report.html')}")
-        print(address_lines(tracker))
+        print(f"report:  {pasted('xdg-open', output / 'report.html')}\n{address_lines(tracker)}")
         _print_adapters(output, kept, registered)
-    command = _deciding_command(output, marks, len(outcome.records)) if decides else None
-    if command is not None and not outcome.interrupted:
-        print(f"decide:  {command}")
+    if decides and not outcome.interrupted:
+        _print_deciding_command(output, marks, len(outcome.records))
     return _exit_code(output, outcome)
 
 
@@ -123,26 +121,33 @@ def address_lines(tracker: Tracker) -> str:
     return "\n         ".join([f"MLflow:  {first}", *rest])
 
 
-def _deciding_command(output: Path, marks: StudyMarks, trials: int) -> str | None:
-    """What decides more: this study with more trials, or one beside it that takes over a fixed design's.
+def _print_deciding_command(output: Path, marks: StudyMarks, trials: int) -> None:
+    """What decides more, if anything does.
 
-    None where nothing more can be decided.
+    This study with more trials; of a fixed design, a growing one beside it, which takes its trials over.
     """
     study = read_study(output)
     limits = ("--max-trials", "--max-hours", "--max-gpu-hours")
     if study.sequential is not None:
         more = ["--max-trials", str(2 * trials)]
-        return without_secrets(command_into(output, without=limits, more=more)) if marks.open else None
-    if not marks.undecided:
-        return None
+        command, is_open = command_into(output, without=limits, more=more), marks.open > 0
+    else:
+        command, is_open = _growing_command(output, study, limits), bool(marks.undecided)
+        is_open = is_open and len(study.seeds) < MOST_SEEDS
+    if is_open:
+        print(f"decide:  {without_secrets(command)}")
+
+
+def _growing_command(output: Path, study: StudyFile, limits: Sequence[str]) -> str:
+    """The command of a growing study beside a fixed one: with its seeds first, and its seconds."""
     further = range(max(study.seeds) + 1, max(study.seeds) + 1 + MOST_SEEDS - len(study.seeds))
     more = ["--decide", "--seeds", *map(str, (*study.seeds, *further))]
     if "time" in study.budgets:  # measured anew it would be another budget, and nothing could be taken over
         more += ["--budget-seconds", str(study.budgets["time"])]
     beside = output.resolve()
     beside = beside.with_name(f"{beside.name}-decided")
-    fixed = (*limits, "--seeds", "--resume", "--budget-seconds")
-    return without_secrets(command_into(beside, without=fixed, more=more))
+    fixed = (*limits, "--seeds", "--resume", "--no-reuse", "--budget-seconds")
+    return command_into(beside, without=fixed, more=more)
 
 
 def _in_words(status: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from launching import COMMAND, ROOT, THREE, environment
 from terminal import Terminal
 
+from ray_jobs.records.trials_file import read_trials
 from sweeps.common.study_status import study_status
 
 pytestmark = pytest.mark.ray
@@ -59,7 +60,7 @@ def test_a_first_study_in_a_narrow_terminal(open_terminal, tmp_path):
     code, said, _ = status(place, "--json")
     seen = json.loads(said)
     assert code == 0 and seen["state"] == "running" and seen["expected"] == 3
-    assert shell.to_the_end() == 0
+    assert shell.to_the_end() == 0, shell.text[-3000:]
     assert in_order(
         shell.text,
         "checking the task",
@@ -82,6 +83,13 @@ def test_a_first_study_in_a_narrow_terminal(open_terminal, tmp_path):
     assert shlex.split(opened.split("report:")[1])[1] == str(place / "report.html")
     code, said, _ = status(place)
     assert code == 0 and "finished after" in said and "3 of 3 have ended: 3 completed" in said
+    # one seed decides little: what is printed for it is a growing study, which begins with these trials
+    (deciding,) = [line for line in shell.lines() if line.startswith("decide:")]
+    command = [*shlex.split(deciding.split("decide:")[1]), "--dry-run", "--no-measure"]
+    planned = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment())
+    assert planned.returncode == 0, planned.stderr
+    reused = [row.split()[0] for row in planned.stdout.splitlines() if row.endswith(" reused")]
+    assert set(reused) == {record.trial_id for record in read_trials(place)}
 
 
 def test_ctrl_c_is_acknowledged_and_says_where_things_stand(open_terminal, tmp_path):

@@ -1,4 +1,5 @@
 import copy
+import os
 import socket
 
 import pytest
@@ -7,7 +8,7 @@ from conftest import ROOT
 
 from grit.errors import ConfigError
 from ray_jobs.design.resources import TrialResources
-from ray_jobs.execution.cluster import check_address, check_concurrency, cores
+from ray_jobs.execution.cluster import STARTS, check_address, check_concurrency, connect, cores
 
 
 @pytest.fixture(params=["cluster.yaml", "cluster-aws.yaml"])
@@ -57,3 +58,25 @@ def test_an_address_where_nobody_answers_is_refused_within_seconds():
         check_address(f"127.0.0.1:{port}")
     with pytest.raises(ConfigError, match="no Ray answers there"):
         check_address("not an address")
+
+
+def test_a_ray_that_a_busy_machine_starts_too_slowly_is_started_again(monkeypatch):
+    """Ray waits for half a minute and raises a bare Exception; anything else is raised at once."""
+    tried = []
+    monkeypatch.setattr("os.environ", os.environ.copy())
+
+    def slow(**_settings):
+        tried.append(len(tried))
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr("ray.init", slow)
+    with pytest.raises(ConfigError, match="Ray did not start in 3 attempts"):
+        connect(None, verbose=False)
+    assert len(tried) == STARTS
+
+    def broken(**_settings):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr("ray.init", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        connect(None, verbose=False)
