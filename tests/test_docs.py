@@ -47,6 +47,11 @@ ELSEWHERE = {
     "--methods lora grit grit_soap grit_source lora_ewc --learning-rates 2.5e-4 5e-4 1e-3 --seeds 41 42": (
         "an hour on SmolLM2"
     ),
+    ".venv/bin/python sweeps/baselines.py --budget-steps 100 --model PATH_OR_HUB_ID --task gsm8k "
+    "--train-file ... --eval-file ... --retention-file ... --set quality=answer_logprob "
+    "--methods lora grit grit_soap grit_source lora_ewc --learning-rates 2.5e-4 5e-4 1e-3 --seeds 41 42 43": (
+        "half an hour"
+    ),
     ".venv/bin/python sweeps/tau_T_lambda.py --preset peft-metamath --regimes step "
     "--retention-file finewiki100.jsonl --dry-run": "tests/sweeps/test_command_line.py, with files",
     ".venv/bin/python -m grit train --preset llama-3.2-3b --method qgrit --task gsm8k --budget-steps 20 "
