@@ -51,7 +51,7 @@ def test_every_benchmark_is_here():
 
 
 #: Those that take half a minute even so.
-LONG = ("grit_overhead",)
+LONG = ("grit_overhead", "trunks")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in SMALL])

@@ -21,10 +21,13 @@ WITH_PARTS_THAT_STAY = [
 ]
 
 
-def _config(method, **changed):
-    config = configuration("embedded", method, task=None, steps=12)
-    short = {"eval_examples": 8, "retention_documents": 4, "dropout": 0.1}
-    return config.changed(**{**short, **changed})
+@pytest.fixture
+def config_of(half_backbone):
+    """The embedded preset's, on half its backbone and short."""
+    short = {"model": half_backbone, "eval_examples": 8, "retention_documents": 4, "dropout": 0.1}
+    return lambda method, **changed: configuration("embedded", method, task=None, steps=12).changed(
+        **{**short, **changed}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +40,9 @@ def bench():
     "method",
     ["grit", "lora", "dora", "eva", "lora_fa", "adalora", "vera", "ia3", "qgrit", *WITH_PARTS_THAT_STAY],
 )
-def test_what_peft_reloads_computes_what_was_scored(bench, tmp_path, method):
+def test_what_peft_reloads_computes_what_was_scored(bench, tmp_path, method, config_of):
     """The answers' losses of the reloaded adapter are those that the run has recorded."""
-    config = _config(method, tau=0.9) if method in ("grit", "qgrit") else _config(method)
+    config = config_of(method, tau=0.9) if method in ("grit", "qgrit") else config_of(method)
     result = train(config, bench, adapter=tmp_path / "adapter")
     kept = read_kept_adapter(tmp_path / "adapter")
     assert kept.reloaded.agrees and kept.reloaded.tokens > 20
@@ -53,8 +56,8 @@ def test_what_peft_reloads_computes_what_was_scored(bench, tmp_path, method):
         assert kept.parameters == result.measured.effective_parameters
 
 
-def test_keeping_changes_no_result(bench, tmp_path):
-    config = _config("grit")
+def test_keeping_changes_no_result(bench, tmp_path, config_of):
+    config = config_of("grit")
     alone, kept = train(config, bench), train(config, bench, adapter=tmp_path / "adapter")
     assert [row["loss"] for row in alone.telemetry] == [row["loss"] for row in kept.telemetry]
     assert [row["loss"] for row in alone.predictions] == [row["loss"] for row in kept.predictions]
@@ -62,17 +65,17 @@ def test_keeping_changes_no_result(bench, tmp_path):
     assert [row["loss"] for row in alone.predictions] == [row["loss"] for row in again.predictions]
 
 
-def test_what_means_nothing_alone_and_what_did_not_complete_is_not_kept(bench, tmp_path):
-    assert "changes the backbone's weights" in _config("pissa").why_no_adapter
-    train(_config("pissa"), bench, adapter=tmp_path / "moved")
+def test_what_means_nothing_alone_and_what_did_not_complete_is_not_kept(bench, tmp_path, config_of):
+    assert "changes the backbone's weights" in config_of("pissa").why_no_adapter
+    train(config_of("pissa"), bench, adapter=tmp_path / "moved")
     stopped = train(
-        _config("lora"), bench, hooks=Hooks(should_stop=lambda: True), adapter=tmp_path / "stopped"
+        config_of("lora"), bench, hooks=Hooks(should_stop=lambda: True), adapter=tmp_path / "stopped"
     )
     assert stopped.status == "stopped"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_adapter_that_computes_something_else_says_so(bench, tmp_path, monkeypatch):
+def test_an_adapter_that_computes_something_else_says_so(bench, tmp_path, monkeypatch, config_of):
     """The comparison can fail: one number of the file is changed before it is reloaded."""
     reload = keep.reload_adapter
 
@@ -83,12 +86,12 @@ def test_an_adapter_that_computes_something_else_says_so(bench, tmp_path, monkey
         return model
 
     monkeypatch.setattr(keep, "reload_adapter", damaged)
-    train(_config("lora"), bench, adapter=tmp_path / "adapter")
+    train(config_of("lora"), bench, adapter=tmp_path / "adapter")
     assert not read_kept_adapter(tmp_path / "adapter").reloaded.agrees
 
 
-def test_a_damaged_adapter_is_refused(bench, tmp_path):
-    train(_config("lora"), bench, adapter=tmp_path / "adapter")
+def test_a_damaged_adapter_is_refused(bench, tmp_path, config_of):
+    train(config_of("lora"), bench, adapter=tmp_path / "adapter")
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ConfigError, match="is not what was written"):
@@ -98,7 +101,7 @@ def test_a_damaged_adapter_is_refused(bench, tmp_path):
         read_kept_adapter(tmp_path / "adapter")
 
 
-def test_no_room_for_an_adapter_is_told_as_such(bench, tmp_path):
+def test_no_room_for_an_adapter_is_told_as_such(bench, tmp_path, config_of):
     (tmp_path / "file").write_text("")
     with pytest.raises(UnwrittenAdapterError):
-        train(_config("lora"), bench, adapter=tmp_path / "file" / "adapter")
+        train(config_of("lora"), bench, adapter=tmp_path / "file" / "adapter")

@@ -82,7 +82,9 @@ def test_a_method_nobody_knows_is_refused(capsys):
     with pytest.raises(SystemExit) as left:
         baselines.SCRIPT.main(["--methods", "lora", "magic"])
     assert left.value.code == 2
-    assert capsys.readouterr().err.startswith("error: argument --methods: 'magic': must be one of lora, ")
+    assert capsys.readouterr().err.startswith(
+        "error: argument --methods: 'magic': did you mean 'mica'? must be one of lora, "
+    )
 
 
 def test_layers_of_deep_and_shallow_models():
