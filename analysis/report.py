@@ -142,7 +142,7 @@ def _compare(folders: Sequence[str], output: Path | None) -> list[str]:
         raise ConfigError("compare", " ".join(folders), "needs two folders")
     first, second = Path(folders[0]), Path(folders[1])
     page = output or first / f"compare-{second.resolve().name}.html"
-    return [*compare.build(first, second, page), str(page)]
+    return [f"1: {first}", f"2: {second}", *compare.build(first, second, page), f"page: {page}"]
 
 
 def _beside_peft(folders: Sequence[str]) -> Path:

@@ -85,10 +85,14 @@ def shared_settings(first: StudyData, second: StudyData) -> list[SharedSetting]:
     """One per setting (method, knobs and whatever else is changed) and regime."""
     ones, others = _by_setting(first), _by_setting(second)
     shared = [SharedSetting(point=ones[key], other=others[key]) for key in ones if key in others]
-    same = first.study.content == second.study.content and first.study.sizes == second.study.sizes
-    if not same:
+    if not _read_the_same(first.study, second.study):
         return shared
     return [_paired(first, second, setting) for setting in shared]
+
+
+def _read_the_same(first: StudyFile, second: StudyFile) -> bool:
+    """Whether the same model was scored on the same examples and documents."""
+    return first.content == second.content and first.sizes == second.sizes
 
 
 def _paired(first: StudyData, second: StudyData, setting: SharedSetting) -> SharedSetting:
@@ -128,15 +132,15 @@ def summary(settings: Sequence[SharedSetting], metric: str) -> list[str]:
 def _summed_up(name: str, estimates: Sequence[Estimate | None]) -> str:
     paired = [each for each in estimates if each is not None]
     if not paired:
-        return f"{name}: no setting has seeds and examples in common."
+        return f"{name}: no setting has seeds and examples in common, so that nothing is paired."
     corrected = holm([each.p_value for each in paired])
     apart = [each.mean for each, p_value in zip(paired, corrected, strict=True) if p_value <= 1 - LEVEL]
     higher = sum(mean > 0 for mean in apart)
     one_seed = any(each.seeds < 2 for each in paired)
     alone = " (with one seed by the examples alone)" if one_seed else ""
     return (
-        f"{name} of 2 against 1: higher in {higher}, lower in {len(apart) - higher}, not told apart in "
-        f"{len(paired) - len(apart)} of {len(paired)} settings{alone}."
+        f"{name}, study 2 against study 1: higher in {higher}, lower in {len(apart) - higher}, not told "
+        f"apart in {len(paired) - len(apart)} of {len(paired)} settings{alone}."
     )
 
 
@@ -245,7 +249,7 @@ def build(first: Path, second: Path, page: Path) -> list[str]:
         "settings": comparison_table(own, metric),
         "differences": difference_table(differences(_compared(one.study), _compared(two.study))),
         "caveats": cautions,
-        "same_content": one.study.content == two.study.content,
+        "same_content": _read_the_same(one.study, two.study),
     }
     write_atomically(page, render("compare.html.j2", **context))
     return [*answer, *cautions]

@@ -189,6 +189,8 @@ def _train(arguments: Namespace) -> int:
             record = train_into(arguments.output, record, Workbench(progress=evaluation_bar), display.hooks())
         finally:
             display.close()
+    else:
+        print("this run has ended already; its results:", file=sys.stderr)
     measured = record.measured
     print(measures_table(measured))
     print(

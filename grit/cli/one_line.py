@@ -55,9 +55,11 @@ class OneLineErrors(argparse.ArgumentParser):
         return [name for parser in (self, *self._commands()) for name in parser._option_string_actions]
 
     def _commands(self) -> Iterator[argparse.ArgumentParser]:
+        """The one that is named; all of them where none is."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
-                yield from action.choices.values()
+                named = [parser for name, parser in action.choices.items() if name in self._words]
+                yield from named or action.choices.values()
 
     def _meant(self, message: str) -> str:
         """The option that an unknown one may have been meant for."""

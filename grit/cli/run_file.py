@@ -100,8 +100,8 @@ def check_room(folder: Path, config: RunConfig, *, resume: bool) -> None:
     if read_run(folder).config.identity({}) != _as_read(config).identity({}):
         raise ConfigError("output", str(folder), HOLDS_ANOTHER)
     if not resume:
-        raise ConfigError(
-            "output",
-            str(folder),
-            "holds this run already; add --resume to continue it, or choose another folder",
+        ended = read_run(folder).status != "planned"
+        what = (
+            "which has ended: `python -m grit show` looks at it" if ended else "add --resume to continue it"
         )
+        raise ConfigError("output", str(folder), f"holds this run already; {what}; or choose another folder")

@@ -27,6 +27,11 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_bytes().decode("utf8"))
+    except FileNotFoundError as error:
+        there = path.parent.is_dir()
+        raise ConfigError(
+            name, str(path.parent), f"holds no {path.name}" if there else "is no folder"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(name, str(path.parent), f"holds no readable {path.name}: {error}") from error
     if not isinstance(value, dict):

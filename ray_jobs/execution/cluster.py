@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from grit.cli.phases import phase
 from grit.config.extensions import VARIABLE as EXTENSIONS
 from grit.errors import ConfigError
 from ray_jobs.design.resources import TrialResources
@@ -43,6 +44,10 @@ IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 STARTS, _TIMED_OUT = 3, "timed out during startup"
 #: Those that depend on where Ray is.
 PLACE_VARIABLES = (*LOCAL_ENVIRONMENT, *CLUSTER_ENVIRONMENT)
+
+
+class SlowStartError(RuntimeError):
+    """A Ray of one's own that did not start in time."""
 
 
 def cores() -> int:
@@ -90,6 +95,7 @@ def connect(address: str | None, *, verbose: bool) -> None:
 
     Raises:
         ConfigError: no Ray at the address.
+        SlowStartError: none could be started here.
     """
     usual = {**ENVIRONMENT, **(LOCAL_ENVIRONMENT if address is None else CLUSTER_ENVIRONMENT)}
     variables = {key: os.environ.get(key, value) for key, value in usual.items()}
@@ -127,7 +133,7 @@ def _start_here(settings: dict[str, Any]) -> None:
     """Starts a Ray of this machine's own; a busy one may take longer than the 30 s for which Ray waits.
 
     Raises:
-        ConfigError: it did not start, however often it was tried.
+        SlowStartError: it did not start, however often it was tried.
     """
     import ray
 
@@ -140,8 +146,8 @@ def _start_here(settings: dict[str, Any]) -> None:
                 raise
             ray.shutdown()
             if attempt == STARTS:
-                allowed = f"Ray did not start in {STARTS} attempts: this machine is too busy"
-                raise ConfigError("address", None, allowed) from error
+                raise SlowStartError(f"Ray did not start in {STARTS} attempts (a busy machine?)") from error
+            phase(f"starting Ray, attempt {attempt + 1} of {STARTS}: the last one was too slow")
 
 
 def room(node: dict[str, float], needs: dict[str, float]) -> int:

@@ -23,7 +23,7 @@ from grit.io.files import write_atomically
 from ray_jobs.design.plan import Study
 from ray_jobs.design.resources import TrialResources
 from ray_jobs.design.search_space import Search
-from ray_jobs.execution.cluster import check_resources
+from ray_jobs.execution.cluster import SlowStartError, check_resources
 from ray_jobs.execution.display import StudyDisplay
 from ray_jobs.execution.engines import EngineName, job_files, start_engine
 from ray_jobs.execution.interrupts import PATIENCE_SECONDS, ended_in_order
@@ -187,6 +187,8 @@ class StudyRunner:
         self._running.write(self._scheduler.expected, {})
         try:
             self._connected_run()
+        except SlowStartError as error:
+            self._broken = str(error)
         finally:
             self._running.remove()
         return self._outcome(began)

@@ -337,6 +337,7 @@ class StudyScheduler:
             search.held = self._elsewhere.decisions.held(list(self.records.values()), search.budget.regime)
         for _ in range(MAX_REPEATS):
             ticket, knobs = search.optuna.ask(search.held)
+            records_before = len(self.records)
             key = self._enqueue_point(knobs, search.budget, {})
             if key in self._tickets:
                 search.optuna.tell(ticket, [])  # it is being measured already: this suggestion is used up
@@ -345,8 +346,10 @@ class StudyScheduler:
             if not all(record.ended for record in siblings):
                 self._tickets[key] = (search, ticket)
                 return
-            # it was measured before: answer at once, and ask for another
             search.optuna.tell(ticket, siblings)
+            if len(self.records) > records_before:  # another study has run it: it is one of those asked for
+                return
+            # it was measured here before, and is answered at once: ask for another
 
 
 def setting_of(record: TrialRecord) -> SettingKey:

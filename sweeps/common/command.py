@@ -272,7 +272,7 @@ def _execute(
     except ConfigError:
         store.withdraw()
         raise
-    _say_where(store.folder, tracker, searches=study.search is not None and search.optuna_storage is None)
+    _say_where(store.folder, tracker, searches=_searches(study) and search.optuna_storage is None)
     try:
         neighbours = neighbours_of(study, store.folder, call, options) if execution.reuse else None
         decisions = _decisions(study, store.folder, options)
@@ -302,6 +302,10 @@ def _say_what_is_reused(count: int, neighbours: Neighbours | None) -> None:
 def _device(options: RunOptions, store: StudyStore) -> str | None:
     """What time budgets are for: as measured, or what the folder's own trials ran on."""
     return options.device or device_of(store.records.values())
+
+
+def _searches(study: Study) -> bool:
+    return study.search is not None and study.search.points > 0
 
 
 def _say_where(folder: Path, tracker: Tracker, *, searches: bool) -> None:

@@ -42,7 +42,8 @@ def plan_table(study: Study, forecast: PlanForecast, settled: Mapping[str, str])
             f"regimes x {len(study.searched_seeds)} seeds ({study.search.sampler})"
         )
     if study.sequential is not None:
-        lines.append(_added(study.sequential))
+        most = len(study.points) * len(study.seeds) * len(study.budgets)
+        lines.append(_added(study.sequential, most))
     if forecast.trunks:
         lines.append(
             f"{forecast.trunks} trunks are trained once: about {duration(forecast.spared_seconds)} of "
@@ -55,12 +56,11 @@ def plan_table(study: Study, forecast: PlanForecast, settled: Mapping[str, str])
     return "\n".join(lines)
 
 
-def _added(design: SequentialDesign) -> str:
-    """How trials are added, as far as that is known before."""
+def _added(design: SequentialDesign, most: int) -> str:
+    """How trials are added, as far as that is known before; `most` are those of all seeds."""
     limits = [f"{design.max_hours:g} wall hours"] if design.max_hours else []
     limits += [f"{design.max_gpu_hours:g} GPU-hours"] if design.max_gpu_hours else []
-    if design.max_trials is not None:
-        limits.append(f"{design.max_trials} trials in all")
+    limits.append(f"{most if design.max_trials is None else design.max_trials} trials in all")
     return "then one seed at a time where it decides most, until every setting is decided or out of reach" + (
         f", at most {' and '.join(limits)}" if limits else ""
     )

@@ -166,9 +166,13 @@ def test_command_line(tmp_path):
 def test_two_studies_side_by_side(reported, tmp_path, capsys):
     study_folder(tmp_path / "two", rank=8)
     assert main(["compare", str(reported), str(tmp_path / "two"), "--output", str(tmp_path / "c.html")]) == 0
-    *answer, page_path = capsys.readouterr().out.splitlines()
-    assert page_path == str(tmp_path / "c.html")
-    assert [line.partition(" of 2 against 1: ")[0] for line in answer] == ["Exact match", "Forgetting"]
+    *answer, page_line = capsys.readouterr().out.splitlines()
+    assert page_line == f"page: {tmp_path / 'c.html'}"
+    assert answer[:2] == [f"1: {reported}", f"2: {tmp_path / 'two'}"]
+    assert [line.partition(", study 2 against study 1: ")[0] for line in answer[2:]] == [
+        "Exact match",
+        "Forgetting",
+    ]
     page = (tmp_path / "c.html").read_text()
     assert '<td class="text">rank</td>' in page and "config." not in page
     assert page.count("<tr>") > 10
@@ -184,7 +188,7 @@ def test_studies_that_share_their_trials_are_not_compared_with_themselves(report
     shutil.copytree(reported, tmp_path / "again")
     assert main(["compare", str(reported), str(tmp_path / "again")]) == 0
     out = capsys.readouterr().out
-    assert " of 2 against 1" not in out
+    assert "study 2 against study 1" not in out
     assert "Trainings that are the same in both (taken over), " in out
     assert "No setting was trained by both." in out
 

@@ -8,7 +8,14 @@ from conftest import ROOT
 
 from grit.errors import ConfigError
 from ray_jobs.design.resources import TrialResources
-from ray_jobs.execution.cluster import STARTS, check_address, check_concurrency, connect, cores
+from ray_jobs.execution.cluster import (
+    STARTS,
+    SlowStartError,
+    check_address,
+    check_concurrency,
+    connect,
+    cores,
+)
 
 
 @pytest.fixture(params=["cluster.yaml", "cluster-aws.yaml"])
@@ -70,7 +77,7 @@ def test_a_ray_that_a_busy_machine_starts_too_slowly_is_started_again(monkeypatc
         raise Exception("The current node timed out during startup. This could happen because ...")
 
     monkeypatch.setattr("ray.init", slow)
-    with pytest.raises(ConfigError, match="Ray did not start in 3 attempts"):
+    with pytest.raises(SlowStartError, match="Ray did not start in 3 attempts"):
         connect(None, verbose=False)
     assert len(tried) == STARTS
 

@@ -81,6 +81,23 @@ def test_a_study_with_search_runs_every_trial_once(searches, sampler, seed):
         assert "RUNNING" not in searches.states(regime)
 
 
+def test_a_searched_point_that_another_study_has_run_is_one_of_those_asked_for(searches):
+    """It once asked for another in its place, so that a study had more trials than were planned."""
+    made = study(search_points=2)
+
+    def elsewhere(record):
+        return ended(record) if record.plan.design == "search" else None
+
+    scheduler = StudyScheduler(made, elsewhere=replace(searches.elsewhere, result=elsewhere))
+    expected = scheduler.expected
+    _run(scheduler, _by_knobs, slots=2, seed=1)
+    assert scheduler.finished
+    assert len(scheduler.records) == scheduler.expected == expected
+    searched = [r for r in scheduler.records.values() if r.plan.design == "search"]
+    assert len(searched) == 2 * 2 * 2
+    assert "RUNNING" not in searches.states("step") + searches.states("time")
+
+
 def test_designed_points_come_before_searched_ones():
     scheduler = StudyScheduler(study(search_points=2))
     done = _run(scheduler, slots=1)

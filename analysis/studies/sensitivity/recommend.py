@@ -173,17 +173,21 @@ class Recommendation:
 #: What a study with one seed can say of what it needs.
 ONE_SEED = (
     "One seed of every setting: how much seeds differ is not known, and nothing that depends on it is "
-    "decided. The same command with --seeds 41 42 43, or with --decide, would."
+    "decided. More seeds would: the same command with --decide and another --output, which takes these "
+    "trials over."
 )
+#: The same, where the trials that are planned will have another seed.
+NOT_YET_TWO = "No setting has two seeds yet: how much seeds differ is not known before the study has gone on."
 
 
-def _needs(bands: Sequence[Band]) -> list[str]:
+def _needs(bands: Sequence[Band], designed_seeds: int) -> list[str]:
     """What the design tells of each criterion, and what would decide what is open."""
     smallest: dict[str, list[float]] = {}
     more: dict[str, float] = {}
     settings = [setting for band in bands for setting in band.settings]
     if all(len(setting.point.seeds) < 2 for setting in settings):
-        return [ONE_SEED] if settings else []
+        sentence = ONE_SEED if designed_seeds < 2 else NOT_YET_TWO
+        return [sentence] if settings else []
     for setting in settings:
         point = setting.point
         for criterion in setting.criteria:
@@ -218,6 +222,7 @@ def recommend(
     comparisons: Sequence[ControlComparison],
     points: Sequence[PointSummary],
     noises: Mapping[Regime, RegimeNoise],
+    designed_seeds: int = 1,
 ) -> Recommendation:
     """Time-matched bands decide where the study has them and its clock was quiet (`clock_noise`).
 
@@ -241,7 +246,7 @@ def recommend(
         knobs=advice,
         comparisons=tuple(comparisons),
         verdicts=verdicts,
-        needs=tuple(_needs([band for band in bands if band.regime == regime])),
+        needs=tuple(_needs([band for band in bands if band.regime == regime], designed_seeds)),
     )
 
 

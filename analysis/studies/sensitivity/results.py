@@ -156,7 +156,11 @@ def analyse(data: StudyData, caps: Caps | None = None) -> SensitivityResult:
         regimes=tuple(regimes),
         caps=caps,
         recommendation=recommend(
-            bands, comparisons, points, {result.regime: result.noise for result in regimes}
+            bands,
+            comparisons,
+            points,
+            {result.regime: result.noise for result in regimes},
+            designed_seeds=len(data.study.seeds),
         ),
     )
 
