@@ -147,9 +147,8 @@ def _summed_up(name: str, estimates: Sequence[Estimate | None]) -> str:
 def own_trials(data: StudyData, other: StudyData) -> StudyData:
     """A study without the trainings that are the other's too: what was taken over says nothing of two."""
     others = {record.trial_id: record.measured for record in other.records}
-    own = [
-        r for r in data.records if others.get(r.trial_id) != r.measured
-    ]  # to the last digit of its seconds
+    # the same to the last digit of its seconds
+    own = [record for record in data.records if others.get(record.trial_id) != record.measured]
     return replace(data, records=own)
 
 

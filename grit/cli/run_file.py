@@ -71,9 +71,9 @@ def read_run(folder: Path) -> RunFile:
         raise ConfigError(name, place, f"is malformed: {type(error).__name__} {error}") from None
 
 
-def has_begun(folder: Path) -> bool:
-    """Whether the run in `folder` has left anything to go on from."""
-    return read_run(folder).status != "planned" or (folder / STATE / CHECKPOINT_FILE).exists()
+def has_begun(folder: Path, record: RunFile) -> bool:
+    """Whether the run of `record`, in `folder`, has left anything to go on from."""
+    return record.status != "planned" or (folder / STATE / CHECKPOINT_FILE).exists()
 
 
 def _as_read(config: RunConfig) -> RunConfig:
@@ -95,12 +95,13 @@ def check_room(folder: Path, config: RunConfig, *, resume: bool) -> None:
         if resume:
             raise ConfigError("output", str(folder), "holds no run to resume")
         return
-    if not has_begun(folder):
+    record = read_run(folder)
+    if not has_begun(folder, record):
         return
-    if read_run(folder).config.identity({}) != _as_read(config).identity({}):
+    if record.config.identity({}) != _as_read(config).identity({}):
         raise ConfigError("output", str(folder), HOLDS_ANOTHER)
     if not resume:
-        ended = read_run(folder).status != "planned"
+        ended = record.status != "planned"
         what = (
             "which has ended: `python -m grit show` looks at it" if ended else "add --resume to continue it"
         )

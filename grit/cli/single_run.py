@@ -77,22 +77,17 @@ def open_run(folder: Path, config: RunConfig, *, resume: bool) -> RunFile:
     """
     check_room(folder, config, resume=resume)
     identity = config.identity(check_content(config))
-    if not (folder / RUN_FILE).exists() or _is_overwritten(folder, identity, resume=resume):
+    if not (folder / RUN_FILE).exists():
         return _begun(folder, identity, config)
     record = read_run(folder)
+    if not has_begun(folder, record) and not (resume and record.run_id != identity):
+        # It never came to a first checkpoint: nothing is lost by starting anew, with whatever settings.
+        return _begun(folder, identity, config)
     if record.run_id != identity:
         raise ConfigError("output", str(folder), HOLDS_ANOTHER)
     if record.status != "planned":
         return record
     return record.model_copy(update={"config": config})  # files may have moved: their content is the same
-
-
-def _is_overwritten(folder: Path, identity: str, *, resume: bool) -> bool:
-    """Whether the run there never came to a first checkpoint: starting anew loses nothing.
-
-    With whatever settings, unless it is to be resumed.
-    """
-    return not has_begun(folder) and not (resume and read_run(folder).run_id != identity)
 
 
 def _begun(folder: Path, identity: str, config: RunConfig) -> RunFile:

@@ -123,13 +123,16 @@ class Workbench:
 
     def source_batches(self, config: RunConfig) -> list[dict[str, torch.Tensor]]:
         """General text for `source_weight` and `source_penalty`: documents that nothing is measured on."""
-        return self.text_batches(config, source_documents(config, self._source(config)[1]))
+        return self.text_batches(config, self._source_documents(config))
 
     def source_packs(self, config: RunConfig) -> list[Pack]:
         """The same documents, as training examples of their own."""
-        documents = source_documents(config, self._source(config)[1])
-        rows = encode_documents(self.tokenizer(config), documents, config.optimization.max_length)
+        length = config.optimization.max_length
+        rows = encode_documents(self.tokenizer(config), self._source_documents(config), length)
         return [(row,) for row in rows]
+
+    def _source_documents(self, config: RunConfig) -> list[str]:
+        return source_documents(config, self._source(config)[1])
 
     def text_batches(self, config: RunConfig, documents: Sequence[str]) -> list[dict[str, torch.Tensor]]:
         """Documents in batches of as much as a training step has room for, every token with its label."""

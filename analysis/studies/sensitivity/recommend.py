@@ -222,7 +222,7 @@ def recommend(
     comparisons: Sequence[ControlComparison],
     points: Sequence[PointSummary],
     noises: Mapping[Regime, RegimeNoise],
-    designed_seeds: int = 1,
+    designed_seeds: int,
 ) -> Recommendation:
     """Time-matched bands decide where the study has them and its clock was quiet (`clock_noise`).
 
