@@ -280,6 +280,15 @@ METHODS: dict[Method, MethodSpec] = {
     ),
     "loldu": MethodSpec(title="LoLDU", source="Shi et al., 2024", adapter="loldu", weight_bytes=10.0),
     "s2ft": MethodSpec(title="S2FT", source="Yang et al., 2024", adapter="s2ft", rate_multiple=5.0),
+    "loca": MethodSpec(
+        title="LoCA",
+        source="Du et al., 2025",
+        adapter="loca",
+        optimizer="loca",
+        rate_multiple=3.0,
+        weight_bytes=20.0,
+        scheduled=True,
+    ),
     "matryoshka": MethodSpec(
         title="MatryoshkaLoRA", source="Modoranu et al., 2026", adapter="matryoshka", rate_multiple=4.0
     ),

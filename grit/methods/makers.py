@@ -17,6 +17,7 @@ from grit.methods.adalora import AdaLora
 from grit.methods.fixed_factors import WithFixedFactors
 from grit.methods.initialized_by_data import Corda, Eva, LoraGA
 from grit.methods.intruders import ReducedIntruders
+from grit.methods.loca import Loca
 from grit.methods.lora import Lora
 from grit.methods.maker import Adaptation, AdapterMaker, Batches
 from grit.methods.matryoshka import Matryoshka
@@ -43,6 +44,7 @@ MAKERS: dict[str, AdapterMaker] = {
     "svfit": WithFixedFactors(fixed_factors.svfit),
     "loldu": WithFixedFactors(fixed_factors.loldu),
     "s2ft": WithFixedFactors(fixed_factors.s2ft),
+    "loca": Loca(),
     "matryoshka": Matryoshka(),
 }
 

@@ -13,6 +13,7 @@ from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer, 
 
 from grit.adapters.peft_adapters import adapted_layers
 from grit.config.run_config import RunConfig
+from grit.methods.loca import TakingTurns
 from grit.methods.lora_pro import LoraPro
 
 #: LoRA+'s ratio of B's learning rate to A's.
@@ -96,6 +97,16 @@ def _lora_pro(model: Any, config: RunConfig) -> torch.optim.Optimizer:
     )
 
 
+def _loca(model: Any, config: RunConfig) -> torch.optim.Optimizer:
+    """AdamW on coefficients and their places in turn (Du et al., 2025)."""
+    return TakingTurns(
+        adapted_layers(model),
+        steps=int(config.budget.amount),
+        lr=config.optimization.learning_rate,
+        weight_decay=config.optimization.weight_decay,
+    )
+
+
 def _muon(model: Any, config: RunConfig) -> torch.optim.Optimizer:
     """Orthogonalized momentum, of the size of an AdamW step so that a rate means what it means there."""
     return torch.optim.Muon(
@@ -170,6 +181,7 @@ OPTIMIZERS: dict[str, Callable[[Any, RunConfig], torch.optim.Optimizer]] = {
     "lora_plus": _lora_plus,
     "lora_fa": _lora_fa,
     "lora_pro": _lora_pro,
+    "loca": _loca,
     "lora_rite": _lora_rite,
     "riemannian": _riemannian,
     "muon": _muon,

@@ -17,7 +17,7 @@ from grit.training.workbench import Workbench
 #: Methods whose layers are LoRA's with a part that is made of something else.
 WITH_PARTS_THAT_STAY = [
     pytest.param(name, marks=pytest.mark.slow)
-    for name in ("lora_xs", "lora_sb", "svfit", "loldu", "s2ft", "lift", "matryoshka")
+    for name in ("lora_xs", "lora_sb", "svfit", "loldu", "s2ft", "lift", "loca", "matryoshka")
 ]
 
 

@@ -29,7 +29,7 @@ OTHERS = [name for name in METHODS if not METHODS[name].geometry and not METHODS
 RESUMED = (
     *("shampoo", "lora_ga", "lora_soap", "lora_rite", "riemannian", "lora_muon"),
     *("osf", "oft", "delora", "shira", "mica"),
-    *("lora_pro", "lora_xs", "lora_sb", "svfit", "loldu", "s2ft", "lift", "matryoshka"),
+    *("lora_pro", "lora_xs", "lora_sb", "svfit", "loldu", "s2ft", "lift", "loca", "matryoshka"),
 )
 
 

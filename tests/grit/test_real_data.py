@@ -79,7 +79,7 @@ def test_the_same_seed_makes_the_same_predictions(bench, shared_data):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "method", ["lora_pro", "lora_xs", "lora_sb", "svfit", "loldu", "s2ft", "lift", "matryoshka"]
+    "method", ["lora_pro", "lora_xs", "lora_sb", "svfit", "loldu", "s2ft", "lift", "loca", "matryoshka"]
 )
 def test_a_neighbour_trains_on_a_pretrained_model(bench, shared_data, method, dtype):
     config = _config(shared_data, "gsm8k", method, dtype)
