@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x
 from grit.cli.parser import flag
 from grit.config.registry import METHODS, Method
 from grit.config.sections import Regime
+from grit.config.sequence import ALONE
 from grit.errors import ConfigError
 from ray_jobs.design.points import Point
 from ray_jobs.design.study_presets import Preset, preset
@@ -85,7 +86,7 @@ def points(request: StudyRequest) -> list[Point]:
             designed.append(replace(point, audits=_paths(method, request)))
     memory = {"memory": True, "evaluations": 1, "quality": "answer_logprob", "scales": ()}
     if request.base.sequence.before:
-        memory |= {"before": (), "replay": 0.0}
+        memory |= ALONE
     share = max(MEMORY_BUDGET, MEMORY_STEPS / request.budget_steps)
     probes = [Point.of("memory", memory, method, budget=share, regime="step", seeds=1) for method in methods]
     return [*designed, *probes]

@@ -1,6 +1,6 @@
 """Tasks one after the other in one adapter: what is still known of the earlier ones, and of general text?
 
-LoRA with and without replay, GRIT and the methods that are made against forgetting.
+LoRA alone, with replay and with EWC over its tasks, GRIT and the methods that are made against forgetting.
 
     python sweeps/continual.py                                       # embedded backbone, three tasks
     python sweeps/continual.py --before entailment --task reading --methods lora grit
@@ -33,6 +33,8 @@ USUAL: tuple[Method, ...] = ("lora", "grit", "grit_source", "lora_ewc", "osf")
 EMBEDDED_BEFORE = ("reading", "context")
 #: Share of the steps' examples that replay draws from earlier tasks.
 REPLAY = 0.25
+#: Weight of EWC's penalty by each earlier task's curvature: nats of loss per nat that is predicted.
+EARLIER_PENALTY = 300.0
 #: The learning rates, as multiples of the preset's, when none are given.
 MULTIPLES = (0.25, 0.5, 1.0, 2.0)
 
@@ -60,6 +62,10 @@ class ContinualOptions:
     replay: float = flag(
         REPLAY, "share of a step's examples that LoRA with replay draws from earlier tasks; 0: no such arm"
     )
+    earlier_penalty: float = flag(
+        EARLIER_PENALTY,
+        "weight of the penalty by earlier tasks' curvature, of LoRA with their EWC; 0: no such arm",
+    )
 
 
 def presets(name: str, method: Method, steps: int | None, task: str | None) -> Preset:
@@ -84,15 +90,18 @@ def after_others(request: StudyRequest) -> RunConfig:
 
 
 def points(request: StudyRequest) -> list[Point]:
-    """Every method on the same sequence, and LoRA with replay."""
+    """Every method on the same sequence, and LoRA with what it may keep of the tasks before."""
     own: ContinualOptions = request.own
     designed = []
     for value in learning_rate_grid(request, MULTIPLES):
         at_rate: dict[str, Any] = {"learning_rate": value}
         designed += [Point.of("continual", at_rate, method, regime="step") for method in own.methods]
-        if own.replay and "lora" in own.methods:
-            replayed = {**at_rate, "replay": own.replay}
-            designed.append(Point.of("continual", replayed, "lora", regime="step"))
+        memories = {"replay": own.replay, "earlier_penalty": own.earlier_penalty}
+        kept = {name: value for name, value in memories.items() if value and "lora" in own.methods}
+        designed += [
+            Point.of("continual", {**at_rate, name: value}, "lora", regime="step")
+            for name, value in kept.items()
+        ]
     return designed
 
 

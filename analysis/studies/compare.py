@@ -16,7 +16,7 @@ from analysis.page.columns import regime_column, setting_columns
 from analysis.page.render import render
 from analysis.page.table import Column, Table
 from analysis.stats.estimates import LEVEL, Estimate, holm
-from grit.config.declared_knobs import KNOBS
+from grit.config.declared_knobs import KNOB_OF
 from grit.errors import ConfigError
 from grit.io.files import write_atomically
 from grit.training.measurements import OBJECTIVES
@@ -26,8 +26,6 @@ from ray_jobs.records.study_file import StudyFile
 NOT_COMPARED = {"calls", "study_id", "fingerprint", "schema_version"}
 #: The method whose setting is the same on a backbone that is not quantized.
 UNQUANTIZED = {"qlora": "lora", "qgrit": "grit"}
-#: Knobs by the field that they are.
-_KNOB_OF = {knob.field: name for name, knob in KNOBS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +75,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str
 def _called(prefix: str, name: str) -> str:
     """A setting by its own name, or its knob's: those of a run's sections are unique."""
     if prefix.count(".") == 2:
-        return _KNOB_OF.get(name, name)
+        return KNOB_OF.get(name, name)
     return f"{prefix.removeprefix('config.')}{name}"
 
 

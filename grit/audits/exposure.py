@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers
-from grit.capture.untuned_passes import untuned_passes
+from grit.capture.watched_passes import watched_passes
 
 #: Documents that are looked at: the same first ones for every run.
 EXPOSURE_DOCUMENTS = 16
@@ -71,7 +71,7 @@ def exposures(
     """
     layers = adapted_layers(model)
     sums = _Sums(layers, gates or {})
-    labels = untuned_passes(model, layers, batches, sums)
+    labels = watched_passes(model, layers, batches, sums)
     exposed = {}
     for name in sums.squares:
         exposed[name] = Exposure(sums.squares[name] / labels, sums.slopes[name] / labels)

@@ -48,6 +48,12 @@ def command_into(
     return pasted(sys.executable, *words, *more, "--output", output)
 
 
+def goes_on(folder: Path, words_given: Sequence[str] | None = None) -> str:
+    """How a study goes on that has ended early: in words, and as a command on a line of its own."""
+    own = folder_of_command(folder, sys.argv if words_given is None else words_given)
+    return f"the same command with --output {own} goes on:\n  {command_into(own, words_given)}"
+
+
 def folder_of_command(folder: Path, words: Sequence[str]) -> Path:
     """What a command's `--output` is whose study lies in `folder`: that, or for a series, what holds it."""
     own = next((words[i + 1] for i, word in enumerate(words[:-1]) if word == "--output"), None)

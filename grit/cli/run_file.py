@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from grit.config.declared_knobs import KNOB_OF
 from grit.config.run_config import RunConfig, nested_from_flat
 from grit.errors import ConfigError
 from grit.io.files import read_object, write_atomically
@@ -18,8 +20,8 @@ from grit.training.measurements import Measurements, finite
 
 #: In a run's folder: what it is, its last state, and its adapter as plain PEFT reads it.
 RUN_FILE, STATE, ADAPTER = "run.json", "state", "adapter"
-#: Why a folder is refused to another run than its own.
-HOLDS_ANOTHER = "holds another run (other settings or data); choose another folder"
+#: How many settings are named by which two runs differ.
+NAMED_SETTINGS = 4
 _CONFIG = TypeAdapter(RunConfig)
 
 
@@ -81,6 +83,28 @@ def _as_read(config: RunConfig) -> RunConfig:
     return _CONFIG.validate_json(_CONFIG.dump_json(config))
 
 
+def holds_another(folder: Path, record: RunFile, config: RunConfig) -> ConfigError:
+    """Why a folder is refused to another run than its own: by which settings they differ."""
+    there, here = (_flat(each.decisive_settings()) for each in (record.config, _as_read(config)))
+    apart = [name for name in dict.fromkeys((*there, *here)) if there.get(name) != here.get(name)]
+    named = [f"{name} {there.get(name)} there, {here.get(name)} here" for name in apart[:NAMED_SETTINGS]]
+    if len(apart) > NAMED_SETTINGS:
+        named.append(f"and {len(apart) - NAMED_SETTINGS} more")
+    what = "; ".join(named) or "other data, or another model of that name"
+    return ConfigError("output", str(folder), f"holds another run ({what}); choose another folder")
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """By name, or their knob's; those of a section in the place of the section."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name} {key}" if name in ("budget", "task") else key: value[key] for key in value}
+        else:
+            flat[name] = value
+    return {KNOB_OF.get(name, name): value for name, value in flat.items()}
+
+
 def check_room(folder: Path, config: RunConfig, *, resume: bool) -> None:
     """Refuses a folder that is not for this run, as far as settings alone can say.
 
@@ -99,7 +123,7 @@ def check_room(folder: Path, config: RunConfig, *, resume: bool) -> None:
     if not has_begun(folder, record):
         return
     if record.config.identity({}) != _as_read(config).identity({}):
-        raise ConfigError("output", str(folder), HOLDS_ANOTHER)
+        raise holds_another(folder, record, config)
     if not resume:
         ended = record.status != "planned"
         what = (

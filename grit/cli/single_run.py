@@ -15,12 +15,12 @@ from grit.backbone import resolve
 from grit.cli.model_card import Card, CardNumber, energy_in_words, ranks_in_words, write_card
 from grit.cli.run_file import (
     ADAPTER,
-    HOLDS_ANOTHER,
     RUN_FILE,
     STATE,
     RunFile,
     check_room,
     has_begun,
+    holds_another,
     read_run,
 )
 from grit.config.run_config import RunConfig
@@ -84,7 +84,7 @@ def open_run(folder: Path, config: RunConfig, *, resume: bool) -> RunFile:
         # It never came to a first checkpoint: nothing is lost by starting anew, with whatever settings.
         return _begun(folder, identity, config)
     if record.run_id != identity:
-        raise ConfigError("output", str(folder), HOLDS_ANOTHER)
+        raise holds_another(folder, record, config)
     if record.status != "planned":
         return record
     return record.model_copy(update={"config": config})  # files may have moved: their content is the same

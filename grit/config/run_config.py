@@ -79,6 +79,9 @@ class RunConfig:
             raise ConfigError(
                 "beside", self.audits.beside, "takes turns on one task, and `before` names others"
             )
+        held = self.sequence.earlier_penalty
+        if held and (self.uses_grit or not self.spec.factors or self.quantized):
+            raise ConfigError("earlier_penalty", held, f"holds plain LoRA adapters, not {self.spec.title}")
         replay, size = self.sequence.replay, self.step_sequences
         if replay and not 1 <= round(replay * size) < size:
             raise ConfigError(
@@ -244,8 +247,15 @@ class RunConfig:
     def identity(self, content: dict[str, str]) -> str:
         """The trial id: a hash of all that decides the result.
 
-        `content` holds hashes of the model and the data behind the names above. What GRIT would do is left
-        out for a method that does not use it, and so is what changes nothing.
+        `content` holds hashes of the model and the data behind the names of `decisive_settings`.
+        """
+        decided = self.decisive_settings()
+        return digest({"config": decided, "content": content, "method_version": METHOD_VERSION})
+
+    def decisive_settings(self) -> dict[str, Any]:
+        """All settings that decide the result.
+
+        What GRIT would do is left out for a method that does not use it, and so is what changes nothing.
         """
         decided: dict[str, Any] = {"method": self.method, "seed": self.seed, "budget": asdict(self.budget)}
         decided["task"] = {item.name: None for item in fields(self.task)}  # content counts, not where it lies
@@ -258,7 +268,7 @@ class RunConfig:
         if self.sequence.before:
             decided["before"] = [source.name for source in self.sequence.sources(self.task)]
         decided["probes"] = [name.partition("=")[0] for name in self.evaluation.probes]
-        return digest({"config": decided, "content": content, "method_version": METHOD_VERSION})
+        return decided
 
     def untuned_key(self) -> dict[str, Any]:
         """The settings on which the untuned model's scores depend, by name."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from grit.config.sections import TaskSource
-from grit.config.settings import SHARE, check_names, check_settings, setting
+from grit.config.settings import NOT_NEGATIVE, SHARE, check_names, check_settings, setting
 from grit.errors import ConfigError
+
+#: What makes a run one of its own task alone, whatever came before it.
+ALONE: dict[str, Any] = {"before": (), "replay": 0.0, "earlier_penalty": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,13 @@ class SequenceConfig:
         allowed=SHARE,
         identity="changed",
     )
-
+    earlier_penalty: float = setting(
+        0.0,
+        "weight of EWC's penalty by the curvature of each task learned before, around the adapter as it was "
+        "then: nats of loss per nat of forgetting that is predicted (grit/stepping/earlier_tasks.py)",
+        allowed=NOT_NEGATIVE,
+        identity="changed",
+    )
     general_replay: float = setting(
         0.0,
         "share of the examples (of the packs, with packing) in whose place general text is read, a document "
@@ -40,6 +50,15 @@ class SequenceConfig:
         check_names("before", self.before, 'names, e.g. ["reading", "gsm8k=TRAIN,EVAL"]')
         if self.replay and not self.before:
             raise ConfigError("replay", self.replay, "has nothing to draw from: name tasks in `before`")
+        if self.earlier_penalty and not self.before:
+            raise ConfigError(
+                "earlier_penalty", self.earlier_penalty, "has nothing to hold: name tasks in `before`"
+            )
+
+    @property
+    def keeps_earlier(self) -> bool:
+        """Whether anything but the adapter itself remembers the tasks before."""
+        return self.replay > 0 or self.earlier_penalty > 0
 
     def sources(self, own: TaskSource) -> tuple[TaskSource, ...]:
         """Where the tasks come from that are learned before `own`, whose general text they share.

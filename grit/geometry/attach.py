@@ -13,7 +13,7 @@ from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers, check_acts
 from grit.adapters.quantization import is_quantized
 from grit.capture.attachable import bare_optimizer, check_bare, check_layout, check_reads_text, check_trained
 from grit.capture.label_positions import Layout, layout_of
-from grit.capture.source_samples import TokenSamples, source_samples
+from grit.capture.token_samples import TokenSamples, token_samples
 from grit.config.first_effect import idle_schedules
 from grit.config.method import GritConfig
 from grit.data.encode import moved
@@ -108,7 +108,7 @@ def _samples(
             if not isinstance(batch, Mapping) or key not in batch:
                 raise ConfigError("source", f"a batch without {key}", "must have attention_mask and labels")
     here = [moved(batch, layers[0].down.weight.device) for batch in batches]
-    return source_samples(model, layers, here, config.source_tokens)
+    return token_samples(model, layers, here, config.source_tokens)
 
 
 def _warn_of_idle(config: GritConfig, total_steps: int | None) -> None:

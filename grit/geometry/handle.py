@@ -19,8 +19,8 @@ from grit.capture.held_weights import HeldWeights
 from grit.capture.label_positions import Layout, streams_of
 from grit.capture.observation import Observation
 from grit.capture.passes import Capture
-from grit.capture.source_samples import TokenSamples
 from grit.capture.step_observer import StepObserver
+from grit.capture.token_samples import TokenSamples
 from grit.config.first_effect import refreshes
 from grit.config.method import GritConfig
 from grit.errors import ConfigError

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.adapters.quantization import noise_to_signal
 from grit.capture.label_positions import Stream
-from grit.capture.source_samples import TokenSamples
+from grit.capture.token_samples import TokenSamples
 from grit.config.method import GritConfig
 from grit.geometry.events import Event, RefreshWaits
 from grit.geometry.factor_state import Statistics

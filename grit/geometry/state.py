@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from grit.adapters.peft_adapters import AdaptedLayer
 from grit.capture.label_positions import Stream
 from grit.capture.observation import Observation
-from grit.capture.source_samples import TokenSamples
+from grit.capture.token_samples import TokenSamples
 from grit.config.method import GritConfig
 from grit.geometry.events import Event
 from grit.geometry.rank_group import RankGroup

@@ -47,7 +47,7 @@ class SparseSpectrum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        """The gradient at each place, and its change along rows and columns; at an edge, one-sided by half."""
+        """The gradient at each place, and its change along rows and columns; at an edge, half of it."""
         (gradient,) = gradients
         coefficients, rows, columns = ctx.saved_tensors
         last_row, last_column = (size - 1 for size in gradient.shape)
@@ -77,7 +77,7 @@ class CosineColumns(nn.Module):
 
     def forward(self, coefficients: Tensor, places: Tensor) -> Tensor:
         """B of what is trained."""
-        spectrum = cast(Tensor, SparseSpectrum.apply(coefficients, places, self._shape))
+        spectrum: Tensor = SparseSpectrum.apply(coefficients, places, self._shape)  # type: ignore[no-untyped-call]
         return self.transform.T @ spectrum
 
     def right_inverse(self, _weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,8 +127,10 @@ class TakingTurns(torch.optim.AdamW):
         weight_decay: of the coefficients.
     """
 
-    def __init__(self, layers: tuple[AdaptedLayer, ...], *, steps: int, lr: float, weight_decay: float) -> None:
-        trained: list[Any] = [layer.up.parametrizations.weight for layer in layers]
+    def __init__(
+        self, layers: tuple[AdaptedLayer, ...], *, steps: int, lr: float, weight_decay: float
+    ) -> None:
+        trained = [cast(Any, layer.up).parametrizations.weight for layer in layers]
         coefficients = {"params": [made.original0 for made in trained], "lr": lr}
         places = {"params": [made.original1 for made in trained], "lr": PLACE_RATE}
         super().__init__([{**coefficients, "weight_decay": weight_decay}, {**places, "weight_decay": 0.0}])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grit.adapters.peft_adapters import AdaptedLayer
-from grit.capture.source_samples import TokenSamples
+from grit.capture.token_samples import TokenSamples
 from grit.rank_space.source_curvature import SourceFactors, source_penalty
 
 

@@ -20,6 +20,7 @@ import torch
 
 from grit.config.run_config import RunConfig
 from grit.config.sections import AuditConfig, Budget
+from grit.config.sequence import ALONE
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Steps that are run; statistics, inverses and a reprojection fall into them.
@@ -79,8 +80,7 @@ def probe(config: RunConfig) -> RunConfig:
     return config.changed(
         audits=AuditConfig(),
         probes=(),
-        before=(),
-        replay=0.0,
+        **ALONE,
         general_replay=0.0,
         budget=Budget(regime="step", amount=STEPS),
         eval_examples=1,

@@ -31,6 +31,7 @@ from grit.runtime.energy import EnergyMeter
 from grit.runtime.memory import MemoryPeak
 from grit.runtime.step_sections import GEOMETRY_SECTIONS
 from grit.runtime.workers import Workers
+from grit.stepping.earlier_tasks import EarlierTasks
 from grit.stepping.gradient_guard import GradientGuard
 from grit.stepping.learning_rate import learning_rate_factor
 from grit.training.divergence import DivergenceRule
@@ -48,6 +49,7 @@ class RunState:
 
     Attributes:
         handle: GRIT's, or None for a method that does not use it.
+        earlier: what is held of the tasks learned before.
         monitor: watches the steadiness of factors where the run asks for it.
         step, tokens: taken and seen so far. resumed_from: the step of the checkpoint that it went on from.
         train_seconds, cpu_seconds, eval_seconds: of all processes that this run has had.
@@ -56,6 +58,8 @@ class RunState:
 
     def __init__(self, config: RunConfig, bench: Workbench, model: Any) -> None:
         self.config, self.bench, self.model = config, bench, model
+        weight, tokens = config.sequence.earlier_penalty, config.grit.source_tokens
+        self.earlier = EarlierTasks(model, weight, partial(bench.first_examples, config), tokens)
         self.clock = StepClock(bench.device)
         self.maker = maker_of(config.spec)
         self.optimizer = build_optimizer(config, model)
@@ -135,6 +139,7 @@ class RunState:
                 "spectra": self.spectra.state_dict(),
                 "stages": self.stage_rows,
                 "peak_memory": self.memory.bytes,
+                "earlier_tasks": self.earlier.state_dict(),
                 "adapter_extra": self.maker.extra_state(self.model),
                 "monitor": None if monitor is None else monitor.state_dict(),
             },
@@ -169,6 +174,7 @@ class RunState:
         if "spectra" in state:  # checkpoints of version 0.1 have none
             self.spectra.load_state_dict(state["spectra"])
         self.stage_rows = state.get("stages", [])
+        self.earlier.load_state_dict(state.get("earlier_tasks", []))
 
 
 class Run:
@@ -307,6 +313,7 @@ class Run:
         state = self.state
         with state.clock.section("optimizer"):
             self.workers.add_gradients(state.parameters)
+            state.earlier.add_gradients()
             if state.handle is None:
                 state.guard()
             if state.handle is not None or not state.guard.skipped_last:
@@ -373,6 +380,8 @@ class Run:
         with nullcontext() if self.state.handle is None else self.state.handle.as_counted():
             rows = partial(rows_after, stage, self.stages, self.bench, self.state.model.eval())
             self.state.stage_rows += self._timed(rows)
+        if stage < len(self.stages) - 1:
+            self._timed(partial(self.state.earlier.learned, stage))
 
     def audit(self, *, lost: bool) -> None:
         """Makes the tables of the audits that this run asks for; fills `audits`.

@@ -40,9 +40,9 @@ from grit.runtime.workers import Workers
 from grit.tasks.base import Example, Task
 from grit.tasks.loading import content_hashes, load_documents, load_task, source_documents
 
-#: Training examples that are looked at before training: by `placement = auto`, and by initializations that
-#: need data.
-IMPORTANCE_EXAMPLES = 32
+#: Training examples that are looked at beside training: by `placement = auto`, by initializations that need
+#: data, and for the curvature of a task that has been learned.
+FIRST_EXAMPLES = 32
 
 
 class Workbench:
@@ -211,7 +211,7 @@ class Workbench:
                 backbone,
                 config,
                 ranks,
-                examples=lambda: self._example_batches(config),
+                examples=lambda: self.first_examples(config),
                 general_text=lambda: self.source_batches(config),
             )
         except BaseException:
@@ -224,9 +224,9 @@ class Workbench:
         self.adapter_seconds = time.perf_counter() - began
         return model
 
-    def _example_batches(self, config: RunConfig) -> list[dict[str, torch.Tensor]]:
-        """The first training examples, the same for every run on these data."""
-        rows = self.training_data(config.stages()[0])[:IMPORTANCE_EXAMPLES]
+    def first_examples(self, config: RunConfig, stage: int = 0) -> list[dict[str, torch.Tensor]]:
+        """The first training examples of a stage's task, the same for every run on these data."""
+        rows = self.training_data(config.stages()[stage])[:FIRST_EXAMPLES]
         pad = self.tokenizer(config).pad_token_id
         return micro_batches(rows, 8, pad, self.device)
 
@@ -247,7 +247,7 @@ class Workbench:
             if config.adapter.placement == "kappa":
                 self._scores[key] = condition_scores(backbone, names)
             else:
-                batches = self._example_batches(config)
+                batches = self.first_examples(config)
                 self._scores[key] = importance_scores(backbone.eval(), names, batches)
         return self._scores[key]
 

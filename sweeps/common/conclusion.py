@@ -12,7 +12,7 @@ from analysis.evidence.study_marks import kept_trials
 from grit.adapters.kept_adapter import read_kept_adapter
 from grit.cli.model_card import write_card
 from grit.cli.one_line import EXIT_INTERRUPTED
-from grit.cli.pasted import command_into, folder_of_command, pasted
+from grit.cli.pasted import command_into, goes_on, pasted
 from grit.cli.phases import phase
 from grit.errors import ConfigError
 from grit.secrets import without_secrets
@@ -70,8 +70,8 @@ def conclude(
     if outcome.broken is not None:
         tracker.finish(StudyMarks(), [], interrupted=True)
         print(
-            f"error: {outcome.broken}; what was recorded before is whole: once that is mended, the same "
-            f"command with --output {output} goes on",
+            f"error: {outcome.broken}; what was recorded before is whole: once that is mended, "
+            f"{without_secrets(goes_on(output))}",
             file=sys.stderr,
         )
         return EXIT_BROKEN
@@ -157,9 +157,7 @@ def _in_words(status: str) -> str:
 def _exit_code(output: Path, outcome: StudyOutcome) -> int:
     lost = sum(record.status == "failed" for record in outcome.records)
     if outcome.interrupted:
-        folder = folder_of_command(output, sys.argv)
-        print(f"interrupted: the same command with --output {folder} goes on:", file=sys.stderr)
-        print(f"  {without_secrets(command_into(folder))}", file=sys.stderr)
+        print(f"interrupted: {without_secrets(goes_on(output))}", file=sys.stderr)
         return EXIT_INTERRUPTED
     if lost:
         print(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.studies.sensitivity.growth import LiveMarks
-from grit.cli.pasted import command_into, folder_of_command
+from grit.cli.pasted import goes_on
 from ray_jobs.execution.running_file import RunningFile, RunningTrial, read_running
 from ray_jobs.records.describe import describe, duration
 from ray_jobs.records.study_file import StudyFile, read_study
@@ -140,15 +140,16 @@ def _state(
     folder: Path, study: StudyFile, records: Sequence[TrialRecord], running: RunningFile | None
 ) -> tuple[str, str]:
     words = study.last_call.command_line
-    goes_on = f"the same command goes on: {command_into(folder_of_command(folder, words), words)}"
     if running is not None:
         since = f"{duration(time.time() - running.written)} ago"
         driver = f"driver {running.pid} on {running.host}"
         if running.is_fresh:
-            return "running", f", {driver}, last heard of {since}"
-        return "lost", f": {driver} was last heard of {since}; {goes_on}"
+            begun = running.trials or any(STATUSES[record.status].ended for record in records)
+            waits = "" if begun else "; no trial has begun"
+            return "running", f", {driver}, last heard of {since}{waits}"
+        return "lost", f": {driver} was last heard of {since}; {goes_on(folder, words)}"
     if any(STATUSES[record.status].runs_again for record in records):
-        return "interrupted", f": {goes_on}"
+        return "interrupted", f": {goes_on(folder, words)}"
     wall = sum(call.seconds or 0.0 for call in study.calls)
     return "finished", f" after {duration(wall)}"
 

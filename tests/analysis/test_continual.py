@@ -16,7 +16,7 @@ from sweeps import continual
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, bench, half_backbone):
-    """Three methods at two rates, as short as they can be."""
+    """Four methods at two rates, as short as they can be."""
     from grit.presets.run_presets import configuration
 
     smoke = configuration("smoke", "grit", steps=9)
@@ -74,9 +74,9 @@ def test_tasks_count_alike_whatever_their_examples():
 def test_the_even_half_chooses_the_rate(study):
     data = load_study(study)
     every = learned_of(data)
-    assert len(every) == 2 * 3
+    assert len(every) == 2 * 4
     best = best_of(every)
-    assert [one.title for one in best] == ["LoRA", "GRIT", "LoRA, replay 25%"]
+    assert [one.title for one in best] == ["LoRA", "GRIT", "LoRA, replay 25%", "LoRA, EWC of tasks"]
     for one in best:
         rates = [other for other in every if other.title == one.title]
         even = []

@@ -161,7 +161,7 @@ def test_lora_pro_is_exact_where_factors_are_nearly_dependent():
 def test_lora_sb_begins_with_the_best_part_of_a_full_first_step(bench, run_of):
     config = run_of("lora_sb")
     backbone = bench.backbone(config)
-    examples = list(bench._example_batches(config))
+    examples = list(bench.first_examples(config))
     wanted = Adaptation(
         config=config,
         ranks={"model.layers.0.self_attn.q_proj": 8, "model.layers.1.mlp.down_proj": 8},

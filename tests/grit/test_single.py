@@ -235,7 +235,8 @@ def test_a_run_may_not_change_what_was_trained(trained, capsys):
     assert main(["eval", str(trained), "--set", "rank=4"]) == 2
     assert "cannot be changed after training" in capsys.readouterr().err
     assert main(["train", "--output", str(trained), "--tau", "0.8", "--T", "5", *SHORT, "--resume"]) == 2
-    assert "holds another run" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert "holds another run (tau 0.9 there, 0.8 here); choose another folder" in refused
 
 
 def test_options_become_the_configuration():

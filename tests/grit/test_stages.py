@@ -118,7 +118,7 @@ def test_another_tasks_losses_are_no_divergence(bench, sequence):
 
 
 def test_data_that_a_method_looks_at_first_are_the_first_tasks(bench, sequence):
-    examples = bench._example_batches(sequence())
+    examples = bench.first_examples(sequence())
     first = bench.training_data(sequence().stages()[0])[0].tokens
     assert any(list(first) == row[: len(first)] for batch in examples for row in batch["input_ids"].tolist())
 

@@ -7,7 +7,7 @@ import torch
 from attached import moving, parameters, take_step
 
 from grit.adapters.peft_adapters import adapted_layers
-from grit.capture.source_samples import source_samples
+from grit.capture.token_samples import token_samples
 from grit.config.first_effect import idle_reason
 from grit.config.method import GritConfig
 from grit.config.overrides import with_overrides
@@ -247,7 +247,7 @@ def _source_oracle(model, layer, batches):
 
 def _pull(model, batches, tokens=10_000):
     layers = adapted_layers(model)
-    return SourcePull(layers, source_samples(model, layers, batches, tokens), torch.float64)
+    return SourcePull(layers, token_samples(model, layers, batches, tokens), torch.float64)
 
 
 def test_the_source_s_factors_are_their_definition_for_the_adapter_as_it_is(tiny_llama, token_batches):
@@ -272,7 +272,7 @@ def test_the_penalty_s_gradients_are_those_of_the_dense_quadratic_form(tiny_llam
     """s^2 / 2 tr(dW^T C_g dW C_x) with dW = B G A, written out in full and differentiated by autograd."""
     model, batches = tiny_llama(dropout=0.0), token_batches(count=2)
     layers = adapted_layers(model)
-    samples = source_samples(model, layers, batches, 10_000)
+    samples = token_samples(model, layers, batches, 10_000)
     pull = SourcePull(layers, samples, torch.float64)
     generator = torch.Generator().manual_seed(3)
     gates = torch.randn(len(layers), 4, 4, dtype=torch.float64, generator=generator) if gated else None
@@ -330,7 +330,7 @@ def test_a_reprojection_leaves_out_what_the_source_holds(tiny_llama, token_batch
         model = tiny_llama(dropout=0.0)
         source = token_batches("left")
         layers, optimizer = adapted_layers(model), moving(model)
-        samples = source_samples(model, layers, source, 10_000)
+        samples = token_samples(model, layers, source, 10_000)
         pull = SourcePull(layers, samples, torch.float64)
         whole = pull.penalties()
         config = GritConfig(
@@ -401,7 +401,7 @@ def test_what_they_need_is_refused_by_name(tiny_llama, tiny_t5, token_batches, b
     with pytest.raises(ConfigError, match="source_weight = 0.5: needs a causal language model"):
         model = tiny_t5
         attach(model, moving(model), GritConfig(source_weight=0.5), source=token_batches())
-    with pytest.raises(ConfigError, match="must be general text with labels"):
+    with pytest.raises(ConfigError, match="must be text with labels"):
         model = tiny_llama()
         bare = [{**batch, "labels": torch.full_like(batch["labels"], -100)} for batch in token_batches()]
         attach(model, moving(model), GritConfig(source_weight=0.5), source=bare)

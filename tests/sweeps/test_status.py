@@ -67,7 +67,7 @@ def test_a_driver_that_is_gone_is_said_to_be(half):
     for changes in ({"pid": process.pid}, {"host": "another", "written": fresh["written"] - GONE_SECONDS}):
         file.write_text(json.dumps({**fresh, **changes}))
         stands = study_status(folder)
-        assert stands.state == "lost" and f" --output {folder}" in stands.note.split("goes on: ")[1]
+        assert stands.state == "lost" and f" --output {folder}" in stands.note.split("goes on:")[1]
     file.write_text(json.dumps({**fresh, "host": "another"}))
     assert study_status(folder).state == "running"
     writer.remove()

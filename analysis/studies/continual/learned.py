@@ -50,9 +50,13 @@ class Learned:
 
     @property
     def title(self) -> str:
-        """The method, and its share of replay."""
-        replay = self.point.config.sequence.replay
-        return METHODS[self.point.method].title + (f", replay {replay:.0%}" if replay else "")
+        """The method, and what it keeps of the tasks before."""
+        sequence, title = self.point.config.sequence, METHODS[self.point.method].title
+        if sequence.replay:
+            title += f", replay {sequence.replay:.0%}"
+        if sequence.earlier_penalty:
+            title += ", EWC of tasks"
+        return title
 
     @property
     def stages(self) -> int:

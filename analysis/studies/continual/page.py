@@ -21,9 +21,9 @@ from grit.config.sections import Regime
 
 
 def _reference(settings: list[Learned]) -> Learned | None:
-    """LoRA without replay, in 4 bits where it was trained so."""
+    """LoRA that keeps nothing of earlier tasks, in 4 bits where it was trained so."""
     for one in settings:
-        if one.point.method in ("lora", "qlora") and not one.point.config.sequence.replay:
+        if one.point.method in ("lora", "qlora") and not one.point.config.sequence.keeps_earlier:
             return one
     return None
 

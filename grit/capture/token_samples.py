@@ -1,4 +1,4 @@
-"""Tokens of general text as the untuned model sees them: what an adapter is held against, taken once."""
+"""Tokens of a text as a model sees them: what an adapter is held against, taken once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grit.adapters.peft_adapters import AdaptedLayer
-from grit.capture.untuned_passes import untuned_passes
+from grit.capture.watched_passes import watched_passes
 from grit.errors import ConfigError
 
 
@@ -51,28 +51,34 @@ class _Collected:
         self.gradients.setdefault(name, []).append(gradient.detach()[self.mask])
 
 
-def source_samples(
-    model: Any, layers: Sequence[AdaptedLayer], batches: Sequence[Mapping[str, Tensor]], tokens: int
+def token_samples(
+    model: Any,
+    layers: Sequence[AdaptedLayer],
+    batches: Sequence[Mapping[str, Tensor]],
+    tokens: int,
+    *,
+    adapter_acts: bool = False,
 ) -> list[TokenSamples]:
     """Of every layer, in order, at the same evenly spaced real tokens.
 
     Args:
-        model: a causal language model with its adapter, which is switched off meanwhile; left as it was.
+        model: a causal language model with its adapter; left as it was.
         layers: its adapted layers.
-        batches: general text that nothing is measured on, with `attention_mask` and `labels`.
+        batches: text that nothing is measured on, with `attention_mask` and `labels`.
         tokens: how many are kept.
+        adapter_acts: whether the adapter does, or is switched off meanwhile.
 
     Raises:
         ConfigError: the text has no labels.
     """
     collected, modes = _Collected(), [(module, module.training) for module in model.modules()]
     try:
-        labels = untuned_passes(model.eval(), layers, batches, collected)
+        labels = watched_passes(model.eval(), layers, batches, collected, adapter_acts=adapter_acts)
     finally:
         for module, training in modes:
             module.training = training
     if labels == 0:
-        raise ConfigError("source", f"{len(batches)} batches", "must be general text with labels")
+        raise ConfigError("source", f"{len(batches)} batches", "must be text with labels")
     samples = []
     for layer in layers:
         inputs, gradients = (torch.cat(seen[layer.name]) for seen in (collected.inputs, collected.gradients))

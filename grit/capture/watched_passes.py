@@ -1,4 +1,4 @@
-"""Passes of general text through the model under the adapter, watched layer by layer."""
+"""Passes of text through a model that is not trained meanwhile, watched layer by layer."""
 
 from __future__ import annotations
 
@@ -27,16 +27,22 @@ class LayerWatcher(Protocol):
         """A forward hook on the layer under the adapter."""
 
 
-def untuned_passes(
-    model: Any, layers: Sequence[AdaptedLayer], batches: Sequence[Mapping[str, Tensor]], watcher: LayerWatcher
+def watched_passes(
+    model: Any,
+    layers: Sequence[AdaptedLayer],
+    batches: Sequence[Mapping[str, Tensor]],
+    watcher: LayerWatcher,
+    *,
+    adapter_acts: bool = False,
 ) -> int:
-    """Forward and backward passes with the adapter switched off; the loss is the sum over a batch's labels.
+    """Forward and backward passes; the loss is the sum over a batch's labels.
 
     Args:
         model: a PEFT model, in the mode in which it is to be seen; left as it was.
         layers: which are watched.
         batches: with `attention_mask` and `labels`.
         watcher: what watches them.
+        adapter_acts: whether they go through the model as it is, or, as mostly, under its adapter.
 
     Returns:
         How many labels the batches have.
@@ -47,7 +53,8 @@ def untuned_passes(
     labels = 0
     with ExitStack() as undo:
         undo.enter_context(torch.enable_grad())
-        undo.enter_context(model.disable_adapter())
+        if not adapter_acts:
+            undo.enter_context(model.disable_adapter())
         for parameter in model.parameters():
             if parameter.requires_grad:  # a norm that is trained beside the adapter
                 parameter.requires_grad_(False)

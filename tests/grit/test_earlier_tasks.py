@@ -1,0 +1,124 @@
+"""EWC over tasks in sequence, against the quadratic form written out and differentiated by autograd."""
+
+import pytest
+import torch
+from killing import Killed, killed_at
+
+from grit.adapters.peft_adapters import adapted_layers
+from grit.capture.token_samples import token_samples
+from grit.config.sections import Budget
+from grit.errors import ConfigError
+from grit.stepping.earlier_tasks import EarlierTasks
+from grit.training.hooks import Hooks
+from grit.training.trainer import train
+
+WEIGHT = 0.7
+
+
+@pytest.fixture
+def sequence(short_run):
+    base = short_run(
+        eval_examples=4, retention_documents=2, quality="answer_logprob", dropout=0.1, accumulation=2
+    )
+    base = base.changed(method="lora", budget=Budget(regime="step", amount=9), learning_rate=2e-3)
+    return lambda **changes: base.changed(before=("reading", "context"), **changes)
+
+
+def _moved(layers, seed):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in layers:
+            for weight in (layer.down.weight, layer.up.weight):
+                weight.add_(0.1 * torch.randn(weight.shape, generator=generator, dtype=weight.dtype))
+
+
+def _zero_gradients(layers):
+    for layer in layers:
+        layer.down.weight.grad = torch.zeros_like(layer.down.weight)
+        layer.up.weight.grad = torch.zeros_like(layer.up.weight)
+
+
+def test_gradients_are_those_of_the_quadratic_form_of_the_change_since(tiny_llama, token_batches):
+    """Two tasks: sum of 1/2 tr(dW^T C_g dW C_x), dW the update now less the one after each task."""
+    model = tiny_llama(dropout=0.1).double().train()
+    texts, layers = {0: token_batches(count=2), 1: token_batches("left")}, adapted_layers(model)
+    earlier, remembered = EarlierTasks(model, WEIGHT, texts.__getitem__, 10_000), []
+    for stage in (0, 1):
+        _moved(layers, stage)
+        samples = token_samples(model, layers, texts[stage], 10_000, adapter_acts=True)
+        updates = [layer.scaling * (layer.up.weight @ layer.down.weight).detach() for layer in layers]
+        remembered.append((updates, samples))
+        earlier.learned(stage)
+    assert model.training
+    _zero_gradients(layers)
+    _moved(layers, 2)
+    earlier.add_gradients()
+    for row, layer in enumerate(layers):
+        down, up = (w.detach().clone().requires_grad_() for w in (layer.down.weight, layer.up.weight))
+        for updates, samples in remembered:
+            change, (x, g) = layer.scaling * up @ down - updates[row], samples[row]
+            form = torch.trace(change.T @ (g.T @ g / len(g)) @ change @ (x.T @ x / len(x)))
+            (WEIGHT / 2 * form).backward()
+        torch.testing.assert_close(layer.down.weight.grad, down.grad, rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(layer.up.weight.grad, up.grad, rtol=1e-8, atol=1e-12)
+
+
+def test_right_after_a_task_nothing_of_it_is_lost(tiny_llama, token_batches):
+    model = tiny_llama(dropout=0.0).double()
+    layers = adapted_layers(model)
+    _moved(layers, 0)
+    earlier = EarlierTasks(model, WEIGHT, lambda stage: token_batches(count=2), 10_000)
+    earlier.learned(0)
+    _zero_gradients(layers)
+    earlier.add_gradients()
+    for layer in layers:
+        for weight in (layer.down.weight, layer.up.weight):
+            torch.testing.assert_close(weight.grad, torch.zeros_like(weight), rtol=0, atol=1e-12)
+
+
+def test_a_task_is_sampled_through_the_adapter_that_has_learned_it(tiny_llama, token_batches):
+    model, batches = tiny_llama(dropout=0.0), token_batches(count=2)
+    layers = adapted_layers(model)
+    _moved(layers, 0)
+    under = token_samples(model, layers, batches, 10_000)
+    through = token_samples(model, layers, batches, 10_000, adapter_acts=True)
+    assert not torch.equal(under[-1].inputs, through[-1].inputs)
+    with torch.no_grad():
+        for layer in layers:
+            layer.up.weight.zero_()
+    again = token_samples(model, layers, batches, 10_000, adapter_acts=True)
+    torch.testing.assert_close(again[-1].inputs, under[-1].inputs)
+
+
+def test_a_strong_penalty_keeps_what_was_learned(bench, sequence):
+    """Of the first task, right after it and in the end."""
+    lost = {}
+    for weight in (0.0, 1e4):
+        rows = train(sequence(earlier_penalty=weight, budget=Budget(regime="step", amount=60)), bench).stages
+        first = [row for row in rows if row["learned"] == 1 and row["kind"] == "task"]
+        after, in_the_end = (
+            sum(row["value"] for row in first if row["after"] == stage) / 4 for stage in (1, 3)
+        )
+        lost[weight] = after - in_the_end
+    assert lost[0.0] > 0
+    assert lost[1e4] < 0.5 * lost[0.0]
+
+
+def test_interrupted_in_any_stage_equals_uninterrupted(bench, sequence, tmp_path):
+    config = sequence(earlier_penalty=300.0, checkpoint_steps=1)
+    whole = train(config, bench)
+    for kill in (3, 4, 8):
+        with pytest.raises(Killed):
+            train(config, bench, checkpoints=tmp_path, hooks=Hooks(progress=killed_at(kill)))
+    resumed = train(config, bench, checkpoints=tmp_path)
+    assert resumed.measured.resumed_from_step == 7
+    assert [row["loss"] for row in resumed.telemetry] == [row["loss"] for row in whole.telemetry]
+    assert resumed.stages == whole.stages
+
+
+@pytest.mark.parametrize(
+    "changes", [{"before": ()}, {"method": "grit"}, {"method": "osf"}, {"earlier_penalty": -1.0}]
+)
+def test_what_cannot_be_held_is_refused(sequence, changes):
+    with pytest.raises(ConfigError, match="earlier_penalty"):
+        sequence().changed(**{"earlier_penalty": 1.0, **changes})
