@@ -98,11 +98,12 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """By name, or their knob's; those of a section in the place of the section."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name} {key}" if name in ("budget", "task") else key: value[key] for key in value}
-        else:
+        if not isinstance(value, Mapping):
             flat[name] = value
-    return {KNOB_OF.get(name, name): value for name, value in flat.items()}
+            continue
+        prefix = f"{name} " if name in ("budget", "task") else ""
+        flat |= {f"{prefix}{KNOB_OF.get(key, key)}": each for key, each in value.items()}
+    return flat
 
 
 def check_room(folder: Path, config: RunConfig, *, resume: bool) -> None:

@@ -43,7 +43,7 @@ KNOBS: dict[str, Knob] = {
     "lambda": Knob(field="kfac_damping", title="damping lambda", axis="damping λ", style=".3g"),
 }
 #: Their names by field.
-KNOB_OF = {knob.field: name for name, knob in KNOBS.items()}
+KNOB_OF: dict[str, str] = {knob.field: name for name, knob in KNOBS.items()}
 #: `GritConfig` takes either name. A trailing underscore is allowed, since `lambda` is a word of the language:
 #: GritConfig(tau=0.9, T=100, lambda_=3e-3).
 ALIASES = {**{name: knob.field for name, knob in KNOBS.items()}, "lambda_": KNOBS["lambda"].field}
