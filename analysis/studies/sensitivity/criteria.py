@@ -29,7 +29,10 @@ FOOTPRINT_CAP = 1.1
 #: Standard deviation over seeds, beyond the seeds' effect that all settings share, that is still called
 #: stable: this many tolerances of the metric, or this many times the control's.
 SPREAD_CAP, SPREAD_RATIO = 3.0, 2.0
-NEAR_BEST, RETENTION = "near-best quality", "retention"
+STABILITY, NEAR_BEST, RETENTION = "stability", "near-best quality", "retention"
+FOOTPRINT, SEED_SPREAD = "footprint", "seed spread"
+#: What every setting of a knob is judged by.
+CRITERIA = (STABILITY, NEAR_BEST, RETENTION, FOOTPRINT, SEED_SPREAD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +150,7 @@ def _stability(point: PointSummary) -> Criterion:
     elif not point.records:
         outcome = "open"
     tried = point.lost + len(point.records)
-    return Criterion(name="stability", outcome=outcome, detail=f"{point.lost} of {tried} trials lost")
+    return Criterion(name=STABILITY, outcome=outcome, detail=f"{point.lost} of {tried} trials lost")
 
 
 def _near_best(judged: Judged) -> dict[tuple[str, str], Criterion]:
@@ -216,7 +219,7 @@ def _retention(judged: Judged) -> dict[str, Criterion]:
 def _footprint(point: PointSummary, center: PointSummary) -> Criterion:
     share = point.mean("footprint") / center.mean("footprint")
     outcome: Outcome = "pass" if share <= FOOTPRINT_CAP else "fail"
-    return Criterion(name="footprint", outcome=outcome, detail=f"{share:.2f} x the default's")
+    return Criterion(name=FOOTPRINT, outcome=outcome, detail=f"{share:.2f} x the default's")
 
 
 def _seed_spread(judged: Judged) -> dict[str, Criterion]:
@@ -240,7 +243,7 @@ def _seed_spread(judged: Judged) -> dict[str, Criterion]:
 def _spread_criterion(deviation: float, freedom: float, cap: float, level: float, beside: str) -> Criterion:
     """Passes where even the upper bound is within the cap, fails where even the lower one is not."""
     if freedom == 0 or level == 0:
-        return Criterion(name="seed spread", outcome="open", detail="one seed")
+        return Criterion(name=SEED_SPREAD, outcome="open", detail="one seed")
     upper = deviation * math.sqrt(freedom / float(chi2.ppf(level, freedom)))
     lower = deviation * math.sqrt(freedom / float(chi2.isf(level, freedom)))
     outcome: Outcome = "open"
@@ -249,7 +252,7 @@ def _spread_criterion(deviation: float, freedom: float, cap: float, level: float
     elif lower > cap:
         outcome = "fail"
     detail = f"standard deviation {deviation:.4f}{beside}, at most {upper:.3f}; cap {cap:.3g}"
-    return Criterion(name="seed spread", outcome=outcome, detail=detail)
+    return Criterion(name=SEED_SPREAD, outcome=outcome, detail=detail)
 
 
 def _criterion(name: str, question: Question, decision: Decision, detail: str) -> Criterion:

@@ -18,7 +18,7 @@ from analysis.evidence.point_summary import PointSummary
 from analysis.stats.decisions import ERROR_RATE, Outcome
 from analysis.studies.sensitivity.bands import Band, SettingVerdict, count_verdicts
 from analysis.studies.sensitivity.control import ControlComparison
-from analysis.studies.sensitivity.criteria import Criterion
+from analysis.studies.sensitivity.criteria import CRITERIA, Criterion
 from grit.config.declared_knobs import KNOBS
 from grit.config.sections import Regime
 from ray_jobs.records.describe import duration
@@ -143,11 +143,13 @@ class Recommendation:
     def openings(self) -> list[str]:
         """What is to be known before the advice is followed: what is not decided, not run, not trusted."""
         sentences = []
+        criteria = ", ".join(CRITERIA)
         for regime, count in self.verdicts.items():
             sentences.append(
                 f"{regime.capitalize()}-matched, {count['decided']} of {count['total']} verdicts (settings x "
-                f"criteria) are decided, {count['open']} open, {count['out_of_reach']} out of reach."
+                f"{criteria}) are decided, {count['open']} open, {count['out_of_reach']} out of reach."
             )
+            criteria = "criteria"
         sentences += self.needs
         if not self.combination_tested and any(one.pick is not None for one in self.knobs):
             sentences.append("This combination itself was not run: each knob was moved alone.")
