@@ -42,7 +42,13 @@ OWNERS = {
         for name in (
             *("cluster", "drain", "runner", "display", "quiet", "tune_bridge", "warm/slots", "warm/worker"),
             *("warm/lean_trainer", "warm/tune_trial", "warm/group_watch"),
-            *("per_trial/engine", "per_trial/trial", "per_trial/train_job", "per_trial/termination"),
+            *(
+                "per_trial/engine",
+                "per_trial/trial",
+                "per_trial/train_job",
+                "per_trial/termination",
+                "per_trial/gpu_hold",
+            ),
             "nodes/calibration",
         )
     },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +156,16 @@ def room(node: dict[str, float], needs: dict[str, float]) -> int:
     return min(int(node.get(name, 0) // amount) for name, amount in needs.items())
 
 
-def room_on_nodes(needs: dict[str, float]) -> dict[str, int]:
-    """Nodes that are there now, by Ray's id, and how many workers each could hold if it did nothing else."""
+def room_on_nodes(needs: dict[str, float], short_of_a_gpu: Collection[str] = ()) -> dict[str, int]:
+    """Nodes that are there now, by Ray's id, and how many workers each could hold if it did nothing else.
+
+    Of nodes in `short_of_a_gpu` one GPU is out of use.
+    """
     import ray
 
-    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    nodes = {node["NodeID"]: dict(node["Resources"]) for node in ray.nodes() if node["Alive"]}
+    for name in nodes.keys() & set(short_of_a_gpu):
+        nodes[name]["GPU"] = nodes[name].get("GPU", 0) - 1
     counts = {name: room(held, needs) for name, held in nodes.items()}
     return {name: count for name, count in counts.items() if count}
 

@@ -10,7 +10,8 @@ from grit.config.sections import Budget, TaskSource
 from grit.training.measurements import Measurements
 from ray_jobs.execution.nodes.timed_device import TimedDevice, device_of
 from ray_jobs.execution.outcome import JobOutcome
-from ray_jobs.execution.per_trial.ledger import Place, TrialLedger
+from ray_jobs.execution.per_trial.blame import Place
+from ray_jobs.execution.per_trial.ledger import TrialLedger
 from ray_jobs.execution.per_trial.trial import avoided
 from ray_jobs.records.faults import FAULTS, MAX_BACKOFF_SECONDS, NODE_PATIENCE, backoff
 from ray_jobs.records.trial_record import Attempt
@@ -115,27 +116,27 @@ def test_a_node_with_repeated_faults_is_put_aside_and_a_success_clears_it():
     on("finish", jobs[-1], "a", DONE)
     on("begin", jobs[-2], "a", _place("bad"))
     on("fault", jobs[-2], "a", "node", "its GPU is gone", _place("bad"))
-    aside, failed_on = on("avoided", jobs[-2])
-    assert (aside, failed_on) == ({}, {"bad"})
+    assert on("avoided", jobs[-2]) == (set(), {"bad"}, set())
 
     on = Driven(*jobs)
     for job in jobs[:NODE_PATIENCE]:
         on("begin", job, "a", _place("bad"))
         on("fault", job, "a", "node", "its GPU is gone", _place("bad"))
-    aside, failed_on = on("avoided", jobs[-1])
-    assert aside == {"bad": "10.0.0.1: its GPU is gone"}
-    assert failed_on == set()
+    assert on("avoided", jobs[-1]) == ({"bad"}, set(), set())
+    on("no_node", jobs[-1])
+    collected, _ = on("collect", jobs[-1])
+    assert "(10.0.0.1: its GPU is gone)" in collected.outcome.error
 
 
 @pytest.mark.parametrize(
     "room, aside, failed_on, workers, expected",
     [
-        ({"a": 1, "b": 1}, {}, {"a"}, 1, ["a"]),
-        ({"a": 1}, {}, {"a"}, 1, []),  # there is no other: it goes where it failed before
-        ({"a": 1, "b": 1}, {}, {"a"}, 2, []),  # the other has no room for both workers
-        ({"a": 1, "b": 2}, {}, {"a"}, 2, ["a"]),
-        ({"a": 1, "b": 1}, {"b": "x"}, {"a"}, 1, ["b"]),
-        ({"a": 1}, {"a": "x"}, set(), 1, ["a"]),  # it waits for another node
+        ({"a": 1, "b": 1}, set(), {"a"}, 1, ["a"]),
+        ({"a": 1}, set(), {"a"}, 1, []),  # there is no other: it goes where it failed before
+        ({"a": 1, "b": 1}, set(), {"a"}, 2, []),  # the other has no room for both workers
+        ({"a": 1, "b": 2}, set(), {"a"}, 2, ["a"]),
+        ({"a": 1, "b": 1}, {"b"}, {"a"}, 1, ["b"]),
+        ({"a": 1}, {"a"}, set(), 1, ["a"]),  # it waits for another node
     ],
 )
 def test_where_a_trial_is_not_placed(room, aside, failed_on, workers, expected):
@@ -186,7 +187,7 @@ def test_a_trial_that_kills_its_worker_again_and_again_puts_no_node_aside():
         on("opening", "t")
         on("begin", "t", f"a{number}", _place("only"))
         on("ended_early", "t", "the actor died")
-    assert on("avoided", "u") == ({}, set())
+    assert on("avoided", "u") == (set(), set(), set())
 
 
 def test_what_an_earlier_driver_s_worker_left_is_taken_over():
@@ -215,8 +216,8 @@ def test_time_matched_trials_are_for_one_kind_of_device():
         assert on("ended_early", "time", "-").again
         on("opening", "time")
         on("begin", "time", "a", _place("other"))
-    assert on("avoided", "time") == ({}, {"other"})
-    assert on("avoided", "step") == ({}, set())
+    assert on("avoided", "time") == (set(), {"other"}, set())
+    assert on("avoided", "step") == (set(), set(), set())
     on("begin", "time", "b", _place("right"))
     assert on("admitted", "time", "b", {"name": "A100"}, ["A100", "A100"]) is None
     assert "it is a A10, and" in on("admitted", "time", "b", {"name": "A100"}, ["A100", "A10"])

@@ -14,6 +14,7 @@ from ray_jobs.execution.nodes.admission import expected_at
 from ray_jobs.execution.nodes.storage import StudyStorage
 from ray_jobs.execution.nodes.timed_device import TimedDevice
 from ray_jobs.execution.outcome import Collected
+from ray_jobs.execution.per_trial.gpu_hold import held_gpu
 from ray_jobs.execution.per_trial.ledger import TrialLedger
 from ray_jobs.execution.per_trial.stored_files import attempt_folder, counted_adapter
 from ray_jobs.execution.per_trial.train_job import OUTCOMES, EngineSettings
@@ -58,7 +59,7 @@ class PerTrialEngine:
         self.board: Any = (
             remote(TrialLedger)
             .options(name=f"ledger-{name}", num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
-            .remote(timed_device)
+            .remote(timed_device, held_gpu)
         )
         self.settings = EngineSettings(
             ledger=f"ledger-{name}",

@@ -6,32 +6,24 @@ counts faults by kind and by node, and holds what running trials report. One act
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ray_jobs.execution.nodes.timed_device import TimedDevice
 from ray_jobs.execution.outcome import Collected, JobOutcome
+from ray_jobs.execution.per_trial.blame import Blame, Place
 from ray_jobs.execution.standings import EvaluationKey, Standings
-from ray_jobs.records.faults import FAULTS, NODE_PATIENCE, FaultKind, backoff
+from ray_jobs.records.faults import FAULTS, FaultKind, backoff
 from ray_jobs.records.trial_record import Attempt
 from ray_jobs.schedule.job import Job
 from ray_jobs.schedule.stopping import Standing
 
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where an attempt runs: Ray's id of the node, its address, and the process."""
-
-    node_id: str
-    address: str
-    process: int
-
-    def shown(self) -> str:
-        """For records and people."""
-        return f"{self.address} ({self.node_id[:8]}), process {self.process}"
+#: Of a node's id and a GPU.
+Hold = Callable[[str, str], Awaitable[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +71,17 @@ class TrialLedger:
 
     Args:
         timed_device: of time-matched trials; None where any will do.
+        hold: takes one GPU of a node out of use: what holds it, or None where it cannot be had.
     """
 
-    def __init__(self, timed_device: TimedDevice | None = None) -> None:
+    def __init__(self, timed_device: TimedDevice | None = None, hold: Hold | None = None) -> None:
         self._timed_device = timed_device
         self._entries: dict[str, _Account] = {}
         self._progress: dict[str, dict[str, Any]] = {}
         self._standings = Standings()
-        self._blamed: dict[str, set[str]] = {}
-        self._aside: dict[str, str] = {}
+        self._blamed, self._hold = Blame(), hold
+        self._holding: dict[str, asyncio.Task[None]] = {}
+        self._held: dict[str, Any] = {}
 
     async def offer(self, job: Job) -> None:
         """Takes a job in; one that is in already (its first driver was lost) stays as it is."""
@@ -160,9 +154,17 @@ class TrialLedger:
         if FAULTS[kind].blames_node and place is not None:
             # A trial that kills its worker wherever it goes counts once; what a node is unfit for, each time.
             blame = entry.job.job_id if kind == "infrastructure" else f"{entry.job.job_id} {time.time()}"
-            self._blamed.setdefault(place.node_id, set()).add(blame)
-            if len(self._blamed[place.node_id]) >= NODE_PATIENCE:
-                self._aside.setdefault(place.node_id, f"{place.address}: {error}")
+            gpu = self._blamed.fault(place, blame, error)
+            if gpu is not None:
+                self._holding[place.node_id] = asyncio.create_task(self._take_out(place.node_id, gpu))
+
+    async def _take_out(self, node_id: str, gpu: str) -> None:
+        """Takes a GPU out of use, or forgets its faults where it cannot be had now."""
+        holder = None if self._hold is None else await self._hold(node_id, gpu)
+        if holder is None:
+            self._blamed.not_held(node_id)
+        else:
+            self._held[node_id] = holder
 
     async def places(self, job_id: str) -> list[Place]:
         """Where the workers of the last run were, if nobody has said yet how it ended."""
@@ -197,7 +199,7 @@ class TrialLedger:
         """Every node that could hold the job was put aside: it fails, with the reasons."""
         entry = self._entries[job_id]
         if entry.collected is None:
-            reasons = "; ".join(sorted(set(self._aside.values())))
+            reasons = "; ".join(self._blamed.reasons())
             error = f"node: no node is left that could run it ({reasons})"
             self._close(entry, JobOutcome(status="failed", error=error))
 
@@ -208,7 +210,7 @@ class TrialLedger:
             return False
         self._close(entry, outcome)
         if entry.places:
-            self._blamed.pop(entry.places[-1].node_id, None)  # the node has shown that it works
+            self._blamed.success(entry.places[-1])
         return True
 
     def _close(self, entry: _Account, outcome: JobOutcome) -> None:
@@ -243,9 +245,9 @@ class TrialLedger:
             return None
         return entry.collected, entry.token
 
-    async def avoided(self, job_id: str) -> tuple[dict[str, str], set[str]]:
-        """Nodes that get no trial any more, and why; and those that this job has failed on."""
-        return dict(self._aside), set(self._entries[job_id].avoided)
+    async def avoided(self, job_id: str) -> tuple[set[str], set[str], set[str]]:
+        """Nodes that get no trial any more; those that this job has failed on; those short of a GPU."""
+        return set(self._blamed.nodes), set(self._entries[job_id].avoided), set(self._held)
 
     async def report(self, job_id: str, token: str, progress: dict[str, Any]) -> None:
         """Where a running job is."""

@@ -22,7 +22,8 @@ from ray_jobs.execution.job_run import Placement, explain, run_job
 from ray_jobs.execution.nodes.admission import Expected, NodeRefusedError, OtherDeviceError, admitted
 from ray_jobs.execution.nodes.storage import StudyStorage
 from ray_jobs.execution.outcome import JobOutcome
-from ray_jobs.execution.per_trial.ledger import Place
+from ray_jobs.execution.per_trial.blame import Place
+from ray_jobs.execution.per_trial.gpu_hold import gpus_here
 from ray_jobs.execution.per_trial.saving import SavingTimes
 from ray_jobs.execution.per_trial.stored_files import attempt_folder, stored_adapter, trunk_file
 from ray_jobs.execution.per_trial.termination import TERMINATION, TOLD_TO_END, TerminatedError
@@ -105,6 +106,7 @@ def train_job(loop_config: dict[str, Any]) -> None:
         node_id=ray.get_runtime_context().get_node_id(),
         address=ray.util.get_node_ip_address(),
         process=os.getpid(),
+        gpus=tuple(gpus_here()),
     )
     token = workers.first_says(uuid.uuid4().hex)
     heard = _ToLedger(ledger, job_id, token)

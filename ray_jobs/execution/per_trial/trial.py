@@ -13,7 +13,8 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from ray_jobs.execution.cluster import room_on_nodes
 from ray_jobs.execution.outcome import TrialFailedError
-from ray_jobs.execution.per_trial.ledger import Place, Retry
+from ray_jobs.execution.per_trial.blame import Place
+from ray_jobs.execution.per_trial.ledger import Retry
 from ray_jobs.execution.per_trial.stored_files import train_run
 from ray_jobs.execution.per_trial.termination import HeedTermination
 from ray_jobs.execution.per_trial.train_job import EngineSettings, describe_failure, train_job
@@ -34,10 +35,10 @@ def train_trial(config: dict[str, Any], *, settings: EngineSettings) -> None:
     """
     ledger, job_id = settings.ledger_actor(), config["job_id"]
     while (closing := ray.get(ledger.closing.remote(job_id))) is None:
-        aside, failed_on = ray.get(ledger.avoided.remote(job_id))
-        on_nodes = room_on_nodes(settings.resources)
+        aside, failed_on, short_of_a_gpu = ray.get(ledger.avoided.remote(job_id))
+        on_nodes = room_on_nodes(settings.resources, short_of_a_gpu)
         left = sum(count for node, count in on_nodes.items() if node not in aside)
-        if aside and left < settings.workers and not settings.may_grow:
+        if (aside or short_of_a_gpu) and left < settings.workers and not settings.may_grow:
             ray.get(ledger.no_node.remote(job_id))
             continue
         ray.get(ledger.opening.remote(job_id))
@@ -65,7 +66,7 @@ def a_node_is_gone(places: list[Place]) -> bool:
     return False
 
 
-def avoided(on_nodes: dict[str, int], aside: dict[str, str], failed_on: set[str], workers: int) -> list[str]:
+def avoided(on_nodes: dict[str, int], aside: set[str], failed_on: set[str], workers: int) -> list[str]:
     """Nodes that a trial is not placed on: where the others have no room, it goes where it has failed before.
 
     A node that was put aside gets none: where more may come, the trial waits for them.
