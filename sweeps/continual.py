@@ -34,7 +34,7 @@ EMBEDDED_BEFORE = ("reading", "context")
 #: Share of the steps' examples that replay draws from earlier tasks.
 REPLAY = 0.25
 #: Weight of EWC's penalty by each earlier task's curvature: nats of loss per nat that is predicted.
-EARLIER_PENALTY = 300.0
+EARLIER_PENALTY = 3000.0
 #: The learning rates, as multiples of the preset's, when none are given.
 MULTIPLES = (0.25, 0.5, 1.0, 2.0)
 

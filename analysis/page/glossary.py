@@ -94,7 +94,7 @@ def explanation(heading: str) -> str | None:
     A unit, an interval's mark and a study's number at its end are left aside, settings and measures have
     what is declared of them.
     """
-    bare = re.sub(r" ?(\[95%\]|, paired|[12]|2 - 1)$", "", re.sub(r" ?\[95%\]$", "", heading)).strip()
+    bare = re.sub(r" ?(\[95%\]|, paired|, alone|[12]|2 - 1)$", "", re.sub(r" ?\[95%\]$", "", heading)).strip()
     for name in (heading, bare, re.sub(r" \(.*\)$", "", bare)):
         words = TERMS.get(name) or _declared().get(name)
         if words is not None:

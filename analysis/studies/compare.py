@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from analysis.evidence.corrected import CorrectedContrast, contrast_of
 from analysis.evidence.load import StudyData, load_study
-from analysis.evidence.point_summary import PointSummary, paired_forgetting, paired_quality, summarize_points
+from analysis.evidence.point_summary import summarize_points
 from analysis.page.columns import regime_column, setting_columns
 from analysis.page.render import render
 from analysis.page.table import Column, Table
-from analysis.stats.estimates import LEVEL, Estimate, holm
+from analysis.stats.estimates import LEVEL
+from analysis.studies.shared_settings import SharedSetting, read_the_same, shared_settings
 from grit.config.declared_knobs import KNOB_OF
 from grit.errors import ConfigError
 from grit.io.files import write_atomically
@@ -24,8 +26,6 @@ from ray_jobs.records.study_file import StudyFile
 
 #: What says when and where a study ran, rather than what it is.
 NOT_COMPARED = {"calls", "study_id", "fingerprint", "schema_version"}
-#: The method whose setting is the same on a backbone that is not quantized.
-UNQUANTIZED = {"qlora": "lora", "qgrit": "grit"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,29 +35,6 @@ class Difference:
     name: str
     first: str
     second: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SharedSetting:
-    """A setting that both studies measured.
-
-    `quality` and `forgetting` are the second's less the first's, on the seeds and examples that both have;
-    None where they have none in common.
-    """
-
-    point: PointSummary
-    other: PointSummary
-    quality: Estimate | None = None
-    forgetting: Estimate | None = None
-
-    def methods(self) -> str:
-        """The method, or both."""
-        names = (self.point.title, self.other.title)
-        return names[0] if names[0] == names[1] else ", ".join(names)
-
-    def change(self, name: str) -> float:
-        """The second study's mean minus the first's."""
-        return self.other.mean(name) - self.point.mean(name)
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[Difference]:
@@ -79,45 +56,10 @@ def _called(prefix: str, name: str) -> str:
     return f"{prefix.removeprefix('config.')}{name}"
 
 
-def shared_settings(first: StudyData, second: StudyData) -> list[SharedSetting]:
-    """One per setting (method, knobs and whatever else is changed) and regime."""
-    ones, others = _by_setting(first), _by_setting(second)
-    shared = [SharedSetting(point=ones[key], other=others[key]) for key in ones if key in others]
-    if not _read_the_same(first.study, second.study):
-        return shared
-    return [_paired(first, second, setting) for setting in shared]
-
-
-def _read_the_same(first: StudyFile, second: StudyFile) -> bool:
-    """Whether the same model was scored on the same examples and documents."""
-    return first.content == second.content and first.sizes == second.sizes
-
-
-def _paired(first: StudyData, second: StudyData, setting: SharedSetting) -> SharedSetting:
-    point, other = setting.point, setting.other
-    return replace(
-        setting,
-        quality=paired_quality(second, other, point, other=first),
-        forgetting=paired_forgetting(second, other, point, other=first),
-    )
-
-
-def _by_setting(data: StudyData) -> dict[tuple[Any, ...], PointSummary]:
-    settings: dict[tuple[Any, ...], PointSummary] = {}
-    for p in summarize_points(data.records):
-        if p.records:
-            # Q-GRIT is compared with GRIT, and QLoRA with LoRA: the backbone's form is among the differences
-            # that the page lists.
-            method = UNQUANTIZED.get(p.method, p.method)
-            others = tuple(sorted(p.other_changes().items()))
-            settings.setdefault((p.regime, method, *p.knob_values(), *others), p)
-    return settings
-
-
 def summary(settings: Sequence[SharedSetting], metric: str) -> list[str]:
     """What the second study's settings are against the first's, a sentence per measure.
 
-    Words follow the p-values of the paired differences, corrected over the settings (Holm).
+    Words follow the p-values of the differences, corrected over a regime's settings (Holm).
     """
     if not settings:
         return []
@@ -127,14 +69,13 @@ def summary(settings: Sequence[SharedSetting], metric: str) -> list[str]:
     ]
 
 
-def _summed_up(name: str, estimates: Sequence[Estimate | None]) -> str:
-    paired = [each for each in estimates if each is not None]
+def _summed_up(name: str, differences_made: Sequence[CorrectedContrast | None]) -> str:
+    paired = [each for each in differences_made if each is not None]
     if not paired:
         return f"{name}: no setting has seeds and examples in common, so that nothing is paired."
-    corrected = holm([each.p_value for each in paired])
-    apart = [each.mean for each, p_value in zip(paired, corrected, strict=True) if p_value <= 1 - LEVEL]
+    apart = [each.contrast.mean for each in paired if each.p_value <= 1 - LEVEL]
     higher = sum(mean > 0 for mean in apart)
-    one_seed = any(each.seeds < 2 for each in paired)
+    one_seed = any(each.contrast.seeds < 2 for each in paired)
     alone = " (with one seed by the examples alone)" if one_seed else ""
     return (
         f"{name}, study 2 against study 1: higher in {higher}, lower in {len(apart) - higher}, not told "
@@ -166,8 +107,12 @@ def comparison_table(settings: list[SharedSetting], metric: str) -> Table[Shared
             Column(header=f"{label} 2 - 1", value=_change_of(name), style=f"+{objective.style}"),
         ]
     paired: list[Column[SharedSetting]] = [
-        Column(header=f"{metric}, paired [95%]", value=lambda row: row.quality, style="+.3f"),
-        Column(header="forgetting, paired [95%]", value=lambda row: row.forgetting, style="+.3f"),
+        Column(header=f"{metric}, paired [95%]", value=lambda row: contrast_of(row.quality), style="+.3f"),
+        Column(header=f"{metric}, alone", value=lambda row: row.quality_alone, style="+.3f", spare=True),
+        Column(
+            header="forgetting, paired [95%]", value=lambda row: contrast_of(row.forgetting), style="+.3f"
+        ),
+        Column(header="forgetting, alone", value=lambda row: row.forgetting_alone, style="+.3f", spare=True),
     ]
     return Table(name="comparison", columns=[*columns, *paired], rows=settings)
 
@@ -246,7 +191,7 @@ def build(first: Path, second: Path, page: Path) -> list[str]:
         "settings": comparison_table(own, metric),
         "differences": difference_table(differences(_compared(one.study), _compared(two.study))),
         "caveats": cautions,
-        "same_content": _read_the_same(one.study, two.study),
+        "same_content": read_the_same(one.study, two.study),
     }
     write_atomically(page, render("compare.html.j2", **context))
     return [*answer, *cautions]

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from builders import ended, planned, study, study_folder, without_drawing
 from conftest import ROOT
@@ -20,6 +21,7 @@ from analysis.report import main, rebuild
 from analysis.studies.sensitivity.figures.all_figures import sensitivity_figures
 from analysis.studies.sensitivity.front_tables import priority_rows
 from analysis.studies.sensitivity.results import analyse
+from analysis.studies.shared_settings import shared_settings
 from grit.errors import ConfigError
 from ray_jobs.records.study_file import Caps
 
@@ -176,9 +178,30 @@ def test_two_studies_side_by_side(reported, tmp_path, capsys):
     page = (tmp_path / "c.html").read_text()
     assert '<td class="text">rank</td>' in page and "config." not in page
     assert page.count("<tr>") > 10
-    assert page.count("paired [95%]") == 2
+    assert page.count("paired [95%]") == page.count(", alone") == 2
     assert "They differ in" not in page
     assert main(["compare", str(reported)]) == 2
+
+
+def test_two_studies_are_judged_by_one_model_of_the_noise(reported, tmp_path):
+    """The mean is that of the seeds that both have; what is uncertain in it is known from all settings."""
+    noise = np.random.default_rng(1)
+    records = [
+        ended(record, quality=0.6 + 0.05 * noise.normal(), forgetting=0.1 + 0.02 * noise.normal())
+        for record in planned(study(rank=8))
+    ]
+    study_folder(tmp_path / "two", records, rank=8)
+    settings = shared_settings(load_study(reported), load_study(tmp_path / "two"))
+    assert len(settings) >= 10
+    widths = {"pooled": 0.0, "alone": 0.0}
+    for row in settings:
+        pooled, alone = row.forgetting.contrast, row.forgetting_alone
+        assert pooled.mean == pytest.approx(alone.mean)
+        assert row.quality.contrast.mean == pytest.approx(row.quality_alone.mean)
+        assert row.forgetting.p_value >= pooled.p_value
+        widths["pooled"] += pooled.high - pooled.low
+        widths["alone"] += alone.high - alone.low
+    assert widths["pooled"] < 0.7 * widths["alone"]
 
 
 def test_studies_that_share_their_trials_are_not_compared_with_themselves(reported, tmp_path, capsys):
