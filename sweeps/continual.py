@@ -97,7 +97,7 @@ def points(request: StudyRequest) -> list[Point]:
         at_rate: dict[str, Any] = {"learning_rate": value}
         designed += [Point.of("continual", at_rate, method, regime="step") for method in own.methods]
         memories = {"replay": own.replay, "earlier_penalty": own.earlier_penalty}
-        kept = {name: value for name, value in memories.items() if value and "lora" in own.methods}
+        kept = {name: value for name, value in memories.items() if value}
         designed += [
             Point.of("continual", {**at_rate, name: value}, "lora", regime="step")
             for name, value in kept.items()

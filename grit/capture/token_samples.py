@@ -28,26 +28,38 @@ class TokenSamples(NamedTuple):
 
 
 class _Collected:
-    """What passes through the layers in one pass, token by token."""
+    """What passes through the layers at the tokens that are kept.
 
-    def __init__(self) -> None:
+    Args:
+        masks: of every batch (batch, length), the kept tokens; in their order.
+    """
+
+    def __init__(self, masks: Sequence[Tensor]) -> None:
         self.inputs: dict[str, list[Tensor]] = {}
         self.gradients: dict[str, list[Tensor]] = {}
-        self.mask: Tensor | None = None
+        self._masks, self._kept = iter(masks), torch.empty(0)
+
+    @property
+    def mask(self) -> Tensor:
+        """The kept tokens of the present batch."""
+        return self._kept
+
+    @mask.setter
+    def mask(self, _real: Tensor | None) -> None:
+        """The next batch begins."""
+        self._kept = next(self._masks)
 
     def hook(self, layer: AdaptedLayer) -> Callable[..., None]:
         """A forward hook on the layer under the adapter."""
         name = layer.name
 
         def forward(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            assert self.mask is not None
             self.inputs.setdefault(name, []).append(inputs[0].detach()[self.mask])
             output.register_hook(lambda gradient: self._add(name, gradient))
 
         return forward
 
     def _add(self, name: str, gradient: Tensor) -> None:
-        assert self.mask is not None
         self.gradients.setdefault(name, []).append(gradient.detach()[self.mask])
 
 
@@ -71,7 +83,11 @@ def token_samples(
     Raises:
         ConfigError: the text has no labels.
     """
-    collected, modes = _Collected(), [(module, module.training) for module in model.modules()]
+    real = [batch["attention_mask"] > 0 for batch in batches]
+    total = sum(int(mask.sum()) for mask in real)
+    kept = torch.linspace(0, total - 1, min(tokens, total)).long()
+    collected = _Collected(_of_batches(real, kept))
+    modes = [(module, module.training) for module in model.modules()]
     try:
         labels = watched_passes(model.eval(), layers, batches, collected, adapter_acts=adapter_acts)
     finally:
@@ -79,10 +95,22 @@ def token_samples(
             module.training = training
     if labels == 0:
         raise ConfigError("source", f"{len(batches)} batches", "must be text with labels")
+    per_label = (total / labels) ** 0.5
     samples = []
     for layer in layers:
         inputs, gradients = (torch.cat(seen[layer.name]) for seen in (collected.inputs, collected.gradients))
-        kept = torch.linspace(0, len(inputs) - 1, min(tokens, len(inputs)), device=inputs.device).long()
-        per_label = (len(inputs) / labels) ** 0.5
-        samples.append(TokenSamples(inputs[kept], gradients[kept] * per_label))
+        samples.append(TokenSamples(inputs, gradients * per_label))
     return samples
+
+
+def _of_batches(real: Sequence[Tensor], kept: Tensor) -> list[Tensor]:
+    """Masks of the tokens that are kept, by batch; `kept` counts the real tokens of all."""
+    masks, begins = [], 0
+    for mask in real:
+        count = int(mask.sum())
+        within = kept[(kept >= begins) & (kept < begins + count)] - begins
+        chosen_here = torch.zeros(count, dtype=torch.bool)
+        chosen_here[within] = True
+        masks.append(torch.zeros_like(mask).masked_scatter(mask, chosen_here.to(mask.device)))
+        begins += count
+    return masks

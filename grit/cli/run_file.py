@@ -86,8 +86,8 @@ def _as_read(config: RunConfig) -> RunConfig:
 def holds_another(folder: Path, record: RunFile, config: RunConfig) -> ConfigError:
     """Why a folder is refused to another run than its own: by which settings they differ."""
     there, here = (_flat(each.decisive_settings()) for each in (record.config, _as_read(config)))
-    apart = [name for name in dict.fromkeys((*there, *here)) if there.get(name) != here.get(name)]
-    named = [f"{name} {there.get(name)} there, {here.get(name)} here" for name in apart[:NAMED_SETTINGS]]
+    apart = [name for name in there if name in here and there[name] != here[name]]
+    named = [f"{name} {there[name]} there, {here[name]} here" for name in apart[:NAMED_SETTINGS]]
     if len(apart) > NAMED_SETTINGS:
         named.append(f"and {len(apart) - NAMED_SETTINGS} more")
     what = "; ".join(named) or "other data, or another model of that name"
@@ -102,7 +102,8 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
             flat[name] = value
             continue
         prefix = f"{name} " if name in ("budget", "task") else ""
-        flat |= {f"{prefix}{KNOB_OF.get(key, key)}": each for key, each in value.items()}
+        own = {f"{prefix}{KNOB_OF.get(key, key)}": each for key, each in value.items()}
+        flat |= {key: each for key, each in own.items() if key not in flat}
     return flat
 
 

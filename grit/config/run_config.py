@@ -80,8 +80,10 @@ class RunConfig:
                 "beside", self.audits.beside, "takes turns on one task, and `before` names others"
             )
         held = self.sequence.earlier_penalty
-        if held and (self.uses_grit or not self.spec.factors or self.quantized):
-            raise ConfigError("earlier_penalty", held, f"holds plain LoRA adapters, not {self.spec.title}")
+        if held and (self.uses_grit or not self.spec.factors or self.spec.adapter != "lora"):
+            raise ConfigError(
+                "earlier_penalty", held, f"holds A and B that are trained as they are, not {self.spec.title}"
+            )
         replay, size = self.sequence.replay, self.step_sequences
         if replay and not 1 <= round(replay * size) < size:
             raise ConfigError(
@@ -100,7 +102,7 @@ class RunConfig:
             raise ConfigError(
                 "budget-steps",
                 self.budget.amount,
-                f"must be at least 3 for {spec.title}, which allocates ranks on the way",
+                f"must be at least 3 for {spec.title}, which trains by a schedule of its own",
             )
         if spec.optimizer != "adamw" and self.optimization.optimizer != "adamw":
             raise ConfigError("optimizer", self.optimization.optimizer, f"{spec.title} has one of its own")

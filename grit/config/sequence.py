@@ -9,6 +9,8 @@ from grit.config.sections import TaskSource
 from grit.config.settings import NOT_NEGATIVE, SHARE, check_names, check_settings, setting
 from grit.errors import ConfigError
 
+#: What a setting needs that keeps something of earlier tasks.
+NAME_TASKS = "name tasks in `before` (sweeps/continual.py has options of its own)"
 #: What makes a run one of its own task alone, whatever came before it.
 ALONE: dict[str, Any] = {"before": (), "replay": 0.0, "earlier_penalty": 0.0}
 
@@ -49,16 +51,9 @@ class SequenceConfig:
         check_settings(self)
         check_names("before", self.before, 'names, e.g. ["reading", "gsm8k=TRAIN,EVAL"]')
         if self.replay and not self.before:
-            raise ConfigError("replay", self.replay, "has nothing to draw from: name tasks in `before`")
+            raise ConfigError("replay", self.replay, f"has nothing to draw from: {NAME_TASKS}")
         if self.earlier_penalty and not self.before:
-            raise ConfigError(
-                "earlier_penalty", self.earlier_penalty, "has nothing to hold: name tasks in `before`"
-            )
-
-    @property
-    def keeps_earlier(self) -> bool:
-        """Whether anything but the adapter itself remembers the tasks before."""
-        return self.replay > 0 or self.earlier_penalty > 0
+            raise ConfigError("earlier_penalty", self.earlier_penalty, f"has nothing to hold: {NAME_TASKS}")
 
     def sources(self, own: TaskSource) -> tuple[TaskSource, ...]:
         """Where the tasks come from that are learned before `own`, whose general text they share.

@@ -22,7 +22,8 @@ from grit.methods.maker import Adaptation, AdapterMaker
 
 #: Steps that train the coefficients, then the places, in turn: the paper's.
 COEFFICIENT_STEPS, PLACE_STEPS = 10, 20
-#: Share of the run in which places move. How far is ours: at most a place a step at the schedule's full rate.
+#: Share of the run in which places move; a turn of both is no longer than that. How far they move is ours: at
+#: most a place a step at the schedule's full rate.
 PLACES_UNTIL, PLACE_RATE = 0.1, 1.0
 
 
@@ -94,7 +95,8 @@ class Loca(AdapterMaker):
         Places are drawn without repetition.
         """
         shapes = {path: backbone.get_parameter(f"{path}.weight").shape for path in wanted.targets}
-        transforms = {size: cosine_transform(size) for shape in shapes.values() for size in shape}
+        sizes = {size for shape in shapes.values() for size in shape}
+        transforms = {size: cosine_transform(size).float().to(backbone.device) for size in sizes}
         ranks = {path: shape[1] for path, shape in shapes.items()}
         adapter, seed = wanted.config.adapter, wanted.config.seed
         model = add_lora(backbone, ranks=ranks, scaling=1.0, dropout=adapter.dropout, seed=seed)
@@ -112,7 +114,7 @@ def _fix(layer: AdaptedLayer, places: Tensor, transforms: dict[int, Tensor]) -> 
         down.copy_(transforms[len(down)])
     down.requires_grad_(False)
     start = up.new_zeros(places.shape[1]), places.to(up)
-    made = CosineColumns(*start, transforms[len(up)].to(up), len(down))
+    made = CosineColumns(*start, transforms[len(up)], len(down))
     # Unsafe: what is trained has another shape than B.
     parametrize.register_parametrization(layer.up, "weight", made, unsafe=True)
 
@@ -134,15 +136,18 @@ class TakingTurns(torch.optim.AdamW):
         coefficients = {"params": [made.original0 for made in trained], "lr": lr}
         places = {"params": [made.original1 for made in trained], "lr": PLACE_RATE}
         super().__init__([{**coefficients, "weight_decay": weight_decay}, {**places, "weight_decay": 0.0}])
-        self._places_until = PLACES_UNTIL * steps
+        self._places_until = math.ceil(PLACES_UNTIL * steps)
+        self._turn = min(COEFFICIENT_STEPS + PLACE_STEPS, max(2, self._places_until))
+        whole = COEFFICIENT_STEPS + PLACE_STEPS
+        self._coefficient_steps = max(1, self._turn * COEFFICIENT_STEPS // whole)
         for group in self.param_groups:
             group["taken"] = 0  # in the state that a checkpoint keeps
 
     def step(self, closure: Any = None) -> Any:
         """Of those whose turn it is."""
         taken = self.param_groups[0]["taken"]
-        within = taken % (COEFFICIENT_STEPS + PLACE_STEPS)
-        waiting = int(taken >= self._places_until or within < COEFFICIENT_STEPS)
+        within = taken % self._turn
+        waiting = int(taken >= max(2, self._places_until) or within < self._coefficient_steps)
         for parameter in self.param_groups[waiting]["params"]:
             parameter.grad = None
         result = super().step(closure)

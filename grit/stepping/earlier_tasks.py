@@ -20,14 +20,20 @@ from torch import Tensor
 from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers
 from grit.capture.token_samples import TokenSamples, token_samples
 
+#: Tokens that are sampled of a task.
+TOKENS = 256
 #: Training examples of a task, as batches with `attention_mask` and `labels`, by the number of its stage.
 TaskBatches = Callable[[int], Sequence[dict[str, Tensor]]]
 
 
-class _Remembered(NamedTuple):
-    """One task: every layer's A' (r, d_in) and B' (d_out, r), and what was sampled there."""
+#: A' (r, d_in) and B' (d_out, r) of every layer.
+Factors = list[tuple[Tensor, Tensor]]
 
-    factors: list[tuple[Tensor, Tensor]]
+
+class _Remembered(NamedTuple):
+    """One task: the adapter as it was, and what was sampled there."""
+
+    factors: Factors
     samples: Sequence[TokenSamples]
 
 
@@ -38,25 +44,25 @@ class EarlierTasks:
         model: a causal language model with its adapter.
         weight: nats of training loss per nat of predicted forgetting; 0 for nothing at all.
         batches: of the tasks.
-        tokens: sampled of each.
     """
 
-    def __init__(self, model: Any, weight: float, batches: TaskBatches, tokens: int) -> None:
-        self._model, self._weight, self._batches, self._tokens = model, weight, batches, tokens
+    def __init__(self, model: Any, weight: float, batches: TaskBatches) -> None:
+        self._model, self._weight, self._batches = model, weight, batches
         self._layers = adapted_layers(model) if weight else ()
         self._tasks: list[_Remembered] = []
+        self._restored: list[Factors] = []
 
     def learned(self, stage: int) -> None:
         """Remembers the adapter as it is now, after stage number `stage` (from 0)."""
         if not self._layers:
             return
-        samples = token_samples(
-            self._model, self._layers, self._batches(stage), self._tokens, adapter_acts=True
-        )
+        self._sample_restored()
+        samples = token_samples(self._model, self._layers, self._batches(stage), TOKENS, adapter_acts=True)
         self._tasks.append(_Remembered([_factors(layer) for layer in self._layers], samples))
 
     def add_gradients(self) -> None:
         """Adds the penalty's to the gradients of A and B."""
+        self._sample_restored()
         for task in self._tasks:
             for layer, before, samples in zip(self._layers, task.factors, task.samples, strict=True):
                 for_down, for_up = penalty_gradients(layer, before, samples)
@@ -64,14 +70,21 @@ class EarlierTasks:
                     if parameter.grad is not None:
                         parameter.grad.add_(gradient.to(parameter.grad), alpha=self._weight)
 
-    def state_dict(self) -> list[list[tuple[Tensor, Tensor]]]:
+    def state_dict(self) -> list[Factors]:
         """The adapters that are remembered; samples follow from them, and are large."""
-        return [task.factors for task in self._tasks]
+        return self._restored or [task.factors for task in self._tasks]
 
-    def load_state_dict(self, state: list[list[tuple[Tensor, Tensor]]]) -> None:
-        """Samples anew under each of the adapters, and puts the present one back."""
+    def load_state_dict(self, state: list[Factors]) -> None:
+        """What is remembered. Samples are taken once training goes on; a run that has ended needs none."""
+        self._tasks, self._restored = [], state
+
+    def _sample_restored(self) -> None:
+        """Under each of the adapters, in order; then the present one is put back."""
+        if not self._restored:
+            return
+        restored, self._restored = self._restored, []
         present = [_factors(layer) for layer in self._layers]
-        for stage, factors in enumerate(state):
+        for stage, factors in enumerate(restored):
             _put(self._layers, factors)
             self.learned(stage)
         _put(self._layers, present)

@@ -58,8 +58,8 @@ class RunState:
 
     def __init__(self, config: RunConfig, bench: Workbench, model: Any) -> None:
         self.config, self.bench, self.model = config, bench, model
-        weight, tokens = config.sequence.earlier_penalty, config.grit.source_tokens
-        self.earlier = EarlierTasks(model, weight, partial(bench.first_examples, config), tokens)
+        examples = partial(bench.first_examples, config)
+        self.earlier = EarlierTasks(model, config.sequence.earlier_penalty, examples)
         self.clock = StepClock(bench.device)
         self.maker = maker_of(config.spec)
         self.optimizer = build_optimizer(config, model)

@@ -8,11 +8,13 @@ from grit.adapters.peft_adapters import adapted_layers
 from grit.capture.token_samples import token_samples
 from grit.config.sections import Budget
 from grit.errors import ConfigError
-from grit.stepping.earlier_tasks import EarlierTasks
+from grit.stepping.earlier_tasks import TOKENS, EarlierTasks
 from grit.training.hooks import Hooks
 from grit.training.trainer import train
 
 WEIGHT = 0.7
+#: Whose A and B are not what is trained.
+REFUSED = ("grit", "osf", "loca", "svfit", "lora_xs", "matryoshka", "dora", "adalora")
 
 
 @pytest.fixture
@@ -42,10 +44,10 @@ def test_gradients_are_those_of_the_quadratic_form_of_the_change_since(tiny_llam
     """Two tasks: sum of 1/2 tr(dW^T C_g dW C_x), dW the update now less the one after each task."""
     model = tiny_llama(dropout=0.1).double().train()
     texts, layers = {0: token_batches(count=2), 1: token_batches("left")}, adapted_layers(model)
-    earlier, remembered = EarlierTasks(model, WEIGHT, texts.__getitem__, 10_000), []
+    earlier, remembered = EarlierTasks(model, WEIGHT, texts.__getitem__), []
     for stage in (0, 1):
         _moved(layers, stage)
-        samples = token_samples(model, layers, texts[stage], 10_000, adapter_acts=True)
+        samples = token_samples(model, layers, texts[stage], TOKENS, adapter_acts=True)
         updates = [layer.scaling * (layer.up.weight @ layer.down.weight).detach() for layer in layers]
         remembered.append((updates, samples))
         earlier.learned(stage)
@@ -67,7 +69,7 @@ def test_right_after_a_task_nothing_of_it_is_lost(tiny_llama, token_batches):
     model = tiny_llama(dropout=0.0).double()
     layers = adapted_layers(model)
     _moved(layers, 0)
-    earlier = EarlierTasks(model, WEIGHT, lambda stage: token_batches(count=2), 10_000)
+    earlier = EarlierTasks(model, WEIGHT, lambda stage: token_batches(count=2))
     earlier.learned(0)
     _zero_gradients(layers)
     earlier.add_gradients()
@@ -117,8 +119,23 @@ def test_interrupted_in_any_stage_equals_uninterrupted(bench, sequence, tmp_path
 
 
 @pytest.mark.parametrize(
-    "changes", [{"before": ()}, {"method": "grit"}, {"method": "osf"}, {"earlier_penalty": -1.0}]
+    "changes", [{"before": ()}, {"earlier_penalty": -1.0}, *({"method": name} for name in REFUSED)]
 )
 def test_what_cannot_be_held_is_refused(sequence, changes):
     with pytest.raises(ConfigError, match="earlier_penalty"):
         sequence().changed(**{"earlier_penalty": 1.0, **changes})
+
+
+def test_a_run_that_has_ended_needs_the_earlier_tasks_data_no_more(tiny_llama, token_batches):
+    """It is scored and exported again where their files have gone."""
+    model = tiny_llama()
+    earlier = EarlierTasks(model, WEIGHT, lambda stage: token_batches(count=2))
+    earlier.learned(0)
+
+    def gone(stage):
+        raise AssertionError("nobody trains on")
+
+    restored = EarlierTasks(model, WEIGHT, gone)
+    restored.load_state_dict(earlier.state_dict())
+    for one, two in zip(restored.state_dict()[0], earlier.state_dict()[0], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))

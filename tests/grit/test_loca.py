@@ -1,5 +1,7 @@
 """LoCA against the cosine transform of scipy, and its places' gradient against differences."""
 
+import math
+
 import pytest
 import torch
 from scipy.fft import dct, idctn
@@ -92,6 +94,28 @@ def test_coefficients_and_places_take_turns_and_then_places_stay(bench, loca_run
     coefficients, places = [True, False], [False, True]
     first = [coefficients] * COEFFICIENT_STEPS + [places] * PLACE_STEPS
     assert turns == first + [coefficients] * 15
+
+
+@pytest.mark.parametrize("steps", [3, 40, 100, 160, 300, 400, 5000])
+def test_places_move_for_two_thirds_of_the_first_tenth_however_short(bench, loca_run, steps):
+    """Turns were once of ten and twenty steps whatever the run: in a hundred steps no place ever moved."""
+    config = loca_run.changed(budget=Budget(regime="step", amount=steps))
+    with adapted(config, bench) as model:
+        optimizer = build_optimizer(config, model)
+        places, moved = _trained(adapted_layers(model)[0])[1], 0
+        for _ in range(min(steps, 550)):
+            before = places.detach().clone()
+            places.grad = torch.ones_like(places)
+            optimizer.step()
+            moved += not torch.equal(before, places)
+    first = max(2, math.ceil(0.1 * steps))
+    assert 0.45 * first <= moved <= 0.75 * first
+
+
+def test_layers_of_one_size_share_their_transform(bench, loca_run):
+    with adapted(loca_run, bench) as model:
+        made = [layer.up.parametrizations.weight[0].transform for layer in adapted_layers(model)]
+        assert len({one.data_ptr() for one in made}) == len({len(one) for one in made}) < len(made)
 
 
 def test_places_move_by_training(bench, short_run):

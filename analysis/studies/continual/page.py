@@ -18,12 +18,13 @@ from analysis.studies.continual.tables import (
     stage_table,
 )
 from grit.config.sections import Regime
+from grit.config.sequence import SequenceConfig
 
 
-def _reference(settings: list[Learned]) -> Learned | None:
-    """LoRA that keeps nothing of earlier tasks, in 4 bits where it was trained so."""
+def _reference(settings: list[Learned], sequence: SequenceConfig) -> Learned | None:
+    """LoRA that keeps of earlier tasks what all do (mostly nothing), in 4 bits where it was trained so."""
     for one in settings:
-        if one.point.method in ("lora", "qlora") and not one.point.config.sequence.keeps_earlier:
+        if one.point.method in ("lora", "qlora") and one.point.config.sequence == sequence:
             return one
     return None
 
@@ -42,7 +43,7 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
     """Writes the page, its tables and figures in the study's folder."""
     every = learned_of(data)
     settings = best_of(every)
-    reference = _reference(settings)
+    reference = _reference(settings, data.study.config.sequence)
     rows = continual_rows(settings, against(settings, reference)) if reference is not None else []
     verdicts: dict[tuple[str, Regime], str] = {}
     for row in rows:
@@ -84,8 +85,8 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
             "One order of tasks, one grid of learning rates for all methods, and as many steps for each "
             "task; the rate rises and falls anew for each.",
             *_unlike_tasks(settings),
-            "EWC's penalty is by the curvature of general text, not of the tasks learned before; OSF "
-            "decomposes the weights once, not before each task.",
+            "The penalty of LoRA + EWC is by the curvature of general text, that of EWC of tasks by each "
+            "task's own once it is learned; OSF decomposes the weights once, not before each task.",
         ],
     )
     return write_page(page, [data], folder, verdicts=verdicts)
