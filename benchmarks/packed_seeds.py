@@ -171,7 +171,16 @@ def main() -> int:
     parser.add_argument("--micro-batch", type=int, default=16)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(json.dumps({"model": options.model, "rows": options.micro_batch, **compare(options)}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "packed_seeds",
+                "model": options.model,
+                "rows": options.micro_batch,
+                **compare(options),
+            }
+        )
+    )
     return 0
 
 

@@ -19,6 +19,7 @@ SMALL = {
     "embedded_tasks": ("41", "--steps", "2", "--examples", "4"),
     "grit_overhead": ("--model", "embedded", "--steps", "3", "--cadence", "3"),
     "forecast": ("--preset", "smoke", "--steps", "4"),
+    "packed_seeds": ("--steps", "2", "--seeds", "2", "--micro-batch", "2"),
     "rank_space_linalg": ("--ranks", "4"),
     "schedule": ("--trials", "40", "--gpus", "2", "8"),
     "search": ("--seeds", "2", "--trainings", "3"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from attached import moving, take_step
 from killing import Killed, killed_at
 
 from grit.adapters.peft_adapters import adapted_layers
@@ -92,18 +93,25 @@ def test_a_task_is_sampled_through_the_adapter_that_has_learned_it(tiny_llama, t
     torch.testing.assert_close(again[-1].inputs, under[-1].inputs)
 
 
-def test_a_strong_penalty_keeps_what_was_learned(bench, sequence):
-    """Of the first task, right after it and in the end."""
+def test_a_penalty_keeps_what_was_learned(tiny_llama, token_batches):
+    """Two texts, one after the other: the same steps with and without it."""
+    first, second = token_batches()[:2], token_batches()[2:]
     lost = {}
-    for weight in (0.0, 1e4):
-        rows = train(sequence(earlier_penalty=weight, budget=Budget(regime="step", amount=60)), bench).stages
-        first = [row for row in rows if row["learned"] == 1 and row["kind"] == "task"]
-        after, in_the_end = (
-            sum(row["value"] for row in first if row["after"] == stage) / 4 for stage in (1, 3)
-        )
-        lost[weight] = after - in_the_end
+    for weight in (0.0, 1000.0):
+        model = tiny_llama(dropout=0.0).train()
+        earlier, optimizer = EarlierTasks(model, weight, lambda stage: first), moving(model)
+        for step in range(40):
+            take_step(model, optimizer, first[step % 2])
+        earlier.learned(0)
+        before = sum(model(**batch).loss.item() for batch in first)
+        for step in range(40):
+            model(**second[step % 2]).loss.backward()
+            earlier.add_gradients()
+            optimizer.step()
+            optimizer.zero_grad()
+        lost[weight] = sum(model(**batch).loss.item() for batch in first) - before
     assert lost[0.0] > 0
-    assert lost[1e4] < 0.5 * lost[0.0]
+    assert lost[1000.0] < 0.5 * lost[0.0], lost
 
 
 def test_interrupted_in_any_stage_equals_uninterrupted(bench, sequence, tmp_path):

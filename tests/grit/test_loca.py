@@ -119,10 +119,10 @@ def test_layers_of_one_size_share_their_transform(bench, loca_run):
 
 
 def test_places_move_by_training(bench, short_run):
-    config = short_run(budget=Budget(regime="step", amount=160), learning_rate=0.05).changed(method="loca")
+    config = short_run(budget=Budget(regime="step", amount=40), learning_rate=0.05).changed(method="loca")
     with adapted(config, bench) as model:
         run = Run(config, bench, model, checkpoints=None)
         places = _trained(adapted_layers(model)[0])[1]
         before = places.detach().round().clone()
-        take_steps(run, Hooks(), until=16)
+        take_steps(run, Hooks(), until=4)
         assert not torch.equal(places.round(), before)
