@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from itertools import chain
 from pathlib import Path
@@ -159,7 +158,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main() -> int:
+def main() -> None:
     """Prints one line of JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -181,8 +180,7 @@ def main() -> int:
             }
         )
     )
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
