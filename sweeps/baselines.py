@@ -26,7 +26,8 @@ from ray_jobs.design.study_presets import Preset, preset
 from sweeps.common.request import StudyRequest, learning_rate_grid
 from sweeps.common.script import StudyScript
 
-#: The learning rates, as multiples of the preset's, when none are given: the same for every method.
+#: The learning rates, as multiples of the preset's, when none are given: those of AdamW on A and B. A
+#: method that needs other rates has them times a multiple of its own (grit/config/registry.py).
 MULTIPLES = (1.0, 4.0, 16.0)
 #: Share of the budget of the runs that only serve to have their memory measured (in a process of its own,
 #: beside them), and their least steps.
@@ -53,7 +54,13 @@ class BaselinesOptions:
     )
     all: bool = flag(False, "all methods there are")
     learning_rates: list[float] | None = flag(
-        None, "the grid, the same for every method (default: 1, 4 and 16 times the preset's)", metavar="V"
+        None,
+        "the grid (default: 1, 4 and 16 times the preset's); a method whose rates are of another size has it "
+        "times a multiple of its own: "
+        + ", ".join(
+            f"{name} {spec.rate_multiple:g}" for name, spec in METHODS.items() if spec.rate_multiple != 1
+        ),
+        metavar="V",
     )
 
 

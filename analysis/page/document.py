@@ -66,6 +66,13 @@ class Page:
         return "\n".join(parts)
 
 
+#: What a page says first whose study has one.
+ONE_SEED = (
+    "One seed: how much seeds differ is not known. Intervals are of the examples alone, and narrow; what is "
+    "told of a setting is told of that seed."
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WrittenPage:
     """A page with its figures as SVG, by name, and what the templates show of its studies.
@@ -81,7 +88,8 @@ class WrittenPage:
 
     def terminal(self) -> str:
         """What stands on the terminal at the end of the study."""
-        return self.page.terminal()
+        alone = [sentence for sentence in self.context["limits"] if sentence == ONE_SEED]
+        return "\n".join([*alone, self.page.terminal()])
 
     def marks(self) -> StudyMarks:
         """Its settings' means, fronts and verdicts."""
@@ -177,11 +185,10 @@ def _limits(studies: Sequence[StudyData], seeds: Sequence[int]) -> list[str]:
         "speaks "
         "of others."
     ]
-    if len(seeds) < FEW_SEEDS:
-        plural = "s" if len(seeds) > 1 else ""
+    if len(seeds) == 1:
+        sentences.append(ONE_SEED)
+    elif len(seeds) < FEW_SEEDS:
         sentences.append(
-            f"{len(seeds)} seed{plural}: their spread is hardly known, and intervals are wide wherever "
-            "seeds "
-            "differ."
+            f"{len(seeds)} seeds: their spread is hardly known, and intervals are wide wherever seeds differ."
         )
     return sentences

@@ -80,7 +80,7 @@ TERMS: dict[str, str] = {
     "band": "the settings of a knob that are safe",
     "hypervolume": "volume that a front dominates, from each objective's reference point; larger is better",
     "front": "settings that no other beats in every objective (Pareto)",
-    "knee": "the front's point farthest from the line between its ends",
+    "knee": "the front's point nearest to the best of every objective, each in units of the front's range",
     "control": "the first-order method at the same budget: LoRA, or QLoRA",
     "rung": "one way of cutting a trained adapter",
     "±": "standard deviation over seeds",

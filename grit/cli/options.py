@@ -47,7 +47,8 @@ class DataOptions:
     )
     set: list[str] = flag(
         [],
-        "any field of the configuration, e.g. basis=balanced rank=8 (--help-fields lists them)",
+        "any field of the configuration, e.g. basis=balanced rank=8 (`python -m grit train --help-fields` "
+        "lists them)",
         metavar="FIELD=VALUE",
         action="extend",
     )

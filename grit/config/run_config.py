@@ -313,7 +313,7 @@ def section_of(name: str) -> str:
     field_name = ALIASES.get(name, name)
     if field_name not in _SECTION_OF:
         reference = "must be tau, T, lambda or another setting: --help-fields lists them"
-        raise ConfigError("knob", name, among(name, [*ALIASES, *SETTING_NAMES], reference=reference))
+        raise ConfigError("setting", name, among(name, [*ALIASES, *SETTING_NAMES], reference=reference))
     return _SECTION_OF[field_name]
 
 

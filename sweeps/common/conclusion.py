@@ -106,13 +106,13 @@ def conclude(
 
 
 def _counts_in_words(outcome: StudyOutcome) -> str:
-    """How many trials ended how, what the search still had to ask for, and how long it all took."""
+    """How many trials ended how, what the search still had to ask for, and how long training took."""
     counts = Counter(record.status for record in outcome.records)
     words = [f"{count} {_in_words(status)}" for status, count in counts.items()]
     if to_ask := outcome.expected - len(outcome.records):
         words.append(f"{to_ask} of the search to be asked for")
     reused = f"; {outcome.reused} reused" if outcome.reused else ""
-    return f"{', '.join(words)} in {outcome.seconds:.0f} s{reused}"
+    return f"{', '.join(words)}{reused}; running them took {outcome.seconds:.0f} s"
 
 
 def address_lines(tracker: Tracker) -> str:

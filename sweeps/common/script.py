@@ -161,7 +161,8 @@ class StudyScript:
             return EXIT_BAD_INPUT
         except KeyboardInterrupt:
             print(
-                "interrupted before the first trial or after the last; records are as they were",
+                "interrupted before the first trial or after the last: what was recorded is whole, and the "
+                "same command with the same --output goes on (python -m analysis.report FOLDER writes its report)",
                 file=sys.stderr,
             )
             return EXIT_INTERRUPTED

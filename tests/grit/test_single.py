@@ -216,7 +216,7 @@ def test_a_run_that_diverged_can_be_looked_at_again(tmp_path, capsys):
         (["--task", "gsm8k"], "train-file = None"),
         (["--method", "lora", "--tau", "0.9"], "knob of GRIT"),
         (["--tau", "1.5"], r"tau \(rank_adaptation_threshold\) = 1.5"),
-        (["--set", "colour=red"], "knob = 'colour'"),
+        (["--set", "colour=red"], "setting = 'colour'"),
         (["--resume"], "holds no run to resume"),
         (["--probes", "arc_challenge=/no/file"], "cannot be read"),
         (["--set", "temperature=-1"], "temperature = -1"),

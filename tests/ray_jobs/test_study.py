@@ -73,7 +73,7 @@ def test_overrides_take_knobs_and_any_field_and_refuse_others():
         changed.grit.preconditioner,
         changed.optimization.learning_rate,
     ) == (None, "kfac", 1e-2)
-    with pytest.raises(ConfigError, match="knob = 'Tau'"):
+    with pytest.raises(ConfigError, match="setting = 'Tau'"):
         with_overrides(base, {"Tau": 0.9})
     with pytest.raises(ConfigError, match="tau .*= 1.5"):
         with_overrides(base, {"tau": 1.5})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -95,6 +95,13 @@ def _without_a_rate(data: StudyData, tuned: Mapping[Method, TunedMethod], regime
     return [METHODS[method].title for method in planned if method not in tuned]
 
 
+def _multiples(methods: Iterable[Method]) -> str:
+    """Of which methods the grid is times a multiple, in brackets; nothing where of none."""
+    specs = [METHODS[method] for method in methods]
+    times = [f"{spec.title} {spec.rate_multiple:g}" for spec in specs if spec.rate_multiple != 1]
+    return f" (times a multiple where rates are of another size: {', '.join(times)})" if times else ""
+
+
 def _sections(
     data: StudyData,
     points: Sequence[PointSummary],
@@ -108,9 +115,9 @@ def _sections(
         name=f"tuned_{regime}",
         title=f"Each method at its best learning rate, {regime}-matched",
         sentences=[
-            f"All have the same {same}, seeds, examples and grid of learning rates. The rate was chosen on "
-            "the even half of the evaluation examples, quality and its difference are those of the odd "
-            "half; forgetting is measured on text that chose nothing.",
+            f"All have the same {same}, seeds, examples and grid of learning rates{_multiples(tuned)}. The "
+            "rate was chosen on the even half of the evaluation examples, quality and its difference are "
+            "those of the odd half; forgetting is measured on text that chose nothing.",
             "Against LoRA's frontier: quality minus what LoRA reaches at the same forgetting by another "
             "learning rate, or with its trained update scaled down where that was scored (linear between its "
             "points, from the untuned model; flat beyond its best). "

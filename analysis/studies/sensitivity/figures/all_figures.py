@@ -34,7 +34,8 @@ def sensitivity_figures(
         name="strips",
         caption="The answer: every setting's difference with its 95% interval, in units of its tolerance; "
         "what lies right of the black line is good enough. Verdicts keep their error rate over all settings "
-        "and all looks, so that they ask for more than one interval does; with one seed nothing is decided.",
+        "and all looks, so that they ask for more than one interval does; with one seed nothing is that "
+        "depends on how seeds differ.",
         compute=partial(strip_figure.strips_of, bands),
         draw=strip_figure.draw_strips,
     )
