@@ -162,7 +162,7 @@ class StudyScript:
         except KeyboardInterrupt:
             print(
                 "interrupted before the first trial or after the last: what was recorded is whole, and the "
-                "same command with the same --output goes on (python -m analysis.report FOLDER writes its report)",
+                "same command with the same --output goes on (the report: python -m analysis.report FOLDER)",
                 file=sys.stderr,
             )
             return EXIT_INTERRUPTED
