@@ -154,18 +154,29 @@ def score_differences(
     )
 
 
-def held_out_differences(
-    data: StudyData, points: Mapping[str, PointSummary], pairs: Sequence[tuple[str, str]]
+def point_differences(
+    data: StudyData,
+    points: Mapping[str, PointSummary],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    examples: slice = slice(None),
 ) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
-    """As `unlike_score_differences` of these points; quality on the odd examples, for the even ones chose."""
+    """As `unlike_score_differences` of these points; quality on these `examples`."""
     quality: dict[str, SettingScores] = {}
     forgetting: dict[str, SettingScores] = {}
     for name, point in points.items():
         forgotten, tokens = forgetting_matrix(data, point)
-        quality[name] = SettingScores(seeds=point.seeds, values=quality_matrix(data, point)[:, 1::2])
+        quality[name] = SettingScores(seeds=point.seeds, values=quality_matrix(data, point)[:, examples])
         forgetting[name] = SettingScores(seeds=point.seeds, values=forgotten)
     metric = next(iter(points.values())).quality_metric
     return unlike_score_differences(pairs, quality, forgetting, metric=metric, tokens=tokens)
+
+
+def held_out_differences(
+    data: StudyData, points: Mapping[str, PointSummary], pairs: Sequence[tuple[str, str]]
+) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
+    """As `point_differences`; quality on the odd examples, for the even ones chose."""
+    return point_differences(data, points, pairs, examples=slice(1, None, 2))
 
 
 def joint_verdict(quality: CorrectedContrast | None, forgetting: CorrectedContrast | None) -> JointVerdict:

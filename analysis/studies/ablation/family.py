@@ -14,10 +14,9 @@ from analysis.evidence.corrected import (
     JointVerdict,
     contrast_of,
     joint_verdict,
-    score_differences,
+    point_differences,
 )
 from analysis.evidence.load import StudyData
-from analysis.evidence.noise import regime_noise
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column, spread_column
 from analysis.page.table import Column, Table
@@ -92,17 +91,14 @@ def _against_references(
     data: StudyData, members: dict[str, PointSummary]
 ) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
     """Quality and forgetting of every member against two-sided GRIT on its backbone, by point_id."""
-    references = {}
+    by_id = {point.point_id: point for point in members.values() if point.records}
+    pairs = []
     for name, point in members.items():
         reference = members.get("qgrit" if name.startswith("q") else "grit")
         if reference is not None and reference is not point:
-            references[point.point_id] = reference.point_id
-    noise = regime_noise(data, list(members.values()))
-    if noise is None:
-        return {}, {}
-    names, others = list(references), list(references.values())
-    metric = next(iter(members.values())).quality_metric
-    return score_differences((noise.quality, noise.forgetting), names, others, metric)
+            pairs.append((point.point_id, reference.point_id))
+    pairs = [pair for pair in pairs if by_id.keys() >= {*pair}]
+    return point_differences(data, by_id, pairs) if pairs else ({}, {})
 
 
 def own_basis_step(data: StudyData, point: PointSummary) -> float | str:

@@ -29,8 +29,9 @@ def build(data: StudyData, folder: Path) -> WrittenPage:
             title="One-sided against two-sided",
             sentences=[
                 "Differences are paired by seed and by example (or document), with 95% intervals "
-                "of all settings' noise together (docs/reference/verdicts.md); words follow the corrected "
-                "p-values. "
+                "of all settings' noise together, but for those that stray over seeds far more than the "
+                "median one, which are compared on their own (docs/reference/verdicts.md); words follow the "
+                "corrected p-values. "
                 '"-uni" projects B by A\'s basis.',
                 "The verdict joins quality and forgetting: it is mixed where one is better and the other "
                 "worse, and inconclusive as well where the one that is better stands beside another that "

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.evidence.corrected import CorrectedContrast, JointVerdict, joint_verdict, score_differences
+from analysis.evidence.corrected import CorrectedContrast, JointVerdict, joint_verdict, point_differences
 from analysis.evidence.load import StudyData
-from analysis.evidence.noise import regime_noise
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column, spread_column
 from analysis.page.table import Column, Table
@@ -46,13 +45,11 @@ def switch_rows(data: StudyData, points: Sequence[PointSummary]) -> list[SwitchR
     if default is None:
         return []
     switches = [p for p in points if p is not default and p.records and p.designs & SWITCH_DESIGNS]
-    noise = regime_noise(data, points)
-    if noise is None or not default.records:
+    if not default.records or not switches:
         return []
-    names = [point.point_id for point in switches]
-    references = [default.point_id] * len(names)
-    models = (noise.quality, noise.forgetting)
-    quality, forgetting = score_differences(models, names, references, default.quality_metric)
+    by_id = {point.point_id: point for point in (default, *switches)}
+    pairs = [(point.point_id, default.point_id) for point in switches]
+    quality, forgetting = point_differences(data, by_id, pairs)
     return [
         SwitchRow(point=point, quality=quality[point.point_id], forgetting=forgetting[point.point_id])
         for point in switches
