@@ -134,6 +134,6 @@ def area_answer(rows: Sequence[AreaRow]) -> str:
     own = [row for row in judged if row.tuned.method == "grit"]
     grit = "".join(f"GRIT's lies {shown(contrast_of(row.area))} above it ({row.word}). " for row in own)
     return (
-        f"Whole frontiers against LoRA's, at equal forgetting: {grit}"
+        f"Over all rates together, whole frontiers against LoRA's at equal forgetting: {grit}"
         f"Above: {', '.join(better) or 'none'}; below: {', '.join(worse) or 'none'}."
     )

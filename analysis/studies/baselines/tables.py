@@ -130,8 +130,8 @@ def reached_answer(rows: Sequence[ReachedRow], regime: str, without_a_rate: Sequ
     return (
         f"{regime.capitalize()}-matched. {'; '.join(own) or 'GRIT was not measured'}. "
         f"{decided} of {len(words)} comparisons with LoRA's best (quality, and forgetting) are decided. "
-        "After Holm's correction "
-        f"above LoRA's frontier: {', '.join(above) or 'none'}; below: {', '.join(below) or 'none'}.{gone}"
+        "Each at its best rate alone, after Holm's correction above LoRA's frontier, its gaps between two "
+        f"points included: {', '.join(above) or 'none'}; below: {', '.join(below) or 'none'}.{gone}"
     )
 
 
