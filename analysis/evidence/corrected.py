@@ -119,6 +119,41 @@ def unlike_differences(
     return corrected_for_number(others, contrasts, tolerance)
 
 
+#: Contrasts in quality and in forgetting.
+Contrasts = tuple[list[Contrast], list[Contrast]]
+
+
+def unlike_score_contrasts(
+    pairs: Sequence[tuple[str, str]],
+    quality: Mapping[str, SettingScores],
+    forgetting: Mapping[str, SettingScores],
+    *,
+    metric: str,
+    tokens: Floats,
+) -> Contrasts:
+    """The first of each pair less the second; settings may be unlike.
+
+    Examples count alike, documents by their `tokens`; `metric` says what a quality can be.
+    """
+    examples = next(iter(quality.values())).values.shape[1]
+    uniform = np.full(examples, 1 / examples)
+    return (
+        unlike_contrasts(pairs, quality, uniform, quality_bounds(metric)),
+        unlike_contrasts(pairs, forgetting, tokens / tokens.sum(), UNBOUNDED),
+    )
+
+
+def corrected_scores(
+    names: Sequence[str], contrasts: Contrasts, metric: str
+) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
+    """Contrasts in quality and in forgetting by their names, each corrected for its number."""
+    quality, forgetting = contrasts
+    return (
+        corrected_for_number(names, quality, tolerance_of(metric)),
+        corrected_for_number(names, forgetting, FORGETTING_TOLERANCE),
+    )
+
+
 def unlike_score_differences(
     pairs: Sequence[tuple[str, str]],
     quality: Mapping[str, SettingScores],
@@ -127,20 +162,9 @@ def unlike_score_differences(
     metric: str,
     tokens: Floats,
 ) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
-    """The first of each pair against the second in quality and in forgetting, by its name.
-
-    Settings may be unlike. Examples count alike, documents by their `tokens`; `metric` says what a quality
-    can be, and what is equivalent.
-    """
-    names = [name for name, _ in pairs]
-    examples = next(iter(quality.values())).values.shape[1]
-    uniform = np.full(examples, 1 / examples)
-    of_quality = unlike_contrasts(pairs, quality, uniform, quality_bounds(metric))
-    of_forgetting = unlike_contrasts(pairs, forgetting, tokens / tokens.sum(), UNBOUNDED)
-    return (
-        corrected_for_number(names, of_quality, tolerance_of(metric)),
-        corrected_for_number(names, of_forgetting, FORGETTING_TOLERANCE),
-    )
+    """The first of each pair against the second in quality and in forgetting, by its name."""
+    contrasts = unlike_score_contrasts(pairs, quality, forgetting, metric=metric, tokens=tokens)
+    return corrected_scores([name for name, _ in pairs], contrasts, metric)
 
 
 def score_differences(
@@ -154,14 +178,14 @@ def score_differences(
     )
 
 
-def point_differences(
+def point_contrasts(
     data: StudyData,
     points: Mapping[str, PointSummary],
     pairs: Sequence[tuple[str, str]],
     *,
     examples: slice = slice(None),
-) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
-    """As `unlike_score_differences` of these points; quality on these `examples`."""
+) -> Contrasts:
+    """As `unlike_score_contrasts` of these points; quality on these `examples`."""
     quality: dict[str, SettingScores] = {}
     forgetting: dict[str, SettingScores] = {}
     for name, point in points.items():
@@ -169,7 +193,20 @@ def point_differences(
         quality[name] = SettingScores(seeds=point.seeds, values=quality_matrix(data, point)[:, examples])
         forgetting[name] = SettingScores(seeds=point.seeds, values=forgotten)
     metric = next(iter(points.values())).quality_metric
-    return unlike_score_differences(pairs, quality, forgetting, metric=metric, tokens=tokens)
+    return unlike_score_contrasts(pairs, quality, forgetting, metric=metric, tokens=tokens)
+
+
+def point_differences(
+    data: StudyData,
+    points: Mapping[str, PointSummary],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    examples: slice = slice(None),
+) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
+    """The same, by the first of each pair and corrected for their number."""
+    contrasts = point_contrasts(data, points, pairs, examples=examples)
+    metric = next(iter(points.values())).quality_metric
+    return corrected_scores([name for name, _ in pairs], contrasts, metric)
 
 
 def held_out_differences(

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.evidence.corrected import (
+    Contrasts,
     CorrectedContrast,
     JointVerdict,
     contrast_of,
+    corrected_scores,
     joint_verdict,
-    point_differences,
+    point_contrasts,
 )
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import PointSummary
@@ -66,7 +68,7 @@ def family_rows(data: StudyData, points: Sequence[PointSummary]) -> list[FamilyR
     members = family_members(points)
     config = data.study.config
     published = TABLE_11.get((config.backbone.model, config.task.name), {})
-    quality, forgetting = _against_references(data, members)
+    quality, forgetting = _against_references(data, members, points)
     rows = []
     for name in ORDER:
         point = members.get(name)
@@ -88,17 +90,30 @@ def family_rows(data: StudyData, points: Sequence[PointSummary]) -> list[FamilyR
 
 
 def _against_references(
-    data: StudyData, members: dict[str, PointSummary]
+    data: StudyData, members: dict[str, PointSummary], points: Sequence[PointSummary]
 ) -> tuple[dict[str, CorrectedContrast], dict[str, CorrectedContrast]]:
-    """Quality and forgetting of every member against two-sided GRIT on its backbone, by point_id."""
-    by_id = {point.point_id: point for point in members.values() if point.records}
-    pairs = []
-    for name, point in members.items():
-        reference = members.get("qgrit" if name.startswith("q") else "grit")
-        if reference is not None and reference is not point:
-            pairs.append((point.point_id, reference.point_id))
-    pairs = [pair for pair in pairs if by_id.keys() >= {*pair}]
-    return point_differences(data, by_id, pairs) if pairs else ({}, {})
+    """Quality and forgetting of every member against two-sided GRIT on its backbone, by point_id.
+
+    What a seed does is common to all settings of one backbone, and another thing on the quantized one: each
+    backbone has its model of the noise, of all its settings.
+    """
+    names: list[str] = []
+    contrasts: Contrasts = ([], [])
+    for reference in (members.get("grit"), members.get("qgrit")):
+        if reference is None:
+            continue
+        alike = [point for point in points if point.config.quantized == reference.config.quantized]
+        pairs = [
+            (point.point_id, reference.point_id)
+            for point in members.values()
+            if point is not reference and point.config.quantized == reference.config.quantized
+        ]
+        if pairs:
+            made = point_contrasts(data, {point.point_id: point for point in alike}, pairs)
+            names += [name for name, _ in pairs]
+            contrasts = (contrasts[0] + made[0], contrasts[1] + made[1])
+    metric = next(iter(members.values())).quality_metric if members else ""
+    return corrected_scores(names, contrasts, metric) if names else ({}, {})
 
 
 def own_basis_step(data: StudyData, point: PointSummary) -> float | str:
