@@ -185,6 +185,9 @@ def _check_agreement(record: TrialRecord, predictions: Predictions) -> None:
     spec = METRICS.get(metric or "")
     if spec is not None and not spec.low <= measured.quality <= spec.high:  # type: ignore[operator]
         raise TableError(f"its quality is {measured.quality:.4g}, which {metric} cannot be")
+    for name in ("train_seconds", "eval_seconds"):
+        if getattr(measured, name) is None:
+            raise TableError(f"its record has no {name}")
     for name in ("footprint", "overhead"):
         if getattr(measured, name) < 0:
             raise TableError(f"its {name} is {getattr(measured, name):.4g}, below zero")

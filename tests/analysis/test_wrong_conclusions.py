@@ -174,6 +174,7 @@ def test_a_collapse_is_named_and_not_averaged(tmp_path):
         ({"forgetting": 0.3}, "its predictions 0.1"),
         ({"footprint": -0.2}, "below zero"),
         ({"quality": 1.5}, "exact_match cannot be"),
+        ({"eval_seconds": None}, "has no eval_seconds"),
     ],
 )
 def test_numbers_that_cannot_be_are_left_out_and_named(tmp_path, wrong, words):
