@@ -40,17 +40,22 @@ from grit.training.workbench import Workbench
 Returned = TypeVar("Returned")
 
 
+def task_in(data: Path | None) -> TaskSource:
+    """GSM8K from the files in a folder; without one the embedded task."""
+    if data is None:
+        return TaskSource(name="arithmetic")
+    train, test, text = (
+        str(data / f"{name}.jsonl") for name in ("gsm8k_train", "gsm8k_test", "general_text_heldout")
+    )
+    return TaskSource(name="gsm8k", train_file=train, eval_file=test, retention_file=text)
+
+
 def configuration(options: argparse.Namespace) -> RunConfig:
     """GSM8K with the task's own metric, or the embedded task."""
-    task = TaskSource(name="arithmetic")
-    if options.data is not None:
-        train, test = options.data / "gsm8k_train.jsonl", options.data / "gsm8k_test.jsonl"
-        text = options.data / "general_text_heldout.jsonl"
-        task = TaskSource(name="gsm8k", train_file=str(train), eval_file=str(test), retention_file=str(text))
     return RunConfig.of(
         method="lora",
         budget=Budget(regime="step", amount=options.steps),
-        task=task,
+        task=task_in(options.data),
         model=options.model,
         rank=16,
         alpha=32.0,

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evaluation import task_in
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers
 from grit.config.run_config import RunConfig
-from grit.config.sections import Budget, TaskSource
+from grit.config.sections import Budget
 from grit.data.encode import IGNORED_LABEL, TrainingOrder, collate
 from grit.methods.lora import add_lora
 from grit.training.workbench import Workbench
@@ -32,14 +33,10 @@ from grit.training.workbench import Workbench
 
 def configuration(options: argparse.Namespace) -> RunConfig:
     """Plain LoRA without dropout, so that both ways can be compared number by number."""
-    task = TaskSource(name="arithmetic")
-    if options.data is not None:
-        rows, text = options.data / "gsm8k_train.jsonl", options.data / "general_text_heldout.jsonl"
-        task = TaskSource(name="gsm8k", train_file=str(rows), eval_file=str(rows), retention_file=str(text))
     return RunConfig.of(
         method="lora",
         budget=Budget(regime="step", amount=options.steps),
-        task=task,
+        task=task_in(options.data),
         model=options.model,
         rank=16,
         alpha=32.0,

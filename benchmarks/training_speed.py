@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evaluation import task_in
 from tqdm import tqdm
 
 from grit.adapters.lean_pass import lean_pass
 from grit.config.registry import Method
 from grit.config.run_config import RunConfig
-from grit.config.sections import Budget, TaskSource
+from grit.config.sections import Budget
 from grit.data.encode import TrainingOrder, micro_batches
 from grit.training.run import RunState
 from grit.training.workbench import Workbench
@@ -39,14 +40,10 @@ WAYS = ("full", "lean")
 
 def configuration(options: argparse.Namespace, method: Method) -> RunConfig:
     """Micro-batches of four, four of them a step, dropout as in fine-tuning."""
-    task = TaskSource(name="arithmetic")
-    if options.data is not None:
-        rows, text = options.data / "gsm8k_train.jsonl", options.data / "general_text_heldout.jsonl"
-        task = TaskSource(name="gsm8k", train_file=str(rows), eval_file=str(rows), retention_file=str(text))
     return RunConfig.of(
         method=method,
         budget=Budget(regime="step", amount=options.steps),
-        task=task,
+        task=task_in(options.data),
         model=options.model,
         rank=16,
         alpha=32.0,

@@ -67,7 +67,7 @@ class Page:
 
 
 #: What a page says first whose study has one.
-ONE_SEED = (
+OF_ONE_SEED = (
     "One seed: how much seeds differ is not known. Intervals are of the examples alone, and narrow; what is "
     "told of a setting is told of that seed."
 )
@@ -88,8 +88,8 @@ class WrittenPage:
 
     def terminal(self) -> str:
         """What stands on the terminal at the end of the study."""
-        alone = [sentence for sentence in self.context["limits"] if sentence == ONE_SEED]
-        return "\n".join([*alone, self.page.terminal()])
+        first = [OF_ONE_SEED] if len(self.context["seeds"]) == 1 else []
+        return "\n".join([*first, self.page.terminal()])
 
     def marks(self) -> StudyMarks:
         """Its settings' means, fronts and verdicts."""
@@ -186,7 +186,7 @@ def _limits(studies: Sequence[StudyData], seeds: Sequence[int]) -> list[str]:
         "of others."
     ]
     if len(seeds) == 1:
-        sentences.append(ONE_SEED)
+        sentences.append(OF_ONE_SEED)
     elif len(seeds) < FEW_SEEDS:
         sentences.append(
             f"{len(seeds)} seeds: their spread is hardly known, and intervals are wide wherever seeds differ."

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
-from analysis.evidence.corrected import FORGETTING_TOLERANCE, CorrectedContrast, corrected_for_number
+from analysis.evidence.corrected import CorrectedContrast, unlike_score_differences
 from analysis.evidence.load import StudyData
-from analysis.evidence.noise import UNBOUNDED, quality_bounds
 from analysis.evidence.point_summary import (
     PointSummary,
     forgetting_matrix,
@@ -20,11 +16,8 @@ from analysis.evidence.point_summary import (
     quality_matrix,
     summarize_points,
 )
-from analysis.stats.arrays import Floats
 from analysis.stats.estimates import Estimate
 from analysis.stats.pooled_noise import SettingScores
-from analysis.stats.unlike import unlike_contrasts
-from grit.tasks.metrics import tolerance_of
 from ray_jobs.records.study_file import StudyFile
 
 #: The method whose setting is the same on a backbone that is not quantized.
@@ -89,58 +82,33 @@ def _judged(first: StudyData, second: StudyData, settings: list[SharedSetting]) 
     paired = [setting for setting in settings if setting.quality_alone is not None]
     if not paired:
         return settings
-    _, tokens = forgetting_matrix(first, paired[0].point)
-    examples = quality_matrix(first, paired[0].point).shape[1]
-    metric = paired[0].point.quality_metric
-    quality = _differences(
-        _scores_of(first, second, paired, quality_matrix),
-        np.full(examples, 1 / examples),
-        bounds=quality_bounds(metric),
-        tolerance=tolerance_of(metric),
-    )
-    forgetting = _differences(
-        _scores_of(first, second, paired, lambda data, point: forgetting_matrix(data, point)[0]),
-        tokens / tokens.sum(),
-        bounds=UNBOUNDED,
-        tolerance=FORGETTING_TOLERANCE,
+    quality: dict[str, SettingScores] = {}
+    forgetting: dict[str, SettingScores] = {}
+    for setting in paired:
+        # the second study's is named as the setting is: differences have the name of the first of a pair
+        named = setting.point.point_id
+        for name, data, point in ((named, second, setting.other), (_in_first(named), first, setting.point)):
+            forgotten, tokens = forgetting_matrix(data, point)
+            quality[name] = SettingScores(seeds=point.seeds, values=quality_matrix(data, point))
+            forgetting[name] = SettingScores(seeds=point.seeds, values=forgotten)
+    of_quality, of_forgetting = unlike_score_differences(
+        [(setting.point.point_id, _in_first(setting.point.point_id)) for setting in paired],
+        quality,
+        forgetting,
+        metric=paired[0].point.quality_metric,
+        tokens=tokens,
     )
     return [
-        replace(row, quality=quality.get(row.point.point_id), forgetting=forgetting.get(row.point.point_id))
+        replace(
+            row, quality=of_quality.get(row.point.point_id), forgetting=of_forgetting.get(row.point.point_id)
+        )
         for row in settings
     ]
 
 
-def _scores_of(
-    first: StudyData,
-    second: StudyData,
-    settings: Sequence[SharedSetting],
-    values: Callable[[StudyData, PointSummary], Floats],
-) -> dict[str, tuple[SettingScores, SettingScores]]:
-    """Of every setting in both studies, by the first's `point_id`."""
-    scores = {}
-    for setting in settings:
-        one, two = setting.point, setting.other
-        scores[one.point_id] = (
-            SettingScores(seeds=one.seeds, values=values(first, one)),
-            SettingScores(seeds=two.seeds, values=values(second, two)),
-        )
-    return scores
-
-
-def _differences(
-    scores: Mapping[str, tuple[SettingScores, SettingScores]],
-    weights: Floats,
-    *,
-    bounds: tuple[float, float],
-    tolerance: float,
-) -> dict[str, CorrectedContrast]:
-    """The second of each pair less the first, corrected for their number."""
-    pairs = [(f"{name} 2", f"{name} 1") for name in scores]
-    every: dict[str, SettingScores] = {}
-    for name, (one, two) in scores.items():
-        every |= {f"{name} 1": one, f"{name} 2": two}
-    contrasts = unlike_contrasts(pairs, every, weights, bounds)
-    return corrected_for_number(list(scores), contrasts, tolerance)
+def _in_first(point_id: str) -> str:
+    """A setting's name as the first study has it, beside the second's."""
+    return f"{point_id} in the first"
 
 
 def _by_setting(data: StudyData) -> dict[tuple[Any, ...], PointSummary]:

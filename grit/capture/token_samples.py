@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grit.adapters.peft_adapters import AdaptedLayer
-from grit.capture.watched_passes import watched_passes
+from grit.capture.watched_passes import real_positions, watched_passes
 from grit.errors import ConfigError
 
 
@@ -28,38 +28,26 @@ class TokenSamples(NamedTuple):
 
 
 class _Collected:
-    """What passes through the layers at the tokens that are kept.
+    """What passes through the layers at the positions that count, token by token."""
 
-    Args:
-        masks: of every batch (batch, length), the kept tokens; in their order.
-    """
-
-    def __init__(self, masks: Sequence[Tensor]) -> None:
+    def __init__(self) -> None:
         self.inputs: dict[str, list[Tensor]] = {}
         self.gradients: dict[str, list[Tensor]] = {}
-        self._masks, self._kept = iter(masks), torch.empty(0)
-
-    @property
-    def mask(self) -> Tensor:
-        """The kept tokens of the present batch."""
-        return self._kept
-
-    @mask.setter
-    def mask(self, _real: Tensor | None) -> None:
-        """The next batch begins."""
-        self._kept = next(self._masks)
+        self.mask: Tensor | None = None
 
     def hook(self, layer: AdaptedLayer) -> Callable[..., None]:
         """A forward hook on the layer under the adapter."""
         name = layer.name
 
         def forward(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            assert self.mask is not None
             self.inputs.setdefault(name, []).append(inputs[0].detach()[self.mask])
             output.register_hook(lambda gradient: self._add(name, gradient))
 
         return forward
 
     def _add(self, name: str, gradient: Tensor) -> None:
+        assert self.mask is not None
         self.gradients.setdefault(name, []).append(gradient.detach()[self.mask])
 
 
@@ -83,13 +71,15 @@ def token_samples(
     Raises:
         ConfigError: the text has no labels.
     """
-    real = [batch["attention_mask"] > 0 for batch in batches]
+    real = [real_positions(batch) for batch in batches]
     total = sum(int(mask.sum()) for mask in real)
-    kept = torch.linspace(0, total - 1, min(tokens, total)).long()
-    collected = _Collected(_of_batches(real, kept))
+    masks = _evenly_spaced(real, tokens)
+    collected = _Collected()
     modes = [(module, module.training) for module in model.modules()]
     try:
-        labels = watched_passes(model.eval(), layers, batches, collected, adapter_acts=adapter_acts)
+        labels = watched_passes(
+            model.eval(), layers, batches, collected, masks=masks, adapter_acts=adapter_acts
+        )
     finally:
         for module, training in modes:
             module.training = training
@@ -103,14 +93,10 @@ def token_samples(
     return samples
 
 
-def _of_batches(real: Sequence[Tensor], kept: Tensor) -> list[Tensor]:
-    """Masks of the tokens that are kept, by batch; `kept` counts the real tokens of all."""
-    masks, begins = [], 0
-    for mask in real:
-        count = int(mask.sum())
-        within = kept[(kept >= begins) & (kept < begins + count)] - begins
-        chosen_here = torch.zeros(count, dtype=torch.bool)
-        chosen_here[within] = True
-        masks.append(torch.zeros_like(mask).masked_scatter(mask, chosen_here.to(mask.device)))
-        begins += count
-    return masks
+def _evenly_spaced(real: Sequence[Tensor], tokens: int) -> list[Tensor]:
+    """Of each batch's real positions those that are kept: so many of all, evenly spaced."""
+    counts = [int(mask.sum()) for mask in real]
+    keeps = torch.zeros(sum(counts), dtype=torch.bool)
+    keeps[torch.linspace(0, len(keeps) - 1, min(tokens, len(keeps))).long()] = True
+    parts = zip(real, keeps.split(counts), strict=True)
+    return [torch.zeros_like(mask).masked_scatter(mask, part.to(mask.device)) for mask, part in parts]

@@ -18,7 +18,7 @@ class LayerWatcher(Protocol):
     """What looks at a layer's inputs and outputs.
 
     Attributes:
-        mask: (batch, length), which positions of the present batch are real; set before each pass.
+        mask: (batch, length), which positions of the present batch count; set before each pass.
     """
 
     mask: Tensor | None
@@ -27,12 +27,18 @@ class LayerWatcher(Protocol):
         """A forward hook on the layer under the adapter."""
 
 
+def real_positions(batch: Mapping[str, Tensor]) -> Tensor:
+    """(batch, length): what is no padding."""
+    return batch["attention_mask"] > 0
+
+
 def watched_passes(
     model: Any,
     layers: Sequence[AdaptedLayer],
     batches: Sequence[Mapping[str, Tensor]],
     watcher: LayerWatcher,
     *,
+    masks: Sequence[Tensor] | None = None,
     adapter_acts: bool = False,
 ) -> int:
     """Forward and backward passes; the loss is the sum over a batch's labels.
@@ -42,6 +48,7 @@ def watched_passes(
         layers: which are watched.
         batches: with `attention_mask` and `labels`.
         watcher: what watches them.
+        masks: the positions that count, of each batch; all real ones without it.
         adapter_acts: whether they go through the model as it is, or, as mostly, under its adapter.
 
     Returns:
@@ -67,8 +74,8 @@ def watched_passes(
         hooks += [layer.base.register_forward_hook(watcher.hook(layer)) for layer in layers]
         for hook in hooks:
             undo.callback(hook.remove)
-        for batch in batches:
-            watcher.mask = batch["attention_mask"] > 0
+        for batch, mask in zip(batches, masks or map(real_positions, batches), strict=True):
+            watcher.mask = mask
             count = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
             (model(**batch).loss * count).backward()
             labels += count

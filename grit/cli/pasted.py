@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from grit.secrets import without_secrets
+
 #: What begins an option, and not a value below zero.
 _OPTION = re.compile(r"--?[A-Za-z]")
 
@@ -49,9 +51,11 @@ def command_into(
 
 
 def goes_on(folder: Path, words_given: Sequence[str] | None = None) -> str:
-    """How a study goes on that has ended early: in words, and as a command on a line of its own."""
+    """How a study goes on that has ended early: in words, and as a command on a line, without credentials."""
     own = folder_of_command(folder, sys.argv if words_given is None else words_given)
-    return f"the same command with --output {own} goes on:\n  {command_into(own, words_given)}"
+    return without_secrets(
+        f"the same command with --output {own} goes on:\n  {command_into(own, words_given)}"
+    )
 
 
 def folder_of_command(folder: Path, words: Sequence[str]) -> Path:

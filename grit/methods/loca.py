@@ -136,18 +136,17 @@ class TakingTurns(torch.optim.AdamW):
         coefficients = {"params": [made.original0 for made in trained], "lr": lr}
         places = {"params": [made.original1 for made in trained], "lr": PLACE_RATE}
         super().__init__([{**coefficients, "weight_decay": weight_decay}, {**places, "weight_decay": 0.0}])
-        self._places_until = math.ceil(PLACES_UNTIL * steps)
-        self._turn = min(COEFFICIENT_STEPS + PLACE_STEPS, max(2, self._places_until))
         whole = COEFFICIENT_STEPS + PLACE_STEPS
+        self._places_until = max(2, math.ceil(PLACES_UNTIL * steps))
+        self._turn = min(whole, self._places_until)
         self._coefficient_steps = max(1, self._turn * COEFFICIENT_STEPS // whole)
-        for group in self.param_groups:
-            group["taken"] = 0  # in the state that a checkpoint keeps
+        self.param_groups[0]["taken"] = 0  # in the state that a checkpoint keeps
 
     def step(self, closure: Any = None) -> Any:
         """Of those whose turn it is."""
         taken = self.param_groups[0]["taken"]
         within = taken % self._turn
-        waiting = int(taken >= max(2, self._places_until) or within < self._coefficient_steps)
+        waiting = int(taken >= self._places_until or within < self._coefficient_steps)
         for parameter in self.param_groups[waiting]["params"]:
             parameter.grad = None
         result = super().step(closure)

@@ -54,9 +54,11 @@ class EarlierTasks:
 
     def learned(self, stage: int) -> None:
         """Remembers the adapter as it is now, after stage number `stage` (from 0)."""
-        if not self._layers:
-            return
-        self._sample_restored()
+        if self._layers:
+            self._sample_restored()
+            self._remember(stage)
+
+    def _remember(self, stage: int) -> None:
         samples = token_samples(self._model, self._layers, self._batches(stage), TOKENS, adapter_acts=True)
         self._tasks.append(_Remembered([_factors(layer) for layer in self._layers], samples))
 
@@ -86,7 +88,7 @@ class EarlierTasks:
         present = [_factors(layer) for layer in self._layers]
         for stage, factors in enumerate(restored):
             _put(self._layers, factors)
-            self.learned(stage)
+            self._remember(stage)
         _put(self._layers, present)
 
 

@@ -21,7 +21,6 @@ from grit.cli.pasted import goes_on
 from grit.cli.phases import phase
 from grit.config.sections import Budget
 from grit.io.files import write_atomically
-from grit.secrets import without_secrets
 from ray_jobs.design.plan import Study
 from ray_jobs.design.resources import TrialResources
 from ray_jobs.design.search_space import Search
@@ -215,8 +214,7 @@ class StudyRunner:
         """Ends a process that was told to end, and whose Ray answers no more: all that it knew is on disk."""
         self._running.remove()
         print(
-            f"interrupted: Ray has not answered for {PATIENCE_SECONDS:g} s; "
-            f"{without_secrets(goes_on(self._store.folder))}",
+            f"interrupted: Ray has not answered for {PATIENCE_SECONDS:g} s; {goes_on(self._store.folder)}",
             file=sys.stderr,
             flush=True,
         )

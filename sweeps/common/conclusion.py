@@ -71,7 +71,7 @@ def conclude(
         tracker.finish(StudyMarks(), [], interrupted=True)
         print(
             f"error: {outcome.broken}; what was recorded before is whole: once that is mended, "
-            f"{without_secrets(goes_on(output))}",
+            f"{goes_on(output)}",
             file=sys.stderr,
         )
         return EXIT_BROKEN
@@ -157,7 +157,7 @@ def _in_words(status: str) -> str:
 def _exit_code(output: Path, outcome: StudyOutcome) -> int:
     lost = sum(record.status == "failed" for record in outcome.records)
     if outcome.interrupted:
-        print(f"interrupted: {without_secrets(goes_on(output))}", file=sys.stderr)
+        print(f"interrupted: {goes_on(output)}", file=sys.stderr)
         return EXIT_INTERRUPTED
     if lost:
         print(

@@ -3,15 +3,12 @@
 import pytest
 import torch
 from attached import moving, take_step
-from killing import Killed, killed_at
 
 from grit.adapters.peft_adapters import adapted_layers
 from grit.capture.token_samples import token_samples
 from grit.config.sections import Budget
 from grit.errors import ConfigError
 from grit.stepping.earlier_tasks import TOKENS, EarlierTasks
-from grit.training.hooks import Hooks
-from grit.training.trainer import train
 
 WEIGHT = 0.7
 #: Whose A and B are not what is trained.
@@ -112,18 +109,6 @@ def test_a_penalty_keeps_what_was_learned(tiny_llama, token_batches):
         lost[weight] = sum(model(**batch).loss.item() for batch in first) - before
     assert lost[0.0] > 0
     assert lost[1000.0] < 0.5 * lost[0.0], lost
-
-
-def test_interrupted_in_any_stage_equals_uninterrupted(bench, sequence, tmp_path):
-    config = sequence(earlier_penalty=300.0, checkpoint_steps=1)
-    whole = train(config, bench)
-    for kill in (3, 4, 8):
-        with pytest.raises(Killed):
-            train(config, bench, checkpoints=tmp_path, hooks=Hooks(progress=killed_at(kill)))
-    resumed = train(config, bench, checkpoints=tmp_path)
-    assert resumed.measured.resumed_from_step == 7
-    assert [row["loss"] for row in resumed.telemetry] == [row["loss"] for row in whole.telemetry]
-    assert resumed.stages == whole.stages
 
 
 @pytest.mark.parametrize(

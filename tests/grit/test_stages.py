@@ -93,9 +93,12 @@ def test_every_task_so_far_is_measured_after_every_stage(bench, sequence):
     )
 
 
-@pytest.mark.parametrize("method", ["lora", "grit", "osf"])
-def test_interrupted_in_any_stage_equals_uninterrupted(bench, sequence, tmp_path, method):
-    config = sequence(method=method, replay=0.25, checkpoint_steps=1)
+@pytest.mark.parametrize(
+    "method, kept",
+    [*((name, {"replay": 0.25}) for name in ("lora", "grit", "osf")), ("lora", {"earlier_penalty": 300.0})],
+)
+def test_interrupted_in_any_stage_equals_uninterrupted(bench, sequence, tmp_path, method, kept):
+    config = sequence(method=method, checkpoint_steps=1, **kept)
     whole = train(config, bench)
     for kill in (3, 4, 8):
         with pytest.raises(Killed):

@@ -37,12 +37,12 @@ class Blame:
 
     Attributes:
         nodes: put aside, by Ray's id, and why.
-        gpus: put aside, by node and GPU, and why: the node's others are used.
+        gpus: of which nodes one is put aside, and which and why: the node's others are used.
     """
 
     def __init__(self) -> None:
         self.nodes: dict[str, str] = {}
-        self.gpus: dict[str, dict[str, str]] = {}
+        self.gpus: dict[str, str] = {}
         self._faults: dict[str, dict[str, set[str]]] = {}
 
     def fault(self, place: Place, fault: str, why: str) -> str | None:
@@ -55,7 +55,7 @@ class Blame:
         if node_too:
             self.nodes[place.node_id] = f"{place.address}: {why}"
             return None
-        self.gpus[place.node_id] = {place.suspect: f"{place.address}, GPU {place.suspect}: {why}"}
+        self.gpus[place.node_id] = f"{place.address}, GPU {place.suspect}: {why}"
         node.clear()
         return place.suspect
 
@@ -72,5 +72,4 @@ class Blame:
 
     def reasons(self) -> list[str]:
         """Why what is put aside is, in words."""
-        of_gpus = [why for gpus in self.gpus.values() for why in gpus.values()]
-        return sorted({*self.nodes.values(), *of_gpus})
+        return sorted({*self.nodes.values(), *self.gpus.values()})
