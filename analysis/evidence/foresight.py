@@ -88,6 +88,7 @@ def _seeds_for_equals(
 def seen_noise(store: Path, config: RunConfig) -> dict[str, SeenNoise]:
     """By metric, the noise of the newest study in `store` with the same model, task, length and measure.
 
+    Only of its trials that share those too: another rate, or other tasks before, stray otherwise.
     None of it where there is no such study with two seeds.
     """
     folders = sorted(store.glob(f"*/{STUDY_FILE}"), key=lambda path: -path.stat().st_mtime)
@@ -105,7 +106,7 @@ def _of_folder(folder: Path, config: RunConfig) -> dict[str, SeenNoise]:
         return {}
     if _like(data.study.config) != _like(config):
         return {}
-    points = summarize_points(data.records)
+    points = summarize_points([record for record in data.records if _like(record.config) == _like(config)])
     for regime in measured_regimes(points)[:1]:
         noise = regime_noise(data, [point for point in points if point.regime == regime])
         if noise is not None and noise.quality.several_seeds:
@@ -120,6 +121,7 @@ def _like(config: RunConfig) -> tuple[object, ...]:
     return (
         config.backbone.model,
         config.task,
+        config.sequence,
         config.budget.amount,
         config.optimization.learning_rate,
         config.evaluation.quality,

@@ -45,7 +45,7 @@ def adapters_table(
     by_id = {record.trial_id: record for record in records}
     columns: list[Column[AdapterRow]] = [
         Column(header="kept as", value=lambda row: ", ".join(row.roles) or "all"),
-        Column(header="trial", value=lambda row: " ".join(describe(row.record).split()), wide=True),
+        Column(header="trial", value=lambda row: describe(row.record), wide=True),
         Column(header="folder", value=AdapterRow.where),
     ]
     rows = [AdapterRow(study=folder, record=by_id[name], roles=roles) for name, roles in kept.items()]

@@ -175,4 +175,4 @@ class StudyDisplay:
 def running_line(trial_id: str, progress: Mapping[str, Any]) -> str:
     """One running trial: who it is, and where it stands."""
     trial = RunningTrial(trial_id=trial_id, **progress)
-    return f"  {trial_id[:14]} {trial.method} {trial.regime} seed {trial.seed}: {trial.standing()}"
+    return f"  {trial_id} {trial.method} {trial.regime} seed {trial.seed}: {trial.standing()}"

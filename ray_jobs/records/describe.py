@@ -18,7 +18,7 @@ def duration(seconds: float) -> str:
 
 def shown_value(value: Any) -> str:
     """A setting's value as people write it."""
-    if value is None:
+    if value is None or value in ((), []):
         return "none"
     if isinstance(value, list | tuple):
         return ",".join(str(item) for item in value)
@@ -36,17 +36,19 @@ def changes_in_words(record: TrialRecord) -> str:
     return " ".join(f"{name}={value}" for name, value in changes(record).items())
 
 
+def knobs_of(record: TrialRecord) -> dict[str, str]:
+    """A trial's three knobs as people write them; empty where its method has none."""
+    if not record.config.uses_grit:
+        return {}
+    return {name: knob.shown(record.config.setting(name)) for name, knob in KNOBS.items()}
+
+
 def describe(record: TrialRecord) -> str:
     """A trial in a few words."""
-    knobs = "control"
-    if record.config.uses_grit:
-        shown = {name: knob.shown(record.config.setting(name)) for name, knob in KNOBS.items()}
-        knobs = " ".join(f"{name}={value}" for name, value in shown.items())
     plan = record.plan
-    words = (
-        f"{record.method:5} {plan.regime} seed {plan.seed} {plan.design:7} {knobs} {changes_in_words(record)}"
-    )
-    return words.rstrip()
+    knobs = " ".join(f"{name}={value}" for name, value in knobs_of(record).items())
+    words = [record.method, plan.regime, f"seed {plan.seed}", plan.design, knobs, changes_in_words(record)]
+    return " ".join(word for word in words if word)
 
 
 def outcome(record: TrialRecord) -> str:

@@ -96,7 +96,7 @@ def _index_row(study: Path, record: TrialRecord, roles: tuple[str, ...]) -> dict
     row: dict[str, Any] = {
         "trial_id": record.trial_id,
         "roles": list(roles),
-        "trial": " ".join(describe(record).split()),
+        "trial": describe(record),
         "folder": None,
         "problem": None,
     }

@@ -8,9 +8,11 @@ from typing import Any
 
 from tabulate import tabulate
 
+from grit.config.declared_knobs import KNOBS
 from ray_jobs.design.plan import Study
-from ray_jobs.records.describe import describe, duration
+from ray_jobs.records.describe import changes_in_words, duration, knobs_of
 from ray_jobs.records.sequential import SequentialDesign
+from ray_jobs.records.trial_record import TrialRecord
 from sweeps.common.plan_forecast import PlanForecast
 
 #: Why a trial will not run, as its row has it, and in the sentence below the table.
@@ -19,6 +21,25 @@ _LONG = {
     ENDED: "have ended already and will not run again",
     REUSED: "have been run by a study beside this one and are taken over (--no-reuse: not)",
 }
+
+
+#: What tells one planned trial from another.
+_SETTING = ("trial", "method", "regime", "seed", "design", *KNOBS, "also set")
+
+
+def _setting(record: TrialRecord) -> list[str]:
+    """A trial's row under `_SETTING`; a dash where its method has no such knob."""
+    knobs = knobs_of(record) or dict.fromkeys(KNOBS, "-")
+    plan = record.plan
+    return [
+        record.trial_id,
+        record.method,
+        plan.regime,
+        str(plan.seed),
+        plan.design,
+        *knobs.values(),
+        changes_in_words(record),
+    ]
 
 
 def plan_table(study: Study, forecast: PlanForecast, settled: Mapping[str, str]) -> str:
@@ -33,9 +54,10 @@ def plan_table(study: Study, forecast: PlanForecast, settled: Mapping[str, str])
         unit = "steps" if budget.regime == "step" else "s"
         predicted = f"{forecast.predicted[trial.trial_id]:.0f}"
         shown = settled.get(trial.trial_id, predicted)
-        rows.append([trial.trial_id, describe(trial.record), f"{budget.amount:g} {unit}", shown])
-    headers, sides = ["trial", "setting", "budget", "est. s"], ("left", "left", "right", "right")
-    lines = [tabulate(rows, headers=headers, colalign=sides)]
+        rows.append([*_setting(trial.record), f"{budget.amount:g} {unit}", shown])
+    sides = ["left"] * len(_SETTING) + ["right", "right"]
+    headers = [*_SETTING, "budget", "est. s"]
+    lines = [tabulate(rows, headers=headers, colalign=sides, disable_numparse=True)]
     if study.search is not None and forecast.searched:
         lines.append(
             f"then {forecast.searched} searched trials: {study.search.points} points x {len(study.budgets)} "

@@ -95,7 +95,20 @@ def test_what_a_design_can_tell_is_foreseen_from_earlier_records(tmp_path):
         ended(record, quality=float(np.clip(0.5 + 0.01 * generator.normal(), 0, 1)))
         for record in planned(study(**options))
     ]
-    study_folder(tmp_path / "earlier", records, **options)
+    strays = [
+        ended(
+            record.model_copy(
+                update={
+                    "trial_id": f"{number:016x}",
+                    "config": record.config.changed(learning_rate=0.1),
+                    "plan": record.plan.model_copy(update={"overrides": {"learning_rate": 0.1}}),
+                }
+            ),
+            quality=float(generator.uniform()),
+        )
+        for number, record in enumerate(records)
+    ]
+    study_folder(tmp_path / "earlier", [*records, *strays], **options)
     seen = seen_noise(tmp_path, study(**options).base)["quality"]
     assert seen.source == "the records of earlier"
     assert 0.004 < seen.seed_setting < 0.02

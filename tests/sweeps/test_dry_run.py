@@ -26,6 +26,11 @@ def _main(*argv):
     return SCRIPT.main(argv)
 
 
+def _planned(shown):
+    """The rows of planned trials."""
+    return [line for line in shown.splitlines() if re.match(r"[0-9a-f]{16} ", line)]
+
+
 def test_dry_run_prints_every_trial_and_launches_nothing(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     done = subprocess.run(
@@ -45,8 +50,7 @@ def test_dry_run_prints_every_trial_and_launches_nothing(tmp_path):
         env=environment,
     )
     lines = done.stdout.splitlines()
-    planned = sum(" step " in line or " time " in line for line in lines if line[:1] in "0123456789abcdef")
-    assert planned == (6 * 2 + 2 * 3) * 2
+    assert len(_planned(done.stdout)) == (6 * 2 + 2 * 3) * 2
     assert "8 searched trials: 2 points x 2 regimes x 2 seeds" in done.stdout
     assert "one seed at a time where it decides most" in done.stdout
     assert "at most 56 trials; about" in done.stdout
@@ -171,7 +175,7 @@ def test_the_coarse_grid_shares_its_trials_with_the_sweeps(capsys, monkeypatch):
         )
         == 0
     )
-    lines = [line for line in capsys.readouterr().out.splitlines() if " step seed 41 " in line]
+    lines = _planned(capsys.readouterr().out)
     assert len(lines) == 1 + 27
     assert sum(" oat " in line for line in lines) == 7
     assert sum(" grid " in line for line in lines) == 20
@@ -186,7 +190,7 @@ def test_dry_run_of_an_a100_preset_counts_gpu_hours(tmp_path, capsys, monkeypatc
     said = capsys.readouterr().out
     assert "qlora" in said
     assert "GPU-hours" in said
-    assert "T=none" in said
+    assert any(line.split()[1] == "qgrit" and " none " in line for line in _planned(said))
     assert "7800 s" in said
 
 
@@ -219,16 +223,16 @@ def test_designs_are_summed(capsys, monkeypatch):
         )
         == 0
     )
-    lines = [line for line in capsys.readouterr().out.splitlines() if " step seed 41 " in line]
+    lines = _planned(capsys.readouterr().out)
     counts = {
         design: sum(f" {design} " in line for line in lines)
         for design in ("control", "oat", "small-batch", "list")
     }
     assert counts == {
-        "control": 2,
+        "control": 1,
         "oat": 4,
         "small-batch": 5,
         "list": 1,
-    }  # the control again in small batches says so twice
+    }
     assert sum("micro_batch=2" in line for line in lines) == 5
     assert sum("rank=8" in line for line in lines) == 1
