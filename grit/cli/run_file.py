@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from grit.config.declared_knobs import KNOB_OF
+from grit.config.differences import as_read, in_few_words, setting_differences
 from grit.config.run_config import RunConfig, nested_from_flat
 from grit.errors import ConfigError
 from grit.io.files import read_object, write_atomically
@@ -20,9 +19,6 @@ from grit.training.measurements import Measurements, finite
 
 #: In a run's folder: what it is, its last state, and its adapter as plain PEFT reads it.
 RUN_FILE, STATE, ADAPTER = "run.json", "state", "adapter"
-#: How many settings are named by which two runs differ.
-NAMED_SETTINGS = 4
-_CONFIG = TypeAdapter(RunConfig)
 
 
 class RunFile(BaseModel):
@@ -78,33 +74,11 @@ def has_begun(folder: Path, record: RunFile) -> bool:
     return record.status != "planned" or (folder / STATE / CHECKPOINT_FILE).exists()
 
 
-def _as_read(config: RunConfig) -> RunConfig:
-    """As a file gives it back: a whole number of a setting that need not be whole has become a float."""
-    return _CONFIG.validate_json(_CONFIG.dump_json(config))
-
-
 def holds_another(folder: Path, record: RunFile, config: RunConfig) -> ConfigError:
     """Why a folder is refused to another run than its own: by which settings they differ."""
-    there, here = (_flat(each.decisive_settings()) for each in (record.config, _as_read(config)))
-    apart = [name for name in there if name in here and there[name] != here[name]]
-    named = [f"{name} {there[name]} there, {here[name]} here" for name in apart[:NAMED_SETTINGS]]
-    if len(apart) > NAMED_SETTINGS:
-        named.append(f"and {len(apart) - NAMED_SETTINGS} more")
-    what = "; ".join(named) or "other data, or another model of that name"
+    apart = in_few_words(setting_differences(record.config, config))
+    what = apart or "other data, or another model of that name"
     return ConfigError("output", str(folder), f"holds another run ({what}); choose another folder")
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """By name, or their knob's; those of a section in the place of the section."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if not isinstance(value, Mapping):
-            flat[name] = value
-            continue
-        prefix = f"{name} " if name in ("budget", "task") else ""
-        own = {f"{prefix}{KNOB_OF.get(key, key)}": each for key, each in value.items()}
-        flat |= {key: each for key, each in own.items() if key not in flat}
-    return flat
 
 
 def check_room(folder: Path, config: RunConfig, *, resume: bool) -> None:
@@ -124,7 +98,7 @@ def check_room(folder: Path, config: RunConfig, *, resume: bool) -> None:
     record = read_run(folder)
     if not has_begun(folder, record):
         return
-    if record.config.identity({}) != _as_read(config).identity({}):
+    if record.config.identity({}) != as_read(config).identity({}):
         raise holds_another(folder, record, config)
     if not resume:
         ended = record.status != "planned"

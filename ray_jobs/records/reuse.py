@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import get_args
 
+from grit.config.differences import difference
 from grit.config.sections import Regime
 from grit.errors import ConfigError
 from ray_jobs.records.kept_adapters import has_adapter
@@ -112,7 +113,7 @@ def _words(there: Mapping[str, object], here: Mapping[str, object]) -> str:
     apart = []
     for name in dict.fromkeys((*there, *here)):
         if there.get(name) != here.get(name):
-            apart.append(f"{name} {_shown(there, name)} there, {_shown(here, name)} here")
+            apart.append(difference(name, _shown(there, name), _shown(here, name)))
     return ", ".join(apart)
 
 

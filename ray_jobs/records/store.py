@@ -30,6 +30,26 @@ STUDY_PACKAGES = (*PACKAGES, "ray", "optuna", "mlflow")
 LOCK_FILE = ".lock"
 
 
+def another_study(folder: Path, earlier: StudyFile, differences: str = "") -> ConfigError:
+    """Why a folder is refused to another study than its own.
+
+    Args:
+        folder: the folder.
+        earlier: what it holds.
+        differences: by what they differ, where that is known.
+    """
+    made = " ".join(earlier.made_by.command_line)
+    if earlier.last_call.extensions:
+        made += f"; {EXTENSIONS}={','.join(earlier.last_call.extensions)}, whose sources count too"
+    named = f" ({differences})" if differences else ""
+    return ConfigError(
+        "output",
+        str(folder),
+        f"holds another study{named}: continue it with the options it was made with: {made}; or choose an "
+        "empty folder",
+    )
+
+
 class StudyStore:
     """Owns one output folder.
 
@@ -67,15 +87,7 @@ class StudyStore:
         """The study that the folder holds, if it is this one; reads its records."""
         earlier = read_study(self.folder)
         if earlier.fingerprint != fingerprint:
-            made = " ".join(earlier.made_by.command_line)
-            if earlier.last_call.extensions:
-                made += f"; {EXTENSIONS}={','.join(earlier.last_call.extensions)}, whose sources count too"
-            raise ConfigError(
-                "output",
-                str(self.folder),
-                f"holds another study: continue it with the options it was made with ({made}), or choose an "
-                "empty folder",
-            )
+            raise another_study(self.folder, earlier)
         if (self.folder / TRIALS_FILE).exists():
             records, _ = read_trials_and_damage(self.folder)
             self.records = {record.trial_id: record for record in records}

@@ -27,6 +27,7 @@ from grit.tasks.loading import content_hashes, load_documents, load_task, source
 from ray_jobs.design.forecast import check_memory, machine_memory, shape_of
 from ray_jobs.design.plan import Study
 from ray_jobs.design.resources import Costs, TrialResources
+from ray_jobs.design.same_study import check_same_study
 from ray_jobs.design.study_spec import SPEC_FILE, StudySpec
 from ray_jobs.execution.cluster import ROOT, check_address
 from ray_jobs.execution.nodes.timed_device import device_of
@@ -243,16 +244,12 @@ def _execute(
 
     What is refused before its first trial leaves nothing behind, and no MLflow run is left open.
     """
-    fingerprint = study.fingerprint()
-    store = StudyStore(execution.output or output_folder(study.name), fingerprint, resume=execution.resume)
-    if store.continues:
-        done = sum(record.ended for record in store.records.values())
-        print(f"continuing the study in {store.folder}: {done} trials have ended", file=sys.stderr)
+    store = _store(study, execution)
     options = replace(options, optuna_storage=search.optuna_storage, device=_device(options, store))
     call = _call(options, study, search)
     made = StudyFile(
         study_id=store.study_id,
-        fingerprint=fingerprint,
+        fingerprint=study.fingerprint(),
         name=study.name,
         config=study.base,
         budgets={budget.regime: budget.amount for budget in study.budgets},
@@ -289,6 +286,17 @@ def _execute(
     except BaseException:
         tracker.finish(StudyMarks(), [], interrupted=True)
         raise
+
+
+def _store(study: Study, execution: ExecutionOptions) -> StudyStore:
+    """The study's own folder; says where it continues one."""
+    folder = execution.output or output_folder(study.name)
+    check_same_study(folder, study)
+    store = StudyStore(folder, study.fingerprint(), resume=execution.resume)
+    if store.continues:
+        done = sum(record.ended for record in store.records.values())
+        print(f"continuing the study in {store.folder}: {done} trials have ended", file=sys.stderr)
+    return store
 
 
 def _say_what_is_reused(count: int, neighbours: Neighbours | None) -> None:

@@ -154,7 +154,11 @@ def test_a_continued_study_keeps_the_time_budget_and_the_commit_it_was_begun_wit
             assert _main(*dry, *more) == 0
             assert "1 of these have ended already and will not run again" in capsys.readouterr().out
         assert _main(*dry, "--budget-seconds", "6000") == 2
-        assert "holds another study" in capsys.readouterr().err
+        assert re.search(
+            r"holds another study \(.*time budget \S+ there, 6000 here\)", capsys.readouterr().err
+        )
+        assert _main(*dry, "--set", "rank=4", "--seeds", "7") == 2
+        assert re.search(r"seeds \S+ there, 7 here; .*rank \d+ there, 4 here", capsys.readouterr().err)
 
 
 def test_the_coarse_grid_shares_its_trials_with_the_sweeps(capsys, monkeypatch):
@@ -228,11 +232,6 @@ def test_designs_are_summed(capsys, monkeypatch):
         design: sum(f" {design} " in line for line in lines)
         for design in ("control", "oat", "small-batch", "list")
     }
-    assert counts == {
-        "control": 1,
-        "oat": 4,
-        "small-batch": 5,
-        "list": 1,
-    }
+    assert counts == {"control": 1, "oat": 4, "small-batch": 5, "list": 1}
     assert sum("micro_batch=2" in line for line in lines) == 5
     assert sum("rank=8" in line for line in lines) == 1
