@@ -27,6 +27,14 @@ class ConfigError(ValueError):
         return type(self), (self.name, self.value, self.allowed)
 
 
+def reason(error: Exception) -> str:
+    """Why a file cannot be used, in a line; its path is left to the name beside it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def among(value: object, names: Iterable[str], *, reference: str = "") -> str:
     """What is allowed of a name that is none of `names`: the nearest one first, and all if they are few.
 

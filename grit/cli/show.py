@@ -14,7 +14,7 @@ from grit.cli.model_card import ranks_in_words
 from grit.cli.run_file import ADAPTER, RunFile, read_run
 from grit.config.declared_knobs import KNOBS
 from grit.config.run_config import RunConfig
-from grit.errors import ConfigError
+from grit.errors import ConfigError, reason
 from grit.io.files import Row, read_table
 from grit.tasks.base import Example
 from grit.tasks.loading import load_task
@@ -90,7 +90,7 @@ def _rows_of(path: Path) -> list[Row]:
     try:
         return read_table(path)
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        raise ConfigError("DIR", str(path), f"cannot be read: {error}") from error
+        raise ConfigError("DIR", str(path), f"cannot be read: {reason(error)}") from error
 
 
 def _what(config: RunConfig) -> str:

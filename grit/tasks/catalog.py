@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grit.errors import ConfigError
+from grit.errors import ConfigError, reason
 from grit.io.files import Row
 from grit.tasks.base import Decoding, Example
 from grit.tasks.metrics import METRICS, predicted_metrics
@@ -300,7 +300,7 @@ def _template_file(path: str) -> dict[str, Any]:
     try:
         values = json.loads(Path(path).read_text(encoding="utf8"))
     except (OSError, ValueError) as error:
-        raise ConfigError("template", path, f"cannot be read: {error}") from error
+        raise ConfigError("template", path, f"cannot be read: {reason(error)}") from error
     if not isinstance(values, dict) or not all(
         isinstance(values.get(key), str) for key in ("prompt", "answer")
     ):

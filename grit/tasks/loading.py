@@ -10,7 +10,7 @@ from grit.backbone import world
 from grit.config.extensions import extensions_digest
 from grit.config.run_config import RunConfig
 from grit.config.sections import TaskSource
-from grit.errors import ConfigError, among
+from grit.errors import ConfigError, among, reason
 from grit.io.hashing import digest
 from grit.tasks import embedded
 from grit.tasks.base import Example, Task
@@ -174,7 +174,7 @@ def load_documents(source: TaskSource) -> list[str]:
             part.strip() for part in Path(path).read_text(encoding="utf-8-sig").split("\n\n") if part.strip()
         ]
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("retention-file", path, f"cannot be read: {error}") from error
+        raise ConfigError("retention-file", path, f"cannot be read: {reason(error)}") from error
     return _not_blank(path, texts)
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from grit.errors import ConfigError
+from grit.errors import ConfigError, reason
 from grit.io.files import Row
 from grit.tasks.base import Example
 from grit.tasks.catalog import Declaration, LeftOutError
@@ -28,7 +28,7 @@ def read_rows(path: str, fields: tuple[str, ...], name: str) -> list[Numbered]:
     try:
         rows = list(_READERS.get(Path(path).suffix.lower(), _json_lines)(path, name))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(name, path, f"cannot be read: {error}") from error
+        raise ConfigError(name, path, f"cannot be read: {reason(error)}") from error
     for number, row in rows:
         missing = [key for key in fields if row.get(key) is None]
         if missing:
@@ -67,7 +67,7 @@ def _parquet(path: str, name: str) -> Iterable[Numbered]:
     try:
         return list(enumerate(pq.read_table(path).to_pylist(), 1))
     except pa.ArrowInvalid as error:
-        raise ConfigError(name, path, f"cannot be read: {str(error).splitlines()[0]}") from error
+        raise ConfigError(name, path, f"cannot be read: {reason(error)}") from error
 
 
 _READERS = {".csv": _csv, ".parquet": _parquet}

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from grit.config.registry import Method
 from grit.config.run_config import RunConfig
 from grit.config.sections import Budget, Regime
-from grit.errors import ConfigError
+from grit.errors import ConfigError, reason
 from grit.io.files import write_atomically
 from grit.io.validation import validated
 from grit.io.versions import SCHEMA_VERSION
@@ -139,7 +139,7 @@ def read_spec(path: Path) -> StudySpec:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError("study", str(path), f"cannot be read: {str(error).splitlines()[0]}") from error
+        raise ConfigError("study", str(path), f"cannot be read: {reason(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError(
             "study", str(path), "holds no study: it must be a mapping, as --save-study writes it"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from grit.errors import ConfigError
+from grit.errors import ConfigError, reason
 from grit.io.files import write_atomically
 from grit.io.validation import refusal
 from ray_jobs.records.trial_record import ID_PATTERN
@@ -61,7 +61,7 @@ def read_trunks(folder: Path) -> list[TrunkRecord]:
     try:
         lines = path.read_text(encoding="utf8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("study folder", str(path), f"cannot be read: {error}") from error
+        raise ConfigError("study folder", str(path), f"cannot be read: {reason(error)}") from error
     trunks = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from grit.errors import ConfigError
+from grit.errors import ConfigError, reason
 from grit.io.validation import refusal
 
 OPTION = "PEFT results"
@@ -124,7 +124,7 @@ def _read(path: Path) -> _ResultFile:
     try:
         return _ResultFile.model_validate(json.loads(path.read_text(encoding="utf8")))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(OPTION, str(path), f"cannot be read: {error}") from error
+        raise ConfigError(OPTION, str(path), f"cannot be read: {reason(error)}") from error
     except ValidationError as error:
         raise refusal(error, str(path)) from None
 
