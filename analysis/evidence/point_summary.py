@@ -115,6 +115,13 @@ class PointSummary:
         return statistics.fmean(self.values(name))
 
     @property
+    def never_reprojected(self) -> bool:
+        """Whether a cadence was set and came in none of its trials, of which there is at least one."""
+        if self.T is None or not self.has("reprojections"):
+            return False
+        return not any(self.values("reprojections"))
+
+    @property
     def trial_seconds(self) -> float:
         """Mean seconds of one of its trials, training and evaluation."""
         return self.mean("train_seconds") + self.mean("eval_seconds")

@@ -220,3 +220,18 @@ def test_one_seed_proves_nothing(tmp_path):
     result = _analysed(tmp_path, ended, seeds=(41,))
     assert set(_criteria(result, NEAR_BEST).values()) == {"open"}
     assert replace(result).recommendation.knobs[0].confidence.startswith("not excluded")
+
+
+def test_a_cadence_that_never_acted_is_named(tmp_path):
+    """Its footprint fails because nothing was reprojected, which is no property of the cadence."""
+
+    def outcome(record):
+        slow = record.T == 10
+        return ended(record, reprojections=0 if slow else 2, footprint=1.0 if slow else 0.5)
+
+    result = _analysed(tmp_path, outcome)
+    said = [sentence for sentence in result.recommendation.openings() if "never acted" in sentence]
+    assert said == [
+        "T = 10 never acted in the step-matched trials, which had at most 20 steps: what is said of it "
+        "there is said of no reprojection at all."
+    ]

@@ -56,7 +56,7 @@ class SensitivityPage:
         """The answer as the report has it, every setting against its tolerances, and the front."""
         advice = self.result.recommendation
         lines = [comparison.headline() for comparison in advice.comparisons]
-        lines += [f"{one.knob} = {one.shown()}: {one.confidence}" for one in advice.knobs]
+        lines += [f"{one.headline()}: {one.confidence}" for one in advice.knobs]
         lines += advice.openings()
         strips = strip_table(strip_rows(self.result.bands)).terminal()
         answer = [*lines, "", strips] if strips else lines

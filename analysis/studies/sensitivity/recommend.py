@@ -64,6 +64,10 @@ class KnobAdvice:
         """The value as people write it; a dash without one."""
         return "-" if self.pick is None else KNOBS[self.knob].shown(self.pick.value)
 
+    def headline(self) -> str:
+        """The knob with its value; its name alone without one."""
+        return self.knob if self.pick is None else f"{self.knob} = {self.shown()}"
+
     def listed(self, settings: Sequence[SettingVerdict]) -> str:
         """Values of some settings in a row."""
         return ", ".join(KNOBS[self.knob].shown(setting.value) for setting in settings)
@@ -105,6 +109,7 @@ class Recommendation:
             not run together.
         verdicts: per regime, how many (setting x criterion) verdicts stand how.
         needs: what this design tells, and what more would decide what is open, in words.
+        idle: settings that never acted, in words.
         knobs: in the order in which they are decided.
     """
 
@@ -115,6 +120,7 @@ class Recommendation:
     comparisons: tuple[ControlComparison, ...]
     verdicts: dict[str, dict[str, int]]
     needs: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
 
     @property
     def combination_tested(self) -> bool:
@@ -150,7 +156,7 @@ class Recommendation:
                 f"{criteria}) are decided, {count['open']} open, {count['out_of_reach']} out of reach."
             )
             criteria = "criteria"
-        sentences += self.needs
+        sentences += [*self.needs, *self.idle]
         if not self.combination_tested and any(one.pick is not None for one in self.knobs):
             sentences.append("This combination itself was not run: each knob was moved alone.")
         if self.clock is not None:
@@ -208,6 +214,22 @@ def _needs(bands: Sequence[Band], designed_seeds: int) -> list[str]:
     return sentences
 
 
+def _idle(bands: Sequence[Band]) -> list[str]:
+    """Cadences that no trial lived to see: what they are judged by is training without reprojection."""
+    sentences = []
+    for band in bands:
+        idle = [s for s in band.settings if band.knob == "T" and s.point.never_reprojected]
+        if not idle:
+            continue
+        values = ", ".join(KNOBS["T"].shown(setting.value) for setting in idle)
+        steps = [count for setting in idle for count in setting.point.values("steps")]
+        sentences.append(
+            f"T = {values} never acted in the {band.regime}-matched trials, which had at most "
+            f"{max(steps):.0f} steps: what is said of it there is said of no reprojection at all."
+        )
+    return sentences
+
+
 def _rounded(value: Any) -> Any:
     """Numbers to ten significant digits: how many threads a library uses shows in those behind them."""
     if isinstance(value, float):
@@ -249,6 +271,7 @@ def recommend(
         comparisons=tuple(comparisons),
         verdicts=verdicts,
         needs=tuple(_needs([band for band in bands if band.regime == regime], designed_seeds)),
+        idle=tuple(_idle(bands)),
     )
 
 
