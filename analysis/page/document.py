@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from analysis.evidence.load import StudyData
 from analysis.evidence.study_marks import marks_of
 from analysis.page.figure_spec import FigureSpec
@@ -150,7 +152,8 @@ def write_table(table: Table[Any], folder: Path) -> None:
 def write_figures(figures: Sequence[FigureSpec[Any]], folder: Path) -> dict[str, str]:
     """Into `figures/`, those that the records support; their SVG by name, in the same order."""
     pictures = own_folder(folder, "figures")
-    drawn = {figure.name: figure.save(pictures) for figure in figures}
+    progress = tqdm(figures, desc="drawing figures", leave=False, disable=None)  # on a terminal alone
+    drawn = {figure.name: figure.save(pictures) for figure in progress}
     return {name: svg for name, svg in drawn.items() if svg is not None}
 
 

@@ -177,10 +177,14 @@ def _train(arguments: Namespace) -> int:
         from grit.cli.single_run import open_run, train_into
         from grit.cli.watching import RunDisplay, evaluation_bar
         from grit.runtime.allocator import keep_freed_memory
+        from grit.tasks.loading import beyond_backbone
         from grit.training.workbench import Workbench
 
         record = open_run(arguments.output, config, resume=arguments.resume)
+        beyond = beyond_backbone(config)
     _say_what_cannot_act(config)
+    if beyond is not None:
+        print(beyond, file=sys.stderr)
     if record.status == "planned":
         keep_freed_memory()
         signal.signal(signal.SIGTERM, _interrupt)
@@ -219,13 +223,15 @@ def _check_place(place: str) -> None:
 
 
 def _show(arguments: Namespace) -> int:
-    from grit.cli.kept_run import adapter_at, is_kept
-    from grit.cli.show import shown_adapter, shown_run
-
     at_least(0).check("examples", arguments.examples)
-    with adapter_at(arguments.place) as folder:
-        shown = shown_adapter if is_kept(folder) else shown_run
-        print(shown(folder, arguments.examples))
+    with passing("loading torch and the model, then answering"):
+        from grit.cli.kept_run import adapter_at, is_kept
+        from grit.cli.show import shown_adapter, shown_run
+
+        with adapter_at(arguments.place) as folder:
+            shown = shown_adapter if is_kept(folder) else shown_run
+            text = shown(folder, arguments.examples)
+    print(text)
     return 0
 
 
@@ -239,11 +245,12 @@ def _share(value: float | None) -> str:
 
 
 def _evaluate(arguments: Namespace) -> int:
-    from grit.cli.kept_run import adapter_at, evaluate_kept, is_kept
-    from grit.cli.show import measures_table
-    from grit.cli.single_run import PREDICTIONS_FILE, evaluate_run, with_config
-    from grit.cli.watching import evaluation_bar
-    from grit.training.workbench import Workbench
+    with passing("loading torch"):
+        from grit.cli.kept_run import adapter_at, evaluate_kept, is_kept
+        from grit.cli.show import measures_table
+        from grit.cli.single_run import PREDICTIONS_FILE, evaluate_run, with_config
+        from grit.cli.watching import evaluation_bar
+        from grit.training.workbench import Workbench
 
     data, bench = taken(DataOptions, arguments), Workbench(progress=evaluation_bar, training=False)
     with adapter_at(arguments.place) as folder:
@@ -259,9 +266,10 @@ def _evaluate(arguments: Namespace) -> int:
 
 
 def _export(arguments: Namespace) -> int:
-    from grit.cli.kept_run import adapter_at, export_kept, is_kept
-    from grit.cli.single_run import export_run
-    from grit.training.workbench import Workbench
+    with passing("loading torch"):
+        from grit.cli.kept_run import adapter_at, export_kept, is_kept
+        from grit.cli.single_run import export_run
+        from grit.training.workbench import Workbench
 
     with adapter_at(arguments.place) as folder:
         to = arguments.to or (Path() if arguments.place.startswith(MODELS) else folder) / "export"

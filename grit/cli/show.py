@@ -18,6 +18,7 @@ from grit.errors import ConfigError, reason
 from grit.io.files import Row, read_table
 from grit.tasks.base import Example
 from grit.tasks.loading import load_task
+from grit.tasks.metrics import metric_label
 from grit.training.measurements import Measurements
 
 #: Characters of a prompt's end and of an answer that are shown.
@@ -71,7 +72,7 @@ def measures_table(measured: Measurements) -> str:
     base_loss, forgetting = measured.base_retention_loss, measured.forgetting
     general = None if forgetting is None or base_loss is None else base_loss + forgetting
     rows: list[list[Any]] = [
-        [measured.quality_metric, measured.base_quality, measured.quality],
+        [metric_label(str(measured.quality_metric)), measured.base_quality, measured.quality],
         ["answer loss (nats/token)", measured.base_answer_loss, measured.answer_loss],
         ["general loss (nats/token)", base_loss, general],
         ["retention", 1.0, measured.retention],

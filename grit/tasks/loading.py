@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from grit.backbone import world
+from grit.backbone import EMBEDDED, world
 from grit.config.extensions import extensions_digest
 from grit.config.run_config import RunConfig
 from grit.config.sections import TaskSource
@@ -145,6 +145,16 @@ def source_documents(config: RunConfig, documents: Sequence[str]) -> list[str]:
             "retention_documents)",
         )
     return spare
+
+
+def beyond_backbone(config: RunConfig) -> str | None:
+    """What numbers of the embedded backbone are worth on a user's own text; None for any other pair."""
+    if config.backbone.model != EMBEDDED or config.task.name in embedded.NAMES:
+        return None
+    return (
+        "the embedded backbone has read made-up text alone: on other text it shows that files and settings "
+        "work, and nothing of what a language model would do (--preset smollm2-135m or --model PATH does)"
+    )
 
 
 def load_documents(source: TaskSource) -> list[str]:

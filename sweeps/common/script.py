@@ -14,6 +14,7 @@ from grit.cli.parser import OneLineParser, given, option_names, taken
 from grit.config.run_config import RunConfig
 from grit.config.sections import Regime
 from grit.errors import ConfigError
+from grit.tasks.loading import beyond_backbone
 from ray_jobs.design.plan import Study
 from ray_jobs.design.points import Point
 from ray_jobs.design.search_space import Search
@@ -208,6 +209,8 @@ class StudyScript:
         if "tau" in self.designs:
             sentences = [*request.not_swept, *idle_sentences(request, points)]
             print("".join(f"{sentence}\n" for sentence in sentences), end="", file=sys.stderr)
+        if (beyond := beyond_backbone(request.base)) is not None:
+            print(beyond, file=sys.stderr)
         return Study(
             name=self.name,
             base=request.base,
