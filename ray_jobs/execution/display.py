@@ -131,8 +131,7 @@ class StudyDisplay:
         self._one_has_ended = True
         self._bar.total = self._scheduler.expected
         self._bar.update(1)
-        count = f"[{self._scheduler.ended}/{self._scheduler.expected}]"
-        self._say(f"{count} {describe(record)}  {outcome(record)}")
+        self._say(f"{self._count()} {describe(record)}  {outcome(record)}")
         if self._is_best(record):
             self._best = record
             quality = QUANTITIES["quality"].shown(record.measured.quality)
@@ -142,7 +141,11 @@ class StudyDisplay:
         """A trial that another study has run, planned on the way."""
         self._bar.total = self._scheduler.expected
         self._bar.update(1)
-        self._say(f"[taken over from {record.place.reused_from}] {describe(record)}  {outcome(record)}")
+        source = f"taken over from {record.place.reused_from}:"
+        self._say(f"{self._count()} {source} {describe(record)}  {outcome(record)}")
+
+    def _count(self) -> str:
+        return f"[{self._scheduler.ended}/{self._scheduler.expected}]"
 
     def _is_best(self, record: TrialRecord) -> bool:
         quality = record.measured.quality

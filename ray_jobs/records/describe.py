@@ -57,4 +57,12 @@ def outcome(record: TrialRecord) -> str:
     if record.status != "completed":
         return f"{record.status}: {record.error}"
     scores = [f"{name} {quantity.shown(getattr(measured, name))}" for name, quantity in OBJECTIVES.items()]
-    return f"{'  '.join(scores)}  {measured.steps} steps in {measured.train_seconds:.1f} s"
+    return f"{'  '.join(scores)}  {measured.steps} steps in {_took(record)}"
+
+
+def _took(record: TrialRecord) -> str:
+    """Seconds of training, on the clock that its budget was spent on."""
+    spent = record.measured.cpu_seconds
+    if record.plan.regime == "time" and record.config.execution.clock == "cpu" and spent is not None:
+        return f"{spent:.1f} s of processor time"
+    return f"{record.measured.train_seconds:.1f} s"
