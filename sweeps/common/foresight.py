@@ -25,7 +25,7 @@ def foresight(study: Study, preset: str, task_metric: str, output: Path) -> str:
     from analysis.stats.decisions import looks_of
 
     noise = seen_noise(output.parent, study.base)
-    if not noise and preset == "embedded":
+    if not noise and preset == "embedded" and not study.base.sequence.before:
         noise = {name: SeenNoise(**values) for name, values in ASSUMED_NOISE.items()}
     if not noise:
         several = study.sequential is not None or len(study.seeds) > 1
