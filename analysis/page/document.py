@@ -19,6 +19,7 @@ from analysis.page.render import render
 from analysis.page.table import Table
 from grit.config.sections import Regime
 from grit.io.files import own_folder, write_atomically
+from ray_jobs.records.study_file import StudyFile
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.tracking.marks import StudyMarks
 
@@ -161,6 +162,7 @@ def page_context(page: Page, studies: Sequence[StudyData]) -> dict[str, Any]:
     """What the templates show of one study, or of several that share a page."""
     records = [record for data in studies for record in data.records]
     seeds = sorted({record.plan.seed for record in records})
+    shared = list(dict.fromkeys(each for data in studies for each in shared_gpu_limits(data.study)))
     damage = [sentence for data in studies for sentence in data.damage]
     return {
         "studies": [data.study for data in studies],
@@ -169,7 +171,7 @@ def page_context(page: Page, studies: Sequence[StudyData]) -> dict[str, Any]:
         "backbones": _named(studies, "model"),
         "tasks": _named(studies, "task"),
         "lost": [record for record in records if record.status != "completed"],
-        "limits": [*_limits(studies, seeds), *damage, *page.limits],
+        "limits": [*_limits(studies, seeds), *shared, *damage, *page.limits],
     }
 
 
@@ -178,6 +180,16 @@ def _named(studies: Sequence[StudyData], what: str) -> list[str]:
     configs = [data.study.config for data in studies]
     names = {"model": [c.backbone.model for c in configs], "task": [c.task_title for c in configs]}
     return list(dict.fromkeys(names[what]))
+
+
+def shared_gpu_limits(study: StudyFile) -> list[str]:
+    """What sharing GPUs means for the study's seconds; nothing where its trials had theirs alone."""
+    if study.trials_per_gpu == 1:
+        return []
+    return [
+        f"{study.trials_per_gpu} trials shared a GPU: seconds, and the shares of a step's time, are those of "
+        "a shared device."
+    ]
 
 
 def _limits(studies: Sequence[StudyData], seeds: Sequence[int]) -> list[str]:

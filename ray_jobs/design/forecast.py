@@ -107,9 +107,23 @@ def memory_bytes(config: RunConfig, shape: ModelShape, *, gpu: bool) -> int:
 
 
 def check_memory(
-    config: RunConfig, shape: ModelShape | None, *, gpu: bool, concurrent: int, machine_bytes: int | None
+    config: RunConfig,
+    shape: ModelShape | None,
+    *,
+    gpu: bool,
+    concurrent: int,
+    machine_bytes: int | None,
+    per_gpu: int = 1,
 ) -> str:
     """Refuses a plan that cannot fit; returns what to print.
+
+    Args:
+        config: of a trial.
+        shape: of its backbone.
+        gpu: whether it trains on one.
+        concurrent: trials at once, which share a machine without GPUs.
+        machine_bytes: of memory that is left there, where that is known.
+        per_gpu: trials that share a GPU.
 
     Raises:
         ConfigError: with what a trial is predicted to need and what there is.
@@ -119,8 +133,15 @@ def check_memory(
     needed = memory_bytes(config, shape, gpu=gpu)
     room = machine_bytes and machine_bytes // concurrent
     if gpu:
-        room = A100_BYTES
+        room = A100_BYTES // per_gpu
     if room is not None and needed > room:
+        if per_gpu > 1:
+            raise ConfigError(
+                "trials-per-gpu",
+                per_gpu,
+                f"a trial would need about {needed / 1e9:.0f} GB of {A100_BYTES / 1e9:.0f} GB: at most "
+                f"{max(1, A100_BYTES // needed)}",
+            )
         if config.audits.beside:
             raise ConfigError(
                 "beside",

@@ -12,7 +12,7 @@ from typing import Any
 from grit.cli.phases import phase
 from grit.config.extensions import VARIABLE as EXTENSIONS
 from grit.errors import ConfigError
-from ray_jobs.design.resources import TrialResources
+from ray_jobs.design.resources import RESOLUTION, TrialResources
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -153,7 +153,8 @@ def _start_here(settings: dict[str, Any]) -> None:
 
 def room(node: dict[str, float], needs: dict[str, float]) -> int:
     """How many workers with these needs a node has room for, if it does nothing else."""
-    return min(int(node.get(name, 0) // amount) for name, amount in needs.items())
+    parts = {name: round(RESOLUTION * amount) for name, amount in needs.items()}  # fifths are not exact
+    return min(round(RESOLUTION * node.get(name, 0)) // amount for name, amount in parts.items())
 
 
 def room_on_nodes(needs: dict[str, float], short_of_a_gpu: Collection[str] = ()) -> dict[str, int]:

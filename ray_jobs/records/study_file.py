@@ -48,6 +48,12 @@ class Execution(_StudyPart):
     workers: int = 1
     address: str | None = None
 
+    @property
+    def trials_per_gpu(self) -> int:
+        """How many trials shared a GPU; 1 where none did."""
+        share = self.resources.get("GPU", 1.0)
+        return int(1 / share) if 0 < share < 1 else 1
+
 
 class Call(_StudyPart):
     """One call of a study: when, from what code, on what machine, with what command line.
@@ -136,6 +142,11 @@ class StudyFile(_StudyPart):
     def made_by(self) -> Call:
         """The call that made it."""
         return self.calls[0]
+
+    @property
+    def trials_per_gpu(self) -> int:
+        """The most trials that shared a GPU in any of its calls."""
+        return max(call.execution.trials_per_gpu for call in self.calls)
 
     @property
     def last_call(self) -> Call:

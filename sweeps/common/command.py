@@ -44,7 +44,7 @@ from sweeps.common.dry_run import neighbours_of, show_plan
 from sweeps.common.local_costs import time_budget
 from sweeps.common.plan_forecast import PlanForecast, unheard
 from sweeps.common.request import StudyRequest
-from sweeps.common.run_options import run_options
+from sweeps.common.run_options import check_clock_is_not_shared, held_by_trial, run_options
 from sweeps.common.study_options import ExecutionOptions, SearchOptions
 from sweeps.common.uri_schemes import check_scheme
 
@@ -82,7 +82,7 @@ def run_study(
     check_scheme("tracking-uri", execution.tracking_uri)
     check_scheme("optuna-storage", search.optuna_storage)
     base, resources, costs = _basis(request, spec)
-    resources = replace(resources, accelerator=execution.accelerator or resources.accelerator)
+    resources = held_by_trial(resources, execution)
     with passing("checking the task, the model and the plan"):
         options = run_options(base, resources, costs, execution)
         earlier = _earlier(execution)
@@ -152,6 +152,7 @@ def _memory_line(base: RunConfig, resources: TrialResources, options: RunOptions
         gpu=resources.gpus > 0,
         concurrent=options.concurrent,
         machine_bytes=None if options.address else machine_memory(),
+        per_gpu=resources.trials_per_gpu,
     )
 
 
@@ -185,6 +186,7 @@ def content_of(base: RunConfig, *, ask_hub: bool, earlier: StudyFile | None = No
 
 def _check_trials(study: Study, options: RunOptions, documents: list[str]) -> None:
     """Refuses trials that could not run as this call would run them, whatever the study's base allows."""
+    check_clock_is_not_shared(study, options.resources)
     model = study.base.backbone.model
     shape = shape_of(model, model_folder(model))
     for trial in study.trials:
@@ -336,7 +338,7 @@ def _decisions(study: Study, folder: Path, options: RunOptions) -> Decisions:
     held = SettledKnobs(folder=folder)
     if study.sequential is None:
         return Decisions(held=held)
-    gpus = options.resources.gpus * options.workers
+    gpus = options.resources.gpu_share * options.workers
     growth = Growth(folder=folder, design=study.sequential, gpus=gpus, began=time.time())
     return Decisions(growth=growth, held=held)
 

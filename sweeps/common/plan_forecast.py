@@ -99,7 +99,7 @@ def forecast_plan(
         trunks=len(shared.trunks) if spared else 0,
         spared_seconds=spared,
         seconds=total / concurrent + costs.startup_seconds if runs else 0.0,
-        gpu_hours=total / 3600 * resources.gpus * workers,
+        gpu_hours=total / 3600 * resources.gpu_share * workers,
         concurrent=concurrent,
     )
 

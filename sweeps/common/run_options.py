@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from grit.config.run_config import RunConfig
+from grit.config.settings import at_least
 from grit.errors import ConfigError
+from ray_jobs.design.plan import Study
 from ray_jobs.design.resources import Costs, TrialResources
 from ray_jobs.execution.cluster import check_concurrency, cores
 from ray_jobs.execution.engines import EngineName, engine_for
@@ -32,7 +35,8 @@ def run_options(
     workers = execution.workers_per_trial
     room = cores() // (resources.cpus * workers)
     if execution.address is None and resources.gpus:
-        room = min(room, _gpus_here(base, resources, execution) // (resources.gpus * workers))
+        places = _gpus_here(base, resources, execution) * resources.trials_per_gpu
+        room = min(room, places // (resources.gpus * workers))
     concurrent = execution.max_concurrent or (1 if execution.address else max(1, room))
     if not (execution.dry_run or execution.save_study):
         check_concurrency(execution.address, concurrent * workers, resources)
@@ -52,6 +56,50 @@ def run_options(
         keep=_keep(execution),
         verbose=execution.verbose,
     )
+
+
+def held_by_trial(resources: TrialResources, execution: ExecutionOptions) -> TrialResources:
+    """What a trial's worker holds, as this call asks for it.
+
+    Raises:
+        ConfigError: a GPU is to be shared by trials that cannot.
+    """
+    shared = execution.trials_per_gpu
+    if shared is not None:
+        at_least(1).check("trials-per-gpu", shared)
+    held = replace(
+        resources,
+        accelerator=execution.accelerator or resources.accelerator,
+        trials_per_gpu=shared or resources.trials_per_gpu,
+    )
+    per_gpu = held.trials_per_gpu
+    if per_gpu > 1 and held.gpus != 1:
+        allowed = f"is for trials that hold one GPU, and those of this preset hold {held.gpus or 'none'}"
+        raise ConfigError("trials-per-gpu", per_gpu, allowed)
+    if per_gpu > 1 and execution.workers_per_trial > 1:
+        allowed = "must be 1 where several workers train one trial, which cannot share a GPU"
+        raise ConfigError("trials-per-gpu", per_gpu, allowed)
+    return held
+
+
+def check_clock_is_not_shared(study: Study, resources: TrialResources) -> None:
+    """Refuses trials that measure time beside others on their GPU.
+
+    Raises:
+        ConfigError: a trial has a time budget, or is there to be timed.
+    """
+    if resources.trials_per_gpu == 1:
+        return
+    for trial in study.trials:
+        timed = trial.config.budget.regime == "time"
+        if timed or trial.config.audits.beside:
+            what = "a time budget" if timed else "the step times of methods that take turns"
+            raise ConfigError(
+                "trials-per-gpu",
+                resources.trials_per_gpu,
+                f"would disturb {what}, which needs a GPU to itself (--regimes step plans none of a time "
+                "budget)",
+            )
 
 
 def _keep(execution: ExecutionOptions) -> Keep:

@@ -141,6 +141,11 @@ class ExecutionOptions:
     workers_per_trial: int = flag(
         1, "data-parallel processes for each trial, each with the preset's resources", metavar="N"
     )
+    trials_per_gpu: int | None = flag(
+        None,
+        "trials that share a GPU, each in a process of its own, step-matched alone (default: 1)",
+        metavar="N",
+    )
     address: str | None = flag(
         None,
         "a running Ray, e.g. auto or host:6379 (default: RAY_ADDRESS, else one is started here)",

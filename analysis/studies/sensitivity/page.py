@@ -15,7 +15,7 @@ from typing import Any
 from analysis.evidence.compute import compute_of, compute_sentences
 from analysis.evidence.load import StudyData
 from analysis.page.adapter_rows import adapters_table
-from analysis.page.document import FEW_SEEDS, write_figures, write_table
+from analysis.page.document import FEW_SEEDS, shared_gpu_limits, write_figures, write_table
 from analysis.page.render import render
 from analysis.page.table import Column, Table
 from analysis.studies.knob_axes.importance import Importance, importance_table, importances_of
@@ -113,7 +113,7 @@ def _context(result: SensitivityResult) -> dict[str, Any]:
         "compute": _compute(result),
         "disturbance": _most_disturbed(records),
         "untuned": _untuned(records),
-        "limits": [*_limits(result), *result.data.damage],
+        "limits": [*_limits(result), *shared_gpu_limits(study), *result.data.damage],
     }
 
 
