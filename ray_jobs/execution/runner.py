@@ -44,6 +44,8 @@ from ray_jobs.schedule.scheduler import Decisions, Elsewhere, StudyScheduler
 from ray_jobs.schedule.search import OptunaSearch, open_storage
 from ray_jobs.tracking.tracker import Tracker
 
+#: What Ray Tune hands from the driver to every trial.
+CLOUD_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 #: Drivers that one trial may lose before it counts as failed.
 MAX_LOST_DRIVERS = 3
 
@@ -252,6 +254,7 @@ class StudyRunner:
     def _execute(self, display: StudyDisplay) -> None:
         """An engine and Tune, until nothing is left to start."""
         from ray import tune
+        from ray.tune.execution import class_cache
 
         from ray_jobs.execution.tune_bridge import StudySearcher
 
@@ -286,6 +289,8 @@ class StudyRunner:
 
         searcher = StudySearcher(self._scheduler, engine.offer, ended)
         display.watch(engine.board, self._heard)
+        # Ray would write these into its own log as it hands them on; a node has credentials of its own.
+        class_cache.ENV_VARS_TO_PROPAGATE.difference_update(CLOUD_CREDENTIALS)
         try:
             tune.Tuner(
                 engine.trainable(),

@@ -22,6 +22,8 @@ STORE_ERRORS = (MlflowException, OSError, ValueError, TypeError)
 #: MLflow's own patience with a server, unless the user set one: ours is above it, and keeps what was not
 #: delivered.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+#: It would print a run's address when the run ends, with the password that a server's address may hold.
+_SILENCE = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 #: Opens the experiment in the view of trainings, not in that of language-model applications.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -80,6 +82,7 @@ def open_experiment(uri: str, name: str, artifacts: Path | None) -> tuple[Mlflow
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     for variable, value in _PATIENCE.items():
         os.environ.setdefault(variable, value)
+    os.environ.update(_SILENCE)
     try:
         with _alone(uri):
             _create_whole(uri)
