@@ -14,6 +14,9 @@ NAME_TASKS = "name tasks in `before` (sweeps/continual.py has options of its own
 #: What makes a run one of its own task alone, whatever came before it.
 ALONE: dict[str, Any] = {"before": (), "replay": 0.0, "earlier_penalty": 0.0}
 
+#: Tokens of an earlier task that are sampled for its penalty.
+EARLIER_TOKENS = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceConfig:

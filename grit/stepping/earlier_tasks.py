@@ -19,9 +19,8 @@ from torch import Tensor
 
 from grit.adapters.peft_adapters import AdaptedLayer, adapted_layers
 from grit.capture.token_samples import TokenSamples, token_samples
+from grit.config.sequence import EARLIER_TOKENS
 
-#: Tokens that are sampled of a task.
-TOKENS = 256
 #: Training examples of a task, as batches with `attention_mask` and `labels`, by the number of its stage.
 TaskBatches = Callable[[int], Sequence[dict[str, Tensor]]]
 
@@ -59,7 +58,9 @@ class EarlierTasks:
             self._remember(stage)
 
     def _remember(self, stage: int) -> None:
-        samples = token_samples(self._model, self._layers, self._batches(stage), TOKENS, adapter_acts=True)
+        samples = token_samples(
+            self._model, self._layers, self._batches(stage), EARLIER_TOKENS, adapter_acts=True
+        )
         self._tasks.append(_Remembered([_factors(layer) for layer in self._layers], samples))
 
     def add_gradients(self) -> None:

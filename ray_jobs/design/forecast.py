@@ -13,6 +13,7 @@ from typing import Any
 from grit.config.registry import METHODS
 from grit.config.run_config import RunConfig
 from grit.config.sections import EVERY_LINEAR
+from grit.config.sequence import EARLIER_TOKENS
 from grit.errors import ConfigError
 
 #: Memory of the GPU that the Llama presets are for, and of what Python and its libraries hold in a worker, in
@@ -99,11 +100,19 @@ def memory_bytes(config: RunConfig, shape: ModelShape, *, gpu: bool) -> int:
     return int(
         stored * shape.parameters
         + 16 * len(methods) * adapter
+        + 4 * _sampled_tokens(config) * adapter / config.adapter.rank
         + sum(METHODS[method].weight_bytes for method in methods) * adapted
         + activations
         + logits
         + (0 if gpu else LIBRARY_BYTES)
     )
+
+
+def _sampled_tokens(config: RunConfig) -> int:
+    """Tokens whose inputs and gradients every adapted module keeps throughout a run, in float32."""
+    source = config.grit.source_tokens if config.uses_grit and config.grit.knows_source else 0
+    earlier = EARLIER_TOKENS * len(config.sequence.before) if config.sequence.earlier_penalty else 0
+    return source + earlier
 
 
 def check_memory(

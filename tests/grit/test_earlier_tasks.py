@@ -7,8 +7,9 @@ from attached import moving, take_step
 from grit.adapters.peft_adapters import adapted_layers
 from grit.capture.token_samples import token_samples
 from grit.config.sections import Budget
+from grit.config.sequence import EARLIER_TOKENS
 from grit.errors import ConfigError
-from grit.stepping.earlier_tasks import TOKENS, EarlierTasks
+from grit.stepping.earlier_tasks import EarlierTasks
 
 WEIGHT = 0.7
 #: Whose A and B are not what is trained.
@@ -45,7 +46,7 @@ def test_gradients_are_those_of_the_quadratic_form_of_the_change_since(tiny_llam
     earlier, remembered = EarlierTasks(model, WEIGHT, texts.__getitem__), []
     for stage in (0, 1):
         _moved(layers, stage)
-        samples = token_samples(model, layers, texts[stage], TOKENS, adapter_acts=True)
+        samples = token_samples(model, layers, texts[stage], EARLIER_TOKENS, adapter_acts=True)
         updates = [layer.scaling * (layer.up.weight @ layer.down.weight).detach() for layer in layers]
         remembered.append((updates, samples))
         earlier.learned(stage)

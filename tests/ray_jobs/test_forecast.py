@@ -3,6 +3,7 @@ import json
 import pytest
 
 from grit.backbone import resolve
+from grit.config.run_config import RunConfig
 from grit.config.sections import EVERY_LINEAR
 from grit.errors import ConfigError
 from ray_jobs.design.forecast import KNOWN, ModelShape, check_memory, machine_memory, memory_bytes, shape_of
@@ -80,6 +81,18 @@ def test_what_is_not_known_is_said():
     assert memory is None or memory > 1 << 20
 
 
+def test_sampled_tokens_of_earlier_tasks_are_held_in_memory():
+    """Inputs and gradients of 256 tokens of each task, in every module, in float32."""
+    shape = ModelShape(parameters=1_000_000, layers=4, width=128, vocabulary=512)
+    alone = RunConfig(method="lora").changed(before=("reading", "context"))
+    held = alone.changed(earlier_penalty=1.0)
+    more = memory_bytes(held, shape, gpu=False) - memory_bytes(alone, shape, gpu=False)
+    assert more == 2 * 256 * 4 * (128 + 128) * 7 * 4
+    source = RunConfig(method="grit").changed(source_penalty=1.0, source_tokens=64)
+    apart = memory_bytes(source, shape, gpu=False) - memory_bytes(RunConfig(method="grit"), shape, gpu=False)
+    assert apart == 64 * 4 * (128 + 128) * 7 * 4
+
+
 def test_a_running_trial_is_one_line():
     line = running_line(
         "0123456789abcdef",
@@ -94,7 +107,7 @@ def test_a_running_trial_is_one_line():
             "mean_rank": 7.5,
         },
     )
-    assert line == "  0123456789abcd grit step seed 41: step 50 (50%, 10 min left), loss 1.250, rank 7.5"
+    assert line == "  0123456789abcdef grit step seed 41: step 50 (50%, 10 min left), loss 1.250, rank 7.5"
     assert [duration(x) for x in (5, 89, 600, 7200)] == ["5 s", "89 s", "10 min", "2.0 h"]
 
 
