@@ -115,7 +115,7 @@ def _knobs(config: RunConfig) -> dict[str, str]:
     return {
         **(knobs if config.uses_grit else {}),
         "method": config.method,
-        "rank before truncation": str(config.adapter.rank),
+        "rank as set": str(config.adapter.rank),
         "alpha": f"{config.adapter.alpha:g}",
         "dropout": f"{config.adapter.dropout:g}",
         "learning rate": f"{optimization.learning_rate:g}",

@@ -3,7 +3,6 @@ import json
 import pytest
 
 from grit.backbone import resolve
-from grit.config.run_config import RunConfig
 from grit.config.sections import EVERY_LINEAR
 from grit.errors import ConfigError
 from ray_jobs.design.forecast import KNOWN, ModelShape, check_memory, machine_memory, memory_bytes, shape_of
@@ -84,12 +83,13 @@ def test_what_is_not_known_is_said():
 def test_sampled_tokens_of_earlier_tasks_are_held_in_memory():
     """Inputs and gradients of 256 tokens of each task, in every module, in float32."""
     shape = ModelShape(parameters=1_000_000, layers=4, width=128, vocabulary=512)
-    alone = RunConfig(method="lora").changed(before=("reading", "context"))
+    base = preset("embedded", "grit").base
+    alone = base.changed(method="lora", before=("reading", "context"))
     held = alone.changed(earlier_penalty=1.0)
     more = memory_bytes(held, shape, gpu=False) - memory_bytes(alone, shape, gpu=False)
     assert more == 2 * 256 * 4 * (128 + 128) * 7 * 4
-    source = RunConfig(method="grit").changed(source_penalty=1.0, source_tokens=64)
-    apart = memory_bytes(source, shape, gpu=False) - memory_bytes(RunConfig(method="grit"), shape, gpu=False)
+    source = base.changed(source_penalty=1.0, source_tokens=64)
+    apart = memory_bytes(source, shape, gpu=False) - memory_bytes(base, shape, gpu=False)
     assert apart == 64 * 4 * (128 + 128) * 7 * 4
 
 
