@@ -21,7 +21,7 @@ from analysis.studies.overhead import page as overhead
 from analysis.studies.peft_comparison import page as peft_comparison
 from analysis.studies.sensitivity import page as sensitivity
 from analysis.studies.small_batch import page as small_batch
-from grit.cli.one_line import EXIT_BAD_INPUT, OneLineErrors
+from grit.cli.one_line import EXIT_BAD_INPUT, OneLineErrors, ends_with_its_reader
 from grit.errors import ConfigError
 from ray_jobs.records.study_file import STUDY_FILE, Caps, read_study
 from ray_jobs.records.trial_record import TrialRecord
@@ -108,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@ends_with_its_reader
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: rebuild one report, or compare two; 2 for bad input."""
     arguments = parser().parse_args(argv)

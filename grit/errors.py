@@ -19,12 +19,18 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, name: str, value: object, allowed: str) -> None:
-        super().__init__(without_secrets(f"{name} = {value!r}: {allowed}"))
+        super().__init__(without_secrets(f"{name} = {_as_typed(value)}: {allowed}"))
         self.name, self.value, self.allowed = name, value, allowed
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str]]:
         """Pickle by the three parts, so that the error survives a trip between processes."""
         return type(self), (self.name, self.value, self.allowed)
+
+
+def _as_typed(value: object) -> str:
+    """A value as it was given: a text's backslashes are not doubled."""
+    plain = isinstance(value, str) and value.isprintable() and "'" not in value
+    return f"'{value}'" if plain else repr(value)
 
 
 def reason(error: Exception) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python sweeps/x.py` puts sweeps/ there
 
-from grit.cli.one_line import EXIT_BAD_INPUT, EXIT_INTERRUPTED, OneLineErrors
+from grit.cli.one_line import EXIT_BAD_INPUT, EXIT_INTERRUPTED, OneLineErrors, ends_with_its_reader
 from grit.errors import ConfigError
 from sweeps.common.study_status import StudyStatus, study_status
 
@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@ends_with_its_reader
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0, 2 for a folder that holds no study, 130 where watching was interrupted."""
     arguments = parser().parse_args(argv)
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         while True:
             status = study_status(arguments.folder)
             _show(status, as_json=arguments.json, watching=arguments.watch)
-            if not arguments.watch or status.state != "running":
+            if not arguments.watch or status.state not in ("starting", "running"):
                 return 0
             time.sleep(WATCH_SECONDS if sys.stdout.isatty() else PLAIN_SECONDS)
     except ConfigError as error:
@@ -58,9 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # whoever read has enough
-        sys.stdout = None
-        return 0
 
 
 def _show(status: StudyStatus, *, as_json: bool, watching: bool) -> None:

@@ -69,7 +69,7 @@ TERMS: dict[str, str] = {
     "also set": "what it changes beside the knobs",
     "status": "completed, diverged, failed, stopped, or not run",
     "train s": "seconds of training, evaluation excluded",
-    "disturbed": "share of a time-matched trial's core that others took",
+    "disturbed": "share of the trial's core that others took: a time budget then buys fewer steps",
     "error": "why it has no result",
     "kept as": "what the adapter is kept for",
     "folder": "where it lies, below the study's",

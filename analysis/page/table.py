@@ -15,6 +15,7 @@ import io
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -31,6 +32,11 @@ RowT = TypeVar("RowT")
 _BETWEEN, LEAST_WIDTH = "  ", 8
 #: Stands where there is no value.
 NOTHING = "-"
+
+
+def shown_p(value: float) -> str:
+    """A p-value; one that three digits do not show is said to be below what they show."""
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
 class Spread(NamedTuple):
@@ -185,15 +191,19 @@ class Table(Generic[RowT]):
         if not columns or not self.rows:
             return ""
         most = terminal_width() if width is None else width
-        text = self._plain(columns)
+        text, left_out = self._plain(columns), list[str]()
         for spare in [column for column in reversed(columns) if column.spare]:
             if len(columns) == 1 or not _is_too_wide(text, most):
                 break
             columns.remove(spare)
+            left_out.insert(0, spare.header)
             text = self._plain(columns)
-        if most is None or not _is_too_wide(text, most):
+        if most is not None and _is_too_wide(text, most):
+            text = self._plain(columns, each=max(LEAST_WIDTH, most // len(columns) - len(_BETWEEN)))
+        if not left_out:
             return text
-        return self._plain(columns, each=max(LEAST_WIDTH, most // len(columns) - len(_BETWEEN)))
+        note = f"(left out for width, in the report: {', '.join(left_out)})"
+        return "\n".join([text, *textwrap.wrap(note, most or len(note))])
 
     def _plain(self, columns: Sequence[Column[RowT]], each: int | None = None) -> str:
         """As text, with columns of at most `each` characters."""

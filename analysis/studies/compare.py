@@ -5,6 +5,7 @@ What differs in their settings, and how the settings that both measured compare.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from grit.io.files import write_atomically
 from grit.training.measurements import OBJECTIVES
 from ray_jobs.records.study_file import StudyFile
 
+#: Share by which numbers of steps may differ that the same seconds bought.
+CLOCK_TOLERANCE = 0.05
 #: What says when and where a study ran, rather than what it is.
 NOT_COMPARED = {"calls", "study_id", "fingerprint", "schema_version"}
 
@@ -61,12 +64,33 @@ def summary(settings: Sequence[SharedSetting], metric: str) -> list[str]:
 
     Words follow the p-values of the differences, corrected over a regime's settings (Holm).
     """
-    if not settings:
+    sentences = []
+    for regime in dict.fromkeys(row.point.regime for row in settings):
+        rows = [row for row in settings if row.point.regime == regime]
+        begin = f"{regime.capitalize()}-matched, "
+        sentences += [
+            begin + _summed_up(metric, [row.quality for row in rows]),
+            begin + _summed_up("forgetting", [row.forgetting for row in rows]),
+        ]
+    return sentences
+
+
+def unequal_steps(settings: Sequence[SharedSetting]) -> list[str]:
+    """Where seconds bought the two studies other numbers of steps: differences there are the clock's too."""
+    timed = [row for row in settings if row.point.regime == "time"]
+    apart = [row for row in timed if not _close(row.point.mean("steps"), row.other.mean("steps"))]
+    if not apart:
         return []
+    first = statistics.fmean(row.point.mean("steps") for row in apart)
+    second = statistics.fmean(row.other.mean("steps") for row in apart)
     return [
-        _summed_up(metric[:1].upper() + metric[1:], [row.quality for row in settings]),
-        _summed_up("Forgetting", [row.forgetting for row in settings]),
+        f"In {len(apart)} of {len(timed)} time-matched settings the same seconds bought other numbers of "
+        f"steps ({first:.0f} against {second:.0f} on average): what differs there may be the machine's load."
     ]
+
+
+def _close(steps: float, others: float) -> bool:
+    return abs(steps - others) <= CLOCK_TOLERANCE * max(steps, others)
 
 
 def _summed_up(name: str, differences_made: Sequence[CorrectedContrast | None]) -> str:
@@ -98,6 +122,8 @@ def comparison_table(settings: list[SharedSetting], metric: str) -> Table[Shared
         Column(header="method", value=lambda row: row.methods()),
         *setting_columns([row.point for row in settings]),
         Column(header="n", value=lambda row: f"{len(row.point.seeds)}, {len(row.other.seeds)}"),
+        Column(header="steps 1", value=lambda row: row.point.mean("steps"), style=".0f"),
+        Column(header="steps 2", value=lambda row: row.other.mean("steps"), style=".0f"),
     ]
     for name, objective in OBJECTIVES.items():
         label = metric if name == "quality" else objective.label
@@ -180,8 +206,11 @@ def build(first: Path, second: Path, page: Path) -> list[str]:
             f"Trainings that are the same in both (taken over), {taken_over} of {len(one.records)}, are left "
             "out."
         )
-    if not own:
+    if not own and taken_over:
+        cautions.append("Nothing else was trained by both.")
+    elif not own:
         cautions.append("No setting was trained by both.")
+    cautions += unequal_steps(own)
     answer = summary(own, metric)
     context = {
         "first": str(first),

@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 
 from grit.adapters.kept_adapter import ADAPTER_FILE, CARD_FILE, MODELS, read_kept_adapter
 from grit.adapters.peft_adapters import reload_adapter, remove_lora
+from grit.cli.run_file import check_empty
 from grit.cli.single_run import (
     EVALUATION_FILE,
     PREDICTIONS_FILE,
     check_content,
-    check_empty,
     write_evaluation,
     write_merged,
 )

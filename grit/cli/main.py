@@ -10,14 +10,14 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from grit.adapters.kept_adapter import MODELS
+from grit.adapters.kept_adapter import ADAPTER_FILE, MODELS
 from grit.cli.fields import HelpFields
-from grit.cli.one_line import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from grit.cli.one_line import EXIT_BAD_INPUT, EXIT_INTERRUPTED, ends_with_its_reader
 from grit.cli.options import DataOptions, ModelOptions, named_settings, with_data_options
 from grit.cli.parser import OneLineParser, flag, taken
-from grit.cli.pasted import pasted
+from grit.cli.pasted import command_into, pasted
 from grit.cli.phases import passing
-from grit.cli.run_file import check_room
+from grit.cli.run_file import check_empty, check_room, read_run
 from grit.config.first_effect import beyond_budget, idle_schedules
 from grit.config.overrides import parse_cadence, with_overrides
 from grit.config.registry import METHODS
@@ -70,7 +70,7 @@ class ExportOptions:
 
     _argument_group_name = "the export"
 
-    to: Path | None = flag(None, "an empty folder (default: DIR/export)", metavar="DIR")
+    to: Path | None = flag(None, "an empty folder (default: DIR/export, or DIR/merged)", metavar="DIR")
     merged: bool = flag(False, "a whole model instead, with the adapter added to the weights; needs no PEFT")
 
 
@@ -152,6 +152,7 @@ def run_configuration(arguments: Namespace) -> RunConfig:
     return with_overrides(base, knobs)
 
 
+@ends_with_its_reader
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 the run diverged, 2 bad input, 130 interrupted."""
     arguments = parser().parse_args(argv)
@@ -164,8 +165,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted: the same command with --resume goes on from its last checkpoint", file=sys.stderr)
+        print(_interrupted(arguments), file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _interrupted(arguments: Namespace) -> str:
+    if arguments.command != "train":
+        return "interrupted"
+    command = command_into(arguments.output, without=("--resume",), more=("--resume",))
+    return f"interrupted: this goes on from its last checkpoint, if there is one:\n  {command}"
 
 
 def _train(arguments: Namespace) -> int:
@@ -217,9 +225,13 @@ def _say_what_cannot_act(config: RunConfig) -> None:
 
 
 def _check_place(place: str) -> None:
-    """Refuses a folder that is not there, before torch is imported."""
-    if not place.startswith(MODELS) and not Path(place).is_dir():
+    """Refuses a folder that is not there, or holds neither run nor adapter, before torch is imported."""
+    if place.startswith(MODELS):
+        return
+    if not Path(place).is_dir():
         raise ConfigError("DIR", place, "is no folder")
+    if not (Path(place) / ADAPTER_FILE).exists():
+        read_run(Path(place))
 
 
 def _show(arguments: Namespace) -> int:
@@ -261,18 +273,20 @@ def _evaluate(arguments: Namespace) -> int:
         else:
             measured = evaluate_run(folder, config, bench)
     print(measures_table(measured))
-    print(f"per example: {to / PREDICTIONS_FILE}")
+    print(f"per example: {to / PREDICTIONS_FILE} (the next evaluation replaces it)")
     return 0
 
 
 def _export(arguments: Namespace) -> int:
+    own = "merged" if arguments.merged else "export"
+    to = arguments.to or (Path() if arguments.place.startswith(MODELS) else Path(arguments.place)) / own
+    check_empty(to)
     with passing("loading torch"):
         from grit.cli.kept_run import adapter_at, export_kept, is_kept
         from grit.cli.single_run import export_run
         from grit.training.workbench import Workbench
 
     with adapter_at(arguments.place) as folder:
-        to = arguments.to or (Path() if arguments.place.startswith(MODELS) else folder) / "export"
         if is_kept(folder):
             export_kept(folder, to, Workbench(), merged=arguments.merged)
             print(to)

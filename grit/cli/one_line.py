@@ -3,16 +3,53 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import os
+import select
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, ParamSpec
 
 from grit.config.extensions import load_extensions
 from grit.errors import ConfigError, among, nearest
 
+ArgsT = ParamSpec("ArgsT")
+#: argparse's own words for a value of the wrong kind, and ours.
+_KINDS = {"int": "must be a whole number, not ", "float": "must be a number, not "}
 _UNKNOWN = "unrecognized arguments: "
 #: Of every command here: bad input, Ctrl-C.
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+
+
+def ends_with_its_reader(command: Callable[ArgsT, int]) -> Callable[ArgsT, int]:
+    """A command that ends quietly where whoever reads its output has enough (`| head`)."""
+
+    @functools.wraps(command)
+    def run(*args: ArgsT.args, **kwargs: ArgsT.kwargs) -> int:
+        try:
+            code = command(*args, **kwargs)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            if not _reader_has_left():
+                raise
+            return 0
+        return code
+
+    return run
+
+
+def _reader_has_left() -> bool:
+    """Whether standard output is read no more; what is left of it then goes nowhere."""
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # it is no file
+        return False
+    looked_at = select.poll()
+    looked_at.register(output, 0)
+    if not looked_at.poll(0):  # a pipe with both its ends has nothing to tell
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 class OneLineErrors(argparse.ArgumentParser):
@@ -37,6 +74,8 @@ class OneLineErrors(argparse.ArgumentParser):
         if message.startswith("the following arguments are required"):
             misspelt = [word for word in self._words if self._is_unknown(word)]
             message = _UNKNOWN + " ".join(misspelt) if misspelt else message
+        for kind, allowed in _KINDS.items():
+            message = message.replace(f"invalid {kind} value: ", allowed)
         self.exit(EXIT_BAD_INPUT, f"error: {message}{self._meant(message)} (see --help)\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

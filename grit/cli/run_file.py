@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from grit.cli.pasted import pasted
 from grit.config.differences import as_read, in_few_words, setting_differences
 from grit.config.run_config import RunConfig, nested_from_flat
 from grit.errors import ConfigError
@@ -102,7 +104,16 @@ def check_room(folder: Path, config: RunConfig, *, resume: bool) -> None:
         raise holds_another(folder, record, config)
     if not resume:
         ended = record.status != "planned"
-        what = (
-            "which has ended: `python -m grit show` looks at it" if ended else "add --resume to continue it"
-        )
-        raise ConfigError("output", str(folder), f"holds this run already; {what}; or choose another folder")
+        look = pasted(sys.executable, "-m", "grit", "show", folder)
+        what = f", which has ended ({look})" if ended else "; add --resume to continue it"
+        raise ConfigError("output", str(folder), f"holds this run already{what}; or choose another folder")
+
+
+def check_empty(to: Path) -> None:
+    """Refuses a place for an export that holds something.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ConfigError("to", str(to), "is not empty; choose an empty folder with --to")

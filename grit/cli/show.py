@@ -122,12 +122,15 @@ def _geometry(folder: Path, run: RunFile) -> list[str]:
         events = _rows_of(folder / _EVENTS)
         kept = [row["retained_mass"] for row in events if row["kind"] == "reprojection"]
         held = "" if not kept else f", each keeping {min(kept):.1%} of the update or more"
+        if not kept and run.config.grit.T is not None and measured.steps is not None:
+            held = f": T = {run.config.grit.T}, and {measured.steps} steps were made"
         lines.append(f"reprojections {len(kept)}{held}")
     if (folder / _GEOMETRY).exists():
         modules = _rows_of(folder / _GEOMETRY)
         least = sorted(modules, key=lambda row: row["rank"])[:NAMED]
         named = [f"{_short(row['module'])} ({row['rank']})" for row in least]
-        lines.append(f"least kept    {', '.join(named)}")
+        if least and least[0]["rank"] < run.config.adapter.rank:
+            lines.append(f"least kept    {', '.join(named)}")
         exposed = [row for row in modules if row.get("curvature_exposure") is not None]
         most = sorted(exposed, key=lambda row: -row["curvature_exposure"])[:NAMED]
         if most:

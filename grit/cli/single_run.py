@@ -18,6 +18,7 @@ from grit.cli.run_file import (
     RUN_FILE,
     STATE,
     RunFile,
+    check_empty,
     check_room,
     has_begun,
     holds_another,
@@ -236,16 +237,6 @@ def export_run(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> Exp
     if merged:
         write_merged(config, adapter, to, bench)
     return written
-
-
-def check_empty(to: Path) -> None:
-    """Refuses a place for an export that holds something.
-
-    Raises:
-        ConfigError: it does.
-    """
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ConfigError("to", str(to), "is not empty; choose an empty folder")
 
 
 def write_merged(config: RunConfig, adapter: Path, to: Path, bench: Workbench) -> None:

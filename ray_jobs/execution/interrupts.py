@@ -9,9 +9,39 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from grit.cli.phases import phase
+
 #: Seconds that the study's loop has to end after SIGTERM. A Ray that was told to end as well (a service, a
 #: container: all their processes are) answers no more, and takes the driver with it after a minute.
 PATIENCE_SECONDS = 20.0
+
+
+@contextmanager
+def ended_after() -> Iterator[None]:
+    """Ctrl-C or SIGTERM within the block is acknowledged at once, and ends everything when the block has.
+
+    A library may swallow the exception that they raise otherwise (seen in Ray's start). A second one is
+    raised where it comes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = threading.Event()
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        phase("interrupted: ends once Ray has started (once more ends at once)")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked.is_set():
+        raise KeyboardInterrupt
 
 
 @contextmanager

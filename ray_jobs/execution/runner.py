@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from ray_jobs.design.search_space import Search
 from ray_jobs.execution.cluster import SlowStartError, check_resources
 from ray_jobs.execution.display import StudyDisplay
 from ray_jobs.execution.engines import EngineName, job_files, start_engine
-from ray_jobs.execution.interrupts import PATIENCE_SECONDS, ended_in_order
+from ray_jobs.execution.interrupts import PATIENCE_SECONDS, ended_after, ended_in_order
 from ray_jobs.execution.nodes.storage import below
 from ray_jobs.execution.nodes.timed_device import TimedDevice, device_of
 from ray_jobs.execution.outcome import Collected, JobOutcome, filled
@@ -85,6 +86,7 @@ class StudyOutcome:
     Attributes:
         expected: trials that the study will have in the end, as far as that is known.
         reused: trials that this call took over from other studies.
+        ran: trials that this call ran to their end.
         seconds: wall seconds.
         broken: why it could not go on (the disk is full, trials fail alike).
     """
@@ -93,6 +95,7 @@ class StudyOutcome:
     expected: int
     interrupted: bool
     reused: int
+    ran: int
     seconds: float
     broken: str | None = None
 
@@ -119,7 +122,7 @@ class StudyRunner:
         self._alike = AlikeFailures()
         self._optuna: Any = None
         self._display: StudyDisplay | None = None
-        self._reused, self._just_adopted = 0, set[str]()
+        self._reused, self._ran, self._just_adopted = 0, 0, set[str]()
         self._running = RunningWriter(store.folder)
         earlier = list(store.records.values())
         elsewhere = Elsewhere(
@@ -199,7 +202,9 @@ class StudyRunner:
     def _connected_run(self) -> None:
         options, log = self._options, self._store.folder / "ray" / "driver.log"
         phase("starting Ray" if options.address is None else f"connecting to Ray at {options.address}")
-        with chatter(log, keep=options.verbose), connected(options.address, verbose=options.verbose):
+        with chatter(log, keep=options.verbose), ExitStack() as ray_is_here:
+            with ended_after():
+                ray_is_here.enter_context(connected(options.address, verbose=options.verbose))
             check_resources(
                 options.concurrent * options.workers, options.resources, may_grow=options.may_grow
             )
@@ -247,6 +252,7 @@ class StudyRunner:
             expected=self._scheduler.expected,
             interrupted=not self._scheduler.finished,
             reused=self._reused,
+            ran=self._ran,
             seconds=seconds,
             broken=self._broken,
         )
@@ -348,6 +354,7 @@ class StudyRunner:
             return
         record = filled(self._scheduler.records[job_id], collected)
         self._scheduler.complete(record)
+        self._ran += 1
         self._log(record)
         self._alike.add(record)
         self._broken = self._broken or self._alike.reason()

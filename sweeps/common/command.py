@@ -267,7 +267,8 @@ def _execute(
     try:
         spec.write(store.folder / SPEC_FILE)
         uri = execution.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")  # as MLflow's own tools
-        tracker = _tracker(made, store, uri)
+        with passing("opening MLflow's store"):
+            tracker = _tracker(made, store, uri)
     except ConfigError:
         store.withdraw()
         raise

@@ -112,7 +112,12 @@ def _counts_in_words(outcome: StudyOutcome) -> str:
     if to_ask := outcome.expected - len(outcome.records):
         words.append(f"{to_ask} of the search to be asked for")
     reused = f"; {outcome.reused} reused" if outcome.reused else ""
-    return f"{', '.join(words)}{reused}; running them took {outcome.seconds:.0f} s"
+    ran = (
+        f"{outcome.ran} run by this call in {outcome.seconds:.0f} s"
+        if outcome.ran
+        else "none run by this call"
+    )
+    return f"{', '.join(words)}{reused}; {ran}"
 
 
 def address_lines(tracker: Tracker) -> str:

@@ -52,8 +52,8 @@ def show_plan(
         ConfigError: the output folder holds another study, or a trial does not train.
     """
     output = execution.output or output_folder(study.name)
-    here = forecast_here(study.base, spec.costs, options, measure=execution.measure)
     ended = _ended(study, execution)
+    here = forecast_here(study.base, spec.costs, options, measure=execution.measure)
     asks = execution.reuse and not provisional
     neighbours = neighbours_of(study, output, call, options) if asks else None
     settled = _settled(study, ended, neighbours)

@@ -81,8 +81,7 @@ def forecast_plan(
     if study.search is not None:
         searched = study.search.points * len(study.budgets) * len(study.searched_seeds)
     planned = len(study.trials) + searched
-    most = None if study.sequential is None else study.sequential.max_trials
-    added = 0 if most is None else max(0, most - planned)
+    added = 0 if study.sequential is None else max(0, most_trials(study) - planned)
     shared = plan_trunks(owed if share else ())
     spared = _spared(shared, costs)
     # a trial whose settings are not known yet is taken for an average one
@@ -102,6 +101,13 @@ def forecast_plan(
         gpu_hours=total / 3600 * resources.gpu_share * workers,
         concurrent=concurrent,
     )
+
+
+def most_trials(study: Study) -> int:
+    """The most trials that a growing study can come to: its limit, or all its settings with all its seeds."""
+    assert study.sequential is not None
+    most = study.sequential.max_trials
+    return len(study.points) * len(study.seeds) * len(study.budgets) if most is None else most
 
 
 def predicted_seconds(config: RunConfig, base: RunConfig, costs: Costs) -> float:

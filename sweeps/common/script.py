@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from grit.cli.fields import HelpFields
-from grit.cli.one_line import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from grit.cli.one_line import EXIT_BAD_INPUT, EXIT_INTERRUPTED, ends_with_its_reader
 from grit.cli.options import DataOptions, ModelOptions
 from grit.cli.parser import OneLineParser, given, option_names, taken
+from grit.cli.pasted import goes_on
 from grit.config.run_config import RunConfig
 from grit.config.sections import Regime
 from grit.errors import ConfigError
@@ -104,6 +105,7 @@ class StudyScript:
         )
         return line, [taken(kind, namespace) for kind in more]
 
+    @ends_with_its_reader
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Runs the study by its command line; returns the exit code (see `run`)."""
         return self.run(self.read(argv)[0])
@@ -161,9 +163,11 @@ class StudyScript:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_BAD_INPUT
         except KeyboardInterrupt:
+            output = line.execution.output
+            further = "the same command with the same --output goes on" if output is None else goes_on(output)
             print(
-                "interrupted before the first trial or after the last: what was recorded is whole, and the "
-                "same command with the same --output goes on (the report: python -m analysis.report FOLDER)",
+                "interrupted before the first trial or after the last: what was recorded is whole; "
+                + further,
                 file=sys.stderr,
             )
             return EXIT_INTERRUPTED

@@ -38,7 +38,7 @@ class StudyStatus:
     """Where a study stands.
 
     Attributes:
-        state: `running`, `lost` (its driver was killed), `interrupted` or `finished`.
+        state: `starting`, `running`, `lost` (its driver was killed), `interrupted` or `finished`.
         trials: how many of each status.
         expected: trials, as far as they are planned; a search and a growing design plan on the way.
         at_most: trials that a growing study may have; None where it does not grow or has no such limit.
@@ -148,6 +148,8 @@ def _state(
             waits = "" if begun else "; no trial has begun"
             return "running", f", {driver}, last heard of {since}{waits}"
         return "lost", f": {driver} was last heard of {since}; {goes_on(folder, words)}"
+    if not records:
+        return "starting", f": no trial is planned yet; if it stays so, {goes_on(folder, words)}"
     if any(STATUSES[record.status].runs_again for record in records):
         return "interrupted", f": {goes_on(folder, words)}"
     wall = sum(call.seconds or 0.0 for call in study.calls)

@@ -13,7 +13,7 @@ from ray_jobs.design.plan import Study
 from ray_jobs.records.describe import changes_in_words, duration, knobs_of
 from ray_jobs.records.sequential import SequentialDesign
 from ray_jobs.records.trial_record import TrialRecord
-from sweeps.common.plan_forecast import PlanForecast
+from sweeps.common.plan_forecast import PlanForecast, most_trials
 
 #: Why a trial will not run, as its row has it, and in the sentence below the table.
 ENDED, REUSED = "ended", "reused"
@@ -64,8 +64,7 @@ def plan_table(study: Study, forecast: PlanForecast, settled: Mapping[str, str])
             f"regimes x {len(study.searched_seeds)} seeds ({study.search.sampler})"
         )
     if study.sequential is not None:
-        most = len(study.points) * len(study.seeds) * len(study.budgets)
-        lines.append(_added(study.sequential, most))
+        lines.append(_added(study.sequential, most_trials(study)))
     if forecast.trunks:
         lines.append(
             f"{forecast.trunks} trunks are trained once: about {duration(forecast.spared_seconds)} of "
@@ -82,7 +81,7 @@ def _added(design: SequentialDesign, most: int) -> str:
     """How trials are added, as far as that is known before; `most` are those of all seeds."""
     limits = [f"{design.max_hours:g} wall hours"] if design.max_hours else []
     limits += [f"{design.max_gpu_hours:g} GPU-hours"] if design.max_gpu_hours else []
-    limits.append(f"{most if design.max_trials is None else design.max_trials} trials in all")
+    limits.append(f"{most} trials in all")
     return "then one seed at a time where it decides most, until every setting is decided or out of reach" + (
         f", at most {' and '.join(limits)}" if limits else ""
     )

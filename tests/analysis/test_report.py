@@ -18,6 +18,7 @@ from conftest import ROOT
 from analysis.evidence.load import load_study
 from analysis.page.glossary import explanation
 from analysis.report import main, rebuild
+from analysis.studies.compare import unequal_steps
 from analysis.studies.sensitivity.figures.all_figures import sensitivity_figures
 from analysis.studies.sensitivity.front_tables import priority_rows
 from analysis.studies.sensitivity.results import analyse
@@ -172,8 +173,10 @@ def test_two_studies_side_by_side(reported, tmp_path, capsys):
     assert page_line == f"page: {tmp_path / 'c.html'}"
     assert answer[:2] == [f"1: {reported}", f"2: {tmp_path / 'two'}"]
     assert [line.partition(", study 2 against study 1: ")[0] for line in answer[2:]] == [
-        "Exact match",
-        "Forgetting",
+        "Step-matched, exact match",
+        "Step-matched, forgetting",
+        "Time-matched, exact match",
+        "Time-matched, forgetting",
     ]
     page = (tmp_path / "c.html").read_text()
     assert '<td class="text">rank</td>' in page and "config." not in page
@@ -213,7 +216,7 @@ def test_studies_that_share_their_trials_are_not_compared_with_themselves(report
     out = capsys.readouterr().out
     assert "study 2 against study 1" not in out
     assert "Trainings that are the same in both (taken over), " in out
-    assert "No setting was trained by both." in out
+    assert "Nothing else was trained by both." in out
 
 
 def test_every_heading_explains_itself(reported, tmp_path):
@@ -265,3 +268,17 @@ def test_what_to_use_if_one_thing_matters_most(tmp_path, undrawn):
     written = rebuild(tmp_path)
     assert "if this matters most" in written.terminal()
     assert "If one thing matters most" in (tmp_path / "report.html").read_text()
+
+
+def test_unequal_steps_of_equal_seconds_are_said(reported, tmp_path):
+    """A busy machine once looked like a difference between two studies."""
+    records = [
+        ended(record, steps=20 if record.plan.regime == "step" else 9) for record in planned(study(rank=8))
+    ]
+    study_folder(tmp_path / "two", records, rank=8)
+    settings = shared_settings(load_study(reported), load_study(tmp_path / "two"))
+    timed = sum(row.point.regime == "time" for row in settings)
+    (sentence,) = unequal_steps(settings)
+    assert sentence.startswith(f"In {timed} of {timed} time-matched settings")
+    assert "(20 against 9 on average)" in sentence
+    assert unequal_steps([row for row in settings if row.point.regime == "step"]) == []

@@ -100,7 +100,7 @@ def test_ctrl_c_is_acknowledged_and_says_where_things_stand(open_terminal, tmp_p
     shell.press(b"\x03")
     shell.until("interrupted: no further trial is started; 1 of 3 have ended")
     assert shell.to_the_end() == 130
-    assert re.search(r"1 completed, 2 not run yet; running them took \d+ s", shell.text)
+    assert re.search(r"1 completed, 2 not run yet; 1 run by this call in \d+ s", shell.text)
     text = shell.text.replace("\r\n", "\n")
     assert f"the same command with --output {place} goes on" in text
     assert text.rstrip().endswith(f"--max-concurrent 1 --output {place}"), "no command to paste"

@@ -81,3 +81,12 @@ def test_watching_ends_with_the_study(tmp_path, capsys):
     assert "finished after" in capsys.readouterr().out
     assert main([str(tmp_path / "nothing")]) == 2
     assert capsys.readouterr().err.startswith("error: study folder = ")
+
+
+def test_a_study_without_a_planned_trial_is_beginning(tmp_path, capsys):
+    """It was once said to be finished."""
+    study_folder(tmp_path, [])
+    stands = study_status(tmp_path)
+    assert stands.state == "starting" and "no trial is planned yet" in stands.note
+    assert main([str(tmp_path)]) == 0
+    assert "finished" not in capsys.readouterr().out

@@ -10,7 +10,7 @@ from analysis.evidence.corrected import CorrectedContrast, JointVerdict, joint_v
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column, spread_column
-from analysis.page.table import Column, Table
+from analysis.page.table import Column, Table, shown_p
 
 #: Designs whose settings are switches of this table.
 SWITCH_DESIGNS = {"switch", "grid", "list"}
@@ -71,9 +71,9 @@ def switch_table(rows: Sequence[SwitchRow]) -> Table[SwitchRow]:
         seeds_column(),
         spread_column("quality"),
         Column(header="vs default [95%]", value=lambda row: row.quality.contrast),
-        Column(header="p (Holm)", value=lambda row: row.quality.p_value, style=".3f"),
+        Column(header="p (Holm)", value=lambda row: row.quality.p_value, show=shown_p),
         Column(header="forgetting vs default [95%]", value=lambda row: row.forgetting.contrast),
-        Column(header="its p (Holm)", value=lambda row: row.forgetting.p_value, style=".3f"),
+        Column(header="its p (Holm)", value=lambda row: row.forgetting.p_value, show=shown_p),
         mean_column("overhead"),
         mean_column("footprint"),
         mean_column("train_seconds", style=".1f"),

@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.evidence.corrected import CorrectedContrast, contrast_of, unlike_differences
 from analysis.evidence.load import StudyData
-from analysis.page.table import Column, Table, shown
+from analysis.page.table import Column, Table, shown, shown_p
 from analysis.stats.frontier_area import FrontierSetting, UntunedQuality, corners, last_corner, mean_height
 from analysis.stats.pooled_noise import SettingScores
 from analysis.studies.baselines.tables import REFERENCE
@@ -117,7 +117,7 @@ def area_table(rows: Sequence[AreaRow], regime: str) -> Table[AreaRow]:
             header="above LoRA's frontier by [95%]", value=lambda row: contrast_of(row.area), terminal=True
         ),
         Column(
-            header="p (Holm)", value=lambda row: None if row.area is None else row.area.p_value, style=".3f"
+            header="p (Holm)", value=lambda row: None if row.area is None else row.area.p_value, show=shown_p
         ),
         Column(header="whole frontier", value=lambda row: row.word, terminal=True),
     ]

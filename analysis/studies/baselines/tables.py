@@ -10,7 +10,7 @@ from analysis.evidence.corrected import CorrectedContrast, contrast_of, shown_wo
 from analysis.evidence.load import StudyData
 from analysis.evidence.point_summary import PointSummary
 from analysis.page.columns import mean_column, seeds_column
-from analysis.page.table import Column, Table, shown
+from analysis.page.table import Column, Table, shown, shown_p
 from analysis.stats.estimates import holm
 from analysis.stats.frontier_gap import Gap
 from analysis.studies.baselines.tuning import (
@@ -100,7 +100,7 @@ def reached_table(rows: Sequence[ReachedRow], regime: str) -> Table[ReachedRow]:
             value=lambda row: None if row.gap is None else row.gap.chord,
             terminal=True,
         ),
-        Column(header="p (Holm)", value=lambda row: row.p_holm, style=".3f"),
+        Column(header="p (Holm)", value=lambda row: row.p_holm, show=shown_p),
         Column(header="verdict", value=lambda row: row.shown_verdict(), terminal=True),
     ]
     return Table(name=f"tuned_{regime}", columns=columns, rows=rows)

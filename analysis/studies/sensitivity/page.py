@@ -60,7 +60,7 @@ class SensitivityPage:
         lines += advice.openings()
         strips = strip_table(strip_rows(self.result.bands)).terminal()
         answer = [*lines, "", strips] if strips else lines
-        if TOLERANCE in strips:  # a narrow terminal has the verdicts alone
+        if TOLERANCE in strips.partition("\n")[0]:  # a narrow terminal has the verdicts alone
             answer.append(
                 "o: the difference, -: its 95% interval, |: the tolerance; right of it is good enough; "
                 "< and >: beyond the strip"

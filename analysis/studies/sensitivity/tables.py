@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from analysis.evidence.point_summary import PointSummary, control_of
 from analysis.page.columns import mean_column, seeds_column, spread_column
-from analysis.page.table import Column, Table
+from analysis.page.table import Column, Table, shown_p
 from analysis.stats.pooled_noise import Contrast
 from analysis.studies.sensitivity.bands import Band, SettingVerdict
 from grit.training.measurements import QUANTITIES
@@ -102,7 +102,7 @@ def sensitivity_table(bands: Sequence[Band], points: Sequence[PointSummary]) -> 
         Column(header="task's own metric", value=lambda row: row.task_score, style=".3f"),
         Column(header="vs default [95%]", value=lambda row: row.against_default),
         Column(header="this contrast alone", value=lambda row: row.setting.own_delta),
-        Column(header="p (Holm)", value=lambda row: row.setting.p_holm, style=".3f"),
+        Column(header="p (Holm)", value=lambda row: row.setting.p_holm, show=shown_p),
         Column(header="answers vs default (nats/token)", value=lambda row: row.setting.answers_delta),
         spread_column("retention"),
         Column(header="forgetting vs default", value=lambda row: row.setting.forgetting_delta),
