@@ -235,3 +235,25 @@ def test_a_cadence_that_never_acted_is_named(tmp_path):
         "T = 10 never acted in the step-matched trials, which had at most 20 steps: what is said of it "
         "there is said of no reprojection at all."
     ]
+
+
+def test_a_regime_without_its_default_is_not_silent(tmp_path):
+    """An interrupted study once said nothing of it, and called settings open that had not been run."""
+    options = {"regimes": ("step", "time"), "seeds": (41,)}
+    records = [ended(r) if r.plan.regime == "time" else r for r in planned(study(**options))]
+    study_folder(tmp_path, records, **options)
+    result = analyse(load_study(tmp_path))
+    said = "Step-matched, nothing is judged: no trial of the default has ended."
+    assert said in result.recommendation.openings()
+    assert not any(
+        sentence.startswith("Time-matched, nothing") for sentence in result.recommendation.openings()
+    )
+
+
+def test_a_setting_that_was_not_run_is_not_open(tmp_path):
+    records = [r if r.tau == 0.9 else ended(r) for r in planned(study(regimes=("step",), seeds=(41, 42)))]
+    study_folder(tmp_path, records, regimes=("step",), seeds=(41, 42))
+    words = {
+        s.value: s.word for b in analyse(load_study(tmp_path)).bands if b.knob == "tau" for s in b.settings
+    }
+    assert words.pop(0.9) == "not run" and "not run" not in words.values()

@@ -19,6 +19,8 @@ from analysis.studies.sensitivity.one_at_a_time import knob_value
 from grit.config.declared_knobs import KNOBS
 from grit.config.sections import Regime
 
+#: What a setting is called none of whose trials has run.
+NOT_RUN = "not run"
 #: What a setting's outcome is called in reports.
 WORDS: dict[Outcome, str] = {"pass": "safe", "fail": "unsafe", "open": "open", "out of reach": "out of reach"}
 
@@ -57,7 +59,12 @@ class SettingVerdict:
     @property
     def word(self) -> str:
         """The outcome as people say it."""
-        return WORDS[self.outcome]
+        return NOT_RUN if self.is_owed else WORDS[self.outcome]
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether none of its trials has run yet."""
+        return not self.point.records and not self.point.lost
 
     @property
     def failed(self) -> tuple[str, ...]:

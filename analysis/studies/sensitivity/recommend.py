@@ -19,6 +19,7 @@ from analysis.stats.decisions import ERROR_RATE, Outcome
 from analysis.studies.sensitivity.bands import Band, SettingVerdict, count_verdicts
 from analysis.studies.sensitivity.control import ControlComparison
 from analysis.studies.sensitivity.criteria import CRITERIA, Criterion
+from analysis.studies.sensitivity.one_at_a_time import default_point
 from grit.config.declared_knobs import KNOBS
 from grit.config.sections import Regime
 from ray_jobs.records.describe import duration
@@ -110,6 +111,7 @@ class Recommendation:
         verdicts: per regime, how many (setting x criterion) verdicts stand how.
         needs: what this design tells, and what more would decide what is open, in words.
         idle: settings that never acted, in words.
+        silent: regimes of which nothing is judged, since their default has not been run.
         knobs: in the order in which they are decided.
     """
 
@@ -121,6 +123,7 @@ class Recommendation:
     verdicts: dict[str, dict[str, int]]
     needs: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
+    silent: tuple[Regime, ...] = ()
 
     @property
     def combination_tested(self) -> bool:
@@ -156,6 +159,10 @@ class Recommendation:
                 f"{criteria}) are decided, {count['open']} open, {count['out_of_reach']} out of reach."
             )
             criteria = "criteria"
+        for regime in self.silent:
+            sentences.append(
+                f"{regime.capitalize()}-matched, nothing is judged: no trial of the default has ended."
+            )
         sentences += [*self.needs, *self.idle]
         if not self.combination_tested and any(one.pick is not None for one in self.knobs):
             sentences.append("This combination itself was not run: each knob was moved alone.")
@@ -263,6 +270,9 @@ def recommend(
     verdicts = {}
     for each in dict.fromkeys(band.regime for band in bands):
         verdicts[str(each)] = asdict(count_verdicts([band for band in bands if band.regime == each]))
+    silent = [
+        regime for regime in sorted({point.regime for point in points}) if _owes_default(points, regime)
+    ]
     return Recommendation(
         regime=regime,
         clock=noise,
@@ -272,7 +282,13 @@ def recommend(
         verdicts=verdicts,
         needs=tuple(_needs([band for band in bands if band.regime == regime], designed_seeds)),
         idle=tuple(_idle(bands)),
+        silent=tuple(silent),
     )
+
+
+def _owes_default(points: Sequence[PointSummary], regime: Regime) -> bool:
+    center = default_point(points, regime)
+    return center is not None and not center.records
 
 
 def _runs(point: PointSummary, values: Mapping[str, float | int | None], swept: Set[str]) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from analysis.page.table import Column, Table
 from analysis.stats.decisions import Outcome
 from analysis.stats.pooled_noise import Contrast
-from analysis.studies.sensitivity.bands import WORDS, Band, SettingVerdict
+from analysis.studies.sensitivity.bands import Band, SettingVerdict
 from analysis.studies.sensitivity.criteria import NEAR_BEST, RETENTION
 from grit.config.sections import Regime
 
@@ -63,12 +63,8 @@ class StripRow:
     seeds: int
     quality: Bar | None
     retention: Bar | None
+    word: str
     reason: str
-
-    @property
-    def word(self) -> str:
-        """The outcome as people say it."""
-        return WORDS[self.outcome]
 
 
 def strip_rows(bands: Sequence[Band]) -> list[StripRow]:
@@ -89,6 +85,7 @@ def _row(band: Band, setting: SettingVerdict) -> StripRow:
         regime=band.regime,
         outcome=setting.outcome,
         seeds=len(setting.point.seeds),
+        word=setting.word,
         reason=_reason(setting),
         quality=bars["quality"],
         retention=bars["retention"],
@@ -103,7 +100,9 @@ def _bar(contrast: Contrast, tolerance: float) -> Bar | None:
 
 
 def _reason(setting: SettingVerdict) -> str:
-    """What it failed, or what is not decided; empty for a safe setting."""
+    """What it failed, or what is not decided; empty for a safe setting, or one that was not run."""
+    if setting.is_owed:
+        return ""
     return ", ".join(setting.failed) or ", ".join(criterion.name for criterion in setting.undecided)
 
 
