@@ -104,9 +104,11 @@ def _of_folder(folder: Path, config: RunConfig) -> dict[str, SeenNoise]:
         data = load_study(folder)
     except ConfigError:
         return {}
-    if _like(data.study.config) != _like(config):
+    of_this_length = data.study.config.budget.amount == config.budget.amount
+    if not of_this_length or _trains_like(data.study.config) != _trains_like(config):
         return {}
-    points = summarize_points([record for record in data.records if _like(record.config) == _like(config)])
+    same = [record for record in data.records if _trains_like(record.config) == _trains_like(config)]
+    points = summarize_points(same)
     for regime in measured_regimes(points)[:1]:
         noise = regime_noise(data, [point for point in points if point.regime == regime])
         if noise is not None and noise.quality.several_seeds:
@@ -117,12 +119,12 @@ def _of_folder(folder: Path, config: RunConfig) -> dict[str, SeenNoise]:
     return {}
 
 
-def _like(config: RunConfig) -> tuple[object, ...]:
+def _trains_like(config: RunConfig) -> tuple[object, ...]:
+    """What two trials have in common, whichever budget their regime gives them."""
     return (
         config.backbone.model,
         config.task,
         config.sequence,
-        config.budget.amount,
         config.optimization.learning_rate,
         config.evaluation.quality,
     )

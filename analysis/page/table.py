@@ -196,7 +196,7 @@ class Table(Generic[RowT]):
             if len(columns) == 1 or not _is_too_wide(text, most):
                 break
             columns.remove(spare)
-            left_out.insert(0, spare.header)
+            left_out.insert(0, spare.header.strip())
             text = self._plain(columns)
         if most is not None and _is_too_wide(text, most):
             text = self._plain(columns, each=max(LEAST_WIDTH, most // len(columns) - len(_BETWEEN)))

@@ -210,7 +210,8 @@ def build(first: Path, second: Path, page: Path) -> list[str]:
         cautions.append("Nothing else was trained by both.")
     elif not own:
         cautions.append("No setting was trained by both.")
-    cautions += unequal_steps(own)
+    if one.study.budgets.get("time") == two.study.budgets.get("time"):
+        cautions += unequal_steps(own)
     answer = summary(own, metric)
     context = {
         "first": str(first),

@@ -59,6 +59,10 @@ def is_kept(folder: Path) -> bool:
     return (folder / ADAPTER_FILE).exists()
 
 
+#: What `export` writes into an adapter's own folder where no other is named is no part of it.
+_EXPORTS = shutil.ignore_patterns("export", "merged")
+
+
 class Answering:
     """A kept adapter that answers prompts, for whoever has its folder, without the run that trained it.
 
@@ -113,7 +117,7 @@ def export_kept(folder: Path, to: Path, bench: Workbench, *, merged: bool) -> No
     """
     kept = read_kept_adapter(folder)
     check_empty(to)
-    shutil.copytree(folder, to / "adapter" if merged else to, dirs_exist_ok=True)
+    shutil.copytree(folder, to / "adapter" if merged else to, dirs_exist_ok=True, ignore=_EXPORTS)
     if merged:
         write_merged(kept.config, folder, to, bench)
 
@@ -136,7 +140,7 @@ def push_kept(folder: Path, repository: str, *, private: bool) -> str:
     if not (folder / CARD_FILE).exists():
         raise ConfigError("DIR", str(folder), f"has no model card ({CARD_FILE}): write one beside its files")
     with TemporaryDirectory() as copy:
-        shutil.copytree(folder, copy, dirs_exist_ok=True)
+        shutil.copytree(folder, copy, dirs_exist_ok=True, ignore=_EXPORTS)
         path = Path(copy) / "adapter_config.json"
         values = json.loads(path.read_text(encoding="utf8"))
         values["base_model_name_or_path"] = model

@@ -19,6 +19,8 @@ _KINDS = {"int": "must be a whole number, not ", "float": "must be a number, not
 _UNKNOWN = "unrecognized arguments: "
 #: Of every command here: bad input, Ctrl-C.
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+#: Of a command that was not done when its reader left, as a shell counts SIGPIPE.
+EXIT_PIPE = 141
 
 
 def ends_with_its_reader(command: Callable[ArgsT, int]) -> Callable[ArgsT, int]:
@@ -26,13 +28,14 @@ def ends_with_its_reader(command: Callable[ArgsT, int]) -> Callable[ArgsT, int]:
 
     @functools.wraps(command)
     def run(*args: ArgsT.args, **kwargs: ArgsT.kwargs) -> int:
+        code = EXIT_PIPE
         try:
             code = command(*args, **kwargs)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except BrokenPipeError:
             if not _reader_has_left():
                 raise
-            return 0
         return code
 
     return run
@@ -42,7 +45,7 @@ def _reader_has_left() -> bool:
     """Whether standard output is read no more; what is left of it then goes nowhere."""
     try:
         output = sys.stdout.fileno()
-    except OSError:  # it is no file
+    except (AttributeError, OSError):  # there is none, or it is no file
         return False
     looked_at = select.poll()
     looked_at.register(output, 0)

@@ -42,12 +42,18 @@ def command_into(
         more: words that are added.
     """
     words, left_out = list[str](), False
-    for word in sys.argv if words_given is None else words_given:
+    for word in own_words() if words_given is None else words_given:
         if _OPTION.match(word):
             left_out = word.partition("=")[0] in ("--output", *without)
         if not left_out:
             words.append(word)
     return pasted(sys.executable, *words, *more, "--output", output)
+
+
+def own_words() -> list[str]:
+    """This process's script and options; of a package that was run by name, `-m` and its name."""
+    program, *options = sys.argv
+    return ["-m", Path(program).parent.name, *options] if Path(program).name == "__main__.py" else sys.argv
 
 
 def goes_on(folder: Path, words_given: Sequence[str] | None = None) -> str:

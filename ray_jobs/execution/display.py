@@ -119,9 +119,8 @@ class StudyDisplay:
         """Workers that have become ready, and what the first trials do before they train, as it comes."""
         if self._ready < seen["ready"] <= self._slots:
             self._ready = seen["ready"]
-            self._bar.start_t = (
-                time.time()
-            )  # what is left is foretold from trials, not from their workers' start
+            if not self._one_has_ended:  # what is left follows from trials, not from their workers' start
+                self._bar.start_t = time.time()
             self._say(stamped(f"{self._ready} of {self._slots} workers are ready"))
         for progress in seen["running"].values():
             phase = progress.get("phase")

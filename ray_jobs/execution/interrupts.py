@@ -18,10 +18,10 @@ PATIENCE_SECONDS = 20.0
 
 @contextmanager
 def ended_after() -> Iterator[None]:
-    """Ctrl-C or SIGTERM within the block is acknowledged at once, and ends everything when the block has.
+    """Ctrl-C within the block is acknowledged at once, and ends everything when the block has ended.
 
-    A library may swallow the exception that they raise otherwise (seen in Ray's start). A second one is
-    raised where it comes.
+    A library may swallow the exception that it raises otherwise (seen in Ray's start). A second one is raised
+    where it comes. SIGTERM is Ray's own from its start on.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -34,12 +34,16 @@ def ended_after() -> Iterator[None]:
         asked.set()
         phase("interrupted: ends once Ray has started (once more ends at once)")
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = signal.signal(signal.SIGINT, note)
     try:
         yield
+    except Exception as error:
+        if asked.is_set():
+            raise KeyboardInterrupt from error
+        raise
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, before)
     if asked.is_set():
         raise KeyboardInterrupt
 

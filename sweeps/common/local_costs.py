@@ -13,6 +13,7 @@ from ray_jobs.execution.calibrate import budget_of, measured_costs
 from ray_jobs.execution.runner import RunOptions
 from ray_jobs.records.study_file import StudyFile
 from sweeps.common.request import StudyRequest
+from sweeps.common.run_options import check_gpu_is_not_shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,8 @@ def time_budget(
     Raises:
         ConfigError: it cannot be measured.
     """
+    if "time" in request.regimes:
+        check_gpu_is_not_shared(options.resources, "a time budget")
     if request.budget_seconds is not None or "time" not in request.regimes:
         return TimeBudget(seconds=request.budget_seconds or 1.0)
     if earlier is not None and "time" in earlier.budgets:

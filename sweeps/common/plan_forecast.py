@@ -81,7 +81,7 @@ def forecast_plan(
     if study.search is not None:
         searched = study.search.points * len(study.budgets) * len(study.searched_seeds)
     planned = len(study.trials) + searched
-    added = 0 if study.sequential is None else max(0, most_trials(study) - planned)
+    added = 0 if study.sequential is None else max(0, most_trials(study, searched) - planned)
     shared = plan_trunks(owed if share else ())
     spared = _spared(shared, costs)
     # a trial whose settings are not known yet is taken for an average one
@@ -103,11 +103,17 @@ def forecast_plan(
     )
 
 
-def most_trials(study: Study) -> int:
-    """The most trials that a growing study can come to: its limit, or all its settings with all its seeds."""
+def most_trials(study: Study, searched: int) -> int:
+    """The most trials that a growing study can come to.
+
+    Its limit, or all its settings with all its seeds beside the control's and the searched ones, which do not
+    grow.
+    """
     assert study.sequential is not None
-    most = study.sequential.max_trials
-    return len(study.points) * len(study.seeds) * len(study.budgets) if most is None else most
+    if study.sequential.max_trials is not None:
+        return study.sequential.max_trials
+    controls = sum(trial.record.plan.design == "control" for trial in study.trials)
+    return len(study.points) * len(study.seeds) * len(study.budgets) + controls + searched
 
 
 def predicted_seconds(config: RunConfig, base: RunConfig, costs: Costs) -> float:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 
 from grit.config.run_config import RunConfig
-from grit.config.settings import at_least
+from grit.config.settings import Range
 from grit.errors import ConfigError
 from ray_jobs.design.plan import Study
 from ray_jobs.design.resources import Costs, TrialResources
@@ -58,6 +58,10 @@ def run_options(
     )
 
 
+#: Trials that may share a GPU: below what Ray's resolution tells apart.
+_SHARING = Range(words="must be a whole number from 1 to 100", low=1, high=100, high_in=True, whole=True)
+
+
 def held_by_trial(resources: TrialResources, execution: ExecutionOptions) -> TrialResources:
     """What a trial's worker holds, as this call asks for it.
 
@@ -66,7 +70,7 @@ def held_by_trial(resources: TrialResources, execution: ExecutionOptions) -> Tri
     """
     shared = execution.trials_per_gpu
     if shared is not None:
-        at_least(1).check("trials-per-gpu", shared)
+        _SHARING.check("trials-per-gpu", shared)
     held = replace(
         resources,
         accelerator=execution.accelerator or resources.accelerator,
@@ -88,18 +92,30 @@ def check_clock_is_not_shared(study: Study, resources: TrialResources) -> None:
     Raises:
         ConfigError: a trial has a time budget, or is there to be timed.
     """
-    if resources.trials_per_gpu == 1:
-        return
     for trial in study.trials:
         timed = trial.config.budget.regime == "time"
         if timed or trial.config.audits.beside:
-            what = "a time budget" if timed else "the step times of methods that take turns"
-            raise ConfigError(
-                "trials-per-gpu",
-                resources.trials_per_gpu,
-                f"would disturb {what}, which needs a GPU to itself (--regimes step plans none of a time "
-                "budget)",
+            check_gpu_is_not_shared(
+                resources, "a time budget" if timed else "the step times of methods that take turns"
             )
+
+
+def check_gpu_is_not_shared(resources: TrialResources, clock: str) -> None:
+    """Refuses to share a GPU whose time is measured.
+
+    Args:
+        resources: of a trial.
+        clock: what is measured, in words.
+
+    Raises:
+        ConfigError: it is shared.
+    """
+    if resources.trials_per_gpu > 1:
+        raise ConfigError(
+            "trials-per-gpu",
+            resources.trials_per_gpu,
+            f"would disturb {clock}, which needs a GPU to itself (--regimes step plans no time budget)",
+        )
 
 
 def _keep(execution: ExecutionOptions) -> Keep:

@@ -13,11 +13,14 @@ from analysis.studies.sensitivity.growth import LiveMarks
 from grit.cli.pasted import goes_on
 from ray_jobs.execution.running_file import RunningFile, RunningTrial, read_running
 from ray_jobs.records.describe import describe, duration
-from ray_jobs.records.study_file import StudyFile, read_study
+from ray_jobs.records.study_file import STUDY_FILE, StudyFile, read_study
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.records.trial_status import STATUSES
 from ray_jobs.records.trials_file import read_trials
 from ray_jobs.tracking.marks import StudyMarks
+
+#: So long may a driver take from its study's file to its first plan.
+STARTING_SECONDS = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +151,10 @@ def _state(
             waits = "" if begun else "; no trial has begun"
             return "running", f", {driver}, last heard of {since}{waits}"
         return "lost", f": {driver} was last heard of {since}; {goes_on(folder, words)}"
-    if not records:
-        return "starting", f": no trial is planned yet; if it stays so, {goes_on(folder, words)}"
-    if any(STATUSES[record.status].runs_again for record in records):
+    age = time.time() - (folder / STUDY_FILE).stat().st_mtime
+    if not records and age < STARTING_SECONDS:
+        return "starting", ": no trial is planned yet"
+    if not records or any(STATUSES[record.status].runs_again for record in records):
         return "interrupted", f": {goes_on(folder, words)}"
     wall = sum(call.seconds or 0.0 for call in study.calls)
     return "finished", f" after {duration(wall)}"

@@ -64,7 +64,7 @@ def plan_table(study: Study, forecast: PlanForecast, settled: Mapping[str, str])
             f"regimes x {len(study.searched_seeds)} seeds ({study.search.sampler})"
         )
     if study.sequential is not None:
-        lines.append(_added(study.sequential, most_trials(study)))
+        lines.append(_added(study.sequential, most_trials(study, forecast.searched)))
     if forecast.trunks:
         lines.append(
             f"{forecast.trunks} trunks are trained once: about {duration(forecast.spared_seconds)} of "

@@ -6,7 +6,7 @@ import sys
 import pytest
 from launching import environment
 
-from grit.cli.one_line import ends_with_its_reader
+from grit.cli.one_line import EXIT_PIPE, ends_with_its_reader
 from grit.errors import ConfigError, reason
 
 WRITES_ON = """
@@ -39,7 +39,17 @@ def _piped(command):
 
 def test_a_reader_that_has_enough_ends_a_command_quietly():
     code, read, said = _piped(WRITES_ON)
-    assert (code, read, said) == (0, "0\n", "")
+    assert (code, read, said) == (EXIT_PIPE, "0\n", "")
+
+
+def test_a_command_that_is_done_keeps_its_code():
+    """Also where nobody reads what it said last, or there is no standard output at all."""
+    ends = WRITES_ON.replace("200_000", "1")
+    buffered = {**environment(), "PYTHONUNBUFFERED": ""}
+    unread = ["bash", "-c", '"$0" -c "$1" | true; exit ${PIPESTATUS[0]}', sys.executable, ends]
+    without = ["bash", "-c", '"$0" -c "$1" >&-', sys.executable, ends.replace("print", "str")]
+    writer, closed = (subprocess.run(command, env=buffered) for command in (unread, without))
+    assert (writer.returncode, closed.returncode) == (3, 3)
 
 
 def test_a_pipe_of_another_kind_that_breaks_is_no_reader_that_left():

@@ -137,10 +137,12 @@ def test_a_device_with_too_little_memory_is_refused(tmp_path):
     storage.write(TOKEN_FILE, b"word")
     admission = examine(expected_of(0, {}, "word"), storage)
     config = study().base
-    check_room(admission, config)
+    check_room(admission, config, 0)
     large = config.changed(model="meta-llama/Llama-3.1-8B")
-    with pytest.raises(NodeRefusedError, match=r"has 1 GB, and a trial of this plan needs about \d\d GB"):
-        check_room(replace(admission, memory_bytes=10**9), large)
+    with pytest.raises(
+        NodeRefusedError, match=r"has 1 GB for a trial, and one of this plan needs about \d\d GB"
+    ):
+        check_room(replace(admission, memory_bytes=10**9), large, 0)
 
 
 def test_a_storage_that_cannot_be_is_refused_without_its_secrets():

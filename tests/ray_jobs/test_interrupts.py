@@ -34,9 +34,9 @@ def test_an_interrupt_that_would_be_swallowed_ends_everything_after_the_block():
     assert "interrupted: ends once Ray has started" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_one_is_raised_where_it_comes_and_handlers_are_put_back(number):
-    before, reached = signal.getsignal(number), []
+def test_a_second_one_is_raised_where_it_comes_and_the_handler_is_put_back():
+    number, reached = signal.SIGINT, []
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), ended_after():
         os.kill(os.getpid(), number)
         reached.append("after the first")
@@ -49,3 +49,21 @@ def test_without_an_interrupt_nothing_happens():
     with contextlib.ExitStack() as stack:
         with ended_after():
             stack.enter_context(contextlib.nullcontext())
+
+
+def test_an_interrupt_counts_where_the_block_fails():
+    with pytest.raises(KeyboardInterrupt), ended_after():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise ValueError("Ray did not start")
+    with pytest.raises(ValueError, match="did not start"), ended_after():
+        raise ValueError("Ray did not start")
+
+
+def test_what_the_block_sets_itself_stays():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with ended_after():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -58,7 +58,8 @@ def test_all_that_share_a_gpu_fit_on_it(count):
         (TrialResources(cpus=1), {"trials_per_gpu": 2}, "hold none"),
         (TrialResources(cpus=1, gpus=2), {"trials_per_gpu": 2}, "hold 2"),
         (ONE_GPU, {"trials_per_gpu": 2, "workers_per_trial": 2}, "several workers"),
-        (ONE_GPU, {"trials_per_gpu": 0}, "at least 1"),
+        (ONE_GPU, {"trials_per_gpu": 0}, "from 1 to 100"),
+        (ONE_GPU, {"trials_per_gpu": 101}, "from 1 to 100"),
     ],
 )
 def test_what_cannot_share_a_gpu_is_refused(resources, options, words):

@@ -1,6 +1,7 @@
 """Where a study stands, as its folder says it: while it runs, after its driver is gone, and at its end."""
 
 import json
+import os
 import subprocess
 import time
 
@@ -8,8 +9,8 @@ import pytest
 from builders import ended, planned, study, study_folder
 
 from ray_jobs.execution.running_file import GONE_SECONDS, RUNNING_FILE, RunningWriter, read_running
-from ray_jobs.records.study_file import read_study
-from sweeps.common.study_status import study_status
+from ray_jobs.records.study_file import STUDY_FILE, read_study
+from sweeps.common.study_status import STARTING_SECONDS, study_status
 from sweeps.status import main
 
 
@@ -90,3 +91,6 @@ def test_a_study_without_a_planned_trial_is_beginning(tmp_path, capsys):
     assert stands.state == "starting" and "no trial is planned yet" in stands.note
     assert main([str(tmp_path)]) == 0
     assert "finished" not in capsys.readouterr().out
+    long_ago = time.time() - 2 * STARTING_SECONDS
+    os.utime(tmp_path / STUDY_FILE, (long_ago, long_ago))
+    assert study_status(tmp_path).state == "interrupted"

@@ -31,7 +31,7 @@ from analysis.studies.sensitivity.front_tables import (
 )
 from analysis.studies.sensitivity.further import further_results
 from analysis.studies.sensitivity.results import SensitivityResult, analyse
-from analysis.studies.sensitivity.strips import TOLERANCE, strip_rows, strip_table
+from analysis.studies.sensitivity.strips import QUALITY_STRIP, strip_rows, strip_table
 from analysis.studies.sensitivity.tables import SensitivityRow, sensitivity_rows, sensitivity_table
 from grit.io.files import write_atomically
 from ray_jobs.records.study_file import Caps
@@ -60,7 +60,7 @@ class SensitivityPage:
         lines += advice.openings()
         strips = strip_table(strip_rows(self.result.bands)).terminal()
         answer = [*lines, "", strips] if strips else lines
-        if TOLERANCE in strips.partition("\n")[0]:  # a narrow terminal has the verdicts alone
+        if QUALITY_STRIP in strips.partition("\n")[0]:  # a narrow terminal has the verdicts alone
             answer.append(
                 "o: the difference, -: its 95% interval, |: the tolerance; right of it is good enough; "
                 "< and >: beyond the strip"

@@ -270,9 +270,8 @@ def recommend(
     verdicts = {}
     for each in dict.fromkeys(band.regime for band in bands):
         verdicts[str(each)] = asdict(count_verdicts([band for band in bands if band.regime == each]))
-    silent = [
-        regime for regime in sorted({point.regime for point in points}) if _owes_default(points, regime)
-    ]
+    regimes = sorted({point.regime for point in points})
+    silent = [regime for regime in regimes if _owes_default(points, regime)]
     return Recommendation(
         regime=regime,
         clock=noise,

@@ -23,6 +23,8 @@ SHOWN = {"quality": NEAR_BEST, "retention": RETENTION}
 LOW, HIGH, WIDTH = -3.0, 2.0, 26
 #: Where the tolerance is, on the strip.
 TOLERANCE = "|"
+#: The header of the strip of quality.
+QUALITY_STRIP = "quality vs rival"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,7 @@ def strip_table(rows: Sequence[StripRow]) -> Table[StripRow]:
         Column(header="n", value=lambda row: row.seeds, terminal=True, spare=True),
         Column(header="verdict", value=lambda row: row.word, terminal=True),
         Column(
-            header="quality vs rival".ljust(WIDTH),
+            header=QUALITY_STRIP.ljust(WIDTH),
             value=lambda row: None if row.quality is None else row.quality.text(),
             terminal=True,
             spare=True,

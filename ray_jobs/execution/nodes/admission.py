@@ -47,13 +47,13 @@ class Expected:
     """What the driver means.
 
     Attributes:
-        gpus: that each worker holds.
+        gpus: that each worker holds; below 1 where several share one.
         versions: of `PACKAGES`. content: hashes of task, documents and model, by name.
         token: what `TOKEN_FILE` holds; None where nothing is shared by file.
         answer: of `known_step` on the driver, in float64.
     """
 
-    gpus: int
+    gpus: float
     versions: Mapping[str, str]
     content: Mapping[str, str]
     token: str | None
@@ -92,7 +92,7 @@ def installed_versions() -> dict[str, str]:
     return {name: metadata.version(name).partition("+")[0] for name in PACKAGES}
 
 
-def expected_of(gpus: int, content: Mapping[str, str], token: str | None = None) -> Expected:
+def expected_of(gpus: float, content: Mapping[str, str], token: str | None = None) -> Expected:
     """What the driver itself is, and the answer it finds."""
     return Expected(
         gpus=gpus,
@@ -109,7 +109,7 @@ def expected_at(
     """What workers with these resources must be; leaves in the storage what they must be able to read."""
     token = uuid.uuid4().hex
     storage.write(TOKEN_FILE, token.encode())
-    return expected_of(int(resources.get("GPU", 0)), content, token)
+    return expected_of(resources.get("GPU", 0.0), content, token)
 
 
 def admitted(
@@ -121,7 +121,7 @@ def admitted(
         NodeRefusedError: the first thing that is not as the driver means it.
     """
     admission = examine(expected, storage)
-    check_room(admission, config)
+    check_room(admission, config, expected.gpus)
     check_content(expected, bench.content(config))
     return admission
 
@@ -143,7 +143,7 @@ def examine(expected: Expected, storage: StudyStorage | None = None) -> Admissio
     if expected.gpus and not torch.cuda.is_available():
         raise NodeRefusedError("it holds a GPU that torch cannot use (no driver, or a torch without CUDA)")
     if expected.gpus > torch.cuda.device_count():
-        raise NodeRefusedError(f"it has {torch.cuda.device_count()} of {expected.gpus} GPUs")
+        raise NodeRefusedError(f"it has {torch.cuda.device_count()} of {expected.gpus:g} GPUs")
     device = "cuda" if expected.gpus else "cpu"
     try:
         answer = known_step(device)
@@ -165,8 +165,13 @@ def examine(expected: Expected, storage: StudyStorage | None = None) -> Admissio
     )
 
 
-def check_room(admission: Admission, config: RunConfig) -> None:
+def check_room(admission: Admission, config: RunConfig, gpus: float) -> None:
     """Refuses a device with less memory than the plan predicts for a trial.
+
+    Args:
+        admission: what the device is.
+        config: of the trial.
+        gpus: that the trial holds; of a shared one it has that share.
 
     Raises:
         NodeRefusedError: with what is needed and what there is.
@@ -176,10 +181,11 @@ def check_room(admission: Admission, config: RunConfig) -> None:
     if shape is None:
         return
     needed = memory_bytes(config, shape, gpu=admission.device == "cuda")
-    if needed > admission.memory_bytes:
+    room = admission.memory_bytes * (gpus if 0 < gpus < 1 else 1)
+    if needed > room:
         raise NodeRefusedError(
-            f"its {admission.name} has {admission.memory_bytes / 1e9:.0f} GB, and a trial of this plan needs "
-            f"about {needed / 1e9:.0f} GB"
+            f"its {admission.name} has {room / 1e9:.0f} GB for a trial, and one of this plan needs about "
+            f"{needed / 1e9:.0f} GB"
         )
 
 

@@ -12,12 +12,16 @@ WHOLE_NODE = ""
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where an attempt runs: Ray's id of the node, its address, the process, and the GPUs it was given."""
+    """Where an attempt runs: Ray's id of the node, its address, the process, and the GPUs it was given.
+
+    `shared`: others run on them at the same time.
+    """
 
     node_id: str
     address: str
     process: int
     gpus: tuple[str, ...] = ()
+    shared: bool = False
 
     def shown(self) -> str:
         """For records and people."""
@@ -26,8 +30,8 @@ class Place:
 
     @property
     def suspect(self) -> str:
-        """The GPU, where there is one; of several nobody knows which it was."""
-        return self.gpus[0] if len(self.gpus) == 1 else WHOLE_NODE
+        """The GPU, where there is one: of several nobody knows which, and a shared one cannot be held."""
+        return self.gpus[0] if len(self.gpus) == 1 and not self.shared else WHOLE_NODE
 
 
 class Blame:

@@ -107,6 +107,7 @@ def train_job(loop_config: dict[str, Any]) -> None:
         address=ray.util.get_node_ip_address(),
         process=os.getpid(),
         gpus=tuple(gpus_here()),
+        shared=0 < settings.resources.get("GPU", 0.0) < 1,
     )
     token = workers.first_says(uuid.uuid4().hex)
     heard = _ToLedger(ledger, job_id, token)
