@@ -43,7 +43,15 @@ ELSEWHERE = {
     ".venv/bin/python sweeps/tau_T_lambda.py --preset smollm2-135m --regimes step --task boolq "
     "--train-file ... --eval-file ... --retention-file ...": "tests/grit/test_smollm2.py, where it is cached",
     ".venv/bin/python sweeps/ablation.py --preset smollm2-135m --regimes step --budget-steps 60 --task boolq "
-    "--train-file ... --eval-file ... --retention-file ... --seeds 41 42": "two hours on SmolLM2",
+    "--train-file ... --eval-file ... --retention-file ... --seeds 41 42 43": "hours on SmolLM2",
+    ".venv/bin/python sweeps/compression.py --preset smollm2-135m --regimes step --budget-steps 60 "
+    "--task boolq --train-file ... --eval-file ... --retention-file ... --ranks 4 --learning-rates 5e-4 "
+    "--seeds 41 42": "half an hour on SmolLM2",
+    ".venv/bin/python sweeps/baselines.py --preset smollm2-135m --regimes step --budget-steps 60 "
+    "--task boolq --train-file ... --eval-file ... --retention-file ... "
+    "--methods lora lora_attention lora_replay grit --learning-rates 2e-4 5e-4 --seeds 41 42": (
+        "half an hour on SmolLM2"
+    ),
     ".venv/bin/python sweeps/baselines.py --preset smollm2-135m --budget-steps 60 --task boolq "
     "--train-file ... --eval-file ... --retention-file ... "
     "--methods lora grit grit_soap grit_source lora_ewc --learning-rates 2.5e-4 5e-4 1e-3 --seeds 41 42": (
