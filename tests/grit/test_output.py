@@ -7,6 +7,7 @@ import pytest
 from launching import environment
 
 from grit.cli.one_line import EXIT_PIPE, ends_with_its_reader
+from grit.cli.pasted import command_into
 from grit.errors import ConfigError, reason
 
 WRITES_ON = """
@@ -73,3 +74,12 @@ def test_why_a_file_cannot_be_read_does_not_name_it_again(tmp_path):
     assert reason(caught.value) == "no such file or directory"
     assert reason(ValueError("first\nsecond")) == "first"
     assert reason(ValueError()) == "ValueError"
+
+
+def test_the_command_of_a_package_can_be_pasted(monkeypatch, tmp_path):
+    """By the path of its `__main__.py` it once found a module of ours in the place of Python's own."""
+    monkeypatch.setattr(sys, "argv", ["/somewhere/grit/__main__.py", "train", "--output", "old", "--resume"])
+    command = command_into(tmp_path, without=("--resume",), more=("--resume",))
+    assert command.split()[1:] == ["-m", "grit", "train", "--resume", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["sweeps/tau_T_lambda.py", "--output", "old"])
+    assert command_into(tmp_path).split()[1:] == ["sweeps/tau_T_lambda.py", "--output", str(tmp_path)]
