@@ -22,8 +22,9 @@ from analysis.studies.peft_comparison import page as peft_comparison
 from analysis.studies.sensitivity import page as sensitivity
 from analysis.studies.small_batch import page as small_batch
 from grit.cli.one_line import EXIT_BAD_INPUT, OneLineErrors, ends_with_its_reader
+from grit.cli.run_file import refuse_run
 from grit.errors import ConfigError
-from ray_jobs.records.study_file import STUDY_FILE, Caps, no_study, read_study
+from ray_jobs.records.study_file import STUDY_FILE, Caps, read_study
 from ray_jobs.records.trial_record import TrialRecord
 from ray_jobs.tracking.marks import StudyMarks
 
@@ -81,7 +82,8 @@ def _rebuild_joint(folder: Path) -> Report:
         return forgetting_law.build_joint(folder)
     if names & set(joint_audits.PARTS):
         return joint_audits.build(folder)
-    raise no_study(folder)
+    refuse_run(folder)
+    raise ConfigError("study folder", str(folder), f"holds no {STUDY_FILE}")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -109,6 +109,17 @@ def check_room(folder: Path, config: RunConfig, *, resume: bool) -> None:
         raise ConfigError("output", str(folder), f"holds this run already{what}; or choose another folder")
 
 
+def refuse_run(folder: Path) -> None:
+    """Refuses a single run's folder where a study's is wanted.
+
+    Raises:
+        ConfigError: it is one; with the command that shows it.
+    """
+    if (folder / RUN_FILE).exists():
+        look = pasted(sys.executable, "-m", "grit", "show", folder)
+        raise ConfigError("study folder", str(folder), f"is a single run's: {look}")
+
+
 def check_empty(to: Path) -> None:
     """Refuses a place for an export that holds something.
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from grit.cli.pasted import pasted
-from grit.cli.run_file import RUN_FILE
 from grit.config.extensions import check_named
 from grit.config.run_config import RunConfig
 from grit.config.sections import Regime
@@ -169,14 +166,6 @@ def _extensions(calls: object) -> list[str]:
     return list(named) if isinstance(named, dict) else []
 
 
-def no_study(folder: Path) -> ConfigError:
-    """Why a folder without a study is refused; says what it holds where that is a single run."""
-    what = f"holds no {STUDY_FILE}" if folder.is_dir() else "is no folder"
-    if (folder / RUN_FILE).exists():
-        what = f"is a single run's: {pasted(sys.executable, '-m', 'grit', 'show', folder)}"
-    return ConfigError("study folder", str(folder), what)
-
-
 def read_study(folder: Path) -> StudyFile:
     """`study.json`, whichever version wrote it.
 
@@ -184,8 +173,6 @@ def read_study(folder: Path) -> StudyFile:
         ConfigError: it is missing, malformed, written by a newer version, or made with extensions
             that are not loaded.
     """
-    if not (folder / STUDY_FILE).exists():
-        raise no_study(folder)
     name, place = "study folder", str(folder / STUDY_FILE)
     values = upgraded(
         read_object(folder / STUDY_FILE, name), name=name, place=place, migrations={1: study_from_version_1}

@@ -11,6 +11,7 @@ from typing import Any
 
 from analysis.studies.sensitivity.growth import LiveMarks
 from grit.cli.pasted import goes_on
+from grit.cli.run_file import refuse_run
 from ray_jobs.execution.running_file import RunningFile, RunningTrial, read_running
 from ray_jobs.records.describe import describe, duration
 from ray_jobs.records.study_file import STUDY_FILE, StudyFile, read_study
@@ -104,6 +105,7 @@ def study_status(folder: Path) -> StudyStatus:
     Raises:
         ConfigError: it holds none, or its records cannot be read.
     """
+    refuse_run(folder)
     study, records, running = read_study(folder), read_trials(folder), read_running(folder)
     ended = [record for record in records if STATUSES[record.status].ended]
     completed = [record for record in records if record.status == "completed"]

@@ -8,6 +8,8 @@ import time
 import pytest
 from builders import ended, planned, study, study_folder
 
+from analysis.report import main as report
+from grit.cli.run_file import RUN_FILE
 from ray_jobs.execution.running_file import GONE_SECONDS, RUNNING_FILE, RunningWriter, read_running
 from ray_jobs.records.study_file import STUDY_FILE, read_study
 from sweeps.common.study_status import STARTING_SECONDS, study_status
@@ -94,3 +96,10 @@ def test_a_study_without_a_planned_trial_is_beginning(tmp_path, capsys):
     long_ago = time.time() - 2 * STARTING_SECONDS
     os.utime(tmp_path / STUDY_FILE, (long_ago, long_ago))
     assert study_status(tmp_path).state == "interrupted"
+
+
+def test_a_single_run_is_said_to_be_one(tmp_path, capsys):
+    (tmp_path / RUN_FILE).write_text("{}")
+    assert main([str(tmp_path)]) == report([str(tmp_path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("is a single run's: " in line for line in lines)
