@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from grit.adapters.kept_adapter import ADAPTER_FILE, CARD_FILE, MODELS, read_kept_adapter
 from grit.adapters.peft_adapters import reload_adapter, remove_lora
-from grit.cli.run_file import check_empty
+from grit.cli.run_file import EXPORTED, MERGED, check_empty
 from grit.cli.single_run import (
     EVALUATION_FILE,
     PREDICTIONS_FILE,
@@ -30,6 +30,9 @@ from grit.training.workbench import Workbench
 
 #: Of an answer, where the run's evaluation does not say.
 ANSWER_TOKENS = 64
+
+#: What `export` has left in an adapter's own folder is no part of it.
+_EXPORTS = shutil.ignore_patterns(EXPORTED, MERGED)
 
 
 @contextmanager
@@ -57,10 +60,6 @@ def adapter_at(place: str) -> Iterator[Path]:
 def is_kept(folder: Path) -> bool:
     """Whether a folder is a kept adapter's own."""
     return (folder / ADAPTER_FILE).exists()
-
-
-#: What `export` writes into an adapter's own folder where no other is named is no part of it.
-_EXPORTS = shutil.ignore_patterns("export", "merged")
 
 
 class Answering:

@@ -17,7 +17,7 @@ from grit.cli.options import DataOptions, ModelOptions, named_settings, with_dat
 from grit.cli.parser import OneLineParser, flag, taken
 from grit.cli.pasted import command_into, pasted
 from grit.cli.phases import passing
-from grit.cli.run_file import check_empty, check_room, read_run
+from grit.cli.run_file import EXPORTED, MERGED, check_empty, check_room, read_run
 from grit.config.first_effect import beyond_budget, idle_schedules
 from grit.config.overrides import parse_cadence, with_overrides
 from grit.config.registry import METHODS
@@ -234,6 +234,11 @@ def _check_place(place: str) -> None:
         read_run(Path(place))
 
 
+def _own_folder(place: str) -> Path:
+    """Where what is made of a run or an adapter goes: its folder; of MLflow's models, the present one."""
+    return Path() if place.startswith(MODELS) else Path(place)
+
+
 def _show(arguments: Namespace) -> int:
     at_least(0).check("examples", arguments.examples)
     with passing("loading torch and the model, then answering"):
@@ -267,7 +272,7 @@ def _evaluate(arguments: Namespace) -> int:
     data, bench = taken(DataOptions, arguments), Workbench(progress=evaluation_bar, training=False)
     with adapter_at(arguments.place) as folder:
         config = with_config(lambda trained: with_data_options(trained, data), folder)
-        to = Path() if arguments.place.startswith(MODELS) else folder
+        to = _own_folder(arguments.place)
         if is_kept(folder):
             measured = evaluate_kept(folder, config, bench, to)
         else:
@@ -278,8 +283,7 @@ def _evaluate(arguments: Namespace) -> int:
 
 
 def _export(arguments: Namespace) -> int:
-    own = "merged" if arguments.merged else "export"
-    to = arguments.to or (Path() if arguments.place.startswith(MODELS) else Path(arguments.place)) / own
+    to = arguments.to or _own_folder(arguments.place) / (MERGED if arguments.merged else EXPORTED)
     check_empty(to)
     with passing("loading torch"):
         from grit.cli.kept_run import adapter_at, export_kept, is_kept

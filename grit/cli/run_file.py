@@ -21,6 +21,8 @@ from grit.training.measurements import Measurements, finite
 
 #: In a run's folder: what it is, its last state, and its adapter as plain PEFT reads it.
 RUN_FILE, STATE, ADAPTER = "run.json", "state", "adapter"
+#: In the folder of what is exported, where no other is named: an adapter, and a whole model.
+EXPORTED, MERGED = "export", "merged"
 
 
 class RunFile(BaseModel):
@@ -83,6 +85,11 @@ def holds_another(folder: Path, record: RunFile, config: RunConfig) -> ConfigErr
     return ConfigError("output", str(folder), f"holds another run ({what}); choose another folder")
 
 
+def shown_by(folder: Path) -> str:
+    """The command that shows the run in a folder."""
+    return pasted(sys.executable, "-m", "grit", "show", folder)
+
+
 def check_room(folder: Path, config: RunConfig, *, resume: bool) -> None:
     """Refuses a folder that is not for this run, as far as settings alone can say.
 
@@ -104,8 +111,7 @@ def check_room(folder: Path, config: RunConfig, *, resume: bool) -> None:
         raise holds_another(folder, record, config)
     if not resume:
         ended = record.status != "planned"
-        look = pasted(sys.executable, "-m", "grit", "show", folder)
-        what = f", which has ended ({look})" if ended else "; add --resume to continue it"
+        what = f", which has ended ({shown_by(folder)})" if ended else "; add --resume to continue it"
         raise ConfigError("output", str(folder), f"holds this run already{what}; or choose another folder")
 
 
@@ -116,8 +122,7 @@ def refuse_run(folder: Path) -> None:
         ConfigError: it is one; with the command that shows it.
     """
     if (folder / RUN_FILE).exists():
-        look = pasted(sys.executable, "-m", "grit", "show", folder)
-        raise ConfigError("study folder", str(folder), f"is a single run's: {look}")
+        raise ConfigError("study folder", str(folder), f"is a single run's: {shown_by(folder)}")
 
 
 def check_empty(to: Path) -> None:

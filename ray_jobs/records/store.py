@@ -11,7 +11,7 @@ import os
 import shutil
 import uuid
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from grit.config.extensions import VARIABLE as EXTENSIONS
@@ -30,26 +30,6 @@ STUDY_PACKAGES = (*PACKAGES, "ray", "optuna", "mlflow")
 LOCK_FILE = ".lock"
 
 
-def another_study(folder: Path, earlier: StudyFile, differences: str = "") -> ConfigError:
-    """Why a folder is refused to another study than its own.
-
-    Args:
-        folder: the folder.
-        earlier: what it holds.
-        differences: by what they differ, where that is known.
-    """
-    made = " ".join(earlier.made_by.command_line)
-    if earlier.last_call.extensions:
-        made += f"; {EXTENSIONS}={','.join(earlier.last_call.extensions)}, whose sources count too"
-    named = f" ({differences})" if differences else ""
-    return ConfigError(
-        "output",
-        str(folder),
-        f"holds another study{named}: continue it with the options it was made with: {made}; or choose an "
-        "empty folder",
-    )
-
-
 class StudyStore:
     """Owns one output folder.
 
@@ -58,6 +38,7 @@ class StudyStore:
         fingerprint: identity of the study; a folder that holds another study is refused.
         resume: the folder must hold this study. Without it a folder that does is continued all the same, and
             a new one is begun.
+        differences: by what the study of such a folder is another, in words.
 
     Attributes:
         records: by trial id, as they stand.
@@ -67,14 +48,21 @@ class StudyStore:
         ConfigError: the folder belongs to another study, holds none and `resume` is on, or cannot be written.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, *, resume: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str,
+        *,
+        resume: bool,
+        differences: Callable[[StudyFile], str] | None = None,
+    ) -> None:
         self.folder = folder
         self.records: dict[str, TrialRecord] = {}
         self._earlier: StudyFile | None = None
         if folder.exists() and not folder.is_dir():
             raise ConfigError("output", str(folder), "is a file; choose a folder")
         if (folder / STUDY_FILE).exists():
-            self._earlier = self._found(fingerprint)
+            self._earlier = self._found(fingerprint, differences)
         elif folder.exists() and any(folder.iterdir()):
             raise ConfigError(
                 "output", str(folder), "is not empty and holds no study; choose an empty folder"
@@ -83,11 +71,20 @@ class StudyStore:
             raise ConfigError("output", str(folder), "holds no study to resume")
         self.study_id = uuid.uuid4().hex if self._earlier is None else self._earlier.study_id
 
-    def _found(self, fingerprint: str) -> StudyFile:
+    def _found(self, fingerprint: str, differences: Callable[[StudyFile], str] | None) -> StudyFile:
         """The study that the folder holds, if it is this one; reads its records."""
         earlier = read_study(self.folder)
         if earlier.fingerprint != fingerprint:
-            raise another_study(self.folder, earlier)
+            made = " ".join(earlier.made_by.command_line)
+            if earlier.last_call.extensions:
+                made += f"; {EXTENSIONS}={','.join(earlier.last_call.extensions)}, whose sources count too"
+            named = f" ({differences(earlier)})" if differences is not None else ""
+            raise ConfigError(
+                "output",
+                str(self.folder),
+                f"holds another study{named}: continue it with the options it was made with: {made}; or "
+                "choose an empty folder",
+            )
         if (self.folder / TRIALS_FILE).exists():
             records, _ = read_trials_and_damage(self.folder)
             self.records = {record.trial_id: record for record in records}

@@ -27,8 +27,8 @@ from grit.tasks.loading import content_hashes, load_documents, load_task, source
 from ray_jobs.design.forecast import check_memory, machine_memory, shape_of
 from ray_jobs.design.plan import Study
 from ray_jobs.design.resources import Costs, TrialResources
-from ray_jobs.design.same_study import check_same_study
 from ray_jobs.design.study_spec import SPEC_FILE, StudySpec
+from ray_jobs.design.study_store import store_of
 from ray_jobs.execution.cluster import ROOT, check_address
 from ray_jobs.execution.nodes.timed_device import device_of
 from ray_jobs.execution.runner import RunOptions, StudyRunner, output_folder
@@ -293,9 +293,7 @@ def _execute(
 
 def _store(study: Study, execution: ExecutionOptions) -> StudyStore:
     """The study's own folder; says where it continues one."""
-    folder = execution.output or output_folder(study.name)
-    check_same_study(folder, study)
-    store = StudyStore(folder, study.fingerprint(), resume=execution.resume)
+    store = store_of(study, execution.output or output_folder(study.name), resume=execution.resume)
     if store.continues:
         done = sum(record.ended for record in store.records.values())
         print(f"continuing the study in {store.folder}: {done} trials have ended", file=sys.stderr)

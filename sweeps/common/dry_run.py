@@ -7,13 +7,12 @@ from pathlib import Path
 from grit.errors import ConfigError
 from grit.presets.run_presets import departures
 from ray_jobs.design.plan import Study
-from ray_jobs.design.same_study import check_same_study
 from ray_jobs.design.study_spec import StudySpec
+from ray_jobs.design.study_store import store_of
 from ray_jobs.execution.cluster import check_concurrency
 from ray_jobs.execution.runner import RunOptions, output_folder
 from ray_jobs.records.kept_adapters import default_point_id, will_be_kept
 from ray_jobs.records.reuse import Neighbours
-from ray_jobs.records.store import StudyStore
 from ray_jobs.records.study_file import Call
 from ray_jobs.records.trial_status import STATUSES
 from sweeps.common.foresight import foresight
@@ -98,8 +97,7 @@ def _ended(study: Study, execution: ExecutionOptions) -> set[str]:
     """Trials that the output folder has and that will not run again."""
     if execution.output is None:
         return set()
-    check_same_study(execution.output, study)
-    store = StudyStore(execution.output, study.fingerprint(), resume=execution.resume)
+    store = store_of(study, execution.output, resume=execution.resume)
     return {name for name, record in store.records.items() if not STATUSES[record.status].runs_again}
 
 

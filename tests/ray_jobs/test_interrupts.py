@@ -46,9 +46,12 @@ def test_a_second_one_is_raised_where_it_comes_and_the_handler_is_put_back():
 
 
 def test_without_an_interrupt_nothing_happens():
+    before, closed = signal.getsignal(signal.SIGINT), []
     with contextlib.ExitStack() as stack:
         with ended_after():
-            stack.enter_context(contextlib.nullcontext())
+            stack.callback(closed.append, "after all")
+        assert signal.getsignal(signal.SIGINT) is before and closed == []
+    assert closed == ["after all"]
 
 
 def test_an_interrupt_counts_where_the_block_fails():

@@ -1,4 +1,4 @@
-"""Whether a folder's study is the one that is asked for, and by what it is another."""
+"""A study's folder, and by what one that holds another study differs."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from pathlib import Path
 
 from grit.config.differences import difference, in_few_words, setting_differences
 from ray_jobs.design.plan import Study
-from ray_jobs.records.store import another_study
-from ray_jobs.records.study_file import STUDY_FILE, StudyFile, read_study
+from ray_jobs.records.store import StudyStore
+from ray_jobs.records.study_file import StudyFile
 
 
-def check_same_study(folder: Path, study: Study) -> None:
-    """Refuses a folder that holds another study.
+def store_of(study: Study, folder: Path, *, resume: bool) -> StudyStore:
+    """The folder of a study.
 
     Raises:
-        ConfigError: it does; by what they differ is named.
+        ConfigError: it is no folder for it (`StudyStore`); of another study's it is named what differs.
     """
-    if not (folder / STUDY_FILE).exists():
-        return
-    earlier = read_study(folder)
-    if earlier.fingerprint != study.fingerprint():
-        raise another_study(folder, earlier, in_few_words(_differences(earlier, study)))
+    return StudyStore(
+        folder,
+        study.fingerprint(),
+        resume=resume,
+        differences=lambda earlier: in_few_words(_differences(earlier, study)),
+    )
 
 
 def _differences(earlier: StudyFile, study: Study) -> list[str]:
